@@ -1,0 +1,293 @@
+"""What the machine can be told: one frozen dataclass per command.
+
+A command is data: made by the door from a frame, by the daemon from the configuration, or by the journal at replay. ``DURABLE`` ones are
+appended to the journal before they are applied; the others concern only who is connected now, which a restart ends.
+``Caller`` says for whom a command is judged; the door fills it in from kernel credentials (or, for a gateway that the daemon
+started, from what that gateway asserts), never from what a client says of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import ClassVar
+
+from towpath.errors import TowpathError
+
+from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
+
+
+class Kind(IntEnum):
+    """What a channel does; numbers as in registry.proto."""
+
+    TOPIC = 1
+    QUEUE = 2
+    STATE = 3
+    SERVICE = 4
+
+
+class Overflow(IntEnum):
+    """What happens when a subscriber's ring is full; numbers as in registry.proto."""
+
+    BLOCK = 1
+    DROP = 2
+
+
+class Direction(IntEnum):
+    """Which way a binding carries; numbers as in registry.proto."""
+
+    IN = 1
+    OUT = 2
+    BOTH = 3
+
+
+class BindingState(IntEnum):
+    """How a binding fares; numbers as in registry.proto."""
+
+    PENDING = 1
+    RUNNING = 2
+    WAITING = 3
+    RETRYING = 4
+    STOPPED = 5
+    FAILED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class StatedOptions:
+    """A channel's options as a caller stated them; None was not stated."""
+
+    kind: Kind | None = None
+    durable: bool | None = None
+    overflow: Overflow | None = None
+    ring_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BindingReport:
+    """What the bridge last said of a binding. Counters start again when the bridge does."""
+
+    state: BindingState = BindingState.PENDING
+    detail: str = ""
+    messages_in: int = 0
+    bytes_in: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+    refused: int = 0
+    restarts: int = 0
+    last_error: TowpathError | None = None
+    last_error_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a command is judged, and where its answer goes.
+
+    Attributes:
+        principal: ``uid:1000``, ``config``, or what a gateway asserts.
+        is_admin: the daemon's own uid, root, or a member of the admin group.
+        session: None for the daemon itself; it gets no answer.
+        call: the session's number for this call.
+    """
+
+    principal: str
+    is_admin: bool = False
+    session: SessionId | None = None
+    call: CallId = CallId(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Base of all commands."""
+
+    DURABLE: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Command):
+    """The core starts; the first record of each run. Sessions of earlier runs are gone; the incarnation grows by one."""
+
+    DURABLE: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession(Command):
+    """A connection has said hello.
+
+    Attributes:
+        gateway: the gateway's name when the daemon started it, else empty.
+        pid: for people; 0 where the kernel hides it.
+        name: for people; what the client calls itself.
+    """
+
+    connection: ConnectionId
+    principal: str
+    is_admin: bool
+    pid: int
+    name: str
+    gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession(Command):
+    """The connection ended, for whatever reason; all that the session had is freed."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateIds(Command):
+    caller: Caller
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareChannel(Command):
+    """Declare a channel.
+
+    Attributes:
+        replace: take the new options where they differ (the configuration at start, while nobody uses the channel).
+    """
+
+    DURABLE: ClassVar[bool] = True
+    caller: Caller
+    name: str
+    options: StatedOptions = StatedOptions()
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UndeclareChannel(Command):
+    DURABLE: ClassVar[bool] = True
+    caller: Caller
+    name: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GetChannel(Command):
+    caller: Caller
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListChannels(Command):
+    caller: Caller
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBinding(Command):
+    DURABLE: ClassVar[bool] = True
+    caller: Caller
+    channel: str
+    url: str
+    direction: Direction
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBinding(Command):
+    """Remove a binding, named by its id or (id 0) by channel and URL."""
+
+    DURABLE: ClassVar[bool] = True
+    caller: Caller
+    binding: BindingId = BindingId(0)
+    channel: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GetBinding(Command):
+    caller: Caller
+    binding: BindingId
+    wait_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListBindings(Command):
+    caller: Caller
+    channel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus(Command):
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Command):
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCall(Command):
+    """The caller no longer wants the answer of a call that is waiting or streaming; unknown calls are ignored."""
+
+    session: SessionId
+    call: CallId
+
+
+@dataclass(frozen=True, slots=True)
+class ReportBindings(Command):
+    """From the bridge only."""
+
+    caller: Caller
+    reports: Mapping[BindingId, BindingReport]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachSource(Command):
+    """The session publishes on a channel; the shell holds the ring's descriptor under the source's id.
+
+    Attributes:
+        ring_bytes: the ring's capacity, as checked by the shell.
+        resumed: the id is from an earlier connection (it must be in nobody's use).
+        origin: empty for ``session:ID``; only gateways may state another.
+    """
+
+    caller: Caller
+    channel: str
+    source: SourceId
+    ring_bytes: int
+    resumed: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DetachSource(Command):
+    caller: Caller
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class AttachReader(Command):
+    """The session subscribes; the shell holds the control page's descriptor under the reader's id."""
+
+    caller: Caller
+    channel: str
+    reader: ReaderId
+    slots: int
+    resumed: bool = False
+    exclude_origin: str = ""
+    held: Mapping[SourceId, int] = field(default_factory=dict)
+    wants_doorbell: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DetachReader(Command):
+    caller: Caller
+    reader: ReaderId
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReaders(Command):
+    caller: Caller
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSlot(Command):
+    caller: Caller
+    reader: ReaderId
+    source: SourceId

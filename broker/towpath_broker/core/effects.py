@@ -1,0 +1,322 @@
+"""What the machine wants done: one frozen dataclass per effect.
+
+The engine emits the effects of a command in order, after the journal holds the command. ``Reply`` and ``Refuse`` answer a call;
+``Notice`` and ``StreamItem`` tell a session something unasked; the rest are orders to the shell, which holds what the core does not:
+descriptors, connections and the generation table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from towpath.errors import TowpathError
+
+from .commands import BindingReport, Direction, Kind, Overflow
+from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
+
+# ---- what answers and notices are made of -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """A channel's options, all of them settled."""
+
+    kind: Kind
+    durable: bool
+    overflow: Overflow
+    ring_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelView:
+    """A channel as it is told to others."""
+
+    name: str
+    options: ChannelOptions
+    owner: str
+    publishers: int
+    subscribers: int
+    bindings: int
+    declared_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class BindingView:
+    """A binding as it is told to others."""
+
+    id: BindingId
+    channel: str
+    url: str
+    direction: Direction
+    options: Mapping[str, str]
+    owner: str
+    report: BindingReport
+
+
+# ---- bodies of replies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The call was carried out and there is nothing more to say; becomes the call's own empty response."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdsAllocated:
+    first_id: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelDeclared:
+    channel: ChannelView
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFound:
+    channel: ChannelView
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelsListed:
+    channels: tuple[ChannelView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BindingCreated:
+    binding: BindingView
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BindingDeleted:
+    binding: BindingView
+
+
+@dataclass(frozen=True, slots=True)
+class BindingFound:
+    binding: BindingView
+
+
+@dataclass(frozen=True, slots=True)
+class BindingsListed:
+    bindings: tuple[BindingView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusTold:
+    """The core's part of a status; the shell adds what it knows itself."""
+
+    sessions: int
+    channels: tuple[ChannelView, ...]
+    bindings: tuple[BindingView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAttached:
+    generation_index: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadersFetched:
+    generation: int
+
+
+ReplyBody = (
+    Done
+    | IdsAllocated
+    | ChannelDeclared
+    | ChannelFound
+    | ChannelsListed
+    | BindingCreated
+    | BindingDeleted
+    | BindingFound
+    | BindingsListed
+    | StatusTold
+    | SourceAttached
+    | ReadersFetched
+)
+
+# ---- bodies of notices --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAdded:
+    """To a subscriber; the shell adds the ring's descriptor."""
+
+    reader: ReaderId
+    source: SourceId
+    slot: int
+    from_start: bool
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceGone:
+    reader: ReaderId
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderAdded:
+    """To a publisher; the shell adds the control page's descriptor and, where wanted, the doorbell of ``session``."""
+
+    source: SourceId
+    reader: ReaderId
+    slot: int
+    from_start: bool
+    session: SessionId
+    wants_doorbell: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderGone:
+    source: SourceId
+    reader: ReaderId
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionEnded:
+    reader: ReaderId
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationEnded:
+    source: SourceId
+    error: TowpathError
+
+
+NoticeBody = SourceAdded | SourceGone | ReaderAdded | ReaderGone | SubscriptionEnded | PublicationEnded
+
+# ---- bodies of watch items ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WatchChannelDeclared:
+    channel: ChannelView
+
+
+@dataclass(frozen=True, slots=True)
+class WatchChannelUndeclared:
+    channel: ChannelView
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBindingCreated:
+    binding: BindingView
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBindingDeleted:
+    binding: BindingView
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCurrent:
+    """The state as it stood has been told whole; what follows are changes."""
+
+
+WatchBody = (
+    WatchChannelDeclared | WatchChannelUndeclared | WatchBindingCreated | WatchBindingDeleted | WatchCurrent
+)
+
+# ---- effects ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """Answers ``OpenSession``: the connection now is this session, which owns ids first_id .. first_id + id_count - 1."""
+
+    connection: ConnectionId
+    session: SessionId
+    incarnation: int
+    principal: str
+    first_id: int
+    id_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRefused:
+    """Answers ``OpenSession``: the connection is told why and closed."""
+
+    connection: ConnectionId
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    session: SessionId
+    call: CallId
+    body: ReplyBody
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The call failed and left everything as it was."""
+
+    session: SessionId
+    call: CallId
+    error: TowpathError
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    session: SessionId
+    body: NoticeBody
+
+
+@dataclass(frozen=True, slots=True)
+class StreamItem:
+    """One more answer to a watch."""
+
+    session: SessionId
+    call: CallId
+    revision: int
+    body: WatchBody
+
+
+@dataclass(frozen=True, slots=True)
+class BumpGeneration:
+    """Raise a channel's cell by one, to ``generation``, before any later effect is emitted."""
+
+    index: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropSource:
+    """Close the ring's descriptor: no one will be given it any more."""
+
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class DropReader:
+    """Close the control page's descriptor."""
+
+    reader: ReaderId
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something an operator should know (a configured channel that conflicts); logged and shown in the status."""
+
+    message: str
+
+
+Effect = (
+    SessionOpened
+    | SessionRefused
+    | Reply
+    | Refuse
+    | Notice
+    | StreamItem
+    | BumpGeneration
+    | DropSource
+    | DropReader
+    | Warn
+)

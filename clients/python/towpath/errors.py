@@ -1,0 +1,429 @@
+"""Towpath's errors: one table, from which gRPC status, errno, exit code and default hint are read.
+
+Theory of operation
+    Every outcome that a caller can expect is a :class:`TowpathError` with a :class:`Code`. A code has one row in
+    ``TABLE``; its number is the one in ``protos/towpath/v1/error.proto`` and is never reused. Whatever carries an error (a
+    frame, a gRPC trailer, an exit status) is derived from that row, so one failure looks the same from everywhere.
+
+Invariants
+    Each code of the protobuf enum has exactly one row, and each row a class (a test holds the two together).
+    Unless its docstring says otherwise, an error means that nothing was changed.
+
+Not here: bugs and host failures. They are ordinary exceptions and end the process.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Final
+
+
+class Code(IntEnum):
+    """Stable error numbers; the same as ``towpath.v1.ErrorCode``."""
+
+    INVALID_ARGUMENT = 10
+    INVALID_NAME = 11
+    MESSAGE_TOO_LARGE = 12
+    NOT_SUPPORTED = 13
+    INVALID_CONFIGURATION = 14
+    CHANNEL_NOT_FOUND = 20
+    BINDING_NOT_FOUND = 21
+    CHANNEL_CONFLICT = 22
+    CHANNEL_IN_USE = 23
+    CHANNEL_UNDECLARED = 24
+    BINDING_CONFLICT = 25
+    SOURCE_NOT_FOUND = 26
+    SUBSCRIPTION_NOT_FOUND = 27
+    PERMISSION_DENIED = 30
+    UNAUTHENTICATED = 31
+    QUOTA_EXCEEDED = 32
+    LIMIT_EXCEEDED = 33
+    TIMEOUT = 40
+    CANCELLED = 41
+    UNAVAILABLE = 42
+    CONNECTION_LOST = 43
+    SLOW_CONSUMER = 44
+    PROTOCOL_VIOLATION = 50
+    VERSION_MISMATCH = 51
+    BAD_DESCRIPTOR = 52
+    CORRUPT_RING = 53
+    BINDING_FAILED = 60
+    FRAME_TOO_LARGE = 61
+    BAD_FRAME = 62
+    INTERNAL = 90
+
+
+class Family(IntEnum):
+    """Whose fault an error is: it decides what is closed."""
+
+    MISUSE = 1  # the caller's; only this call fails
+    VIOLATION = 2  # a peer broke the protocol; only that peer is closed
+    REFUSAL = 3  # a limit, a permission or the state of things; only this call fails
+    HOST = 4  # a bug or the host's failure; the process ends
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the error table.
+
+    Attributes:
+        family: whose fault it is.
+        grpc: name of the gRPC status code.
+        errno: the nearest errno(3) value.
+        exit_code: what the CLI exits with (sysexits(3) where it has a word; 2 for misuse; 124 for time out, as timeout(1)).
+        retryable: whether the same call may succeed later without a change.
+        hint: what to do, when the raiser has nothing better to say.
+    """
+
+    family: Family
+    grpc: str
+    errno: int
+    exit_code: int
+    retryable: bool
+    hint: str
+
+
+TABLE: Final[dict[Code, Row]] = {
+    Code.INVALID_ARGUMENT: Row(Family.MISUSE, "INVALID_ARGUMENT", _errno.EINVAL, 2, False, ""),
+    Code.INVALID_NAME: Row(
+        Family.MISUSE,
+        "INVALID_ARGUMENT",
+        _errno.EINVAL,
+        2,
+        False,
+        "names are 1 to 255 characters: levels of A-Z a-z 0-9 _ - joined by dots, as in plant.line1.temp",
+    ),
+    Code.MESSAGE_TOO_LARGE: Row(
+        Family.MISUSE,
+        "INVALID_ARGUMENT",
+        _errno.EMSGSIZE,
+        2,
+        False,
+        "a message may take a quarter of the ring: declare the channel with a larger ring_bytes",
+    ),
+    Code.NOT_SUPPORTED: Row(Family.MISUSE, "UNIMPLEMENTED", _errno.EOPNOTSUPP, 2, False, ""),
+    Code.INVALID_CONFIGURATION: Row(
+        Family.MISUSE, "FAILED_PRECONDITION", _errno.EINVAL, 78, False, "try: towpath serve --check-config"
+    ),
+    Code.CHANNEL_NOT_FOUND: Row(
+        Family.REFUSAL, "NOT_FOUND", _errno.ENOENT, 66, False, "declare it first: towpath declare NAME"
+    ),
+    Code.BINDING_NOT_FOUND: Row(
+        Family.REFUSAL, "NOT_FOUND", _errno.ENOENT, 66, False, "towpath status lists the bindings"
+    ),
+    Code.CHANNEL_CONFLICT: Row(
+        Family.REFUSAL,
+        "ALREADY_EXISTS",
+        _errno.EEXIST,
+        73,
+        False,
+        "use it as it is, or undeclare it first",
+    ),
+    Code.CHANNEL_IN_USE: Row(
+        Family.REFUSAL,
+        "FAILED_PRECONDITION",
+        _errno.EBUSY,
+        73,
+        True,
+        "wait until nobody uses it, or force it: subscribers and publishers are told",
+    ),
+    Code.CHANNEL_UNDECLARED: Row(
+        Family.REFUSAL, "NOT_FOUND", _errno.EIDRM, 66, False, "somebody removed the channel while it was used"
+    ),
+    Code.BINDING_CONFLICT: Row(
+        Family.REFUSAL, "ALREADY_EXISTS", _errno.EEXIST, 73, False, "unbind the other one first: towpath unbind"
+    ),
+    Code.SOURCE_NOT_FOUND: Row(Family.MISUSE, "NOT_FOUND", _errno.ENOENT, 66, False, ""),
+    Code.SUBSCRIPTION_NOT_FOUND: Row(Family.MISUSE, "NOT_FOUND", _errno.ENOENT, 66, False, ""),
+    Code.PERMISSION_DENIED: Row(Family.REFUSAL, "PERMISSION_DENIED", _errno.EACCES, 77, False, ""),
+    Code.UNAUTHENTICATED: Row(Family.REFUSAL, "UNAUTHENTICATED", _errno.EACCES, 77, False, ""),
+    Code.QUOTA_EXCEEDED: Row(
+        Family.REFUSAL,
+        "RESOURCE_EXHAUSTED",
+        _errno.EDQUOT,
+        75,
+        True,
+        "close what is not needed, or raise the limit under [limits]",
+    ),
+    Code.LIMIT_EXCEEDED: Row(
+        Family.REFUSAL, "RESOURCE_EXHAUSTED", _errno.ENOSPC, 75, True, "the limit's name is in the message"
+    ),
+    Code.TIMEOUT: Row(Family.REFUSAL, "DEADLINE_EXCEEDED", _errno.ETIMEDOUT, 124, True, ""),
+    Code.CANCELLED: Row(Family.REFUSAL, "CANCELLED", _errno.ECANCELED, 130, True, ""),
+    Code.UNAVAILABLE: Row(
+        Family.REFUSAL,
+        "UNAVAILABLE",
+        _errno.ECONNREFUSED,
+        69,
+        True,
+        "is the daemon running? start it with: towpath serve",
+    ),
+    Code.CONNECTION_LOST: Row(Family.REFUSAL, "UNAVAILABLE", _errno.ECONNRESET, 69, True, ""),
+    Code.SLOW_CONSUMER: Row(
+        Family.REFUSAL, "RESOURCE_EXHAUSTED", _errno.ENOBUFS, 75, True, "read faster, or in larger batches"
+    ),
+    Code.PROTOCOL_VIOLATION: Row(Family.VIOLATION, "INTERNAL", _errno.EPROTO, 76, False, ""),
+    Code.VERSION_MISMATCH: Row(
+        Family.VIOLATION,
+        "FAILED_PRECONDITION",
+        _errno.EPROTONOSUPPORT,
+        76,
+        False,
+        "client and daemon are too far apart: upgrade the older",
+    ),
+    Code.BAD_DESCRIPTOR: Row(Family.VIOLATION, "INVALID_ARGUMENT", _errno.EBADF, 76, False, ""),
+    Code.CORRUPT_RING: Row(
+        Family.VIOLATION, "DATA_LOSS", _errno.EBADMSG, 76, False, "the publisher broke its ring; others go on"
+    ),
+    Code.BINDING_FAILED: Row(
+        Family.REFUSAL, "FAILED_PRECONDITION", _errno.EIO, 74, False, "towpath status shows the binding's last error"
+    ),
+    Code.FRAME_TOO_LARGE: Row(
+        Family.REFUSAL, "INVALID_ARGUMENT", _errno.EMSGSIZE, 65, False, "raise frame_bytes_max, or check the framing"
+    ),
+    Code.BAD_FRAME: Row(Family.REFUSAL, "INVALID_ARGUMENT", _errno.EBADMSG, 65, False, "check the framing"),
+    Code.INTERNAL: Row(Family.HOST, "INTERNAL", _errno.EIO, 70, False, "this is a bug in Towpath: please report it"),
+}
+
+
+class TowpathError(Exception):
+    """An expected outcome that is not success.
+
+    Attributes:
+        code: which row of the table.
+        message: one sentence, naming the thing.
+        hint: what to do about it; the table's when none was given.
+        retryable: whether the same call may succeed later without a change.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+
+    def __init__(self, message: str, *, hint: str | None = None, retryable: bool | None = None) -> None:
+        row = TABLE[self.code]
+        self.message = message
+        self.hint = row.hint if hint is None else hint
+        self.retryable = row.retryable if retryable is None else retryable
+        super().__init__(message)
+
+    @property
+    def row(self) -> Row:
+        """The table's line for this error."""
+        return TABLE[self.code]
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (error_from_code, (int(self.code), self.message, self.hint, self.retryable))
+
+
+class InvalidArgument(TowpathError, ValueError):
+    """An argument has a value that it cannot have."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class InvalidName(TowpathError, ValueError):
+    """A channel's name, or a pattern, is not well formed."""
+
+    code = Code.INVALID_NAME
+
+
+class MessageTooLarge(TowpathError, ValueError):
+    """A message is larger than a quarter of the ring; nothing of it was written."""
+
+    code = Code.MESSAGE_TOO_LARGE
+
+
+class NotSupported(TowpathError):
+    """What was asked for is not built, or not on this carrier."""
+
+    code = Code.NOT_SUPPORTED
+
+
+class InvalidConfiguration(TowpathError):
+    """The configuration cannot be used; says where."""
+
+    code = Code.INVALID_CONFIGURATION
+
+
+class ChannelNotFound(TowpathError, LookupError):
+    """No channel has this name."""
+
+    code = Code.CHANNEL_NOT_FOUND
+
+
+class BindingNotFound(TowpathError, LookupError):
+    """No such binding."""
+
+    code = Code.BINDING_NOT_FOUND
+
+
+class ChannelConflict(TowpathError):
+    """The channel is declared with other options."""
+
+    code = Code.CHANNEL_CONFLICT
+
+
+class ChannelInUse(TowpathError):
+    """The channel cannot be undeclared while it is used."""
+
+    code = Code.CHANNEL_IN_USE
+
+
+class ChannelUndeclared(TowpathError):
+    """The channel was undeclared while this publisher or subscriber used it."""
+
+    code = Code.CHANNEL_UNDECLARED
+
+
+class BindingConflict(TowpathError):
+    """Another binding has this place already, with other options."""
+
+    code = Code.BINDING_CONFLICT
+
+
+class SourceNotFound(TowpathError, LookupError):
+    """The session has no such source."""
+
+    code = Code.SOURCE_NOT_FOUND
+
+
+class SubscriptionNotFound(TowpathError, LookupError):
+    """The session has no such reader."""
+
+    code = Code.SUBSCRIPTION_NOT_FOUND
+
+
+class PermissionDenied(TowpathError, PermissionError):
+    """The principal may not do this."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class Unauthenticated(TowpathError):
+    """The peer did not say, or could not prove, who it is."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class QuotaExceeded(TowpathError):
+    """The principal has as many of something as it may have."""
+
+    code = Code.QUOTA_EXCEEDED
+
+
+class LimitExceeded(TowpathError):
+    """A bound that holds for everyone was reached."""
+
+    code = Code.LIMIT_EXCEEDED
+
+
+class Timeout(TowpathError, TimeoutError):
+    """The time given was not enough."""
+
+    code = Code.TIMEOUT
+
+
+class Cancelled(TowpathError):
+    """The call was cancelled."""
+
+    code = Code.CANCELLED
+
+
+class Unavailable(TowpathError, ConnectionError):
+    """The daemon cannot be reached."""
+
+    code = Code.UNAVAILABLE
+
+
+class ConnectionLost(TowpathError, ConnectionError):
+    """The connection broke before the answer came: the call may or may not have been carried out."""
+
+    code = Code.CONNECTION_LOST
+
+
+class SlowConsumer(TowpathError):
+    """The peer did not read what was sent to it, and was cut off."""
+
+    code = Code.SLOW_CONSUMER
+
+
+class ProtocolViolation(TowpathError):
+    """A peer sent what the protocol does not allow; its connection is closed."""
+
+    code = Code.PROTOCOL_VIOLATION
+
+
+class VersionMismatch(TowpathError):
+    """Client and daemon have no protocol version in common."""
+
+    code = Code.VERSION_MISMATCH
+
+
+class BadDescriptor(TowpathError):
+    """A descriptor is not what it should be: wrong seals, size, mode or header."""
+
+    code = Code.BAD_DESCRIPTOR
+
+
+class CorruptRing(TowpathError):
+    """A publisher's ring holds what no honest writer writes; that source is dropped."""
+
+    code = Code.CORRUPT_RING
+
+
+class BindingFailed(TowpathError):
+    """The mechanism behind a binding refused."""
+
+    code = Code.BINDING_FAILED
+
+
+class FrameTooLarge(TowpathError):
+    """A frame in a byte stream is longer than the limit; it was skipped and counted."""
+
+    code = Code.FRAME_TOO_LARGE
+
+
+class BadFrame(TowpathError):
+    """A byte stream does not follow its framing."""
+
+    code = Code.BAD_FRAME
+
+
+class InternalError(TowpathError):
+    """A bug in Towpath, told by the other side."""
+
+    code = Code.INTERNAL
+
+
+def _all_subclasses(cls: type[TowpathError]) -> list[type[TowpathError]]:
+    return [cls, *(sub for child in cls.__subclasses__() for sub in _all_subclasses(child))]
+
+
+CLASSES: Final[dict[Code, type[TowpathError]]] = {
+    cls.code: cls for cls in _all_subclasses(TowpathError) if cls is not TowpathError
+}
+
+
+def error_from_code(
+    code: int, message: str, hint: str | None = None, retryable: bool | None = None
+) -> TowpathError:
+    """Make the error that a number stands for.
+
+    Args:
+        code: a number of ``towpath.v1.ErrorCode``; one that this version does not know becomes :class:`InternalError`.
+        message: one sentence.
+        hint: None for the table's.
+        retryable: None for the table's.
+
+    Returns:
+        An instance of the class of that code, not raised.
+    """
+    try:
+        cls = CLASSES[Code(code)]
+    except ValueError:
+        return InternalError(f"{message} [unknown error code {code}]", hint=hint, retryable=retryable)
+    return cls(message, hint=hint, retryable=retryable)
