@@ -1,0 +1,157 @@
+"""What the client library hands out: plain, frozen values. No I/O, no protobuf in sight.
+
+``Message`` itself comes from the C extension where there is one and from ``_message`` otherwise; both look the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from towpath.errors import TowpathError
+
+Kind = Literal["topic", "queue", "state", "service"]
+Overflow = Literal["block", "drop"]
+Direction = Literal["in", "out", "both"]
+BindingState = Literal["pending", "running", "waiting", "retrying", "stopped", "failed"]
+GatewayState = Literal["starting", "running", "backing_off", "failed"]
+WatchKind = Literal[
+    "channel_declared", "channel_undeclared", "binding_created", "binding_deleted", "current", "reset"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What travels beside a payload; every field is optional.
+
+    Attributes:
+        content_type: media type, as in MIME: ``application/json``.
+        key: what the message is about.
+        priority: 0 (default) to 31 (highest).
+        reply_to: channel on which an answer is expected.
+        origin: who brought the message: ``binding:ID`` or ``session:ID``.
+        traceparent, tracestate: W3C trace context.
+        user: the application's own; at most 64, names 1 to 128 bytes of UTF-8.
+    """
+
+    content_type: str = ""
+    key: bytes = b""
+    priority: int = 0
+    reply_to: str = ""
+    origin: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+    user: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self != NO_HEADERS
+
+
+NO_HEADERS = Headers()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelInfo:
+    """A channel of the registry.
+
+    Attributes:
+        ring_bytes: bytes of each publisher's ring; the largest message is a quarter of it.
+        owner: the principal that declared it.
+        publishers, subscribers, bindings: how many there are now.
+        declared_at_ns: nanoseconds since the epoch.
+    """
+
+    name: str
+    kind: Kind
+    durable: bool
+    overflow: Overflow
+    ring_bytes: int
+    owner: str
+    publishers: int
+    subscribers: int
+    bindings: int
+    declared_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class BindingReport:
+    """What the bridge last said of a binding; counters start again when the bridge does.
+
+    Attributes:
+        detail: one line for people: ``pid 4711``.
+        messages_in, bytes_in: from the mechanism into the channel.
+        messages_out, bytes_out: from the channel out to the mechanism.
+        refused: frames that were too long or malformed, and messages that could not be carried.
+        last_error_at_ns: nanoseconds since the epoch; 0 for never.
+    """
+
+    state: BindingState = "pending"
+    detail: str = ""
+    messages_in: int = 0
+    bytes_in: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+    refused: int = 0
+    restarts: int = 0
+    last_error: TowpathError | None = None
+    last_error_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BindingInfo:
+    """An adapter attached to a channel."""
+
+    id: int
+    channel: str
+    url: str
+    direction: Direction
+    options: Mapping[str, str]
+    owner: str
+    report: BindingReport
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayInfo:
+    """A gateway process as the daemon sees it."""
+
+    name: str
+    state: GatewayState
+    pid: int
+    restarts: int
+    endpoints: Mapping[str, str]
+    counters: Mapping[str, int]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the daemon says of itself."""
+
+    version: str
+    pid: int
+    incarnation: int
+    started_at_ns: int
+    socket: str
+    sessions: int
+    channels: tuple[ChannelInfo, ...]
+    bindings: tuple[BindingInfo, ...]
+    gateways: tuple[GatewayInfo, ...]
+    counters: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change of the registry.
+
+    Attributes:
+        kind: ``current`` after the state as it stood has been told whole; ``reset`` when the connection was made anew and everything
+            is told again.
+        revision: grows by one with each change, within one run of the daemon.
+    """
+
+    kind: WatchKind
+    revision: int
+    channel: ChannelInfo | None = None
+    binding: BindingInfo | None = None
