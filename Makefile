@@ -2,14 +2,15 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
-PYTHON_FILES = $(wildcard clients broker tools tests examples) setup.py
+# What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
+SOURCES := $(wildcard clients broker tools tests examples) setup.py
 
-.PHONY: help setup demo test test-long check bench fuzz proto ext clean
+.PHONY: help setup demo test test-long check bench fuzz proto ext format clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-setup: ## make .venv (and .venv/bin/towpath), with system packages where root and apt are there
+setup: ## make .venv (with .venv/bin/towpath), and system packages where root and apt are there
 	@tools/setup.sh
 
 demo: setup ## watch real programs talk through Towpath; ends with a table of routes
@@ -18,12 +19,28 @@ demo: setup ## watch real programs talk through Towpath; ends with a table of ro
 test: setup ## run the whole test suite
 	@$(BIN)/python -m pytest
 
+test-long: setup ## run the suite with its long tests and far more generated examples
+	@$(BIN)/python -m pytest -m "" --timeout=1800 --hypothesis-profile=long
+
+check: setup ## formatting, lint, types, layers, protos, generated code, C headers
+	@tools/check.sh
+
+bench: setup ## run every tests/bench/*_bench.py; figures are ratios within one run
+	@set -e; for bench in tests/bench/*_bench.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+fuzz: setup ## feed the decoders far more hostile input than `make test` does
+	@$(BIN)/python -m pytest -m "" --timeout=1800 --hypothesis-profile=long tests/fuzz
+
 proto: setup ## generate clients/python/towpath/v1 from protos/ again
 	@$(BIN)/python tools/generate_protos.py
 
 ext: ## compile the C extension again, in place
 	@tools/setup.sh --extension
 
+format: setup ## format and sort imports
+	@$(BIN)/ruff check -q --select I --fix $(SOURCES)
+	@$(BIN)/ruff format -q $(SOURCES)
+
 clean: ## remove what these verbs made, .venv too
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find clients broker tests tools examples \( -name '*.so' -o -name '__pycache__' -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+	find $(SOURCES) \( -name '*.so' -o -name '__pycache__' -o -name '*.egg-info' \) -prune -exec rm -rf {} +

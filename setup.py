@@ -1,9 +1,9 @@
 """The part of the build that pyproject.toml cannot say: the optional C extension `towpath._ring`.
 
-Theory of operation: every C file of the extension is found by pattern, so that the extension may be split without
-touching the build. `TOWPATH_EXTENSION` decides what a failure means: `auto` (the default) leaves the extension out
-when it cannot be built, and what is installed is a purely remote client; `required` makes the failure fatal, as
-development wants it; `off` does not try.
+Theory of operation: every C file of the extension is found by pattern, so that the extension may be split
+without touching the build. `TOWPATH_EXTENSION` decides what a failure means: `auto` (the default) leaves
+the extension out when it cannot be built, and what is installed is a purely remote client; `required` makes
+the failure fatal, as development wants it; `off` does not try.
 
 Not here: names, versions, dependencies (pyproject.toml); the headers' own tests (tests/ring).
 """

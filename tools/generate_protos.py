@@ -1,8 +1,8 @@
 """Generate `towpath.v1` (messages, type stubs, gRPC stubs) from protos/towpath/v1.
 
-Theory of operation: the directory structure of protos/ is the package structure of clients/python, so the generated
-modules import each other as `from towpath.v1 import x_pb2`. The generator is the grpcio-tools that constraints.txt
-pins; the result is checked in and tests/project fails when it differs.
+Theory of operation: the directory structure of protos/ is the package structure of clients/python, so the
+generated modules import each other as `from towpath.v1 import x_pb2`. The generator is the grpcio-tools
+that constraints.txt pins; the result is checked in and tests/project fails when it differs.
 
 Not here: linting the protos (buf, through `make check`).
 """

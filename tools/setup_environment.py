@@ -1,12 +1,13 @@
 """Make `.venv`: the system packages needed to build, the virtual environment, the packages, the C extension.
 
-Theory of operation: each step leaves a stamp in `.venv` that holds a digest of what it depended on, so that a second
-run only compares digests (well under a second) and a changed file repeats only the steps that it touches. A run holds
-an exclusive lock on pyproject.toml, so that two verbs started at once do not install into each other. The output of
-pip, apt and the compiler is kept back and shown in full when a step fails.
+Theory of operation: each step leaves a stamp in `.venv` that holds a digest of what it depended on, so that
+a second run only compares digests (well under a second) and a changed file repeats only the steps that it
+touches. A run holds an exclusive lock on pyproject.toml, so that two verbs started at once do not install
+into each other. The output of pip, apt and the compiler is kept back and shown in full when a step fails.
 
-Invariants: standard library only, Python 3.11; nothing outside the checkout is changed, except that root on a machine
-with apt gets the missing system packages. A stamp is written after its step has succeeded, never before.
+Invariants: standard library only, Python 3.11; nothing outside the checkout is changed, except that root on
+a machine with apt gets the missing system packages. A stamp is written after its step has succeeded, never
+before.
 
 Not here: finding Python itself (tools/setup.sh), generated code (tools/generate_protos.py).
 """
@@ -27,6 +28,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -36,7 +38,7 @@ ENVIRONMENT_STAMP = VENV / ".environment"
 EXTENSION_STAMP = VENV / ".extension"
 PACKAGE = ROOT / "clients" / "python" / "towpath"
 HEADERS = ROOT / "clients" / "c"
-# Everything but `systemd`, which is installed by itself: where libsystemd is missing the rest must still come.
+# All but `systemd`, which is installed by itself: where libsystemd is missing the rest must still come.
 EXTRAS = "dev,broker,zmq,grpc,mq,cluster"
 
 
@@ -110,9 +112,9 @@ def distribution_python() -> str:
 
 
 def missing_packages() -> tuple[list[str], list[str]]:
-    """List the system packages that the build lacks: those it must have, then those it can do without."""
+    """List the system packages that are missing: those the build must have, then those it can do without."""
     python = distribution_python()
-    needed = []
+    needed: list[str] = []
     if not can_compile():
         needed += ["gcc", "libc6-dev"]
     if not has_python_headers():
@@ -120,35 +122,42 @@ def missing_packages() -> tuple[list[str], list[str]]:
     if not CREATED.exists() and not can_make_venv():
         needed.append(f"{python}-venv")
     wanted = [] if has_libsystemd() else ["libsystemd-dev", "pkg-config"]
+    if not shutil.which("systemd-analyze"):
+        wanted.append("systemd")  # a test lets it verify the shipped units
     return needed, wanted
 
 
+def ask_apt(packages: list[str]) -> None:
+    """Install system packages; a failure is shown and left to whoever asks next what is missing."""
+    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
+    try:
+        run("package lists", ["apt-get", "update", "-q"], DEBIAN_FRONTEND="noninteractive")
+        run(f"system packages {' '.join(packages)}", install, DEBIAN_FRONTEND="noninteractive")
+    except SetupError as error:
+        say(str(error))
+    importlib.invalidate_caches()
+
+
 def install_system_packages() -> None:
-    """Install what the build lacks where root and apt are there; otherwise say in one line what to install.
+    """Install what is missing where root and apt are there; otherwise say in one line what to install.
 
     Raises:
         SetupError: Something that the build cannot do without is missing and could not be installed.
     """
     needed, wanted = missing_packages()
-    if not needed and not wanted:
-        return
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        packages = needed + wanted
-        install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-        title = f"system packages {' '.join(packages)}"
-        try:
-            run(f"{title}: lists", ["apt-get", "update", "-q"], DEBIAN_FRONTEND="noninteractive")
-            run(title, install, DEBIAN_FRONTEND="noninteractive")
-        except SetupError as error:
-            say(str(error))
+        # Apart, so that a distribution without the second kind still gives the first.
+        for packages in (needed, wanted):
+            if packages:
+                ask_apt(packages)
         needed, wanted = missing_packages()
-    hint = f"sudo apt-get install {' '.join(needed + wanted)}"
+    hint = f"apt-get install {' '.join(needed + wanted)} (as root)"
     if needed == [f"{distribution_python()}-venv"] and venv_without_ensurepip():
         needed = []
     if needed:
-        raise SetupError(f"missing {', '.join(needed)}; run this and try again: {hint}")
+        raise SetupError(f"{', '.join(needed)} missing; install with {hint} and run this again")
     if wanted:
-        say(f"going on without systemd-python, since libsystemd is missing (to have it: {hint})")
+        say(f"going on without {', '.join(wanted)}, so without systemd's part; to have it: {hint}")
 
 
 def venv_without_ensurepip() -> bool:
@@ -159,39 +168,41 @@ def venv_without_ensurepip() -> bool:
 
 
 def create_venv() -> None:
-    """Create the virtual environment; keep what an unfinished run left, unless its interpreter does not run."""
-    command = [sys.executable, "-m", "venv", VENV]
+    """Create the virtual environment, over what an unfinished run left unless its interpreter does not run."""
+    command: list[str | Path] = [sys.executable, "-m", "venv", VENV]
     if PYTHON.is_symlink() and not succeeds(str(PYTHON), "-c", ""):
         command.append("--clear")
     if not can_make_venv():
         command.append("--without-pip")
     run(f"virtual environment .venv, Python {sys.version.split()[0]}", command)
     if not can_make_venv():
-        pip = [sys.executable, "-m", "pip", "--python", PYTHON, "install", "-q", "pip"]
-        run("pip, which this Python does not bring", pip)
+        install = ["install", "-q", "pip"]
+        run("pip", [sys.executable, "-m", "pip", "--python", PYTHON, *install])
     CREATED.touch()
 
 
-def install_packages(project: Mapping[str, object]) -> None:
-    """Install the checkout in editable form with everything that developing it takes."""
-    # By environment and not by -c, so that pip holds what it installs to build with to the same versions.
-    # A relative name, since pip splits the value at spaces.
+def install_packages(systemd: Iterable[str]) -> None:
+    """Install the checkout in editable form with everything that developing it takes.
+
+    Args:
+        systemd: The requirements of the extra `systemd`, which may fail.
+    """
+    # By environment and not by -c, so that pip holds what it installs to build with to the same versions. A
+    # relative name, since pip splits the value at spaces.
     pins = {"PIP_CONSTRAINT": "constraints.txt", "PIP_BUILD_CONSTRAINT": "constraints.txt"}
-    pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     # The extension is a step of its own, which repeats alone when a C file changes.
     run("packages", [*pip, "-e", f".[{EXTRAS}]"], TOWPATH_EXTENSION="off", **pins)
     if has_libsystemd():
-        extras = project["optional-dependencies"]
-        assert isinstance(extras, dict)
         try:
-            run("systemd-python", [*pip, *extras["systemd"]], **pins)
+            run("systemd-python", [*pip, *systemd], **pins)
         except SetupError as error:
             say(f"going on without systemd-python: {error}")
 
 
 def build_extension() -> None:
-    """Compile `towpath._ring` in place; a warning-free build is silent, a failed one shows all."""
-    build = [PYTHON, "setup.py", "-q", "build_ext", "--inplace", "--force"]
+    """Compile `towpath._ring` in place; `--force`, since a changed flag leaves no newer file behind."""
+    build: list[str | Path] = [PYTHON, "setup.py", "-q", "build_ext", "--inplace", "--force"]
     run("C extension towpath._ring", build, TOWPATH_EXTENSION="required")
 
 
@@ -209,32 +220,43 @@ def is_current(stamp: Path, value: str) -> bool:
     return stamp.exists() and stamp.read_text() == value
 
 
+def bring_environment_up_to_date(settings: Mapping[str, Any]) -> None:
+    """Do the steps before the extension, if what they depend on has changed since they last succeeded."""
+
+    def inputs() -> str:
+        # Only what decides about installation: a changed linter option needs no new environment.
+        relevant = [settings["build-system"], settings["project"], settings["tool"]["setuptools"]]
+        return digest([ROOT / "constraints.txt", ROOT / "setup.py"], relevant, has_libsystemd())
+
+    if CREATED.exists() and is_current(ENVIRONMENT_STAMP, inputs()):
+        return
+    install_system_packages()
+    if not CREATED.exists():
+        create_venv()
+    install_packages(settings["project"]["optional-dependencies"]["systemd"])
+    ENVIRONMENT_STAMP.write_text(inputs())
+
+
+def bring_extension_up_to_date(again: bool) -> None:
+    """Compile the extension if it is not there, a file of it has changed, or it is asked for again."""
+    inputs = digest([*PACKAGE.glob("_ring*.[ch]"), *HEADERS.glob("*.h"), ROOT / "setup.py"])
+    is_built = any(PACKAGE.glob(f"_ring{sysconfig.get_config_var('EXT_SUFFIX')}"))
+    if again or not is_built or not is_current(EXTENSION_STAMP, inputs):
+        build_extension()
+        EXTENSION_STAMP.write_text(inputs)
+
+
 def main() -> None:
     """Bring `.venv` up to date; exit 1 with one closing line when that is not possible."""
     parser = argparse.ArgumentParser(description="Make .venv and what it takes to build and test Towpath.")
     parser.add_argument("--extension", action="store_true", help="compile the C extension again in any case")
     arguments = parser.parse_args()
     started_at = time.monotonic()
-    with open(ROOT / "pyproject.toml", "rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        settings = tomllib.load(lock)
-        # Only what decides about installation: a changed linter option needs no new environment.
-        relevant = [settings["build-system"], settings["project"], settings["tool"]["setuptools"]]
-        environment = digest([ROOT / "constraints.txt", ROOT / "setup.py"], relevant, has_libsystemd())
-        c_files = [*PACKAGE.glob("_ring*.[ch]"), *HEADERS.glob("*.h"), ROOT / "setup.py"]
-        extension = digest(c_files)
-        built = any(PACKAGE.glob(f"_ring{sysconfig.get_config_var('EXT_SUFFIX')}"))
+    with open(ROOT / "pyproject.toml", "rb") as pyproject:
+        fcntl.flock(pyproject, fcntl.LOCK_EX)
         try:
-            if not CREATED.exists() or not is_current(ENVIRONMENT_STAMP, environment):
-                install_system_packages()
-                if not CREATED.exists():
-                    create_venv()
-                install_packages(settings["project"])
-                environment = digest([ROOT / "constraints.txt", ROOT / "setup.py"], relevant, has_libsystemd())
-                ENVIRONMENT_STAMP.write_text(environment)
-            if arguments.extension or not built or not is_current(EXTENSION_STAMP, extension):
-                build_extension()
-                EXTENSION_STAMP.write_text(extension)
+            bring_environment_up_to_date(tomllib.load(pyproject))
+            bring_extension_up_to_date(arguments.extension)
         except SetupError as error:
             say(str(error))
             sys.exit(1)

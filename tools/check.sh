@@ -1,0 +1,40 @@
+#!/bin/sh
+# `make check`: every check runs, even when one before it has failed, so that one run tells all.
+set -u
+cd "$(dirname "$0")/.."
+bin=$PWD/.venv/bin
+failed=""
+
+check() {
+    title=$1
+    shift
+    echo "check: $title"
+    "$@" || failed="$failed, $title"
+}
+
+# A header must stand alone: it compiles as the only include of a C program, before anything that it might lean on.
+c_headers() {
+    for header in clients/c/*.h; do
+        echo "#include \"$(basename "$header")\"" |
+            gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -I clients/c -x c - || return 1
+    done
+}
+
+generated_code() {
+    "$bin/python" -m pytest -q --no-header tests/project/test_generated_code.py
+}
+
+check "format" "$bin/ruff" format --check --quiet .
+check "lint" "$bin/ruff" check --quiet .
+check "types" "$bin/mypy"
+check "layers" "$bin/lint-imports" --no-logo
+check "protos" "$bin/buf" lint
+check "proto format" "$bin/buf" format --diff --exit-code
+check "generated code" generated_code
+check "C headers" c_headers
+
+if [ -n "$failed" ]; then
+    echo "check: failed: ${failed#, }"
+    exit 1
+fi
+echo "check: all passed"
