@@ -168,7 +168,7 @@ def venv_without_ensurepip() -> bool:
 
 
 def create_venv() -> None:
-    """Create the virtual environment, over what an unfinished run left unless its interpreter does not run."""
+    """Create the virtual environment, over what an unfinished run left if that still runs."""
     command: list[str | Path] = [sys.executable, "-m", "venv", VENV]
     if PYTHON.is_symlink() and not succeeds(str(PYTHON), "-c", ""):
         command.append("--clear")

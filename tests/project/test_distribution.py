@@ -1,0 +1,129 @@
+"""What is built from a checkout: an sdist that can build, a whole wheel, and one without a compiler.
+
+All of it for real: setuptools builds, pip installs into virtual environments that hold the base dependencies
+and nothing else. These are copied from the environment of the tests, so that no network is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.project.project_files import copy_checkout, own_files
+
+BASE_DEPENDENCIES = ("protobuf", "shtab")
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a program that must succeed, outside this checkout's own environment variables."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_INPUT": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_wheel(source: Path, out: Path, **environment: str) -> Path:
+    """Build a wheel with the setuptools of the tests' environment."""
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    run(*pip, "-w", out, source, cwd=source, **environment)
+    (wheel,) = out.glob("towpath-*.whl")
+    return wheel
+
+
+def install(wheel: Path, home: Path) -> Path:
+    """Install a wheel beside nothing but its base dependencies; return the interpreter."""
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    (site_packages,) = home.glob("lib/python3.*/site-packages")
+    for name in BASE_DEPENDENCIES:
+        for file in metadata.files(name) or []:
+            if ".." not in file.parts:
+                (site_packages / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(str(file.locate()), site_packages / file)
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    # With its dependencies, from no index: that it succeeds shows that there are no others.
+    run(*pip, "install", "-q", "--no-index", wheel, cwd=home)
+    return python
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist of this checkout, unpacked."""
+    source, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("sdist")
+    copy_checkout(source)
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(out)!r})"
+    run(sys.executable, "-c", build, cwd=source)
+    (archive,) = out.glob("towpath-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(out, filter="data")
+    return Path(str(archive).removesuffix(".tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that the sdist builds where there is a compiler."""
+    return build_wheel(sdist, tmp_path_factory.mktemp("wheel"), TOWPATH_EXTENSION="required")
+
+
+def test_sdist_has_all_sources(sdist: Path) -> None:
+    folders = ("clients/python", "clients/c", "broker", "protos", "tools")
+    kinds = {".py", ".pyi", ".c", ".h", ".proto", ".typed", ".sh"}
+    wanted = [name for name in own_files() if name.as_posix().startswith(folders) and name.suffix in kinds]
+    wanted = [name for name in wanted if "examples" not in name.parts]
+    assert [str(name) for name in wanted if not (sdist / name).is_file()] == []
+    assert any(name.suffix == ".h" for name in wanted) and any(name.suffix == ".proto" for name in wanted)
+
+
+def test_wheel_has_both_packages_whole_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        names = {Path(name) for name in packed.namelist()}
+    wanted = {
+        name.relative_to(root)
+        for name in own_files()
+        for root in (Path("clients/python"), Path("broker"))
+        if name.is_relative_to(root) and name.suffix in {".py", ".pyi", ".typed"}
+    }
+    extension = {name for name in names if name.suffix == ".so"}
+    information = {name for name in names if name.parts[0].endswith(".dist-info")}
+    assert {name.name.partition(".")[0] for name in extension} == {"_ring"}
+    assert names - extension - information == wanted
+    assert {"LICENSE", "entry_points.txt"} <= {name.name for name in information}
+
+
+def test_installed_wheel_has_the_extension_and_both_commands(wheel: Path, tmp_path: Path) -> None:
+    python = install(wheel, tmp_path / "home")
+    where = run(python, "-c", "import towpath._ring; print(towpath._ring.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(tmp_path / "home")
+    for command in ("towpath", "towpathd"):
+        assert "usage:" in run(python.parent / command, "--help", cwd=tmp_path)
+
+
+def test_without_a_compiler_a_purely_remote_client_is_installed(sdist: Path, tmp_path: Path) -> None:
+    failing = tmp_path / "cc"
+    failing.write_text("#!/bin/sh\nexit 1\n")
+    failing.chmod(0o755)
+    (tmp_path / "wheel").mkdir()
+    # A copy, since setuptools leaves what the other wheel's build compiled in the folder it built in.
+    source = shutil.copytree(sdist, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    wheel = build_wheel(source, tmp_path / "wheel", CC=str(failing), LDSHARED=str(failing))
+    with zipfile.ZipFile(wheel) as packed:
+        assert not [name for name in packed.namelist() if name.endswith(".so")]
+    python = install(wheel, tmp_path / "home")
+    code = "import towpath, towpath.aio; print(callable(towpath.connect), callable(towpath.aio.connect))"
+    assert run(python, "-c", code, cwd=tmp_path) == "True True\n"
+    assert "usage:" in run(python.parent / "towpath", "--help", cwd=tmp_path)
