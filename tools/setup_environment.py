@@ -59,6 +59,7 @@ def run(title: str, command: Iterable[str | Path], **environment: str) -> None:
     """
     arguments = [str(word) for word in command]
     started_at = time.monotonic()
+    print(f"setup: {title} ... ", end="", file=sys.stderr, flush=True)
     done = subprocess.run(
         arguments,
         cwd=ROOT,
@@ -69,11 +70,10 @@ def run(title: str, command: Iterable[str | Path], **environment: str) -> None:
         text=True,
         errors="replace",
     )
-    took = f"{time.monotonic() - started_at:.1f} s"
+    print(f"{time.monotonic() - started_at:.1f} s", file=sys.stderr, flush=True)
     if done.returncode != 0:
         print(done.stdout, file=sys.stderr)
-        raise SetupError(f"{title}: failed after {took} (exit {done.returncode}): {' '.join(arguments)}")
-    say(f"{title} ({took})")
+        raise SetupError(f"{title} failed (exit {done.returncode}): {' '.join(arguments)}")
 
 
 def succeeds(*command: str, text: str = "") -> bool:

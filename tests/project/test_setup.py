@@ -53,13 +53,13 @@ def test_no_python_is_said_in_one_line(bare_machine: Path) -> None:
 
 def test_old_python_is_passed_over_for_a_newer_one(bare_machine: Path) -> None:
     program(bare_machine, "python3", "#!/bin/sh\nexit 1\n")
-    program(bare_machine, "python3.12", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program(bare_machine, "python3.12", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     run = set_up(bare_machine)
     assert run.stderr.startswith("setup: using python3.12, because python3 is older than 3.11")
 
 
 def test_missing_compiler_is_said_in_one_line_and_leaves_nothing(bare_machine: Path) -> None:
-    program(bare_machine, "python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program(bare_machine, "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     run = set_up(bare_machine)
     assert run.returncode == 1
     assert len(run.stderr.splitlines()) == 1
