@@ -1,1 +1,2 @@
-"""The pure core: ``Machine.apply(command, now_ns) -> effects``. No I/O, clock, randomness, logging or await in here."""
+"""The pure core: ``Machine.apply(command, now_ns) -> effects``. No I/O, clock, randomness, logging or await
+in here."""

@@ -1,9 +1,10 @@
 """What the machine can be told: one frozen dataclass per command.
 
-A command is data: made by the door from a frame, by the daemon from the configuration, or by the journal at replay. ``DURABLE`` ones are
-appended to the journal before they are applied; the others concern only who is connected now, which a restart ends.
-``Caller`` says for whom a command is judged; the door fills it in from kernel credentials (or, for a gateway that the daemon
-started, from what that gateway asserts), never from what a client says of itself.
+A command is data: made by the door from a frame, by the daemon from the configuration, or by the journal at
+replay. ``DURABLE`` ones are appended to the journal before they are applied; the others concern only who is
+connected now, which a restart ends. ``Caller`` says for whom a command is judged; the door fills it in from
+kernel credentials (or, for a gateway that the daemon started, from what that gateway asserts), never from
+what a client says of itself.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Start(Command):
-    """The core starts; the first record of each run. Sessions of earlier runs are gone; the incarnation grows by one."""
+    """The core starts; the first record of each run. Sessions of earlier runs are gone; the incarnation
+    grows by one."""
 
     DURABLE: ClassVar[bool] = True
 
@@ -146,7 +148,8 @@ class DeclareChannel(Command):
     """Declare a channel.
 
     Attributes:
-        replace: take the new options where they differ (the configuration at start, while nobody uses the channel).
+        replace: take the new options where they differ (the configuration at start, while nobody uses the
+            channel).
     """
 
     DURABLE: ClassVar[bool] = True
@@ -222,7 +225,8 @@ class Watch(Command):
 
 @dataclass(frozen=True, slots=True)
 class CancelCall(Command):
-    """The caller no longer wants the answer of a call that is waiting or streaming; unknown calls are ignored."""
+    """The caller no longer wants the answer of a call that is waiting or streaming; unknown calls are
+    ignored."""
 
     session: SessionId
     call: CallId

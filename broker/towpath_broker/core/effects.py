@@ -1,8 +1,8 @@
 """What the machine wants done: one frozen dataclass per effect.
 
-The engine emits the effects of a command in order, after the journal holds the command. ``Reply`` and ``Refuse`` answer a call;
-``Notice`` and ``StreamItem`` tell a session something unasked; the rest are orders to the shell, which holds what the core does not:
-descriptors, connections and the generation table.
+The engine emits the effects of a command in order, after the journal holds the command. ``Reply`` and
+``Refuse`` answer a call; ``Notice`` and ``StreamItem`` tell a session something unasked; the rest are
+orders to the shell, which holds what the core does not: descriptors, connections and the generation table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from towpath.errors import TowpathError
 from .commands import BindingReport, Direction, Kind, Overflow
 from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
 
-# ---- what answers and notices are made of -------------------------------------------------------------------------------
+# ---- what answers and notices are made of ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BindingView:
     report: BindingReport
 
 
-# ---- bodies of replies --------------------------------------------------------------------------------------------------
+# ---- bodies of replies -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ ReplyBody = (
     | ReadersFetched
 )
 
-# ---- bodies of notices --------------------------------------------------------------------------------------------------
+# ---- bodies of notices -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,8 @@ class SourceGone:
 
 @dataclass(frozen=True, slots=True)
 class ReaderAdded:
-    """To a publisher; the shell adds the control page's descriptor and, where wanted, the doorbell of ``session``."""
+    """To a publisher; the shell adds the control page's descriptor and, where wanted, the doorbell of
+    ``session``."""
 
     source: SourceId
     reader: ReaderId
@@ -192,7 +193,7 @@ class PublicationEnded:
 
 NoticeBody = SourceAdded | SourceGone | ReaderAdded | ReaderGone | SubscriptionEnded | PublicationEnded
 
-# ---- bodies of watch items ----------------------------------------------------------------------------------------------
+# ---- bodies of watch items ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +225,13 @@ WatchBody = (
     WatchChannelDeclared | WatchChannelUndeclared | WatchBindingCreated | WatchBindingDeleted | WatchCurrent
 )
 
-# ---- effects ------------------------------------------------------------------------------------------------------------
+# ---- effects -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """Answers ``OpenSession``: the connection now is this session, which owns ids first_id .. first_id + id_count - 1."""
+    """Answers ``OpenSession``: the connection now is this session, which owns ids first_id .. first_id +
+    id_count - 1."""
 
     connection: ConnectionId
     session: SessionId
@@ -303,7 +305,8 @@ class DropReader:
 
 @dataclass(frozen=True, slots=True)
 class Warn:
-    """Something an operator should know (a configured channel that conflicts); logged and shown in the status."""
+    """Something an operator should know (a configured channel that conflicts); logged and shown in the
+    status."""
 
     message: str
 

@@ -1,7 +1,7 @@
 """The core's identifiers. All are unsigned 64-bit numbers that are never used twice on a host.
 
-Sessions, sources, readers and bindings draw from one sequence: the incarnation (which counts the starts of the core, and is in
-the journal) in the upper 24 bits, a counter in the lower 40. 0 is no id.
+Sessions, sources, readers and bindings draw from one sequence: the incarnation (which counts the starts of
+the core, and is in the journal) in the upper 24 bits, a counter in the lower 40. 0 is no id.
 """
 
 from __future__ import annotations
