@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The ring of Towpath: messages from one writer to many readers through shared memory. C11 (and C++), header-only,
+ * gcc and clang, x86-64 and aarch64, Linux. Include this file, with _GNU_SOURCE defined; link with -pthread.
+ *
+ *     struct tpr_writer w;                            struct tpr_reader r;
+ *     tpr_writer_open(&w, source, 1 << 20);           tpr_reader_open(&r, id, TPR_SLOTS_DEFAULT);
+ *     int ring_fd = tpr_writer_share(&w);             int control_fd = tpr_reader_share(&r);
+ *            ... the core carries ring_fd to the reader, control_fd to the writer ...
+ *     tpr_writer_attach(&w, id, control_fd, 0,        tpr_reader_add(&r, ring_fd, 0, source, 1, NULL);
+ *                       -1, 1);                       tpr_reader_begin(&r);
+ *     tpr_writer_publish(&w, NULL, 0, "hello", 5);    while (tpr_reader_peek(&r, &view)) {
+ *     if (... == TPR_FULL)                                copy(view.payload, view.payload_bytes);
+ *         tpr_writer_wait_room(&w, 5, deadline);          tpr_reader_consume(&r, &view);
+ *                                                     }
+ *                                                     tpr_reader_end(&r);
+ *                                                     tpr_reader_wait(&r, deadline);
+ *
+ * THEORY OF OPERATION
+ *
+ * Every page has one writer. The writer owns the ring: records, and the tail that publishes them. A reader owns
+ * its control page: per source a cursor, and one word that says whether it sleeps. The core owns the generation
+ * table. Everyone maps the others' pages read-only, so nobody can break another's, no lock is held in shared
+ * memory, and a process killed at any instruction leaves nothing to repair: what it had not published is not
+ * there, and what it had is whole.
+ *
+ * Overflow is *block*: the writer overwrites nothing that an attached reader has not moved its cursor past. (When
+ * to give up on a reader is not decided here: wait with a deadline, then ask the core, then detach.)
+ *
+ * Sleeping. A reader sleeps on the tails (futex_waitv), a writer on the slowest cursor. Each side, before it sleeps,
+ * stores that it will, fences, and looks once more; each side, after it moved its own word, fences, and looks
+ * whether the other sleeps. With both fences sequentially consistent one of the two must see the other's store
+ * (Dekker). What a side sees only after that look changes the very word it sleeps on, which the kernel compares
+ * under its own lock. Nobody wakes who need not: a reader is rung once per sleep (epoch), a writer only when the
+ * cursor crosses the position that it named in writer_waits_for.
+ *
+ * ATTACHING, and why nothing published after a subscription is missed
+ *
+ *     core                        reader                              writer, each batch
+ *     G: store generation         (hears of G from the core)          L: load generation, as before: go on
+ *        fence                    fence                                  write records
+ *                                 R: load tail; cursor := it          S: store tail
+ *                                                                        fence
+ *                                                                     L': load generation
+ *
+ * Say the reader's R does not see S. G and its fence come before R, S before L', with a fence between each pair: so
+ * L' sees G (else both would have missed the other, which the fences forbid). Hence a batch can go unseen by R
+ * only if it is the last one before the writer learns of G; the one after begins with a load no older than L',
+ * is refused with TPR_NEEDS_READERS, and is written only when the reader is attached. So R is no earlier than the
+ * tail before the writer's newest batch, `previous_tail`, and there the writer takes a reader to stand while its
+ * cursor is unset. Nothing from there on is overwritten, as a batch never exceeds the ring. Conversely R may lie
+ * after S: then the message was published before R, that is before subscribe() returned, and none of it is due.
+ *
+ * The reader may go to sleep before S, and the writer, not knowing its page, cannot see that. But L' then sees G: the
+ * writer wakes everyone who sleeps on the tail, and says readers_changed, so that its shell attaches the reader now
+ * rather than at its next message; attaching rings the doorbell of a reader found asleep.
+ *
+ * A source that appears after the reader subscribed is read from position 0 (`from_start`); its writer attaches the
+ * reader before its first message, pinned at 0.
+ *
+ * DEATH. A reader told that a writer is gone calls finish(): it drains to the tail. A writer told that a reader is gone
+ * detaches it. Either side dead without the other being told costs nothing but the room that a dead reader's
+ * cursor holds. SLOTS are reused: a reader leaving stores LEFT, and the slot carries the source it is for, so a
+ * writer can always tell its own cursor from somebody else's.
+ *
+ * HOSTILE PEERS. Everything loaded from another's page is loaded once and checked. A reader whose cursor is
+ * impossible is ignored and listed (violator); a ring that is malformed is marked and left (violation).
+ *
+ * FORK. Handles are void in a forked child (TPR_E_FORKED); its own ones work.
+ *
+ * Not here: names, permissions, who may map what (the core); overflow = drop and loans (later issues).
+ *
+ * Reading order: towpath_ring_layout.h, _steps.h, _wait.h, _memfd.h, _generation.h, _writer.h, _reader.h.
+ * Sources: futex(2), memfd_create(2), fcntl(2) "File Sealing", Documentation/userspace-api/futex2.rst.
+ */
+#ifndef TOWPATH_RING_H
+#define TOWPATH_RING_H
+
+#include "towpath_ring_layout.h"
+#include "towpath_ring_steps.h"
+#include "towpath_ring_wait.h"
+#include "towpath_ring_memfd.h"
+#include "towpath_ring_generation.h"
+#include "towpath_ring_writer.h"
+#include "towpath_ring_reader.h"
+
+#endif

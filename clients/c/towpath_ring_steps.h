@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every store to shared memory, by name; and the fence.
+ *
+ * All stores to shared memory go through TPR_STORE and TPR_COPY, and each has a step of its own in
+ * TOWPATH_RING_STEPS. A test defines TOWPATH_RING_ON_STEP(step, phase) and so can kill the process around
+ * each of them, or keep the memory unwritable between them (which proves that no store goes past the
+ * macros). Without that definition the macros are the bare store.
+ */
+#ifndef TOWPATH_RING_STEPS_H
+#define TOWPATH_RING_STEPS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "towpath_ring_layout.h"
+
+#define TOWPATH_RING_STEPS(X)                                                                                 \
+    X(RING_HEADER)     /* writer: the header of a new ring */                                                 \
+    X(PADDING)         /* writer: the padding record at the wrap */                                           \
+    X(RECORD_HEADER)   /* writer */                                                                           \
+    X(RECORD_HEADERS)  /* writer */                                                                           \
+    X(RECORD_PAYLOAD)  /* writer */                                                                           \
+    X(TAIL)            /* writer: publishes the batch */                                                      \
+    X(WAITS_SET)       /* writer: is about to sleep for room */                                               \
+    X(WAITS_CLEAR)     /* writer: sleeps no more */                                                           \
+    X(TAIL_CLOSED)     /* writer: the end */                                                                  \
+    X(CONTROL_HEADER)  /* reader: the header of a new control page */                                         \
+    X(SLOT_RESET)      /* reader: the slot's last cursor is void */                                           \
+    X(SLOT_SOURCE)     /* reader: whose slot it is from now on */                                             \
+    X(SLOT_START)      /* reader: its first cursor */                                                         \
+    X(CURSOR)          /* reader: has copied a batch out */                                                   \
+    X(SLOT_LEFT)       /* reader: lets go of the source */                                                    \
+    X(SLEEP_FUTEX)     /* reader: is about to sleep on tails */                                               \
+    X(SLEEP_DOORBELL)  /* reader: wants its doorbell rung */                                                  \
+    X(SLEEP_AWAKE)     /* reader: needs no waking */                                                          \
+    X(TABLE_HEADER)    /* core: the header of a new generation table */                                       \
+    X(GENERATION)      /* core: the readers of a channel have changed */
+
+#define TPR_STEP_NAME_(name) TPR_STEP_##name,
+enum tpr_step { TOWPATH_RING_STEPS(TPR_STEP_NAME_) TPR_STEP_COUNT };
+
+enum tpr_phase { TPR_BEFORE, TPR_MIDDLE, TPR_AFTER }; /* MIDDLE: half of a copy is done */
+
+#ifdef TOWPATH_RING_ON_STEP
+#define TPR_STORE(step, target, value, order)                                                                 \
+    do {                                                                                                      \
+        TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_BEFORE);                                                    \
+        __atomic_store_n((target), (value), (order));                                                         \
+        TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_AFTER);                                                     \
+    } while (0)
+#define TPR_COPY(step, target, origin, bytes)                                                                 \
+    do {                                                                                                      \
+        size_t half_ = (bytes) / 2;                                                                           \
+        TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_BEFORE);                                                    \
+        memcpy((target), (origin), half_);                                                                    \
+        TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_MIDDLE);                                                    \
+        memcpy((uint8_t *)(target) + half_, (const uint8_t *)(origin) + half_, (bytes)-half_);                \
+        TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_AFTER);                                                     \
+    } while (0)
+#else
+#define TPR_STORE(step, target, value, order) __atomic_store_n((target), (value), (order))
+#define TPR_COPY(step, target, origin, bytes) memcpy((target), (origin), (bytes))
+#endif
+
+/* The sequentially consistent fence between one's own store and the load of the other side's word: without
+ * it both sides may miss each other's store, and a wake-up is lost. ThreadSanitizer does not know fences
+ * (and the compiler refuses them under it), so there the bare instruction stands in: nothing but these
+ * store/load pairs needs a fence, all data is ordered by release and acquire, which TSan does know. */
+static inline void tpr_fence_(void) {
+#if defined(__SANITIZE_THREAD__)
+#define TPR_UNDER_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TPR_UNDER_TSAN 1
+#endif
+#endif
+#if defined(TPR_UNDER_TSAN) && defined(__x86_64__)
+    __asm__ volatile("mfence" ::: "memory");
+#elif defined(TPR_UNDER_TSAN) && defined(__aarch64__)
+    __asm__ volatile("dmb ish" ::: "memory");
+#else
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+static inline uint64_t tpr_load_acquire_(const uint64_t *word) {
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+/* For words read after a fence, or whose value is only a hint, and for untrusted data: one load, never two. */
+static inline uint64_t tpr_load_relaxed_(const uint64_t *word) {
+    return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+#endif
