@@ -8,8 +8,9 @@ new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# The environment's own interpreter, once it is complete: nothing to look for, and no launcher to go through.
-if [ -e .venv/.created ] && new_enough .venv/bin/python; then
+# The environment's own interpreter, if it was completed in this very place (scripts in it hold its path): nothing
+# to look for, and no launcher to go through.
+if [ "$(cat .venv/.created 2>/dev/null)" = "$(pwd -P)" ] && new_enough .venv/bin/python; then
     exec .venv/bin/python tools/setup_environment.py "$@"
 fi
 

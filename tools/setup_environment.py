@@ -99,6 +99,11 @@ def has_python_headers() -> bool:
     return Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
+def runs_in_venv() -> bool:
+    """Whether this is the environment's own interpreter: tools/setup.sh takes it once it is complete."""
+    return Path(sys.prefix).resolve() == VENV
+
+
 def can_make_venv() -> bool:
     """Whether `python -m venv` will work: Debian keeps ensurepip in a package of its own."""
     return importlib.util.find_spec("venv") is not None and importlib.util.find_spec("ensurepip") is not None
@@ -119,7 +124,7 @@ def missing_packages() -> tuple[list[str], list[str]]:
         needed += ["gcc", "libc6-dev"]
     if not has_python_headers():
         needed.append(f"{python}-dev")
-    if not CREATED.exists() and not can_make_venv():
+    if not runs_in_venv() and not can_make_venv():
         needed.append(f"{python}-venv")
     wanted = [] if has_libsystemd() else ["libsystemd-dev", "pkg-config"]
     if not shutil.which("systemd-analyze"):
@@ -127,12 +132,14 @@ def missing_packages() -> tuple[list[str], list[str]]:
     return needed, wanted
 
 
-def ask_apt(packages: list[str]) -> None:
-    """Install system packages; a failure is shown and left to whoever asks next what is missing."""
-    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
+def ask_apt(*lists: list[str]) -> None:
+    """Install each list of system packages; a failure is shown, and what is missing is looked up again."""
+    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends"]
     try:
         run("package lists", ["apt-get", "update", "-q"], DEBIAN_FRONTEND="noninteractive")
-        run(f"system packages {' '.join(packages)}", install, DEBIAN_FRONTEND="noninteractive")
+        for packages in filter(None, lists):
+            title = f"system packages {' '.join(packages)}"
+            run(title, [*install, *packages], DEBIAN_FRONTEND="noninteractive")
     except SetupError as error:
         say(str(error))
     importlib.invalidate_caches()
@@ -145,11 +152,9 @@ def install_system_packages() -> None:
         SetupError: Something that the build cannot do without is missing and could not be installed.
     """
     needed, wanted = missing_packages()
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+    if (needed or wanted) and os.geteuid() == 0 and shutil.which("apt-get"):
         # Apart, so that a distribution without the second kind still gives the first.
-        for packages in (needed, wanted):
-            if packages:
-                ask_apt(packages)
+        ask_apt(needed, wanted)
         needed, wanted = missing_packages()
     hint = f"apt-get install {' '.join(needed + wanted)} (as root)"
     if needed == [f"{distribution_python()}-venv"] and venv_without_ensurepip():
@@ -168,9 +173,10 @@ def venv_without_ensurepip() -> bool:
 
 
 def create_venv() -> None:
-    """Create the virtual environment, over what an unfinished run left if that still runs."""
+    """Create the virtual environment, over what is there if that is only unfinished."""
     command: list[str | Path] = [sys.executable, "-m", "venv", VENV]
-    if PYTHON.is_symlink() and not succeeds(str(PYTHON), "-c", ""):
+    # Once finished and yet not ours to run: the checkout was moved, or its Python is gone.
+    if CREATED.exists() or (PYTHON.is_symlink() and not succeeds(str(PYTHON), "-c", "")):
         command.append("--clear")
     if not can_make_venv():
         command.append("--without-pip")
@@ -178,7 +184,7 @@ def create_venv() -> None:
     if not can_make_venv():
         install = ["install", "-q", "pip"]
         run("pip", [sys.executable, "-m", "pip", "--python", PYTHON, *install])
-    CREATED.touch()
+    CREATED.write_text(f"{ROOT}\n")
 
 
 def install_packages(systemd: Iterable[str]) -> None:
@@ -208,7 +214,9 @@ def build_extension() -> None:
 
 def digest(paths: Iterable[Path], *facts: object) -> str:
     """Condense files and facts into one string that changes when any of them does."""
-    state = hashlib.sha256(json.dumps([str(ROOT), sys.version, *facts], default=str).encode())
+    state = hashlib.sha256(
+        json.dumps([str(ROOT), sys.implementation.cache_tag, *facts], default=str).encode()
+    )
     for path in sorted(paths):
         content = path.read_bytes()
         state.update(f"\0{path.relative_to(ROOT)}\0{len(content)}\0".encode() + content)
@@ -228,10 +236,10 @@ def bring_environment_up_to_date(settings: Mapping[str, Any]) -> None:
         relevant = [settings["build-system"], settings["project"], settings["tool"]["setuptools"]]
         return digest([ROOT / "constraints.txt", ROOT / "setup.py"], relevant, has_libsystemd())
 
-    if CREATED.exists() and is_current(ENVIRONMENT_STAMP, inputs()):
+    if runs_in_venv() and is_current(ENVIRONMENT_STAMP, inputs()):
         return
     install_system_packages()
-    if not CREATED.exists():
+    if not runs_in_venv():
         create_venv()
     install_packages(settings["project"]["optional-dependencies"]["systemd"])
     ENVIRONMENT_STAMP.write_text(inputs())
