@@ -1,0 +1,123 @@
+"""What every call has in common: how it ends.
+
+Theory of operation
+    A call's work runs in tasks of its own, so that three things can end it: the work itself, a helper that
+    fails (the reader of a subscription's requests), and the gateway's stopping. When the peer cancels or
+    vanishes, gRPC cancels the handler, and the handler cancels the work; ``finally`` in the work closes what
+    it opened.
+
+    An expected outcome (:class:`TowpathError`) becomes the status of its row in the error table, with the
+    whole error in the trailer ``towpath-error-bin``. Anything else is a bug: the peer gets INTERNAL without a
+    word about the inside, the log gets the traceback, and other calls go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Coroutine
+from typing import Any, Final, NoReturn, TypeVar
+
+import grpc
+
+from towpath.convert import error_to_proto
+from towpath.errors import InternalError, TowpathError, Unavailable, error_from_code
+from towpath_broker.gateways._common import GatewayContext, log
+from towpath_broker.gateways.grpc.settings import GrpcSettings
+
+T = TypeVar("T")
+
+ERROR_TRAILER: Final = "towpath-error-bin"
+# Clients refuse metadata above 8 KiB; both texts travel twice, and percent-encoding can triple one of them.
+ERROR_TEXT_BYTES_MAX: Final = 1_000
+TRACE_CHARS_MAX: Final = 900
+
+
+class Calls:
+    """Runs the work of calls and turns what it raises into statuses.
+
+    Args:
+        gateway: whose counters and stopping are used.
+    """
+
+    def __init__(self, gateway: GatewayContext[GrpcSettings]) -> None:
+        self._gateway = gateway
+        self._stopping: asyncio.Task[bool] = asyncio.create_task(
+            gateway.stopping.wait(), name="grpc-stopping"
+        )
+
+    async def run(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        work: Coroutine[Any, Any, T],
+        *helpers: Coroutine[Any, Any, None],
+    ) -> T:
+        """Do a call's work.
+
+        Args:
+            context: the call.
+            work: what the call is over with.
+            helpers: what runs beside it; their failure ends the call, their return does not.
+
+        Returns:
+            What the work returned.
+
+        Raises:
+            grpc.aio.AbortError: the call was ended with an error's status; gRPC knows what to do with it.
+        """
+        self._gateway.count("calls")
+        try:
+            return await self._until_done(work, *helpers)
+        except TowpathError as error:
+            outcome = error
+        except Exception as error:
+            # The process's outermost boundary towards peers: one broken call must not end everybody's.
+            trace = "".join(traceback.format_exception(error))[-TRACE_CHARS_MAX:]
+            log("grpc.call_failed", level="error", error=type(error).__name__, traceback=trace)
+            outcome = InternalError("the gateway failed")
+        self._gateway.count("errors")
+        await abort(context, outcome)
+
+    async def _until_done(self, work: Coroutine[Any, Any, T], *helpers: Coroutine[Any, Any, None]) -> T:
+        main = asyncio.create_task(work)
+        tasks: list[asyncio.Task[Any]] = [main, *(asyncio.create_task(helper) for helper in helpers)]
+        pending: set[asyncio.Task[Any]] = {*tasks, self._stopping}
+        try:
+            while not main.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done & set(tasks):
+                    task.result()
+                if self._stopping in done and not main.done():
+                    raise Unavailable("the gateway is stopping", hint="connect again in a moment")
+            return main.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Forget about stopping; for a gateway that ends otherwise."""
+        self._stopping.cancel()
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: TowpathError) -> NoReturn:
+    """End a call with an error's status and trailer.
+
+    Args:
+        context: the call.
+        error: an expected outcome.
+
+    Raises:
+        grpc.aio.AbortError: always.
+    """
+    status = grpc.StatusCode[error.row.grpc]
+    message = _shortened(error.message)
+    small = error_from_code(error.code, message, _shortened(error.hint), error.retryable)
+    await context.abort(status, message, ((ERROR_TRAILER, error_to_proto(small).SerializeToString()),))
+
+
+def _shortened(text: str) -> str:
+    raw = text.encode(errors="replace")
+    if len(raw) <= ERROR_TEXT_BYTES_MAX:
+        return text
+    return raw[:ERROR_TEXT_BYTES_MAX].decode(errors="ignore") + "..."

@@ -1,0 +1,107 @@
+"""The service Registry: the daemon's own calls, passed on.
+
+Theory of operation
+    The contract is the same on every carrier: a gRPC request is the body of a ``Frame``, and so is its
+    response. So a call goes to the door as it came, for the principal of remote peers, and what the core
+    answers goes back as it is; what may be asked and by whom is decided there. Watch is the exception,
+    because one gRPC stream cannot outlive the daemon's run that it tells of: when the connection to the
+    daemon was made anew, the stream ends with CONNECTION_LOST and the peer watches again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from towpath.calls import Call
+from towpath.convert import watch_event_to_proto
+from towpath.errors import ConnectionLost
+from towpath.v1 import registry_pb2, registry_pb2_grpc
+from towpath_broker.gateways._common import GatewayContext
+from towpath_broker.gateways.grpc.calls import Calls
+from towpath_broker.gateways.grpc.settings import GrpcSettings
+
+PRINCIPAL: Final = "grpc:anonymous"
+"""For whom peers act until they are authenticated."""
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+R = TypeVar("R", bound=Message)
+
+
+class RegistryService(registry_pb2_grpc.RegistryServicer):
+    """Answers registry calls of remote peers.
+
+    Args:
+        gateway: client and counters.
+        calls: runs the work of each call.
+    """
+
+    def __init__(self, gateway: GatewayContext[GrpcSettings], calls: Calls) -> None:
+        self._client = gateway.acting_for(PRINCIPAL)
+        self._calls = calls
+
+    async def DeclareChannel(
+        self, request: registry_pb2.DeclareChannelRequest, context: Context
+    ) -> registry_pb2.DeclareChannelResponse:
+        return await self._ask("declare_channel", request, registry_pb2.DeclareChannelResponse, context)
+
+    async def UndeclareChannel(
+        self, request: registry_pb2.UndeclareChannelRequest, context: Context
+    ) -> registry_pb2.UndeclareChannelResponse:
+        return await self._ask("undeclare_channel", request, registry_pb2.UndeclareChannelResponse, context)
+
+    async def GetChannel(
+        self, request: registry_pb2.GetChannelRequest, context: Context
+    ) -> registry_pb2.GetChannelResponse:
+        return await self._ask("get_channel", request, registry_pb2.GetChannelResponse, context)
+
+    async def ListChannels(
+        self, request: registry_pb2.ListChannelsRequest, context: Context
+    ) -> registry_pb2.ListChannelsResponse:
+        return await self._ask("list_channels", request, registry_pb2.ListChannelsResponse, context)
+
+    async def CreateBinding(
+        self, request: registry_pb2.CreateBindingRequest, context: Context
+    ) -> registry_pb2.CreateBindingResponse:
+        return await self._ask("create_binding", request, registry_pb2.CreateBindingResponse, context)
+
+    async def DeleteBinding(
+        self, request: registry_pb2.DeleteBindingRequest, context: Context
+    ) -> registry_pb2.DeleteBindingResponse:
+        return await self._ask("delete_binding", request, registry_pb2.DeleteBindingResponse, context)
+
+    async def GetBinding(
+        self, request: registry_pb2.GetBindingRequest, context: Context
+    ) -> registry_pb2.GetBindingResponse:
+        return await self._ask("get_binding", request, registry_pb2.GetBindingResponse, context)
+
+    async def ListBindings(
+        self, request: registry_pb2.ListBindingsRequest, context: Context
+    ) -> registry_pb2.ListBindingsResponse:
+        return await self._ask("list_bindings", request, registry_pb2.ListBindingsResponse, context)
+
+    async def GetStatus(
+        self, request: registry_pb2.GetStatusRequest, context: Context
+    ) -> registry_pb2.GetStatusResponse:
+        return await self._ask("get_status", request, registry_pb2.GetStatusResponse, context)
+
+    # Writes through the context instead of yielding: gRPC allows it, its stubs do not know.
+    async def Watch(  # type: ignore[override]
+        self, request: registry_pb2.WatchRequest, context: Context
+    ) -> None:
+        await self._calls.run(context, self._watch(context))
+
+    async def _ask(self, name: str, request: Message, response: type[R], context: Context) -> R:
+        call: Call[R] = Call(f"{name}_request", request, f"{name}_response", lambda answer: answer)
+        return await self._calls.run(context, self._client.call(call))
+
+    async def _watch(self, context: Context) -> None:
+        async for event in self._client.watch():
+            if event.kind == "reset":
+                raise ConnectionLost(
+                    "the gateway's connection to the daemon was made anew",
+                    hint="watch again to be told everything",
+                )
+            await context.write(watch_event_to_proto(event))
