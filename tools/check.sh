@@ -20,6 +20,13 @@ c_headers() {
     done
 }
 
+c_extension() {
+    include=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    # As system headers, since what they warn of is not ours to mend.
+    gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -isystem "$include" -I clients/c -I clients/python/towpath \
+        clients/python/towpath/_ring*.c
+}
+
 generated_code() {
     "$bin/python" -m pytest -q --no-header tests/project/test_generated_code.py
 }
@@ -32,6 +39,7 @@ check "protos" "$bin/buf" lint
 check "proto format" "$bin/buf" format --diff --exit-code
 check "generated code" generated_code
 check "C headers" c_headers
+check "C extension" c_extension
 
 if [ -n "$failed" ]; then
     echo "check: failed: ${failed#, }"

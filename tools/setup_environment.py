@@ -51,8 +51,11 @@ def say(text: str) -> None:
     print(f"setup: {text}", file=sys.stderr, flush=True)
 
 
-def run(title: str, command: Iterable[str | Path], **environment: str) -> None:
+def run(title: str, command: Iterable[str | Path], **environment: str) -> str:
     """Run one step in the checkout, saying its title and how long it took.
+
+    Returns:
+        What the command wrote.
 
     Raises:
         SetupError: The command failed; its whole output has been shown.
@@ -74,6 +77,7 @@ def run(title: str, command: Iterable[str | Path], **environment: str) -> None:
     if done.returncode != 0:
         print(done.stdout, file=sys.stderr)
         raise SetupError(f"{title} failed (exit {done.returncode}): {' '.join(arguments)}")
+    return done.stdout
 
 
 def succeeds(*command: str, text: str = "") -> bool:
@@ -207,9 +211,13 @@ def install_packages(systemd: Iterable[str]) -> None:
 
 
 def build_extension() -> None:
-    """Compile `towpath._ring` in place; `--force`, since a changed flag leaves no newer file behind."""
+    """Compile `towpath._ring` in place and show the compiler's warnings.
+
+    With `--force`, since a changed flag leaves no newer file behind.
+    """
     build: list[str | Path] = [PYTHON, "setup.py", "-q", "build_ext", "--inplace", "--force"]
-    run("C extension towpath._ring", build, TOWPATH_EXTENSION="required")
+    warnings = run("C extension towpath._ring", build, TOWPATH_EXTENSION="required")
+    print(warnings, end="", file=sys.stderr)
 
 
 def digest(paths: Iterable[Path], *facts: object) -> str:
