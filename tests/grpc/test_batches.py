@@ -1,0 +1,100 @@
+"""Columns in and out: what a request may hold, and how received messages become responses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from towpath._message import Message
+from towpath.convert import HEADERS_BYTES_MAX
+from towpath.errors import InvalidArgument
+from towpath.v1.channels_pb2 import PublishRequest
+from towpath.v1.message_pb2 import Headers
+from towpath_broker.gateways.grpc.batches import PAYLOADS_MAX, pack, unpack
+
+
+def message(source: int, seq: int, payload: bytes = b"", headers_raw: bytes = b"") -> Message:
+    return Message(
+        payload, seq=seq, source=source, time_ns=1_000 * seq + source, channel="a.b", headers_raw=headers_raw
+    )
+
+
+def test_payloads_without_headers_have_no_headers_column() -> None:
+    assert unpack(PublishRequest(payloads=[b"one", b""])) == ([b"one", b""], None)
+
+
+def test_headers_come_out_serialized_and_empty_ones_as_nothing() -> None:
+    headers = Headers(content_type="text/plain", user={"a": "b"})
+    payloads, column = unpack(PublishRequest(payloads=[b"one", b"two"], headers=[headers, Headers()]))
+    assert payloads == [b"one", b"two"]
+    assert column is not None
+    assert Headers.FromString(column[0]) == headers
+    assert column[1] == b""
+
+
+@pytest.mark.parametrize(
+    ("payloads", "headers", "what"),
+    [
+        (0, [], "0 payloads"),
+        (PAYLOADS_MAX + 1, [], "10001 payloads"),
+        (2, [Headers()], "2 payloads and 1 headers"),
+        (1, [Headers(), Headers()], "1 payloads and 2 headers"),
+        (2, [Headers(), Headers(priority=32)], "message 1 has priority 32"),
+        (1, [Headers(user={str(number): "" for number in range(65)})], "65 user headers"),
+        (1, [Headers(user={"": ""})], "user header ''"),
+        (1, [Headers(user={"x" * 129: ""})], "user header 'xxx"),
+        (1, [Headers(key=b"x" * HEADERS_BYTES_MAX)], "bytes of headers"),
+    ],
+)
+def test_a_request_out_of_bounds_is_refused(payloads: int, headers: list[Headers], what: str) -> None:
+    with pytest.raises(InvalidArgument, match=what):
+        unpack(PublishRequest(payloads=[b""] * payloads, headers=headers))
+
+
+def test_the_largest_request_is_accepted() -> None:
+    payloads, column = unpack(
+        PublishRequest(payloads=[b""] * PAYLOADS_MAX, headers=[Headers(priority=31)] * PAYLOADS_MAX)
+    )
+    assert len(payloads) == PAYLOADS_MAX
+    assert column is not None and len(column) == PAYLOADS_MAX
+
+
+def test_one_source_in_order_is_one_response() -> None:
+    messages = [message(7, seq, b"%d" % seq) for seq in range(5, 300)]
+    [response] = pack("a.b", messages)
+    batch = response.batch
+    assert (batch.channel, batch.source, batch.first_seq) == ("a.b", 7, 5)
+    assert list(batch.payloads) == [each.payload for each in messages]
+    assert list(batch.publish_times_ns) == [each.time_ns for each in messages]
+    assert not batch.headers
+
+
+def test_headers_of_one_message_make_a_column_for_its_run() -> None:
+    headers = Headers(content_type="text/plain")
+    messages = [message(1, 1), message(1, 2, headers_raw=headers.SerializeToString()), message(2, 1)]
+    first, second = pack("a.b", messages)
+    assert list(first.batch.headers) == [Headers(), headers]
+    assert not second.batch.headers
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=60))
+def test_every_message_comes_out_once_in_order_with_its_number(steps: list[tuple[int, int]]) -> None:
+    # Any interleaving of sources, with gaps, as long as seq grows within each source.
+    last: dict[int, int] = {}
+    messages = []
+    for source, step in steps:
+        last[source] = last.get(source, 0) + step
+        messages.append(message(source, last[source], b"%d/%d" % (source, last[source])))
+    told = []
+    runs = list(pack("a.b", messages))
+    for response in runs:
+        batch = response.batch
+        assert len(batch.payloads) == len(batch.publish_times_ns)
+        for index, payload in enumerate(batch.payloads):
+            told.append((batch.source, batch.first_seq + index, payload))
+    assert told == [(each.source, each.seq, each.payload) for each in messages]
+    # No run could have been longer.
+    for before, after in zip(runs, runs[1:], strict=False):
+        end = before.batch.first_seq + len(before.batch.payloads)
+        assert (before.batch.source, end) != (after.batch.source, after.batch.first_seq)
