@@ -7,8 +7,9 @@ Theory of operation
     :func:`environment_table` reads ``TOWPATH_TABLE_KEY``, :func:`add_flags` makes ``--key`` options, and the
     example and the manual's table are printed. So they cannot drift apart.
 
-    Field types: bool, int, str, tuple[str, ...]. What a range cannot say (two keys that exclude each other)
-    belongs into the class's ``__post_init__``, which raises :class:`InvalidConfiguration`.
+    Field types: bool, int, str, each also with ``| None`` for a key that may be left open, and tuple[str,
+    ...]. What a range cannot say (two keys that exclude each other) belongs into the class's
+    ``__post_init__``, which raises :class:`InvalidConfiguration`.
 
 Invariants
     Whatever does not fit is one :class:`InvalidConfiguration` that names place, table, key and what is
@@ -27,7 +28,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from towpath.errors import InvalidConfiguration
 
@@ -147,7 +149,12 @@ def settings_of(cls: type) -> Iterator[Setting]:
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
         hint = hints[item.name]
-        kind = hint if isinstance(hint, type) and hint in (bool, int, str) else tuple
+        optional = (
+            [kind for kind in get_args(hint) if kind in (bool, int, str)]
+            if NoneType in get_args(hint)
+            else []
+        )
+        kind = optional[0] if optional else hint if hint in (bool, int, str) else tuple
         known: Mapping[str, Any] = item.metadata.get(_METADATA, {})
         yield Setting(
             item.name,
@@ -195,10 +202,13 @@ def parse_table(cls: type[T], table: object, *, where: str) -> T:
 
 
 def to_table(settings: Any) -> dict[str, Any]:
-    """Return a settings object as a table fit for JSON and TOML; the inverse of :func:`parse_table`."""
+    """Return a settings object as a table fit for JSON and TOML, the inverse of :func:`parse_table`; None is
+    left out."""
+    values = ((item.name, getattr(settings, item.name)) for item in dataclasses.fields(settings))
     return {
-        item.name: list(value) if isinstance(value := getattr(settings, item.name), tuple) else value
-        for item in dataclasses.fields(settings)
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values
+        if value is not None
     }
 
 

@@ -1,0 +1,466 @@
+"""The daemon's settings: one tree of frozen dataclasses, filled from defaults, a TOML file, the environment
+and flags.
+
+Theory of operation
+    Each table is a class of :func:`towpath_broker.tables.setting` fields, and everything else derives from
+    it: keys and ranges, the variables ``TOWPATH_TABLE_KEY``, the flags, the shipped example
+    (:func:`example_toml`) and the manual's table (:func:`manual_table`). Precedence: default < TOML <
+    environment < flag. ``[limits]`` is the core's own class. The tables of gateways belong to the gateways:
+    their classes are looked up by name, in modules that import no network library, so that one check covers
+    all.
+
+    A gateway is started when its table stands in the file, or when no gateway's does; naming one in the
+    environment or by flag starts it too, and ``grpc = false`` at the top of the file never starts it. The
+    bridge always runs.
+
+    The tree travels to the core as JSON (:meth:`Settings.to_json`), complete: the core reads no file and no
+    environment.
+
+Invariants
+    A :class:`Settings` is complete and checked: whoever has one need not ask again.
+    ``Settings.from_json(x.to_json()) == x``. Whatever is wrong is one :class:`InvalidConfiguration` that
+    names file, table, key and what is allowed.
+
+Not here: directories and sockets (host/), what the settings mean (whoever reads them).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from towpath.bindings import OPTIONS, check_options, parse_url
+from towpath.errors import InvalidConfiguration, TowpathError
+from towpath.names import check_name
+
+from .core.quotas import Limits
+from .tables import (
+    environment_name,
+    environment_table,
+    format_toml,
+    parse_table,
+    setting,
+    settings_of,
+    to_table,
+    unknown_key,
+)
+
+CONFIG_BYTES_MAX: Final = 1 << 20
+SETTINGS_BYTES_MAX: Final = 120_000
+"""Of the settings as JSON, because one environment variable holds them (execve(2): MAX_ARG_STRLEN is
+131,072)."""
+RING_BYTES_MIN: Final = 4_096
+RING_BYTES_MAX: Final = 1 << 30
+
+GATEWAY_TABLES: Final[dict[str, str]] = {
+    "zeromq": "towpath_broker.gateways.zeromq.settings:ZeroMQSettings",
+    "grpc": "towpath_broker.gateways.grpc.settings:GrpcSettings",
+}
+"""Gateways that have a table, and the class it is parsed by."""
+GATEWAYS: Final = ("bridge", *GATEWAY_TABLES)
+_BINDING_KEYS: Final = ("channel", "url", "direction")
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSettings:
+    """Table ``[daemon]``."""
+
+    runtime_dir: str = setting(
+        "",
+        "Directory of the socket. Empty: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/towpath, else /run/towpath for root "
+        "and /tmp/towpath-UID for others.",
+        maximum=4_095,
+    )
+    state_dir: str = setting(
+        "",
+        "Directory of the journal. Empty: $STATE_DIRECTORY, else /var/lib/towpath for root and "
+        "$XDG_STATE_HOME/towpath (~/.local/state/towpath) for others.",
+        maximum=4_095,
+    )
+    socket_mode: str = setting(
+        "0600", "Permissions of the socket, in octal. 0660 with a socket_group lets that group in."
+    )
+    socket_group: str = setting("", "Group of the socket. Empty: the daemon's own.", maximum=64)
+    admin_group: str = setting(
+        "towpath-admin",
+        "Members may make bindings, beside root and the daemon's own uid. Empty: nobody else may.",
+        maximum=64,
+    )
+    ring_bytes: int = setting(
+        1 << 22,
+        "Bytes of each publisher's ring on channels that state none; a power of two. The largest message is a quarter of it.",
+        minimum=RING_BYTES_MIN,
+        maximum=RING_BYTES_MAX,
+    )
+    log_level: str = setting(
+        "info", "Events below this level are not logged.", choices=("debug", "info", "warning", "error")
+    )
+
+    def __post_init__(self) -> None:
+        if not (3 <= len(self.socket_mode) <= 4 and set(self.socket_mode) <= set("01234567")):
+            raise InvalidConfiguration(
+                f"socket_mode: {self.socket_mode!r} is not allowed; allowed: an octal number, 000 to 0777, as a string"
+            )
+        _check_ring_bytes(self.ring_bytes)
+        for name in ("runtime_dir", "state_dir"):
+            path = getattr(self, name)
+            if path and not path.startswith("/"):
+                raise InvalidConfiguration(f"{name}: {path!r} is not allowed; allowed: an absolute path")
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """A table ``[channels."NAME"]``; None was not stated, and matches whatever the channel has."""
+
+    kind: str | None = setting(None, "What the channel does.", choices=("topic", "queue", "state", "service"))
+    durable: bool | None = setting(None, "Whether messages are on disk before anybody sees them.")
+    overflow: str | None = setting(
+        None,
+        "When a subscriber's ring is full: the publisher waits, or the subscriber loses the oldest.",
+        choices=("block", "drop"),
+    )
+    ring_bytes: int | None = setting(
+        None,
+        "Bytes of each publisher's ring; a power of two.",
+        minimum=RING_BYTES_MIN,
+        maximum=RING_BYTES_MAX,
+    )
+
+    def __post_init__(self) -> None:
+        if self.ring_bytes is not None:
+            _check_ring_bytes(self.ring_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class BindingSettings:
+    """One of ``[[bindings]]``.
+
+    Attributes:
+        channel: a channel of the same file.
+        options: in canonical spelling, as :func:`towpath.bindings.check_options` gives them.
+    """
+
+    channel: str
+    url: str
+    direction: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it.
+
+    Attributes:
+        channels: by name.
+        gateways: the gateways to run, each with its complete table.
+        stated_gateways: those that were asked for by name; the others run because nothing was said.
+        config_file: the file that was read; empty for none.
+    """
+
+    daemon: DaemonSettings = DaemonSettings()
+    limits: Limits = Limits()
+    channels: Mapping[str, ChannelSettings] = field(default_factory=dict)
+    bindings: tuple[BindingSettings, ...] = ()
+    gateways: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stated_gateways: tuple[str, ...] = ()
+    config_file: str = ""
+
+    def to_json(self) -> str:
+        """Return the tree as JSON, for another process."""
+        return json.dumps(
+            {
+                "daemon": to_table(self.daemon),
+                "limits": to_table(self.limits),
+                "channels": {name: to_table(channel) for name, channel in self.channels.items()},
+                "bindings": [
+                    {
+                        "channel": item.channel,
+                        "url": item.url,
+                        "direction": item.direction,
+                        "options": dict(item.options),
+                    }
+                    for item in self.bindings
+                ],
+                "gateways": {name: dict(table) for name, table in self.gateways.items()},
+                "stated_gateways": list(self.stated_gateways),
+                "config_file": self.config_file,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the tree that :meth:`to_json` wrote.
+
+        Raises:
+            InvalidConfiguration: it did not write this.
+        """
+        try:
+            tree = json.loads(text)
+            return cls(
+                daemon=parse_table(DaemonSettings, tree["daemon"], where="[daemon]"),
+                limits=parse_table(Limits, tree["limits"], where="[limits]"),
+                channels={
+                    name: parse_table(ChannelSettings, table, where=f"[channels.{name}]")
+                    for name, table in tree["channels"].items()
+                },
+                bindings=tuple(BindingSettings(**item) for item in tree["bindings"]),
+                gateways=tree["gateways"],
+                stated_gateways=tuple(tree["stated_gateways"]),
+                config_file=tree["config_file"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidConfiguration(f"the settings handed over cannot be read: {error!r}") from None
+
+
+def _check_ring_bytes(ring_bytes: int) -> None:
+    if ring_bytes & (ring_bytes - 1):
+        raise InvalidConfiguration(
+            f"ring_bytes: {ring_bytes} is not allowed; allowed: a power of two, {RING_BYTES_MIN} to {RING_BYTES_MAX}"
+        )
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def table_classes() -> dict[str, type]:
+    """Return the classes of the tables that have one key per field: [daemon], [limits] and the gateways'."""
+    classes: dict[str, type] = {"daemon": DaemonSettings, "limits": Limits}
+    for name, place in GATEWAY_TABLES.items():
+        module, _, attribute = place.partition(":")
+        classes[name] = getattr(importlib.import_module(module), attribute)
+    return classes
+
+
+def load_settings(
+    config: Path | None = None,
+    *,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Read, merge and check all settings.
+
+    Args:
+        config: the TOML file; None for none.
+        environment: where to look for ``TOWPATH_TABLE_KEY``.
+        flags: what the command line set, by table and key, already of the right type.
+
+    Raises:
+        InvalidConfiguration: the file cannot be read, or something in it, the environment or the flags is
+        wrong.
+    """
+    file = str(config) if config is not None else ""
+    document = _read_toml(config) if config is not None else {}
+    classes = table_classes()
+    for key in document:
+        if key not in (*classes, "channels", "bindings"):
+            raise unknown_key(f"{file}:", key, (*classes, "channels", "bindings"))
+    parsed: dict[str, Any] = {}
+    named: set[str] = set()
+    for name, cls in classes.items():
+        in_file = {} if name in GATEWAY_TABLES and document.get(name) is False else document.get(name, {})
+        # The file by itself first, so that what is wrong in it is said of it and not of the mixture.
+        parse_table(cls, in_file, where=f"{file}: [{name}]")
+        above = {**environment_table(cls, name, environment), **(flags or {}).get(name, {})}
+        parsed[name] = parse_table(
+            cls,
+            {**in_file, **above},
+            where=f"environment and flags: [{name}]" if above else f"{file}: [{name}]",
+        )
+        if above:
+            named.add(name)
+    channels = dict(_read_channels(document.get("channels", {}), file))
+    started, stated = _choose_gateways(document, named)
+    settings = Settings(
+        daemon=parsed["daemon"],
+        limits=parsed["limits"],
+        channels=channels,
+        bindings=tuple(_read_bindings(document.get("bindings", []), channels, file)),
+        gateways={name: to_table(parsed[name]) if name in parsed else {} for name in started},
+        stated_gateways=stated,
+        config_file=file,
+    )
+    if (size := len(settings.to_json())) > SETTINGS_BYTES_MAX:
+        raise InvalidConfiguration(
+            f"{file}: the settings take {size} bytes as JSON; {SETTINGS_BYTES_MAX} are allowed",
+            hint="declare some of the channels by program or command line: their definitions are kept",
+        )
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(CONFIG_BYTES_MAX + 1)
+        if len(data) > CONFIG_BYTES_MAX:
+            raise InvalidConfiguration(f"{path}: longer than {CONFIG_BYTES_MAX} bytes")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise InvalidConfiguration(f"{path}: cannot be read: {error.strerror}", hint="") from None
+    except UnicodeDecodeError as error:
+        raise InvalidConfiguration(f"{path}: byte {error.start} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfiguration(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise InvalidConfiguration(f"{path}: nested too deeply") from None
+
+
+def _read_channels(tables: object, file: str) -> Iterator[tuple[str, ChannelSettings]]:
+    if not isinstance(tables, Mapping):
+        raise InvalidConfiguration(f'{file}: channels: allowed: tables [channels."NAME"]')
+    for name, table in tables.items():
+        where = f'{file}: [channels."{name}"]'
+        if (
+            isinstance(table, Mapping)
+            and table
+            and all(isinstance(value, Mapping) for value in table.values())
+        ):
+            raise InvalidConfiguration(
+                f"{where}: has only tables in it", hint='quote names that have dots: [channels."plant.line1"]'
+            )
+        try:
+            check_name(name)
+        except TowpathError as error:
+            raise InvalidConfiguration(f"{where}: {error.message}", hint=error.hint) from None
+        yield name, parse_table(ChannelSettings, table, where=where)
+
+
+def _read_bindings(
+    tables: object, channels: Mapping[str, ChannelSettings], file: str
+) -> Iterator[BindingSettings]:
+    if (
+        not isinstance(tables, Sequence)
+        or isinstance(tables, str)
+        or not all(isinstance(t, Mapping) for t in tables)
+    ):
+        raise InvalidConfiguration(f"{file}: bindings: allowed: tables [[bindings]]")
+    for number, table in enumerate(tables, 1):
+        where = f"{file}: [[bindings]] number {number}:"
+        for key in _BINDING_KEYS:
+            if not isinstance(table.get(key), str):
+                raise InvalidConfiguration(f"{where} {key}: missing, or not a string")
+        if table["channel"] not in channels:
+            raise InvalidConfiguration(
+                f"{where} channel: {table['channel']!r} is not declared in this file",
+                hint=f'add a table: [channels."{table["channel"]}"]',
+            )
+        stated = {
+            key: _option_text(key, value, where) for key, value in table.items() if key not in _BINDING_KEYS
+        }
+        try:
+            scheme, _ = parse_url(table["url"])
+            options = check_options(scheme, table["direction"], stated)
+        except TowpathError as error:
+            raise InvalidConfiguration(f"{where} {error.message}", hint=error.hint) from None
+        yield BindingSettings(table["channel"], table["url"], table["direction"], options)
+
+
+def _option_text(key: str, value: object, where: str) -> str:
+    """Return a binding's option as the text that the wire carries."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        if key in OPTIONS and OPTIONS[key].type == "octal":
+            raise InvalidConfiguration(
+                f'{where} {key}: {value} is ambiguous; allowed: a string, as in "0660"'
+            )
+        return str(value)
+    raise InvalidConfiguration(
+        f"{where} {key}: {value!r} is not allowed; allowed: a string, a whole number, true or false"
+    )
+
+
+def _choose_gateways(document: Mapping[str, Any], named: set[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return which gateways run, and which of these were asked for; see the module's docstring."""
+    refused = {name for name in GATEWAY_TABLES if document.get(name) is False}
+    stated = tuple(
+        name for name in GATEWAY_TABLES if name not in refused and (name in document or name in named)
+    )
+    in_file = any(name in document and name not in refused for name in GATEWAY_TABLES)
+    started = stated if in_file else tuple(name for name in GATEWAY_TABLES if name not in refused)
+    return ["bridge", *started], stated
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+_EXAMPLE_HEAD: Final = """\
+# Towpath's configuration. Every key is here with its default, as a comment; a file without any line is valid.
+# Check it with:  towpath serve --config FILE --check-config
+#
+# Each key of [daemon], [limits], [zeromq] and [grpc] may also be set by the environment, TOWPATH_TABLE_KEY,
+# or by flag, --set TABLE.KEY=VALUE; default < this file < environment < flag. SIGHUP (systemctl reload
+# towpath) reads it again.
+#
+# A gateway is started when its table stands here, or when none does. To never start one, say so before the
+# first table: zeromq = false grpc = false
+"""
+
+_EXAMPLE_TAIL: Final = """
+# Channels that the daemon declares when it starts. Quote names that have dots. Keys that are left out take
+# the default when the channel is new, and match anything when it exists.
+#[channels."plant.line1.temp"]
+"""
+
+_EXAMPLE_BINDINGS: Final = """
+# Adapters attached to channels of this file; options beside channel, url and direction as in `towpath bind
+# --help`.
+#[[bindings]]
+#channel = "plant.line1.temp"
+#url = "fifo:/run/plant/temp"
+#direction = "in"
+#framing = "line"
+"""
+
+
+def example_toml() -> str:
+    """Return the shipped example: every key, commented, with its default."""
+    lines = [_EXAMPLE_HEAD]
+    for table, cls in table_classes().items():
+        lines.append(f"#[{table}]")
+        for item in settings_of(cls):
+            lines.append(f"# {item.help} ({item.allowed})" if item.help else f"# ({item.allowed})")
+            lines.append(f"#{item.name} = {format_toml(item.default)}")
+        lines.append("")
+    lines.append(_EXAMPLE_TAIL.strip())
+    examples = {
+        "kind": "topic",
+        "durable": False,
+        "overflow": "block",
+        "ring_bytes": DaemonSettings().ring_bytes,
+    }
+    for item in settings_of(ChannelSettings):
+        lines.append(f"# {item.help} ({item.allowed})")
+        lines.append(f"#{item.name} = {format_toml(examples[item.name])}")
+    return "\n".join(lines) + "\n" + _EXAMPLE_BINDINGS
+
+
+def manual_table() -> str:
+    """Return the manual's table of keys, in Markdown."""
+    lines = [
+        "| table | key | default | allowed | environment | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for table, cls in table_classes().items():
+        for item in settings_of(cls):
+            cells = (
+                f"`[{table}]`",
+                f"`{item.name}`",
+                f"`{format_toml(item.default)}`",
+                item.allowed,
+                f"`{environment_name(table, item.name)}`",
+                item.help,
+            )
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def with_directories(settings: Settings, *, runtime_dir: str, state_dir: str) -> Settings:
+    """Return the settings with the directories that are really used."""
+    return replace(settings, daemon=replace(settings.daemon, runtime_dir=runtime_dir, state_dir=state_dir))
