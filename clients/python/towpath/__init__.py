@@ -1,1 +1,88 @@
-"""Towpath's client library."""
+"""Towpath's client library: named channels between the programs of a host, and beyond.
+
+    import towpath
+
+    with towpath.connect() as client:
+        client.declare("plant.line1.temp")
+        with client.subscribe("plant.line1.temp") as temperatures:
+            client.channel("plant.line1.temp").publish(b"21.5")
+            print(temperatures.receive().payload)
+
+``towpath.aio.connect`` is the same for asyncio. What can go wrong is in ``towpath.errors``, one class per outcome.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from towpath._version import __version__
+from towpath.errors import Code, TowpathError
+
+if TYPE_CHECKING:
+    from towpath import aio
+    from towpath._message import Message
+    from towpath.client import Channel, Client, Publisher, Subscription, Watch, connect
+    from towpath.model import (
+        BindingInfo,
+        BindingReport,
+        ChannelInfo,
+        GatewayInfo,
+        Headers,
+        Status,
+        WatchEvent,
+    )
+
+# Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
+_HOMES = {
+    "Message": "towpath._message",
+    "Channel": "towpath.client",
+    "Client": "towpath.client",
+    "Publisher": "towpath.client",
+    "Subscription": "towpath.client",
+    "Watch": "towpath.client",
+    "connect": "towpath.client",
+    "BindingInfo": "towpath.model",
+    "BindingReport": "towpath.model",
+    "ChannelInfo": "towpath.model",
+    "GatewayInfo": "towpath.model",
+    "Headers": "towpath.model",
+    "Status": "towpath.model",
+    "WatchEvent": "towpath.model",
+}
+
+__all__ = [
+    "BindingInfo",
+    "BindingReport",
+    "Channel",
+    "ChannelInfo",
+    "Client",
+    "Code",
+    "GatewayInfo",
+    "Headers",
+    "Message",
+    "Publisher",
+    "Status",
+    "Subscription",
+    "TowpathError",
+    "Watch",
+    "WatchEvent",
+    "__version__",
+    "aio",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return importlib.import_module("towpath.aio")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'towpath' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "aio"})

@@ -1,0 +1,3 @@
+"""The library's version, in one place for code; a test compares it with the distribution's."""
+
+__version__ = "0.1.0"

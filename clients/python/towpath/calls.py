@@ -1,0 +1,254 @@
+"""The calls of the contract, each as a value: which request, and what its response means. Sans-I/O.
+
+The sync and the asyncio client are two ways of waiting for the same :class:`Call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from towpath import convert, model
+from towpath.errors import InvalidArgument, ProtocolViolation
+from towpath.names import check_name
+from towpath.v1 import frame_pb2, registry_pb2
+from towpath.v1.frame_pb2 import Frame
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request that waits for one response.
+
+    Attributes:
+        request: the field of ``Frame.body`` that asks.
+        body: its message.
+        response: the field that answers.
+        decode: from that message to what the caller gets.
+        principal: for whom a gateway asks; empty for the session's own.
+    """
+
+    request: str
+    body: Any
+    response: str
+    decode: Callable[[Any], T]
+    principal: str = ""
+
+    def frame(self, call_id: int) -> Frame:
+        """The request as a frame."""
+        frame = Frame(id=call_id, principal=self.principal)
+        getattr(frame, self.request).CopyFrom(self.body)
+        return frame
+
+    def result(self, frame: Frame) -> T:
+        """What the response says.
+
+        Raises:
+            TowpathError: what the other side refused with.
+            ProtocolViolation: it answered something else.
+        """
+        kind = frame.WhichOneof("body")
+        if kind == "error":
+            raise convert.error_from_proto(frame.error)
+        if kind != self.response:
+            raise ProtocolViolation(f"{self.request} was answered by {kind}")
+        return self.decode(getattr(frame, self.response))
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+def declare(
+    name: str,
+    *,
+    kind: model.Kind | None = None,
+    durable: bool | None = None,
+    overflow: model.Overflow | None = None,
+    ring_bytes: int | None = None,
+) -> Call[model.ChannelInfo]:
+    body = registry_pb2.DeclareChannelRequest(
+        name=check_name(name), options=convert.stated_options(kind, durable, overflow, ring_bytes)
+    )
+    return Call(
+        "declare_channel_request",
+        body,
+        "declare_channel_response",
+        lambda response: convert.channel_from_proto(response.channel),
+    )
+
+
+def undeclare(name: str, *, force: bool = False) -> Call[None]:
+    body = registry_pb2.UndeclareChannelRequest(name=name, force=force)
+    return Call("undeclare_channel_request", body, "undeclare_channel_response", _nothing)
+
+
+def channel_info(name: str) -> Call[model.ChannelInfo]:
+    return Call(
+        "get_channel_request",
+        registry_pb2.GetChannelRequest(name=name),
+        "get_channel_response",
+        lambda response: convert.channel_from_proto(response.channel),
+    )
+
+
+def channels(prefix: str = "") -> Call[list[model.ChannelInfo]]:
+    return Call(
+        "list_channels_request",
+        registry_pb2.ListChannelsRequest(prefix=prefix),
+        "list_channels_response",
+        lambda response: [convert.channel_from_proto(channel) for channel in response.channels],
+    )
+
+
+def create_binding(
+    channel: str, url: str, *, direction: model.Direction, options: Mapping[str, str] | None = None
+) -> Call[tuple[model.BindingInfo, bool]]:
+    body = registry_pb2.CreateBindingRequest(
+        channel=channel, url=url, direction=convert.direction_to_proto(direction), options=options or {}
+    )
+    return Call(
+        "create_binding_request",
+        body,
+        "create_binding_response",
+        lambda response: (convert.binding_from_proto(response.binding), response.created),
+    )
+
+
+def delete_binding(binding: int | None = None, *, channel: str = "", url: str = "") -> Call[model.BindingInfo]:
+    if binding is None and not (channel and url):
+        raise InvalidArgument("a binding is named by its id, or by its channel and URL")
+    body = registry_pb2.DeleteBindingRequest(id=binding or 0, channel=channel, url=url)
+    return Call(
+        "delete_binding_request",
+        body,
+        "delete_binding_response",
+        lambda response: convert.binding_from_proto(response.binding),
+    )
+
+
+def get_binding(binding: int, *, wait_settled: bool) -> Call[model.BindingInfo]:
+    return Call(
+        "get_binding_request",
+        registry_pb2.GetBindingRequest(id=binding, wait_settled=wait_settled),
+        "get_binding_response",
+        lambda response: convert.binding_from_proto(response.binding),
+    )
+
+
+def bindings(channel: str = "") -> Call[list[model.BindingInfo]]:
+    return Call(
+        "list_bindings_request",
+        registry_pb2.ListBindingsRequest(channel=channel),
+        "list_bindings_response",
+        lambda response: [convert.binding_from_proto(binding) for binding in response.bindings],
+    )
+
+
+def status() -> Call[model.Status]:
+    return Call(
+        "get_status_request", registry_pb2.GetStatusRequest(), "get_status_response", convert.status_from_proto
+    )
+
+
+def allocate_ids(count: int) -> Call[tuple[int, int]]:
+    return Call(
+        "allocate_ids_request",
+        frame_pb2.AllocateIdsRequest(count=count),
+        "allocate_ids_response",
+        lambda response: (response.first_id, response.id_count),
+    )
+
+
+def attach_source(channel: str, source: int, *, origin: str, resumed: bool = False) -> Call[tuple[int, int]]:
+    """The answer is the channel's cell in the generation table, and its value. Goes with the ring's descriptor."""
+    return Call(
+        "attach_source_request",
+        frame_pb2.AttachSourceRequest(channel=channel, source=source, origin=origin, resumed=resumed),
+        "attach_source_response",
+        lambda response: (response.generation_index, response.generation),
+    )
+
+
+def detach_source(source: int) -> Call[None]:
+    body = frame_pb2.DetachSourceRequest(source=source)
+    return Call("detach_source_request", body, "detach_source_response", _nothing)
+
+
+def attach_reader(
+    channel: str,
+    reader: int,
+    *,
+    slots: int,
+    exclude_origin: str,
+    wants_doorbell: bool,
+    held: Mapping[int, int] | None = None,
+) -> Call[None]:
+    """With ``held`` (source to slot), a subscription is taken up again. Goes with the control page's descriptor."""
+    body = frame_pb2.AttachReaderRequest(
+        channel=channel,
+        reader=reader,
+        slots=slots,
+        exclude_origin=exclude_origin,
+        wants_doorbell=wants_doorbell,
+        resumed=held is not None,
+        held=[frame_pb2.HeldSlot(source=source, slot=slot) for source, slot in (held or {}).items()],
+    )
+    return Call("attach_reader_request", body, "attach_reader_response", _nothing)
+
+
+def detach_reader(reader: int) -> Call[None]:
+    body = frame_pb2.DetachReaderRequest(reader=reader)
+    return Call("detach_reader_request", body, "detach_reader_response", _nothing)
+
+
+def fetch_readers(source: int) -> Call[int]:
+    """The answer is the generation that the readers told before it make up."""
+    body = frame_pb2.FetchReadersRequest(source=source)
+    return Call(
+        "fetch_readers_request", body, "fetch_readers_response", lambda response: int(response.generation)
+    )
+
+
+def release_slot(reader: int, source: int) -> Call[None]:
+    body = frame_pb2.ReleaseSlotRequest(reader=reader, source=source)
+    return Call("release_slot_request", body, "release_slot_response", _nothing)
+
+
+def report_bindings(reports: Mapping[int, model.BindingReport]) -> Call[None]:
+    body = frame_pb2.ReportBindingsRequest()
+    for binding, report in reports.items():
+        body.reports[binding].CopyFrom(convert.report_to_proto(report))
+    return Call("report_bindings_request", body, "report_bindings_response", _nothing)
+
+
+def report_gateway(endpoints: Mapping[str, str], counters: Mapping[str, int], detail: str = "") -> Call[None]:
+    body = frame_pb2.ReportGatewayRequest(endpoints=endpoints, counters=counters, detail=detail)
+    return Call("report_gateway_request", body, "report_gateway_response", _nothing)
+
+
+def headers_column(
+    count: int,
+    headers: model.Headers | Sequence[model.Headers | None] | None,
+    headers_raw: bytes | Sequence[bytes] | None,
+) -> bytes | list[bytes] | None:
+    """What ``publish_many`` gives the ring: None, one for all, or one per payload.
+
+    Raises:
+        InvalidArgument: a column's length is not ``count``, or a header is out of its range.
+    """
+    if headers_raw is not None:
+        if isinstance(headers_raw, bytes):
+            return headers_raw or None
+        column = list(headers_raw)
+    elif headers is None:
+        return None
+    elif isinstance(headers, model.Headers):
+        return convert.encode_headers(headers) or None
+    else:
+        column = [convert.encode_headers(each) for each in headers]
+    if len(column) != count:
+        raise InvalidArgument(f"{len(column)} headers for {count} payloads")
+    return column if any(column) else None

@@ -1,0 +1,327 @@
+"""Between the values of ``model`` and the protobuf messages of the contract. Pure functions, one pair per message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, cast
+
+from google.protobuf.message import DecodeError
+
+from towpath import model
+from towpath.errors import BadFrame, InvalidArgument, TowpathError, error_from_code
+from towpath.v1 import error_pb2, message_pb2, registry_pb2
+
+USER_HEADERS_MAX: Final = 64
+USER_HEADER_NAME_BYTES_MAX: Final = 128
+HEADERS_BYTES_MAX: Final = 16384
+"""A message's headers, serialized, may not be larger."""
+
+_KINDS: Final[dict[model.Kind, int]] = {"topic": 1, "queue": 2, "state": 3, "service": 4}
+_OVERFLOWS: Final[dict[model.Overflow, int]] = {"block": 1, "drop": 2}
+_DIRECTIONS: Final[dict[model.Direction, int]] = {"in": 1, "out": 2, "both": 3}
+_BINDING_STATES: Final[dict[model.BindingState, int]] = {
+    "pending": 1,
+    "running": 2,
+    "waiting": 3,
+    "retrying": 4,
+    "stopped": 5,
+    "failed": 6,
+}
+_GATEWAY_STATES: Final[dict[model.GatewayState, int]] = {
+    "starting": 1,
+    "running": 2,
+    "backing_off": 3,
+    "failed": 4,
+}
+_KIND_NAMES: Final = {number: name for name, number in _KINDS.items()}
+_OVERFLOW_NAMES: Final = {number: name for name, number in _OVERFLOWS.items()}
+_DIRECTION_NAMES: Final = {number: name for name, number in _DIRECTIONS.items()}
+_BINDING_STATE_NAMES: Final = {number: name for name, number in _BINDING_STATES.items()}
+_GATEWAY_STATE_NAMES: Final = {number: name for name, number in _GATEWAY_STATES.items()}
+
+
+def _number(what: str, table: Mapping[str, int], name: str) -> int:
+    try:
+        return table[name]
+    except KeyError:
+        raise InvalidArgument(f"{what} {name!r} is not known", hint=f"one of: {', '.join(table)}") from None
+
+
+# ---- errors -------------------------------------------------------------------------------------------------------------
+
+
+def error_to_proto(error: TowpathError) -> error_pb2.Error:
+    return error_pb2.Error(
+        code=cast(error_pb2.ErrorCode.ValueType, int(error.code)),
+        message=error.message,
+        hint=error.hint,
+        retryable=error.retryable,
+    )
+
+
+def error_from_proto(error: error_pb2.Error) -> TowpathError:
+    return error_from_code(error.code, error.message, error.hint, error.retryable)
+
+
+# ---- headers ------------------------------------------------------------------------------------------------------------
+
+
+def headers_to_proto(headers: model.Headers) -> message_pb2.Headers:
+    """Raises InvalidArgument when a field is out of its range."""
+    if not 0 <= headers.priority <= 31:
+        raise InvalidArgument(f"priority {headers.priority} is not between 0 and 31")
+    if len(headers.user) > USER_HEADERS_MAX:
+        raise InvalidArgument(f"{len(headers.user)} user headers; at most {USER_HEADERS_MAX} are allowed")
+    for name in headers.user:
+        if not 1 <= len(name.encode()) <= USER_HEADER_NAME_BYTES_MAX:
+            raise InvalidArgument(f"the user header {name[:40]!r} is not 1 to {USER_HEADER_NAME_BYTES_MAX} bytes long")
+    return message_pb2.Headers(
+        content_type=headers.content_type,
+        key=headers.key,
+        priority=headers.priority,
+        reply_to=headers.reply_to,
+        origin=headers.origin,
+        traceparent=headers.traceparent,
+        tracestate=headers.tracestate,
+        user=headers.user,
+    )
+
+
+def headers_from_proto(headers: message_pb2.Headers) -> model.Headers:
+    return model.Headers(
+        content_type=headers.content_type,
+        key=headers.key,
+        priority=headers.priority,
+        reply_to=headers.reply_to,
+        origin=headers.origin,
+        traceparent=headers.traceparent,
+        tracestate=headers.tracestate,
+        user=dict(headers.user),
+    )
+
+
+def encode_headers(headers: model.Headers | None) -> bytes:
+    """Return the headers' bytes as they travel; empty for none.
+
+    Raises:
+        InvalidArgument: a field is out of its range, or all of them together are over ``HEADERS_BYTES_MAX``.
+    """
+    if headers is None or not headers:
+        return b""
+    raw = headers_to_proto(headers).SerializeToString(deterministic=True)
+    if len(raw) > HEADERS_BYTES_MAX:
+        raise InvalidArgument(f"the headers take {len(raw)} bytes; at most {HEADERS_BYTES_MAX} are allowed")
+    return raw
+
+
+def decode_headers(raw: bytes) -> model.Headers:
+    """Return the headers that the bytes stand for.
+
+    Raises:
+        BadFrame: they are not serialized ``towpath.v1.Headers``.
+    """
+    if not raw:
+        return model.NO_HEADERS
+    try:
+        return headers_from_proto(message_pb2.Headers.FromString(raw))
+    except DecodeError:
+        raise BadFrame("a message's headers are not towpath.v1.Headers") from None
+
+
+# ---- channels -----------------------------------------------------------------------------------------------------------
+
+
+def stated_options(
+    kind: model.Kind | None,
+    durable: bool | None,
+    overflow: model.Overflow | None,
+    ring_bytes: int | None,
+) -> registry_pb2.ChannelOptions:
+    """Raises InvalidArgument for a kind or an overflow that does not exist, or a ring_bytes that is no 64-bit number."""
+    options = registry_pb2.ChannelOptions()
+    if kind is not None:
+        options.kind = cast(registry_pb2.Kind.ValueType, _number("kind", _KINDS, kind))
+    if durable is not None:
+        options.durable = durable
+    if overflow is not None:
+        options.overflow = cast(registry_pb2.Overflow.ValueType, _number("overflow", _OVERFLOWS, overflow))
+    if ring_bytes is not None:
+        if not 0 <= ring_bytes < 1 << 64:
+            raise InvalidArgument(f"ring_bytes {ring_bytes} is out of range")
+        options.ring_bytes = ring_bytes
+    return options
+
+
+def channel_to_proto(channel: model.ChannelInfo) -> registry_pb2.Channel:
+    return registry_pb2.Channel(
+        name=channel.name,
+        options=stated_options(channel.kind, channel.durable, channel.overflow, channel.ring_bytes),
+        owner=channel.owner,
+        publishers=channel.publishers,
+        subscribers=channel.subscribers,
+        bindings=channel.bindings,
+        declared_at_ns=channel.declared_at_ns,
+    )
+
+
+def channel_from_proto(channel: registry_pb2.Channel) -> model.ChannelInfo:
+    return model.ChannelInfo(
+        name=channel.name,
+        kind=_KIND_NAMES.get(channel.options.kind, "topic"),
+        durable=channel.options.durable,
+        overflow=_OVERFLOW_NAMES.get(channel.options.overflow, "block"),
+        ring_bytes=channel.options.ring_bytes,
+        owner=channel.owner,
+        publishers=channel.publishers,
+        subscribers=channel.subscribers,
+        bindings=channel.bindings,
+        declared_at_ns=channel.declared_at_ns,
+    )
+
+
+# ---- bindings -----------------------------------------------------------------------------------------------------------
+
+
+def direction_to_proto(direction: model.Direction) -> registry_pb2.Direction.ValueType:
+    """Raises InvalidArgument for a direction that does not exist."""
+    return cast(registry_pb2.Direction.ValueType, _number("direction", _DIRECTIONS, direction))
+
+
+def report_to_proto(report: model.BindingReport) -> registry_pb2.BindingReport:
+    return registry_pb2.BindingReport(
+        state=cast(registry_pb2.BindingState.ValueType, _BINDING_STATES[report.state]),
+        detail=report.detail,
+        messages_in=report.messages_in,
+        bytes_in=report.bytes_in,
+        messages_out=report.messages_out,
+        bytes_out=report.bytes_out,
+        refused=report.refused,
+        restarts=report.restarts,
+        last_error=error_to_proto(report.last_error) if report.last_error is not None else None,
+        last_error_at_ns=report.last_error_at_ns,
+    )
+
+
+def report_from_proto(report: registry_pb2.BindingReport) -> model.BindingReport:
+    return model.BindingReport(
+        state=_BINDING_STATE_NAMES.get(report.state, "pending"),
+        detail=report.detail,
+        messages_in=report.messages_in,
+        bytes_in=report.bytes_in,
+        messages_out=report.messages_out,
+        bytes_out=report.bytes_out,
+        refused=report.refused,
+        restarts=report.restarts,
+        last_error=error_from_proto(report.last_error) if report.HasField("last_error") else None,
+        last_error_at_ns=report.last_error_at_ns,
+    )
+
+
+def binding_to_proto(binding: model.BindingInfo) -> registry_pb2.Binding:
+    return registry_pb2.Binding(
+        id=binding.id,
+        channel=binding.channel,
+        url=binding.url,
+        direction=direction_to_proto(binding.direction),
+        options=binding.options,
+        owner=binding.owner,
+        report=report_to_proto(binding.report),
+    )
+
+
+def binding_from_proto(binding: registry_pb2.Binding) -> model.BindingInfo:
+    return model.BindingInfo(
+        id=binding.id,
+        channel=binding.channel,
+        url=binding.url,
+        direction=_DIRECTION_NAMES.get(binding.direction, "in"),
+        options=dict(binding.options),
+        owner=binding.owner,
+        report=report_from_proto(binding.report),
+    )
+
+
+# ---- status and watch ---------------------------------------------------------------------------------------------------
+
+
+def gateway_to_proto(gateway: model.GatewayInfo) -> registry_pb2.Gateway:
+    return registry_pb2.Gateway(
+        name=gateway.name,
+        state=cast(registry_pb2.GatewayState.ValueType, _GATEWAY_STATES[gateway.state]),
+        pid=gateway.pid,
+        restarts=gateway.restarts,
+        endpoints=gateway.endpoints,
+        counters=gateway.counters,
+        detail=gateway.detail,
+    )
+
+
+def gateway_from_proto(gateway: registry_pb2.Gateway) -> model.GatewayInfo:
+    return model.GatewayInfo(
+        name=gateway.name,
+        state=_GATEWAY_STATE_NAMES.get(gateway.state, "starting"),
+        pid=gateway.pid,
+        restarts=gateway.restarts,
+        endpoints=dict(gateway.endpoints),
+        counters=dict(gateway.counters),
+        detail=gateway.detail,
+    )
+
+
+def status_to_proto(status: model.Status) -> registry_pb2.GetStatusResponse:
+    return registry_pb2.GetStatusResponse(
+        version=status.version,
+        pid=status.pid,
+        incarnation=status.incarnation,
+        started_at_ns=status.started_at_ns,
+        socket=status.socket,
+        sessions=status.sessions,
+        channels=[channel_to_proto(channel) for channel in status.channels],
+        bindings=[binding_to_proto(binding) for binding in status.bindings],
+        gateways=[gateway_to_proto(gateway) for gateway in status.gateways],
+        counters=status.counters,
+        warnings=status.warnings,
+    )
+
+
+def status_from_proto(status: registry_pb2.GetStatusResponse) -> model.Status:
+    return model.Status(
+        version=status.version,
+        pid=status.pid,
+        incarnation=status.incarnation,
+        started_at_ns=status.started_at_ns,
+        socket=status.socket,
+        sessions=status.sessions,
+        channels=tuple(channel_from_proto(channel) for channel in status.channels),
+        bindings=tuple(binding_from_proto(binding) for binding in status.bindings),
+        gateways=tuple(gateway_from_proto(gateway) for gateway in status.gateways),
+        counters=dict(status.counters),
+        warnings=tuple(status.warnings),
+    )
+
+
+def watch_event_from_proto(response: registry_pb2.WatchResponse) -> model.WatchEvent:
+    kind = response.WhichOneof("event")
+    channel: model.ChannelInfo | None = None
+    binding: model.BindingInfo | None = None
+    if kind in ("channel_declared", "channel_undeclared"):
+        channel = channel_from_proto(getattr(response, kind))
+    elif kind in ("binding_created", "binding_deleted"):
+        binding = binding_from_proto(getattr(response, kind))
+    return model.WatchEvent(cast(model.WatchKind, kind or "current"), response.revision, channel, binding)
+
+
+def watch_event_to_proto(event: model.WatchEvent) -> registry_pb2.WatchResponse:
+    response = registry_pb2.WatchResponse(revision=event.revision)
+    match event.kind:
+        case "channel_declared" if event.channel:
+            response.channel_declared.CopyFrom(channel_to_proto(event.channel))
+        case "channel_undeclared" if event.channel:
+            response.channel_undeclared.CopyFrom(channel_to_proto(event.channel))
+        case "binding_created" if event.binding:
+            response.binding_created.CopyFrom(binding_to_proto(event.binding))
+        case "binding_deleted" if event.binding:
+            response.binding_deleted.CopyFrom(binding_to_proto(event.binding))
+        case _:
+            response.current.SetInParent()
+    return response

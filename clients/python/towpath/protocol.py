@@ -1,0 +1,512 @@
+"""The client's side of the door, sans-I/O: what a session knows, and what it says when.
+
+Theory of operation
+    Both clients feed this with the frames that arrive and send what ``take_outgoing`` gives. It keeps the calls that wait for an
+    answer, and the session's sources and readers: their rings and pages, and who is attached to which. The core's notices
+    (a publisher came, a reader left) are carried out here, on the ring objects, at once.
+
+    A session outlives its connection. When a new one is made, every source and reader is attached again under its old id with the
+    memory it has: rings and pages are the client's own, so nothing that is in them is lost. Until the other sides have done the
+    same, a source keeps the readers that it had, and a reader its sources; who has not come back when ``RESUME_GRACE_NS`` has
+    passed is taken for dead.
+
+Invariants
+    A reader that the core has told a source of is attached to its writer before the generation that includes it is installed.
+    A source's slot in a reader's page is released only when the reader has drained the ring of that source.
+    Nothing here blocks, reads a clock or touches a socket; callers serialize their calls.
+
+Not here: the ring itself (``_ring``), sockets and waiting (``client``, ``aio``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from towpath import calls, convert, wire
+from towpath.errors import (
+    ChannelUndeclared,
+    ConnectionLost,
+    NotSupported,
+    ProtocolViolation,
+    SourceNotFound,
+    TowpathError,
+    VersionMismatch,
+)
+from towpath.v1 import frame_pb2
+from towpath.v1.frame_pb2 import Frame
+
+if TYPE_CHECKING:
+    from towpath import _ring
+else:
+    try:
+        from towpath import _ring
+    except ImportError:
+        _ring = None
+
+T = TypeVar("T")
+
+RESUME_GRACE_NS: Final = 3_000_000_000
+"""How long after a reconnection the other sides have to come back."""
+
+SLOTS: Final = 255
+"""Sources that one subscription can follow at a time."""
+
+IDS_PER_REQUEST: Final = 1024
+
+Handler = Callable[[Frame | TowpathError], None]
+"""Gets the answer of a call: its frame, or why there is none."""
+
+Outgoing = tuple[Frame, tuple[wire.Descriptor, ...]]
+
+_log = logging.getLogger("towpath")
+
+
+def require_ring() -> None:
+    """Raises NotSupported where the C extension is missing."""
+    if _ring is None:
+        raise NotSupported(
+            "this installation of towpath has no shared memory (the C extension was not built)",
+            hint="install gcc and the Python headers, then: pip install --force-reinstall towpath",
+        )
+
+
+class SourceState:
+    """One publisher: its ring, and the readers that the core has told it of.
+
+    Attributes:
+        ended: why nothing more can be published, or None.
+        orphans: readers of before a reconnection that have not come back yet.
+    """
+
+    def __init__(self, channel: str, source: int, origin: str, ring_bytes: int) -> None:
+        self.channel = channel
+        self.source = source
+        self.origin = origin
+        self.writer = _ring.Writer(source, ring_bytes)
+        self.ring = wire.Descriptor(self.writer.share())
+        self.ended: TowpathError | None = None
+        self.orphans: set[int] = set()
+        self.doorbells: dict[int, wire.Descriptor] = {}
+
+    def end(self, error: TowpathError) -> None:
+        if self.ended is None:
+            self.ended = error
+            self.writer.notify()
+
+
+class ReaderState:
+    """One subscription: its control page, and the sources that it follows.
+
+    Attributes:
+        ended: why no new source will come, or None; what is in the rings already is still handed out.
+        slots: the slot of each source.
+        unconfirmed: sources of before a reconnection that have not come back yet.
+        finishing: sources that are gone and may not be drained yet.
+        wake: makes a waiting receive look again; set by the client that owns this.
+    """
+
+    def __init__(self, channel: str, reader: int, exclude_origin: str, wants_doorbell: bool) -> None:
+        self.channel = channel
+        self.id = reader
+        self.exclude_origin = exclude_origin
+        self.wants_doorbell = wants_doorbell
+        self.reader = _ring.Reader(reader, SLOTS)
+        self.page = wire.Descriptor(self.reader.share())
+        self.ended: TowpathError | None = None
+        self.slots: dict[int, int] = {}
+        self.unconfirmed: set[int] = set()
+        self.finishing: set[int] = set()
+        self.wake: Callable[[], None] = self.reader.notify
+
+    def end(self, error: TowpathError) -> None:
+        if self.ended is None:
+            self.ended = error
+            self.finish_all()
+            self.wake()
+
+    def close(self, why: TowpathError) -> None:
+        """Hand out nothing more."""
+        self.ended = why
+        self.slots.clear()
+        self.finishing.clear()
+        self.unconfirmed.clear()
+        self.wake()
+        self.reader.close()
+
+    def finish(self, source: int) -> None:
+        if source in self.slots and source not in self.finishing:
+            self.finishing.add(source)
+            self.reader.finish(source)
+
+    def finish_all(self) -> None:
+        for source in list(self.slots):
+            self.finish(source)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the subscription has ended and everything before that was handed out."""
+        return self.ended is not None and not self.slots
+
+
+class ClientProtocol:
+    """The state of one session. See the module's docstring.
+
+    Args:
+        name: for people; shown by ``towpath status``.
+        software: for people.
+        doorbell: the sending end of this session's doorbell, or None when nobody here sleeps in an event loop.
+    """
+
+    def __init__(self, *, name: str, software: str, doorbell: wire.Descriptor | None = None) -> None:
+        self._name = name
+        self._software = software
+        self._doorbell = doorbell
+        self._pending: dict[int, Handler] = {}
+        self._streams: set[int] = set()
+        self._outgoing: list[Outgoing] = []
+        self._next_call = 1
+        self._next_id = 0
+        self._ids_left = 0
+        self._generation_table: wire.Descriptor | None = None
+        self.sources: dict[int, SourceState] = {}
+        self.readers: dict[int, ReaderState] = {}
+        self.welcome: frame_pb2.Welcome | None = None
+        self.deadline_ns: int | None = None
+
+    # ---- connection ----
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the connection is up and has been welcomed."""
+        return self.welcome is not None
+
+    def connection_made(self) -> None:
+        """Say hello on a new connection."""
+        frame = Frame(
+            id=self._take_call(),
+            hello=frame_pb2.Hello(
+                version_min=wire.VERSION, version_max=wire.VERSION, software=self._software, name=self._name
+            ),
+        )
+        descriptors = (self._doorbell,) if self._doorbell is not None else ()
+        self._pending[frame.id] = self._welcomed
+        self._outgoing.append((frame, descriptors))
+
+    def connection_lost(self, error: TowpathError | None = None) -> None:
+        """Everything that waits for an answer gets ``error``; sources and readers live on."""
+        self.welcome = None
+        self._outgoing.clear()
+        self._streams.clear()
+        pending, self._pending = self._pending, {}
+        for handler in pending.values():
+            handler(error or ConnectionLost("the connection to the daemon was lost"))
+
+    def take_outgoing(self) -> list[Outgoing]:
+        """What to send now, in order."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def receive(self, frame: Frame, descriptors: list[wire.Descriptor], now_ns: int) -> None:
+        """Take one frame.
+
+        Raises:
+            TowpathError: the other side broke the protocol, or refused the connection; the connection must be closed.
+        """
+        if frame.id == 0:
+            self._notice(frame, descriptors)
+            return
+        handler = self._pending.get(frame.id)
+        if handler is None:
+            return  # the answer to a call that was cancelled
+        if frame.id not in self._streams or frame.WhichOneof("body") in ("error", "end"):
+            del self._pending[frame.id]
+            self._streams.discard(frame.id)
+        if frame.WhichOneof("body") == "welcome":
+            self._generation_table = descriptors[0] if descriptors else None
+            handler(frame)
+            self._resume(now_ns)
+        else:
+            handler(frame)
+
+    def _welcomed(self, answer: Frame | TowpathError) -> None:
+        if isinstance(answer, TowpathError):
+            return  # the connection is gone; the client tries again
+        match answer.WhichOneof("body"):
+            case "welcome":
+                if answer.welcome.version != wire.VERSION:
+                    raise VersionMismatch(f"the daemon speaks version {answer.welcome.version}")
+                self.welcome = answer.welcome
+                self._next_id, self._ids_left = answer.welcome.first_id, answer.welcome.id_count
+            case "error":
+                raise convert.error_from_proto(answer.error)
+            case other:
+                raise ProtocolViolation(f"hello was answered by {other}")
+
+    # ---- calls ----
+
+    def call(
+        self, call: calls.Call[Any], handler: Handler, descriptors: tuple[wire.Descriptor, ...] = ()
+    ) -> int:
+        """Queue a call; ``handler`` gets its answer. Returns the call's id."""
+        call_id = self._take_call()
+        self._pending[call_id] = handler
+        self._outgoing.append((call.frame(call_id), descriptors))
+        return call_id
+
+    def call_and_forget(self, call: calls.Call[Any]) -> None:
+        """Queue a call whose answer does not matter; dropped while there is no connection."""
+        if self.is_ready:
+            self.call(call, lambda _: None)
+
+    def watch(self, handler: Handler) -> int:
+        """Queue a watch of the registry; ``handler`` gets each item, and at the end an error."""
+        call_id = self._take_call()
+        self._pending[call_id] = handler
+        self._streams.add(call_id)
+        frame = Frame(id=call_id)
+        frame.watch_request.SetInParent()
+        self._outgoing.append((frame, ()))
+        return call_id
+
+    def cancel(self, call_id: int) -> None:
+        """Forget a call, and tell the other side."""
+        self._streams.discard(call_id)
+        if self._pending.pop(call_id, None) is not None and self.is_ready:
+            frame = Frame(id=call_id)
+            frame.cancel.SetInParent()
+            self._outgoing.append((frame, ()))
+
+    def _take_call(self) -> int:
+        self._next_call += 1
+        return self._next_call - 1
+
+    # ---- ids ----
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether ``allocate_ids`` must be called before the next source or reader."""
+        return self._ids_left == 0
+
+    def add_ids(self, first_id: int, count: int) -> None:
+        self._next_id, self._ids_left = first_id, count
+
+    def _take_id(self) -> int:
+        assert self._ids_left > 0
+        self._ids_left -= 1
+        self._next_id += 1
+        return self._next_id - 1
+
+    # ---- sources and readers ----
+
+    def new_source(self, channel: str, origin: str, ring_bytes: int) -> tuple[SourceState, calls.Call[tuple[int, int]]]:
+        """Make a ring, and the call that attaches it; ``source_attached`` or ``forget_source`` must follow."""
+        require_ring()
+        state = SourceState(channel, self._take_id(), origin, ring_bytes)
+        self.sources[state.source] = state
+        return state, calls.attach_source(channel, state.source, origin=origin)
+
+    def source_attached(self, state: SourceState, cell: tuple[int, int]) -> None:
+        """The core has answered: from now on the writer looks at the generation."""
+        assert self._generation_table is not None
+        index, generation = cell
+        state.writer.set_generation_table(self._generation_table.fd, index)
+        state.writer.install(generation)
+
+    def forget_source(self, state: SourceState, why: TowpathError) -> None:
+        """The source is closed; the core is told. More than once is fine."""
+        state.end(why)
+        if self.sources.pop(state.source, None) is not None:
+            self.call_and_forget(calls.detach_source(state.source))
+            state.writer.close()
+
+    def new_reader(
+        self, channel: str, exclude_origin: str, *, wants_doorbell: bool
+    ) -> tuple[ReaderState, calls.Call[None]]:
+        """Make a control page, and the call that attaches it."""
+        require_ring()
+        state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell)
+        self.readers[state.id] = state
+        return state, calls.attach_reader(
+            channel, state.id, slots=SLOTS, exclude_origin=exclude_origin, wants_doorbell=wants_doorbell
+        )
+
+    def forget_reader(self, state: ReaderState, why: TowpathError) -> None:
+        """The subscription is closed, whatever is still in the rings; the core is told. More than once is fine."""
+        if self.readers.pop(state.id, None) is not None:
+            state.close(why)
+            self.call_and_forget(calls.detach_reader(state.id))
+
+    def close(self, why: TowpathError) -> None:
+        """Close every source and reader."""
+        for source in list(self.sources.values()):
+            self.forget_source(source, why)
+        for reader in list(self.readers.values()):
+            self.forget_reader(reader, why)
+
+    def tend(self, state: ReaderState) -> None:
+        """Release the slots of sources that are drained, and drop those that broke their ring."""
+        if state.id not in self.readers:
+            return
+        for source, why in state.reader.take_violations():
+            _log.warning("source %d of channel %s is dropped: %s", source, state.channel, why)
+            state.slots.pop(source, None)
+            state.finishing.discard(source)
+            state.reader.remove(source)
+        if state.finishing:
+            for source in state.reader.take_drained():
+                state.reader.remove(source)
+                state.slots.pop(source, None)
+                state.finishing.discard(source)
+                self.call_and_forget(calls.release_slot(state.id, source))
+
+    # ---- taking up again ----
+
+    def _resume(self, now_ns: int) -> None:
+        for source in list(self.sources.values()):
+            if source.ended is None:
+                source.orphans = set(source.writer.readers())
+                again = calls.attach_source(source.channel, source.source, origin=source.origin, resumed=True)
+                self.call(again, self._resumed_source(source, again), (source.ring,))
+        for reader in list(self.readers.values()):
+            if reader.ended is None:
+                reader.unconfirmed = set(reader.slots) - reader.finishing
+                take_up = calls.attach_reader(
+                    reader.channel,
+                    reader.id,
+                    slots=SLOTS,
+                    exclude_origin=reader.exclude_origin,
+                    wants_doorbell=reader.wants_doorbell,
+                    held=reader.slots,
+                )
+                self.call(take_up, self._resumed_reader(reader, take_up), (reader.page,))
+        if self.sources or self.readers:
+            self.deadline_ns = now_ns + RESUME_GRACE_NS
+
+    def _resumed_source(self, state: SourceState, call: calls.Call[tuple[int, int]]) -> Handler:
+        def answered(answer: Frame | TowpathError) -> None:
+            if isinstance(answer, ConnectionLost):
+                return
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                self.source_attached(state, call.result(answer))
+                state.writer.notify()
+            except TowpathError as error:
+                state.end(error)
+
+        return answered
+
+    def _resumed_reader(self, state: ReaderState, call: calls.Call[None]) -> Handler:
+        def answered(answer: Frame | TowpathError) -> None:
+            if isinstance(answer, ConnectionLost):
+                return
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                call.result(answer)
+            except TowpathError as error:
+                state.end(error)
+
+        return answered
+
+    def expire(self, now_ns: int) -> None:
+        """Take for dead who has not come back in time. Call it when ``deadline_ns`` has passed."""
+        if self.deadline_ns is None or now_ns < self.deadline_ns:
+            return
+        self.deadline_ns = None
+        for source in self.sources.values():
+            for reader in source.orphans:
+                source.writer.detach(reader)
+            if source.orphans:
+                source.orphans = set()
+                source.writer.notify()
+        for state in self.readers.values():
+            for lost in state.unconfirmed:
+                state.finish(lost)
+            if state.unconfirmed:
+                state.unconfirmed = set()
+                state.wake()
+
+    # ---- notices ----
+
+    def _notice(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
+        match frame.WhichOneof("body"):
+            case "source_added":
+                self._source_added(frame.source_added, descriptors)
+            case "source_gone":
+                self._source_gone(frame.source_gone)
+            case "reader_added":
+                self._reader_added(frame.reader_added, descriptors)
+            case "reader_gone":
+                self._reader_gone(frame.reader_gone)
+            case "subscription_ended":
+                reader = self.readers.get(frame.subscription_ended.reader)
+                if reader is not None:
+                    reader.end(convert.error_from_proto(frame.subscription_ended.error))
+            case "publication_ended":
+                source = self.sources.get(frame.publication_ended.source)
+                if source is not None:
+                    source.end(convert.error_from_proto(frame.publication_ended.error))
+            case "error":
+                raise convert.error_from_proto(frame.error)
+            case _:
+                pass  # a notice of a later version
+
+    def _source_added(self, notice: frame_pb2.SourceAdded, descriptors: list[wire.Descriptor]) -> None:
+        state = self.readers.get(notice.reader)
+        if state is None or not descriptors:
+            return
+        if notice.source in state.slots:
+            state.unconfirmed.discard(notice.source)
+            return
+        try:
+            state.reader.add(
+                descriptors[0].fd, notice.slot, notice.source, state.channel, notice.from_start
+            )
+        except _ring.RingError as error:
+            _log.warning("source %d of channel %s is not followed: %s", notice.source, state.channel, error)
+            return
+        state.slots[notice.source] = notice.slot
+        state.wake()
+
+    def _source_gone(self, notice: frame_pb2.SourceGone) -> None:
+        state = self.readers.get(notice.reader)
+        if state is None:
+            return
+        if notice.source in state.slots:
+            state.unconfirmed.discard(notice.source)
+            state.finish(notice.source)
+            state.wake()
+        else:
+            self.call_and_forget(calls.release_slot(state.id, notice.source))
+
+    def _reader_added(self, notice: frame_pb2.ReaderAdded, descriptors: list[wire.Descriptor]) -> None:
+        state = self.sources.get(notice.source)
+        if state is None or not descriptors:
+            return
+        if notice.reader in state.writer.readers():
+            state.orphans.discard(notice.reader)
+            return
+        doorbell = -1
+        if len(descriptors) > 1:
+            # one descriptor per session is enough, however many of its readers this source has
+            doorbell = state.doorbells.setdefault(notice.session, descriptors[1]).fd
+        with contextlib.suppress(_ring.RingError):  # its own fault: it will not be waited for, nor woken
+            state.writer.attach(notice.reader, descriptors[0].fd, notice.slot, doorbell, notice.from_start)
+
+    def _reader_gone(self, notice: frame_pb2.ReaderGone) -> None:
+        state = self.sources.get(notice.source)
+        if state is not None:
+            state.orphans.discard(notice.reader)
+            state.writer.detach(notice.reader)
+            state.writer.notify()
+
+
+def publication_error(state: SourceState, error: TowpathError) -> TowpathError:
+    """What a publisher is told when the core refused to tell it its readers."""
+    if isinstance(error, SourceNotFound):
+        return state.ended or ChannelUndeclared(f"channel {state.channel} was undeclared")
+    return error

@@ -1,0 +1,112 @@
+"""Frames over a connected UNIX socket, on an asyncio loop. Used by the door and by the asyncio client.
+
+asyncio's own streams cannot carry descriptors, so this registers the socket with the loop itself. Everything is bounded: one read per
+turn of the loop, an outbox that closes the connection of a peer that does not read, and ``pause_reading`` for a peer that asks
+faster than it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from towpath import wire
+from towpath.errors import ConnectionLost, SlowConsumer, TowpathError
+from towpath.v1.frame_pb2 import Frame
+
+
+class FrameTransport:
+    """One connection.
+
+    Args:
+        sock: connected; owned by this object from now on, and made non-blocking.
+        frame_bytes_max: the longest frame accepted.
+        outbox_bytes_max: a peer that leaves more than this unread is cut off with SlowConsumer.
+        on_frame: called for each frame that arrives, with its descriptors. A TowpathError that it raises closes the connection.
+        on_closed: called exactly once, from the loop, with why: None when ``close`` was called without an error.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        frame_bytes_max: int,
+        outbox_bytes_max: int,
+        on_frame: Callable[[Frame, list[wire.Descriptor]], None],
+        on_closed: Callable[[TowpathError | None], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._decoder = wire.FrameDecoder(frame_bytes_max)
+        self._outbox = wire.Outbox(outbox_bytes_max)
+        self._on_frame = on_frame
+        self._on_closed = on_closed
+        self._writing = False
+        self._reading = True
+        self._closed = False
+        self._loop.add_reader(sock, self._readable)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._closed
+
+    def send(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
+        """Send a frame, or queue what the socket does not take now. Nothing happens on a closed connection."""
+        if self._closed:
+            return
+        if descriptors:
+            frame.descriptors = len(descriptors)
+        try:
+            self._outbox.put(wire.encode(frame), descriptors)
+            if not self._writing and not self._outbox.flush(self._sock):
+                self._writing = True
+                self._loop.add_writer(self._sock, self._writable)
+        except (SlowConsumer, ConnectionLost) as error:
+            self.close(error)
+
+    def pause_reading(self) -> None:
+        """Leave what the peer sends in the socket until ``resume_reading``."""
+        if self._reading and not self._closed:
+            self._reading = False
+            self._loop.remove_reader(self._sock)
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._closed:
+            self._reading = True
+            self._loop.add_reader(self._sock, self._readable)
+
+    def close(self, error: TowpathError | None = None) -> None:
+        """Close the connection; what is queued and cannot go at once is lost. More than once is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._loop.call_soon(self._on_closed, error)
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors = wire.receive(self._sock)
+            if not data:
+                self.close(ConnectionLost("the other side closed the connection"))
+                return
+            for frame, owned in self._decoder.feed(data, descriptors):
+                self._on_frame(frame, owned)
+                if self._closed:
+                    return
+        except BlockingIOError:
+            return
+        except TowpathError as error:
+            self.close(error)
+
+    def _writable(self) -> None:
+        try:
+            if self._outbox.flush(self._sock):
+                self._writing = False
+                self._loop.remove_writer(self._sock)
+        except ConnectionLost as error:
+            self.close(error)
