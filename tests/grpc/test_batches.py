@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +97,6 @@ def test_every_message_comes_out_once_in_order_with_its_number(steps: list[tuple
             told.append((batch.source, batch.first_seq + index, payload))
     assert told == [(each.source, each.seq, each.payload) for each in messages]
     # No run could have been longer.
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in itertools.pairwise(runs):
         end = before.batch.first_seq + len(before.batch.payloads)
         assert (before.batch.source, end) != (after.batch.source, after.batch.first_seq)

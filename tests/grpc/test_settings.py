@@ -27,7 +27,14 @@ def test_addresses_of_this_host_are_accepted(listen: str, target: str) -> None:
 
 @pytest.mark.parametrize(
     "listen",
-    ["0.0.0.0:50551", "[::]:50551", "192.168.1.5:50551", "[fe80::1]:50551", "10.0.0.1:0", "[::ffff:8.8.8.8]:1"],
+    [
+        "0.0.0.0:50551",
+        "[::]:50551",
+        "192.168.1.5:1",
+        "[fe80::1]:1",
+        "10.0.0.1:0",
+        "[::ffff:8.8.8.8]:1",
+    ],
 )
 def test_an_address_that_other_hosts_reach_is_refused_with_what_to_do(listen: str) -> None:
     with pytest.raises(InvalidConfiguration, match="other hosts") as caught:
