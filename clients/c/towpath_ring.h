@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The ring of Towpath: messages from one writer to many readers through shared memory. C11 (and C++), header-only,
- * gcc and clang, x86-64 and aarch64, Linux. Include this file, with _GNU_SOURCE defined; link with -pthread.
+ * gcc and clang, x86-64 and aarch64, Linux. Include this file first (or define _GNU_SOURCE); link with -pthread.
  *
  *     struct tpr_writer w;                            struct tpr_reader r;
  *     tpr_writer_open(&w, source, 1 << 20);           tpr_reader_open(&r, id, TPR_SLOTS_DEFAULT);

@@ -20,7 +20,10 @@ struct tpr_table {
 
 /* Make a table of `cells` (1..TPR_CELLS_MAX) generations, all 0. Only the core does this. */
 static inline int tpr_table_open(struct tpr_table *table, uint32_t cells) {
-    struct tpr_table_page header = {0};
+    struct {
+        uint64_t magic;
+        uint32_t version, cells;
+    } header = {TPR_TABLE_MAGIC, TPR_VERSION, cells};
     if (cells < 1 || cells > TPR_CELLS_MAX)
         return TPR_E_CELL;
     int code = tpr_memory_make_(&table->memory, "towpath-generations", tpr_table_bytes_(cells));
@@ -28,9 +31,6 @@ static inline int tpr_table_open(struct tpr_table *table, uint32_t cells) {
         return code;
     table->page = (struct tpr_table_page *)table->memory.page;
     table->cells = cells;
-    header.magic = TPR_TABLE_MAGIC;
-    header.version = TPR_VERSION;
-    header.cells = cells;
     TPR_COPY(TABLE_HEADER, table->page, &header, sizeof header);
     return TPR_OK;
 }

@@ -30,13 +30,16 @@
 #ifndef TOWPATH_RING_LAYOUT_H
 #define TOWPATH_RING_LAYOUT_H
 
-#ifndef _GNU_SOURCE
-#error "define _GNU_SOURCE before the first #include: the ring needs memfd_create and CPU_COUNT"
+#ifndef _GNU_SOURCE /* memfd_create, CPU_COUNT */
+#define _GNU_SOURCE 1
 #endif
 
-#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if defined(__GLIBC__) && !defined(__USE_GNU)
+#error "include this before any system header, or define _GNU_SOURCE"
+#endif
 
 #if !defined(__linux__) || !defined(__LP64__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the ring is for 64-bit little-endian Linux"

@@ -16,6 +16,8 @@
 #ifndef TOWPATH_RING_MEMFD_H
 #define TOWPATH_RING_MEMFD_H
 
+#include "towpath_ring_steps.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -24,8 +26,6 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
-
-#include "towpath_ring_steps.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U

@@ -19,10 +19,10 @@
 #ifndef TOWPATH_RING_READER_H
 #define TOWPATH_RING_READER_H
 
-#include <stdlib.h>
-
 #include "towpath_ring_memfd.h"
 #include "towpath_ring_wait.h"
+
+#include <stdlib.h>
 
 enum tpr_source_state { TPR_SOURCE_LIVE, TPR_SOURCE_FINISHED, TPR_SOURCE_DRAINED, TPR_SOURCE_VIOLATED };
 
@@ -40,6 +40,7 @@ struct tpr_source {
     uint32_t slot_index;
     enum tpr_source_state state;
     const char *violation; /* when violated: what was wrong */
+    uint32_t is_told;      /* the caller's: it knows that this source is drained or violated */
     void *tag;             /* the caller's */
 };
 
@@ -313,6 +314,15 @@ static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source 
     }
 }
 
+/* Look at the tails of sources that have nothing pending, so that those at their end become drained. */
+static inline void tpr_reader_look(struct tpr_reader *reader) {
+    for (uint32_t i = 0; i < reader->count; i++) {
+        struct tpr_source *source = reader->source[i];
+        if (source->state <= TPR_SOURCE_FINISHED && source->cursor == (source->tail_word & ~TPR_TAIL_FLAGS))
+            tpr_source_refresh_(reader, source);
+    }
+}
+
 /* Begin a pass over all sources. Returns TPR_OK or TPR_E_FORKED. */
 static inline int tpr_reader_begin(struct tpr_reader *reader) {
     if (tpr_is_forked_(&reader->memory))
@@ -477,7 +487,7 @@ static inline int tpr_reader_wait(struct tpr_reader *reader, uint64_t deadline_n
     return code;
 }
 
-/* Event loops: ask for the doorbell to be rung at the next message. 1: armed; 0: there is something already, and
+/* Event loops: ask for the doorbell to be rung at the next message. 0: armed; 1: there is something already, and
  * it is not armed. Rung once at most; arm again after each pass that found nothing. */
 static inline int tpr_reader_arm(struct tpr_reader *reader) {
     uint64_t sleeping = ++reader->epoch << 2 | TPR_MODE_DOORBELL;
@@ -494,7 +504,7 @@ static inline int tpr_reader_arm(struct tpr_reader *reader) {
     }
     if (!reader->is_armed)
         TPR_STORE(SLEEP_AWAKE, &reader->page->sleeping, reader->epoch << 2 | TPR_MODE_AWAKE, __ATOMIC_RELEASE);
-    return (int)reader->is_armed;
+    return !reader->is_armed;
 }
 
 /* No doorbell wanted any more. */

@@ -10,10 +10,10 @@
 #ifndef TOWPATH_RING_STEPS_H
 #define TOWPATH_RING_STEPS_H
 
+#include "towpath_ring_layout.h"
+
 #include <stdint.h>
 #include <string.h>
-
-#include "towpath_ring_layout.h"
 
 #define TOWPATH_RING_STEPS(X)                                                                                 \
     X(RING_HEADER)     /* writer: the header of a new ring */                                                 \

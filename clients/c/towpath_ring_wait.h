@@ -15,6 +15,8 @@
 #ifndef TOWPATH_RING_WAIT_H
 #define TOWPATH_RING_WAIT_H
 
+#include "towpath_ring_layout.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -23,8 +25,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "towpath_ring_layout.h"
 
 #define TPR_FOREVER UINT64_MAX /* as a deadline */
 #define TPR_SLICE_NS UINT64_C(2000000)

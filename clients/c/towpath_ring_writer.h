@@ -15,10 +15,10 @@
 #ifndef TOWPATH_RING_WRITER_H
 #define TOWPATH_RING_WRITER_H
 
+#include "towpath_ring_generation.h"
+
 #include <stdlib.h>
 #include <sys/socket.h>
-
-#include "towpath_ring_generation.h"
 
 /* One attached reader. */
 struct tpr_peer {

@@ -1,0 +1,373 @@
+"""Towpath's shared-memory ring (clients/c/towpath_ring.h) for Python.
+
+A ``Writer`` owns a ring, a ``Reader`` owns a control page; each side maps the other's memory read-only,
+from descriptors that a third party (the core) carries between them. The header says how it works and why it
+is safe.
+
+All objects may be used from several threads. A sleep (``wait_room``, ``receive``) releases the GIL; a
+second thread that would sleep in the same object gets ``RuntimeError``; ``notify`` and ``close`` from
+another thread end the sleep.
+
+Every method raises ``ValueError`` after ``close()``, and ``RuntimeError`` in a forked child: handles belong
+to the process that made them. ``TypeError`` and ``ValueError`` for arguments of the wrong type or range;
+``OSError`` where a system call fails (too many descriptors, out of memory, a descriptor that is not open).
+Except where said, state is unchanged by an error. Identities (``source``, ``reader``) and generations are 0
+to 2**64 - 1.
+
+Not here: who may map what, how long to wait for a slow reader (the core), headers' meaning
+(``towpath.convert``).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+from typing_extensions import Buffer
+
+from towpath.model import Headers
+
+class RingError(Exception):
+    """A descriptor, what lies in it, or its place breaks the rules of the ring; the message says which."""
+
+class MessageTooLarge(ValueError):
+    """Headers and payload together exceed ``message_bytes_max``; nothing was published."""
+
+@final
+class Message:
+    """One received message; immutable, hashable, equal by value.
+
+    ``headers`` is decoded when first asked for, by what ``set_headers_decoder`` was given (before:
+    ``RuntimeError``).
+    """
+
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def source(self) -> int: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def channel(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def headers_raw(self) -> bytes: ...
+    def __new__(
+        cls, payload: bytes, *, seq: int, source: int, time_ns: int, channel: str, headers_raw: bytes = b""
+    ) -> Message: ...
+
+@final
+class Writer:
+    """The one writer of a ring; overflow is *block*.
+
+    Readers are told apart by generation: when the core bumps this channel's cell, publishing answers -1
+    until the caller has attached the new readers and called ``install``.
+    """
+
+    def __new__(cls, source: int, ring_bytes: int) -> Writer:
+        """Make a ring.
+
+        Args:
+            source: the identity that readers will see.
+            ring_bytes: bytes of data, a power of two from 4096 to 2**30. Only touched pages are paid for.
+        """
+
+    @property
+    def source(self) -> int: ...
+    @property
+    def capacity(self) -> int:
+        """Bytes of data the ring holds (``ring_bytes``)."""
+
+    @property
+    def message_bytes_max(self) -> int:
+        """The most bytes that headers and payload may have together: a quarter of the ring less 32."""
+
+    @property
+    def tail(self) -> int:
+        """Bytes ever published, record headers and padding included."""
+
+    @property
+    def last_seq(self) -> int:
+        """seq of the newest message; 0 before the first."""
+
+    @property
+    def generation(self) -> int:
+        """The generation installed; -1 when there is none (no table yet, or a new one)."""
+
+    @property
+    def readers_changed(self) -> bool:
+        """True when a batch was published while a new reader was coming, until ``install``.
+
+        Such a reader gets the message, but if it waits by doorbell (``Reader.arm``) it is rung only when
+        attached: so do that now rather than at the next publish. Sleeping ``receive`` calls have been woken
+        in any case.
+        """
+
+    def share(self) -> int:
+        """Give a new O_RDONLY descriptor of the ring; the caller owns it."""
+
+    def set_generation_table(self, fd: int, index: int) -> None:
+        """Watch cell ``index`` of the core's table. May be called again with another table.
+
+        Publishing answers -1 from now on, until ``install``. Without a table it never does.
+
+        Args:
+            fd: descriptor from ``GenerationTable.share``; stays the caller's, may be closed afterwards.
+            index: the channel's cell.
+
+        Raises:
+            RingError: the descriptor is not such a table, or has no such cell.
+        """
+
+    def attach(self, reader: int, control_fd: int, slot: int, doorbell_fd: int, from_start: bool) -> None:
+        """From now on, wait for this reader and wake it. A reader attached before is replaced.
+
+        Args:
+            reader: its identity; must be the one in its control page. control_fd: descriptor from
+            ``Reader.share``; stays the caller's, may be closed afterwards. slot: where in the page its
+            cursor for this source is. doorbell_fd: a UNIX socket to ring when it waits by doorbell, or -1;
+            duplicated, stays the caller's. from_start: it will read from position 0 (what ``Reader.add``
+            was or will be told).
+
+        Raises:
+            RingError: a descriptor is not what it must be; the slot is outside the page; ``from_start``
+            although the
+                start of the ring is overwritten; 4096 readers are attached.
+        """
+
+    def detach(self, reader: int, /) -> bool:
+        """Wait for this reader no more; False when it was not attached. Ends or refreshes a sleeping
+        ``wait_room``."""
+
+    def readers(self) -> list[int]:
+        """The readers attached, violators included; in no particular order."""
+
+    def violators(self) -> list[int]:
+        """Attached readers whose cursor was impossible: they are neither waited for nor woken. Detach
+        them."""
+
+    def slowest_reader(self) -> int | None:
+        """The reader furthest behind; None when none is attached that counts. O(readers)."""
+
+    def drained(self) -> bool:
+        """Whether every attached reader that counts has taken everything published. O(readers)."""
+
+    def install(self, generation: int, /) -> None:
+        """All readers of this generation are attached."""
+
+    def try_publish(self, payload: Buffer, headers: bytes | None = None) -> int:
+        """Publish one message, without waiting.
+
+        Args:
+            payload: any contiguous bytes-like object; copied.
+            headers: serialized headers, or None.
+
+        Returns:
+            Its seq (above 0); 0 when the ring is full; -1 when the generation changed. In the last two
+            cases nothing was published: ``wait_room``, or attach and ``install``, then call again.
+
+        Raises:
+            MessageTooLarge: nothing was published.
+        """
+
+    def try_publish_many(
+        self,
+        payloads: Sequence[Buffer],
+        start: int = 0,
+        headers: Sequence[bytes | None] | bytes | None = None,
+    ) -> int:
+        """Publish ``payloads[start:]`` as far as there is room, in batches of at most 256 messages and an
+        eighth of the ring.
+
+        Args:
+            payloads: bytes-like objects.
+            start: index of the first to publish, 0 to ``len(payloads)``.
+            headers: for all of them, or one for each (same indices as ``payloads``).
+
+        Returns:
+            How many were published; their seqs end at ``last_seq``. 0 when the ring is full (or ``start``
+            is at the end); -1 when the generation changed and none was published.
+
+        Raises:
+            MessageTooLarge, TypeError, ValueError: about ``payloads[start]``; nothing was published. A bad
+            message further
+                on ends the call before it, and raises when it comes first.
+        """
+
+    def wait_room(self, nbytes: int, timeout_ns: int) -> int:
+        """Wait until a message of ``nbytes`` (headers and payload) fits. A sleep ends only when an eighth
+        of the ring more than that is free, or all of it.
+
+        Args:
+            nbytes: at most ``message_bytes_max``.
+            timeout_ns: 0 does not wait, less than 0 waits for ever.
+
+        Returns:
+            1 when it fits; 0 after the timeout, ``notify()`` or ``close()``; -1 when the generation changed.
+
+        Raises:
+            MessageTooLarge: it can never fit.
+            RuntimeError: another thread is waiting in this writer.
+        """
+
+    def notify(self) -> None:
+        """Make a ``wait_room`` of another thread return 0; when there is none, the next one that would
+        sleep."""
+
+    def close(self) -> None:
+        """Mark the ring closed, wake its readers, release everything. Idempotent.
+
+        Readers drain it and then list it in ``take_drained``. An object collected without ``close()`` does
+        the same.
+        """
+
+@final
+class Reader:
+    """The reader of one subscription, of any number of rings."""
+
+    def __new__(cls, reader: int, slots: int = 255) -> Reader:
+        """Make a control page.
+
+        Args:
+            reader: the subscription's identity.
+            slots: sources it can read at a time, 1 to 4096.
+        """
+
+    @property
+    def reader(self) -> int: ...
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes published and not received yet, over all sources, record headers included. O(sources)."""
+
+    def share(self) -> int:
+        """Give a new O_RDONLY descriptor of the control page; the caller owns it."""
+
+    def add(self, ring_fd: int, slot: int, source: int, channel: str, from_start: bool) -> None:
+        """Read this ring too; a sleeping ``receive`` takes it up.
+
+        Only after the core has bumped the channel's generation for this reader: then nothing published
+        later is missed.
+
+        Args:
+            ring_fd: descriptor from ``Writer.share``; stays the caller's, may be closed afterwards.
+            slot: the slot of this control page that the core assigned.
+            source: the ring's source; must be the one in its header.
+            channel: given to each message.
+            from_start: read from position 0, not from the tail as it is now.
+
+        Raises:
+            RingError: the descriptor is not such a ring; the slot is outside the page or taken; the source
+            is being read
+                already; ``from_start`` although the start of the ring is overwritten.
+        """
+
+    def finish(self, source: int, /) -> None:
+        """The source's writer is gone: read on to its tail, then list it in ``take_drained``. Unknown
+        sources are ignored.
+
+        A writer that closed its ring has the same effect by itself.
+        """
+
+    def remove(self, source: int, /) -> None:
+        """Let go of a source, read to its end or not; its slot may be assigned again. Unknown sources are
+        ignored."""
+
+    def sources(self) -> list[int]:
+        """The sources being read; drained and violated ones until they are removed."""
+
+    def take_drained(self) -> list[int]:
+        """Sources whose writer is gone and which were received to the end; each is listed once. ``remove``
+        them."""
+
+    def take_violations(self) -> list[tuple[int, str]]:
+        """Sources whose ring breaks the rules, and which rule; each is listed once. Nothing more is read
+        from them."""
+
+    def receive(self, count_max: int, bytes_max: int, timeout_ns: int) -> list[Message]:
+        """Give the next messages, from all sources in turn, each source's in order.
+
+        Args:
+            count_max: the most messages, from 1; above 1024 counts as 1024. bytes_max: the most bytes of
+            headers and payloads, from 1; one message is given even if it exceeds this. timeout_ns: 0 does
+            not wait, less than 0 waits for ever. A wait begins with a short adaptive spin, GIL released.
+
+        Returns:
+            The messages. Empty after the timeout, after ``notify()`` or ``close()``, and when
+            ``take_drained`` or ``take_violations`` has something new.
+
+        Raises:
+            RuntimeError: another thread is waiting in this reader.
+        """
+
+    def notify(self) -> None:
+        """Make a waiting ``receive`` of another thread return; when there is none, the next one that would
+        wait."""
+
+    def arm(self) -> bool:
+        """Have the doorbell rung, once, at the next message: before an event loop waits. Without spinning.
+
+        Returns:
+            False when it is armed; True when there is something to receive or to take already (then it is
+            not armed).
+
+        Raises:
+            RuntimeError: another thread is waiting in this reader.
+        """
+
+    def disarm(self) -> None:
+        """No doorbell wanted any more. A waiting ``receive`` disarms too."""
+
+    def close(self) -> None:
+        """Let go of all sources and release everything. Idempotent."""
+
+@final
+class GenerationTable:
+    """The core's side of generations: one cell per channel, all 0 at first."""
+
+    def __new__(cls, cells: int) -> GenerationTable:
+        """Make a table of 1 to 65536 cells."""
+
+    def share(self) -> int:
+        """Give a new O_RDONLY descriptor of the table; the caller owns it."""
+
+    def get(self, index: int, /) -> int:
+        """The generation in a cell.
+
+        Raises:
+            IndexError: there is no such cell.
+        """
+
+    def bump(self, index: int, /) -> int:
+        """Count a cell up by one and wake the writers that sleep on this channel; gives the new generation.
+
+        Raises:
+            IndexError: there is no such cell.
+        """
+
+    def close(self) -> None:
+        """Release the table; those who mapped it keep their mapping. Idempotent."""
+
+def set_headers_decoder(decoder: Callable[[bytes], Headers], empty: Headers, /) -> None:
+    """Set what ``Message.headers`` calls with ``headers_raw`` (never empty), and what it gives when there
+    are none."""
+
+def check_ring(fd: int, /) -> tuple[int, int]:
+    """Check a ring's descriptor (access mode, seals, size, header) without mapping it.
+
+    Returns:
+        (source, capacity in bytes).
+
+    Raises:
+        RingError: it must not be mapped; the message says why.
+    """
+
+def check_control(fd: int, /) -> tuple[int, int]:
+    """Check a control page's descriptor in the same way.
+
+    Returns:
+        (reader, slots).
+
+    Raises:
+        RingError: it must not be mapped; the message says why.
+    """

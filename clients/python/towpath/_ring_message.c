@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * towpath._ring.Message: one received message, immutable.
+ *
+ * Made by the million, so: no dict, not tracked by the garbage collector (what it refers to never refers back), and
+ * dead ones are kept for reuse, TP_FREE_MESSAGES_MAX of them. Headers stay bytes until somebody asks.
+ */
+#include "_ring_module.h"
+
+#define TP_FREE_MESSAGES_MAX 1024
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *payload;     /* bytes */
+    PyObject *headers_raw; /* bytes, or NULL for none */
+    PyObject *headers;     /* decoded, or NULL when nobody asked yet */
+    PyObject *channel;     /* str */
+    uint64_t seq, source, time_ns;
+} MessageObject;
+
+static PyTypeObject *message_type;
+static MessageObject *free_message[TP_FREE_MESSAGES_MAX];
+static int free_messages;
+static PyObject *headers_decoder, *headers_empty;
+
+PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, uint64_t seq, uint64_t source,
+                         uint64_t time_ns) {
+    MessageObject *self;
+    if (free_messages) {
+        self = free_message[--free_messages];
+        PyObject_Init((PyObject *)self, message_type);
+    } else {
+        self = PyObject_New(MessageObject, message_type);
+        if (!self) {
+            Py_DECREF(payload);
+            Py_XDECREF(headers_raw);
+            return NULL;
+        }
+    }
+    self->payload = payload;
+    self->headers_raw = headers_raw;
+    self->headers = NULL;
+    self->channel = Py_NewRef(channel);
+    self->seq = seq;
+    self->source = source;
+    self->time_ns = time_ns;
+    return (PyObject *)self;
+}
+
+static void message_dealloc(MessageObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    Py_DECREF(self->payload);
+    Py_DECREF(self->channel);
+    Py_XDECREF(self->headers_raw);
+    Py_XDECREF(self->headers);
+    if (free_messages < TP_FREE_MESSAGES_MAX)
+        free_message[free_messages++] = self;
+    else
+        PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *message_make(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"payload", "seq", "source", "time_ns", "channel", "headers_raw", NULL};
+    PyObject *payload, *seq, *source, *time_ns, *channel, *headers_raw = NULL;
+    uint64_t number[3];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S$OOOUS:Message", names, &payload, &seq, &source, &time_ns,
+                                     &channel, &headers_raw)) {
+        return NULL;
+    }
+    if (tp_uint64(seq, "seq", &number[0]) < 0 || tp_uint64(source, "source", &number[1]) < 0 ||
+        tp_uint64(time_ns, "time_ns", &number[2]) < 0)
+        return NULL;
+    if (headers_raw && PyBytes_GET_SIZE(headers_raw) == 0)
+        headers_raw = NULL;
+    return tp_message_new(Py_NewRef(payload), Py_XNewRef(headers_raw), channel, number[0], number[1], number[2]);
+}
+
+static PyObject *message_get_headers_raw(MessageObject *self, void *Py_UNUSED(closure)) {
+    return self->headers_raw ? Py_NewRef(self->headers_raw) : PyBytes_FromStringAndSize(NULL, 0);
+}
+
+static PyObject *message_get_headers(MessageObject *self, void *Py_UNUSED(closure)) {
+    if (!headers_decoder) {
+        PyErr_SetString(PyExc_RuntimeError, "no decoder of headers; call set_headers_decoder() first");
+        return NULL;
+    }
+    if (!self->headers_raw)
+        return Py_NewRef(headers_empty);
+    if (!self->headers) {
+        PyObject *headers = PyObject_CallOneArg(headers_decoder, self->headers_raw);
+        /* The decoder may have let another thread in, which decoded them too: the first one stays. */
+        if (headers && self->headers)
+            Py_DECREF(headers);
+        else
+            self->headers = headers;
+    }
+    return Py_XNewRef(self->headers);
+}
+
+static int message_same_bytes(PyObject *a, PyObject *b) {
+    if (a == b)
+        return 1;
+    return a && b && PyBytes_GET_SIZE(a) == PyBytes_GET_SIZE(b) &&
+           memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)PyBytes_GET_SIZE(a)) == 0;
+}
+
+static PyObject *message_compare(PyObject *left, PyObject *right, int operation) {
+    if (!Py_IS_TYPE(right, message_type) || (operation != Py_EQ && operation != Py_NE))
+        Py_RETURN_NOTIMPLEMENTED;
+    MessageObject *a = (MessageObject *)left, *b = (MessageObject *)right;
+    int is_equal = a->seq == b->seq && a->source == b->source && a->time_ns == b->time_ns &&
+                   message_same_bytes(a->payload, b->payload) && message_same_bytes(a->headers_raw, b->headers_raw);
+    if (is_equal && a->channel != b->channel) {
+        is_equal = PyUnicode_Compare(a->channel, b->channel) == 0;
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    return PyBool_FromLong(operation == Py_EQ ? is_equal : !is_equal);
+}
+
+static Py_hash_t message_hash(MessageObject *self) {
+    /* (source, seq) is unique for ever; the odd factor keeps runs of seq of different sources apart. */
+    Py_hash_t hash = (Py_hash_t)(self->source * UINT64_C(0x9E3779B97F4A7C15) + self->seq);
+    return hash == -1 ? -2 : hash;
+}
+
+static PyObject *message_repr(MessageObject *self) {
+    return PyUnicode_FromFormat("<Message %U #%llu of source %llu, %zd bytes>", self->channel,
+                                (unsigned long long)self->seq, (unsigned long long)self->source,
+                                PyBytes_GET_SIZE(self->payload));
+}
+
+static PyMemberDef message_members[] = {
+    {"payload", T_OBJECT_EX, offsetof(MessageObject, payload), READONLY, "The bytes that were published."},
+    {"channel", T_OBJECT_EX, offsetof(MessageObject, channel), READONLY, "The channel's name."},
+    {"seq", T_ULONGLONG, offsetof(MessageObject, seq), READONLY, "Number within its source, contiguous from 1."},
+    {"source", T_ULONGLONG, offsetof(MessageObject, source), READONLY, "The writer's presence on the channel."},
+    {"time_ns", T_ULONGLONG, offsetof(MessageObject, time_ns), READONLY, "Publish time, ns since the epoch."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef message_getters[] = {
+    {"headers", (getter)message_get_headers, NULL, "The headers, decoded when first asked for.", NULL},
+    {"headers_raw", (getter)message_get_headers_raw, NULL, "The headers as bytes; empty when there are none.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot message_slots[] = {
+    {Py_tp_doc, "One received message; immutable."},
+    {Py_tp_new, message_make},
+    {Py_tp_dealloc, message_dealloc},
+    {Py_tp_members, message_members},
+    {Py_tp_getset, message_getters},
+    {Py_tp_richcompare, message_compare},
+    {Py_tp_hash, message_hash},
+    {Py_tp_repr, message_repr},
+    {0, NULL},
+};
+
+static PyType_Spec message_spec = {"towpath._ring.Message", sizeof(MessageObject), 0,
+                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, message_slots};
+
+PyObject *tp_set_headers_decoder(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 2 || !PyCallable_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "set_headers_decoder() takes a callable and the empty headers");
+        return NULL;
+    }
+    Py_XSETREF(headers_decoder, Py_NewRef(args[0]));
+    Py_XSETREF(headers_empty, Py_NewRef(args[1]));
+    Py_RETURN_NONE;
+}
+
+int tp_add_message(PyObject *module) {
+    message_type = (PyTypeObject *)PyType_FromSpec(&message_spec);
+    return message_type ? PyModule_AddObjectRef(module, "Message", (PyObject *)message_type) : -1;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the extension `towpath._ring` share: its few globals, argument parsing, errors.
+ *
+ * The extension is a thin layer over towpath_ring.h. Everything is touched under the GIL; only the two sleeps
+ * (Writer.wait_room, Reader.receive) release it, and what they touch meanwhile is listed at their C functions.
+ */
+#ifndef TOWPATH_RING_MODULE_H
+#define TOWPATH_RING_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <structmember.h>
+
+#include "towpath_ring.h"
+
+/* A sleep is cut into slices of this length, because a signal that comes between the last look for signals and the
+ * sleep does not interrupt it. */
+#define TP_SLICE_NS UINT64_C(500000000)
+
+/* The most messages that one call of Reader.receive returns, whatever it is asked for. */
+#define TP_RECEIVE_COUNT_MAX 1024
+
+extern PyObject *tp_ring_error;
+extern PyObject *tp_message_too_large;
+
+/* Each adds its type to the module; -1 with an exception set on failure. */
+int tp_add_message(PyObject *module);
+int tp_add_writer(PyObject *module);
+int tp_add_reader(PyObject *module);
+int tp_add_table(PyObject *module);
+
+PyObject *tp_set_headers_decoder(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+
+/* A Message; takes over `payload` and `headers_raw` (NULL: none), also on failure. */
+PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, uint64_t seq, uint64_t source,
+                         uint64_t time_ns);
+
+/* Set the exception for an error code of the ring; returns NULL. */
+PyObject *tp_raise(int code);
+
+/* Names of a function's parameters, the first `required` of them needed. */
+struct tp_signature {
+    const char *function;
+    const char *const *name;
+    Py_ssize_t required, count;
+};
+
+/* Sort the arguments of a METH_FASTCALL | METH_KEYWORDS call into `out` (borrowed; NULL where not given). */
+int tp_arguments(const struct tp_signature *signature, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                 PyObject **out);
+
+/* Converters; -1 with an exception set on failure. */
+int tp_uint64(PyObject *value, const char *name, uint64_t *out);
+int tp_uint32(PyObject *value, const char *name, uint32_t *out);
+int tp_int64(PyObject *value, const char *name, int64_t *out);
+int tp_int(PyObject *value, const char *name, int *out);
+
+#define TP_METHOD(name) ((PyCFunction)(void (*)(void))(name))
+
+#endif

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * towpath._ring.Reader: the reader's half of the ring for Python.
+ *
+ * All state is touched under the GIL. receive() releases it to spin and sleep; meanwhile other threads may do
+ * everything but sleep or arm as well: rings they remove stay mapped until the sleeper is back, close() too.
+ */
+#include "_ring_module.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct tpr_reader ring; /* the tag of each source is its channel, a str that we own */
+    int is_made;            /* `ring` needs closing */
+    int is_open;            /* the user has not closed it */
+    uint32_t notified, notified_seen;
+} ReaderObject;
+
+static int reader_usable(ReaderObject *self) {
+    if (!self->is_open) {
+        PyErr_SetString(PyExc_ValueError, "the reader is closed");
+        return 0;
+    }
+    if (tpr_is_forked_(&self->ring.memory)) {
+        tp_raise(TPR_E_FORKED);
+        return 0;
+    }
+    return 1;
+}
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"reader", "slots", NULL};
+    PyObject *reader_value, *slots_value = NULL;
+    uint64_t reader;
+    uint32_t slots = TPR_SLOTS_DEFAULT;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:Reader", names, &reader_value, &slots_value) ||
+        tp_uint64(reader_value, "reader", &reader) < 0 || (slots_value && tp_uint32(slots_value, "slots", &slots) < 0))
+        return NULL;
+    ReaderObject *self = (ReaderObject *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    int code = tpr_reader_open(&self->ring, reader, slots);
+    if (code != TPR_OK) {
+        tp_raise(code);
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->is_made = self->is_open = 1;
+    return (PyObject *)self;
+}
+
+/* Close for real; not while a thread sleeps in it. */
+static void reader_release(ReaderObject *self) {
+    self->is_open = 0;
+    if (!self->is_made || self->ring.is_waiting)
+        return;
+    self->is_made = 0;
+    for (uint32_t i = 0; i < self->ring.count; i++)
+        Py_DECREF((PyObject *)self->ring.source[i]->tag);
+    tpr_reader_close(&self->ring);
+}
+
+static void reader_dealloc(ReaderObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    reader_release(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *reader_close(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    reader_release(self);
+    if (self->is_made)
+        tpr_reader_notify(&self->ring); /* the sleeper finishes it */
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_share(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!reader_usable(self))
+        return NULL;
+    int fd = tpr_reader_share(&self->ring);
+    return fd < 0 ? tp_raise(fd) : PyLong_FromLong(fd);
+}
+
+/* ---- sources ---- */
+
+static PyObject *reader_add(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"ring_fd", "slot", "source", "channel", "from_start"};
+    static const struct tp_signature signature = {"add", names, 5, 5};
+    PyObject *value[5];
+    uint64_t source;
+    uint32_t slot;
+    int fd, from_start;
+    if (!reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_int(value[0], "ring_fd", &fd) < 0 || tp_uint32(value[1], "slot", &slot) < 0 ||
+        tp_uint64(value[2], "source", &source) < 0 || (from_start = PyObject_IsTrue(value[4])) < 0)
+        return NULL;
+    if (!PyUnicode_Check(value[3])) {
+        PyErr_Format(PyExc_TypeError, "channel must be a str, not %.100s", Py_TYPE(value[3])->tp_name);
+        return NULL;
+    }
+    int code = tpr_reader_add(&self->ring, fd, slot, source, from_start, value[3]);
+    if (code != TPR_OK)
+        return tp_raise(code);
+    Py_INCREF(value[3]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_finish(ReaderObject *self, PyObject *value) {
+    uint64_t source;
+    if (!reader_usable(self) || tp_uint64(value, "source", &source) < 0)
+        return NULL;
+    tpr_reader_finish(&self->ring, source);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_remove(ReaderObject *self, PyObject *value) {
+    uint64_t source;
+    void *tag = NULL;
+    if (!reader_usable(self) || tp_uint64(value, "source", &source) < 0)
+        return NULL;
+    if (tpr_reader_remove(&self->ring, source, &tag))
+        Py_DECREF((PyObject *)tag);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_sources(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!reader_usable(self))
+        return NULL;
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list && i < self->ring.count; i++) {
+        PyObject *source = PyLong_FromUnsignedLongLong(self->ring.source[i]->source);
+        if (!source || PyList_Append(list, source) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(source);
+    }
+    return list;
+}
+
+/* What happened to a source, as its caller wants to hear it. */
+static PyObject *reader_news_of(const struct tpr_source *source) {
+    if (source->state == TPR_SOURCE_VIOLATED)
+        return Py_BuildValue("Ks", (unsigned long long)source->source, source->violation);
+    return PyLong_FromUnsignedLongLong(source->source);
+}
+
+/* The sources in `state` that were not told yet. */
+static PyObject *reader_take(ReaderObject *self, enum tpr_source_state state) {
+    if (!reader_usable(self))
+        return NULL;
+    tpr_reader_look(&self->ring); /* the caller need not receive for a source to become drained */
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list && i < self->ring.count; i++) {
+        struct tpr_source *source = self->ring.source[i];
+        if (source->state != state || source->is_told)
+            continue;
+        PyObject *item = reader_news_of(source);
+        if (!item || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        else
+            source->is_told = 1;
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+static PyObject *reader_take_drained(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    return reader_take(self, TPR_SOURCE_DRAINED);
+}
+
+static PyObject *reader_take_violations(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    return reader_take(self, TPR_SOURCE_VIOLATED);
+}
+
+/* ---- receiving ---- */
+
+static PyObject *reader_message(const struct tpr_view *view) {
+    PyObject *headers = NULL;
+    PyObject *payload = PyBytes_FromStringAndSize((const char *)view->payload, (Py_ssize_t)view->payload_bytes);
+    if (!payload)
+        return NULL;
+    if (view->headers_bytes &&
+        !(headers = PyBytes_FromStringAndSize((const char *)view->headers, (Py_ssize_t)view->headers_bytes))) {
+        Py_DECREF(payload);
+        return NULL;
+    }
+    return tp_message_new(payload, headers, (PyObject *)view->from->tag, view->seq, view->from->source, view->time_ns);
+}
+
+/* One pass: up to the two bounds, but one message at least where there is one. Returns a list, empty when there
+ * is none. NULL with an exception set: nothing was taken (but where memory fails even for the list, it was). */
+static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t bytes_max) {
+    PyObject *message[TP_RECEIVE_COUNT_MAX];
+    Py_ssize_t count = 0;
+    int64_t bytes = 0;
+    struct tpr_view view;
+    if (count_max > TP_RECEIVE_COUNT_MAX)
+        count_max = TP_RECEIVE_COUNT_MAX;
+    tpr_reader_begin(&self->ring);
+    while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
+        bytes += (int64_t)view.headers_bytes + view.payload_bytes;
+        if (bytes > bytes_max && count)
+            break;
+        if (!(message[count] = reader_message(&view)))
+            break;
+        count++;
+        tpr_reader_consume(&self->ring, &view);
+    }
+    tpr_reader_end(&self->ring);
+    if (PyErr_Occurred()) {
+        if (!count)
+            return NULL;
+        PyErr_Clear(); /* out of memory after some: those are consumed and must be handed over */
+    }
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (list)
+            PyList_SET_ITEM(list, i, message[i]);
+        else
+            Py_DECREF(message[i]);
+    }
+    return list;
+}
+
+/* One sleep of receive(), the GIL released. */
+static int reader_sleep(ReaderObject *self, uint64_t deadline_ns) {
+    uint64_t slice_end_ns = tpr_monotonic_ns() + TP_SLICE_NS;
+    int saved, code = tpr_reader_wait_begin(&self->ring);
+    if (code != TPR_OK)
+        return code;
+    /* Every notify comes from under the GIL: whatever was said up to now, the caller has looked at. */
+    self->ring.wake_seen = self->ring.wake_word;
+    self->ring.is_waiting = 1;
+    Py_BEGIN_ALLOW_THREADS
+    code = tpr_reader_wait_sleep(&self->ring, slice_end_ns < deadline_ns ? slice_end_ns : deadline_ns);
+    saved = errno;
+    Py_END_ALLOW_THREADS
+    self->ring.is_waiting = 0;
+    tpr_reader_reap(&self->ring);
+    if (!self->is_open)
+        reader_release(self);
+    errno = saved;
+    return code == TPR_TIMEOUT && slice_end_ns < deadline_ns ? TPR_OK : code;
+}
+
+static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"count_max", "bytes_max", "timeout_ns"};
+    static const struct tp_signature signature = {"receive", names, 3, 3};
+    PyObject *value[3];
+    int64_t count_max, bytes_max, timeout_ns;
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_int64(value[0], "count_max", &count_max) < 0 ||
+        tp_int64(value[1], "bytes_max", &bytes_max) < 0 || tp_int64(value[2], "timeout_ns", &timeout_ns) < 0)
+        return NULL;
+    if (count_max < 1 || bytes_max < 1) {
+        PyErr_SetString(PyExc_ValueError, "count_max and bytes_max must be at least 1");
+        return NULL;
+    }
+    uint64_t deadline_ns = 0;
+    for (;;) {
+        if (!reader_usable(self))
+            return NULL;
+        PyObject *list = reader_pass(self, count_max, bytes_max);
+        if (!list || PyList_GET_SIZE(list) || timeout_ns == 0)
+            return list;
+        if (self->ring.has_news || self->notified != self->notified_seen) {
+            self->ring.has_news = 0;
+            self->notified_seen = self->notified;
+            return list;
+        }
+        if (self->ring.is_waiting) {
+            Py_DECREF(list);
+            PyErr_SetString(PyExc_RuntimeError, "another thread is waiting in this reader");
+            return NULL;
+        }
+        if (!deadline_ns)
+            deadline_ns = tpr_deadline_ns(timeout_ns);
+        int code = reader_sleep(self, deadline_ns);
+        if (code < 0 || PyErr_CheckSignals() < 0) {
+            Py_DECREF(list);
+            return code < 0 ? tp_raise(code) : NULL;
+        }
+        if (code == TPR_TIMEOUT || !self->is_open)
+            return list;
+        Py_DECREF(list);
+    }
+}
+
+static PyObject *reader_notify(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!reader_usable(self))
+        return NULL;
+    self->notified++;
+    tpr_reader_notify(&self->ring);
+    Py_RETURN_NONE;
+}
+
+static int reader_may_arm(ReaderObject *self) {
+    if (!reader_usable(self))
+        return 0;
+    if (self->ring.is_waiting) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is waiting in this reader");
+        return 0;
+    }
+    return 1;
+}
+
+static PyObject *reader_arm(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!reader_may_arm(self))
+        return NULL;
+    return PyBool_FromLong(tpr_reader_arm(&self->ring));
+}
+
+static PyObject *reader_disarm(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!reader_may_arm(self))
+        return NULL;
+    tpr_reader_disarm(&self->ring);
+    Py_RETURN_NONE;
+}
+
+/* ---- the type ---- */
+
+static PyObject *reader_get_reader(ReaderObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->ring.reader);
+}
+
+static PyObject *reader_get_pending_bytes(ReaderObject *self, void *Py_UNUSED(closure)) {
+    if (!reader_usable(self))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(tpr_reader_pending_bytes(&self->ring));
+}
+
+static PyGetSetDef reader_getters[] = {
+    {"reader", (getter)reader_get_reader, NULL, "The subscription this control page belongs to.", NULL},
+    {"pending_bytes", (getter)reader_get_pending_bytes, NULL, "Bytes published and not received yet.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
+static PyMethodDef reader_methods[] = {
+    {"share", TP_METHOD(reader_share), METH_NOARGS, "A new O_RDONLY descriptor, owned by the caller."},
+    {"add", TP_METHOD(reader_add), TP_KEYWORDS, "Read this ring too."},
+    {"finish", TP_METHOD(reader_finish), METH_O, "The source's writer is gone: read on to its tail."},
+    {"remove", TP_METHOD(reader_remove), METH_O, "Let go of a source."},
+    {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
+    {"take_drained", TP_METHOD(reader_take_drained), METH_NOARGS, "Sources read to their end; each is told once."},
+    {"take_violations", TP_METHOD(reader_take_violations), METH_NOARGS,
+     "Sources whose ring breaks the rules, and which; each is told once."},
+    {"receive", TP_METHOD(reader_receive), TP_KEYWORDS, "The next messages."},
+    {"notify", TP_METHOD(reader_notify), METH_NOARGS, "End the receive() of another thread, or the next one."},
+    {"arm", TP_METHOD(reader_arm), METH_NOARGS, "Have the doorbell rung at the next message; True: there is one now."},
+    {"disarm", TP_METHOD(reader_disarm), METH_NOARGS, "No doorbell any more."},
+    {"close", TP_METHOD(reader_close), METH_NOARGS, "Let go of all sources and release everything."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot reader_slots[] = {
+    {Py_tp_doc, "One subscription's reader of any number of rings."},
+    {Py_tp_new, reader_new},
+    {Py_tp_dealloc, reader_dealloc},
+    {Py_tp_methods, reader_methods},
+    {Py_tp_getset, reader_getters},
+    {0, NULL},
+};
+
+static PyType_Spec reader_spec = {"towpath._ring.Reader", sizeof(ReaderObject), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, reader_slots};
+
+int tp_add_reader(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&reader_spec);
+    int result = type ? PyModule_AddObjectRef(module, "Reader", type) : -1;
+    Py_XDECREF(type);
+    return result;
+}
