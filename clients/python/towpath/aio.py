@@ -173,6 +173,10 @@ class AsyncClient:
     async def status(self) -> model.Status:
         return await Registry(self).status()
 
+    async def call(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
+        """Make any call of the contract; see :meth:`Registry.call`."""
+        return await Registry(self).call(call, timeout=timeout)
+
     def watch(self) -> AsyncWatch:
         return AsyncWatch(self)
 
@@ -378,6 +382,20 @@ class Registry:
         if self._principal:
             call = calls.Call(call.request, call.body, call.response, call.decode, self._principal)
         return await self._client._call(call, deadline)
+
+    async def call(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
+        """Make any call of the contract: for gateways, which pass on what they are asked.
+
+        Args:
+            call: the request, and how its response is decoded.
+            timeout: seconds to wait for the response.
+
+        Raises:
+            TowpathError: what the core refused with.
+            Timeout: it did not answer in time.
+            ConnectionLost: the connection broke before the answer came.
+        """
+        return await self._call(call, deadline_ns(timeout))
 
     async def declare(
         self,
