@@ -3,9 +3,8 @@
 Theory of operation
     The contract is the same on every carrier: a gRPC request is the body of a ``Frame``, and so is its
     response. So a call goes to the door as it came, for the principal of remote peers, and what the core
-    answers goes back as it is; what may be asked and by whom is decided there. Watch is the exception,
-    because one gRPC stream cannot outlive the daemon's run that it tells of: when the connection to the
-    daemon was made anew, the stream ends with CONNECTION_LOST and the peer watches again.
+    answers goes back as it is; what may be asked and by whom is decided there. Watch alone is shared between
+    peers (``watching``).
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ import grpc
 from google.protobuf.message import Message
 
 from towpath.calls import Call
-from towpath.convert import watch_event_to_proto
-from towpath.errors import ConnectionLost
 from towpath.v1 import registry_pb2, registry_pb2_grpc
 from towpath_broker.gateways._common import GatewayContext
 from towpath_broker.gateways.grpc.calls import Calls
 from towpath_broker.gateways.grpc.settings import GrpcSettings
+from towpath_broker.gateways.grpc.watching import RegistryWatch
 
 PRINCIPAL: Final = "grpc:anonymous"
 """For whom peers act until they are authenticated."""
+CALL_TIMEOUT_S: Final = 60.0
+"""How long a call without a deadline waits for the daemon."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 R = TypeVar("R", bound=Message)
@@ -41,6 +41,7 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
     def __init__(self, gateway: GatewayContext[GrpcSettings], calls: Calls) -> None:
         self._client = gateway.acting_for(PRINCIPAL)
         self._calls = calls
+        self._watch = RegistryWatch(gateway.client)
 
     async def DeclareChannel(
         self, request: registry_pb2.DeclareChannelRequest, context: Context
@@ -91,17 +92,14 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
     async def Watch(  # type: ignore[override]
         self, request: registry_pb2.WatchRequest, context: Context
     ) -> None:
-        await self._calls.run(context, self._watch(context))
+        await self._calls.run(context, self._tell_changes(context))
 
     async def _ask(self, name: str, request: Message, response: type[R], context: Context) -> R:
         call: Call[R] = Call(f"{name}_request", request, f"{name}_response", lambda answer: answer)
-        return await self._calls.run(context, self._client.call(call))
+        timeout_s: float | None = context.time_remaining()
+        return await self._calls.run(context, self._client.call(call, timeout=timeout_s or CALL_TIMEOUT_S))
 
-    async def _watch(self, context: Context) -> None:
-        async for event in self._client.watch():
-            if event.kind == "reset":
-                raise ConnectionLost(
-                    "the gateway's connection to the daemon was made anew",
-                    hint="watch again to be told everything",
-                )
-            await context.write(watch_event_to_proto(event))
+    async def _tell_changes(self, context: Context) -> None:
+        with self._watch.follow() as follower:
+            while True:
+                await context.write(await follower.receive())
