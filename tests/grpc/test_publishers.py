@@ -1,4 +1,4 @@
-"""The shared sources of unary publishes: turns, bounds, idling, failures. On a client that is lists in memory."""
+"""The shared sources of unary publishes: turns, bounds, idling, failures. On a client that is a few lists."""
 
 from __future__ import annotations
 
