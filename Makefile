@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
 SOURCES := $(wildcard clients broker tools tests examples) setup.py
 
-.PHONY: help setup demo test test-long check bench fuzz proto ext format clean
+.PHONY: help setup demo test test-long check bench fuzz proto man ext format clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -33,6 +33,9 @@ fuzz: setup ## feed the decoders far more hostile input than `make test` does
 
 proto: setup ## generate clients/python/towpath/v1 from protos/ again
 	@$(BIN)/python tools/generate_protos.py
+
+man: setup ## write deploy/man from the command line's own parsers again
+	@$(BIN)/python tools/generate_manual.py
 
 ext: ## compile the C extension again, in place
 	@tools/setup.sh --extension

@@ -9,6 +9,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import towpath
 from tests.project.project_files import ROOT
 
 # pip comes with the virtual environment; towpath is this checkout.
@@ -41,6 +42,11 @@ def test_every_requirement_is_pinned_within_its_range() -> None:
         if pinned.get(canonicalize_name(requirement.name), "0") not in requirement.specifier
     ]
     assert unmet == []
+
+
+def test_library_and_distribution_say_the_same_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert towpath.__version__ == project["version"] == metadata.version("towpath")
 
 
 def test_environment_is_what_the_constraints_say() -> None:
