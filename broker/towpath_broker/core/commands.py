@@ -17,6 +17,7 @@ from typing import ClassVar
 from towpath.errors import TowpathError
 
 from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
+from .limits import Limits
 
 
 class Kind(IntEnum):
@@ -52,6 +53,16 @@ class BindingState(IntEnum):
     RETRYING = 4
     STOPPED = 5
     FAILED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """A channel's options, all of them settled; as they stand here, the daemon's defaults."""
+
+    kind: Kind = Kind.TOPIC
+    durable: bool = False
+    overflow: Overflow = Overflow.BLOCK
+    ring_bytes: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +118,16 @@ class Command:
 @dataclass(frozen=True, slots=True)
 class Start(Command):
     """The core starts; the first record of each run. Sessions of earlier runs are gone; the incarnation
-    grows by one."""
+    grows by one.
+
+    Attributes:
+        limits, defaults: what commands are judged by from here on. They are in the record so that a replay
+            decides as the run did, whatever the configuration says by then.
+    """
 
     DURABLE: ClassVar[bool] = True
+    limits: Limits = Limits()
+    defaults: ChannelOptions = ChannelOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +243,8 @@ class Watch(Command):
 
 @dataclass(frozen=True, slots=True)
 class CancelCall(Command):
-    """The caller no longer wants the answer of a call that is waiting or streaming; unknown calls are
-    ignored."""
+    """The caller no longer wants the answer of a call that is waiting or streaming: none comes after this.
+    Unknown calls are ignored."""
 
     session: SessionId
     call: CallId

@@ -12,20 +12,10 @@ from dataclasses import dataclass
 
 from towpath.errors import TowpathError
 
-from .commands import BindingReport, Direction, Kind, Overflow
+from .commands import BindingReport, ChannelOptions, Direction
 from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
 
 # ---- what answers and notices are made of ------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelOptions:
-    """A channel's options, all of them settled."""
-
-    kind: Kind
-    durable: bool
-    overflow: Overflow
-    ring_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

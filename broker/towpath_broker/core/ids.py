@@ -1,7 +1,10 @@
-"""The core's identifiers. All are unsigned 64-bit numbers that are never used twice on a host.
+"""The core's identifiers: unsigned 64-bit numbers. 0 is no id.
 
-Sessions, sources, readers and bindings draw from one sequence: the incarnation (which counts the starts of
-the core, and is in the journal) in the upper 24 bits, a counter in the lower 40. 0 is no id.
+Sessions, sources and readers draw from one sequence, and none is used twice on a host: the incarnation (which
+counts the starts of the core, and is in the journal) in the upper 24 bits, a counter in the lower 40. So
+(source, seq) is unique for ever without a journal entry per source. Bindings have a sequence of their own, 1,
+2, 3, ..., which is durable: replaying the journal gives each binding the id it had, whatever sessions did in
+between.
 """
 
 from __future__ import annotations
@@ -25,3 +28,8 @@ def first_id(incarnation: int) -> int:
     """Return the lowest id of an incarnation (1 to 2**24 - 1)."""
     assert 1 <= incarnation <= INCARNATION_MAX
     return (incarnation << COUNTER_BITS) + 1
+
+
+def end_id(incarnation: int) -> int:
+    """Return the first number past an incarnation's ids."""
+    return (incarnation + 1) << COUNTER_BITS

@@ -1,0 +1,76 @@
+"""The core's bounds: one frozen dataclass; the settings table ``[limits]`` derives from it.
+
+Each bound has a name, a default and a documented outcome when it is reached. Bounds ``*_per_principal_max``
+are quotas, charged to the principal for whom a gateway or a client acts, and refused with QUOTA_EXCEEDED; the
+others hold for everyone and are refused with LIMIT_EXCEEDED. A refusal changes nothing and tells the bound's
+name. ``Start`` carries the limits into the journal, so that a replay decides as the run did, whatever the
+configuration says by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Final
+
+from towpath.errors import InvalidConfiguration
+
+RING_BYTES_MIN: Final = 4096
+RING_BYTES_LIMIT: Final = 1 << 30
+CELLS_MAX: Final = 65_536
+"""Cells of the generation table: the most channels there can be."""
+IDS_PER_SESSION: Final = 256
+"""Ids that a session is given when it opens."""
+IDS_PER_ALLOCATION_MAX: Final = 4096
+ID_BLOCKS_PER_SESSION_MAX: Final = 16
+"""Blocks of ids that a session keeps. When it is given one more, what is unused of the oldest lapses: so a
+session may use any number of ids over its life, and none can hoard them."""
+SLOTS_MAX: Final = 4096
+"""Slots that a control page can have."""
+ORIGIN_CHARS_MAX: Final = 128
+
+
+def _limit(default: int, maximum: int, doc: str) -> int:
+    value: int = field(default=default, metadata={"maximum": maximum, "doc": doc})
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that an operator may set.
+
+    Each is at least 1. A field's metadata has ``maximum``, the most it can be set to, and ``doc``, one
+    sentence for the manual.
+
+    Raises:
+        InvalidConfiguration: a value is out of its range.
+    """
+
+    sessions_max: int = _limit(4096, 65_536, "Sessions at one time.")
+    sessions_per_principal_max: int = _limit(1024, 65_536, "Sessions of one principal at one time.")
+    channels_max: int = _limit(CELLS_MAX, CELLS_MAX, "Channels declared.")
+    channels_per_principal_max: int = _limit(16_384, CELLS_MAX, "Channels declared by one principal.")
+    bindings_max: int = _limit(4096, 65_536, "Bindings.")
+    sources_per_principal_max: int = _limit(16_384, 1 << 20, "Publishers of one principal at one time.")
+    readers_per_principal_max: int = _limit(16_384, 1 << 20, "Subscribers of one principal at one time.")
+    publishers_per_channel_max: int = _limit(255, SLOTS_MAX, "Publishers on one channel at one time.")
+    subscribers_per_channel_max: int = _limit(1024, 65_536, "Subscribers on one channel at one time.")
+    ring_bytes_max: int = _limit(
+        RING_BYTES_LIMIT, RING_BYTES_LIMIT, "The largest ring a channel may ask for."
+    )
+    waits_per_session_max: int = _limit(64, 4096, "Calls of one session that wait for a binding to settle.")
+    watches_per_session_max: int = _limit(4, 64, "Watches of the registry that one session may have.")
+
+    def __post_init__(self) -> None:
+        for bound, value in self.items():
+            maximum = bound.metadata["maximum"]
+            minimum = RING_BYTES_MIN if bound.name == "ring_bytes_max" else 1
+            if not minimum <= value <= maximum:
+                raise InvalidConfiguration(
+                    f"limit {bound.name} is {value}", hint=f"{bound.name} may be {minimum} to {maximum}"
+                )
+
+    def items(self) -> Iterator[tuple[Field[Any], int]]:
+        """Yield each bound with its value, in the order of the table."""
+        for bound in fields(self):
+            yield bound, getattr(self, bound.name)

@@ -1,0 +1,408 @@
+"""The registry: definitions of channels and bindings, the durable part of the machine.
+
+Theory of operation
+    A durable command is judged in three steps, which the engine and the machine share. :meth:`Registry.check`
+    refuses what no state of things could make right: a bad name, an option out of range, a caller without
+    the permission. :meth:`Registry.plan` judges it against the definitions there are and says what it would
+    change. Only then does the machine call one of the methods that change something. The first two raise
+    before anything was touched, so a refusal leaves the registry as it was.
+
+Invariants ``channels``, ``bindings`` and the indexes over them tell the same;
+    :meth:`Registry.assert_consistent` says so. A binding's channel exists. One place has one binding. A
+    binding's id is never used again.
+
+Not here: who publishes or subscribes (``channels``), how bindings fare (``reports``), and watches
+(``machine``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from towpath.bindings import check_options, parse_options, parse_url, place_key
+from towpath.errors import (
+    BindingConflict,
+    BindingNotFound,
+    ChannelConflict,
+    ChannelInUse,
+    ChannelNotFound,
+    InvalidArgument,
+    LimitExceeded,
+    NotSupported,
+    PermissionDenied,
+)
+from towpath.names import check_name
+
+from .commands import (
+    Caller,
+    ChannelOptions,
+    CreateBinding,
+    DeclareChannel,
+    DeleteBinding,
+    Direction,
+    Kind,
+    Overflow,
+    StatedOptions,
+    UndeclareChannel,
+)
+from .ids import BindingId
+from .limits import RING_BYTES_LIMIT, RING_BYTES_MIN, Limits
+from .quotas import Tally
+
+DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBinding
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelDefinition:
+    """What is kept of a channel."""
+
+    name: str
+    options: ChannelOptions
+    owner: str
+    declared_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class BindingDefinition:
+    """What is kept of a binding. ``options`` are those stated, in canonical spelling."""
+
+    id: BindingId
+    channel: str
+    url: str
+    direction: Direction
+    options: Mapping[str, str]
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who uses a channel now; nobody ever does at a replay."""
+
+    publishers: int = 0
+    subscribers: int = 0
+
+
+NOBODY = Presence()
+
+
+class Change(Enum):
+    """What a command would change."""
+
+    NOTHING = auto()
+    CHANNEL_ADDED = auto()
+    CHANNEL_REPLACED = auto()
+    CHANNEL_REMOVED = auto()
+    BINDING_ADDED = auto()
+    BINDING_REMOVED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a command would do: the change, and the definition that it is about."""
+
+    change: Change
+    channel: ChannelDefinition | None = None
+    binding: BindingDefinition | None = None
+
+
+class Registry:
+    """Definitions of channels and bindings, in the order in which they were made."""
+
+    def __init__(self, limits: Limits, defaults: ChannelOptions) -> None:
+        self.limits = limits
+        self.defaults = defaults
+        self.channels: dict[str, ChannelDefinition] = {}
+        self.bindings: dict[BindingId, BindingDefinition] = {}
+        self.next_binding = 1
+        self._owned = Tally("channels_per_principal_max", "channels")
+        self._of_channel: dict[str, dict[BindingId, BindingDefinition]] = {}
+        self._of_place: dict[tuple[str, ...], BindingId] = {}
+
+    # ---- judging -------------------------------------------------------------------------------------------
+
+    def check(self, command: DefinitionCommand) -> None:
+        """Refuse what is wrong whatever the state of things.
+
+        Raises:
+            InvalidName, InvalidArgument, NotSupported, LimitExceeded: what it asks for cannot be asked for.
+            PermissionDenied: the caller may not ask for it.
+        """
+        if isinstance(command, DeclareChannel):
+            check_name(command.name)
+            _check_channel_options(command.options, self.limits)
+            if command.replace and not command.caller.is_admin:
+                raise PermissionDenied(f"{command.caller.principal} may not replace a channel's options")
+        elif isinstance(command, UndeclareChannel):
+            check_name(command.name)
+        else:
+            _check_may_bind(command.caller)
+            if isinstance(command, CreateBinding):
+                check_name(command.channel)
+                scheme, _ = parse_url(command.url)
+                check_options(scheme, command.direction.name.lower(), command.options)
+            elif not command.binding:
+                if not command.url:
+                    raise InvalidArgument("a binding is named by its id, or by channel and URL")
+                parse_url(command.url)
+
+    def plan(self, command: DefinitionCommand, presence: Presence, now_ns: int) -> Plan:
+        """Judge a command that :meth:`check` let through.
+
+        Args:
+            presence: who uses the channel that it names.
+            now_ns: when, for a channel that it declares.
+
+        Raises:
+            TowpathError: it is refused as things stand.
+        """
+        if isinstance(command, DeclareChannel):
+            return self._plan_declare(command, presence, now_ns)
+        if isinstance(command, UndeclareChannel):
+            return self._plan_undeclare(command, presence)
+        if isinstance(command, CreateBinding):
+            return self._plan_create_binding(command)
+        return Plan(Change.BINDING_REMOVED, binding=self._named(command))
+
+    def _plan_declare(self, command: DeclareChannel, presence: Presence, now_ns: int) -> Plan:
+        channel = self.channels.get(command.name)
+        if channel is None:
+            limits = self.limits
+            if len(self.channels) >= limits.channels_max:
+                raise LimitExceeded(
+                    f"there are {len(self.channels)} channels: channels_max is {limits.channels_max}"
+                )
+            principal = command.caller.principal
+            self._owned.check(principal, limits.channels_per_principal_max)
+            options = _settled(command.options, self.defaults)
+            return Plan(Change.CHANNEL_ADDED, ChannelDefinition(command.name, options, principal, now_ns))
+        options = _settled(command.options, channel.options)
+        if options == channel.options:
+            return Plan(Change.NOTHING, channel)
+        differences = _differences(channel.options, options)
+        if not command.replace:
+            raise ChannelConflict(f"channel {command.name!r} is declared with other options: {differences}")
+        if presence != NOBODY:
+            raise ChannelConflict(
+                f"channel {command.name!r} keeps its options while it is used: {differences}",
+                hint="the configured options are taken at the next start when nobody uses the channel",
+            )
+        replaced = ChannelDefinition(channel.name, options, channel.owner, channel.declared_at_ns)
+        return Plan(Change.CHANNEL_REPLACED, replaced)
+
+    def _plan_undeclare(self, command: UndeclareChannel, presence: Presence) -> Plan:
+        channel = self.require(command.name)
+        caller = command.caller
+        if caller.principal != channel.owner and not caller.is_admin:
+            raise PermissionDenied(
+                f"{caller.principal} may not undeclare channel {channel.name!r}",
+                hint=f"it belongs to {channel.owner}; its owner and the daemon's administrators may",
+            )
+        bindings = len(self.bindings_of(channel.name))
+        if not command.force and (bindings or presence != NOBODY):
+            users = [
+                f"{count} {what}{'' if count == 1 else 's'}"
+                for count, what in (
+                    (presence.publishers, "publisher"),
+                    (presence.subscribers, "subscriber"),
+                    (bindings, "binding"),
+                )
+                if count
+            ]
+            raise ChannelInUse(f"channel {channel.name!r} is in use by {', '.join(users)}")
+        return Plan(Change.CHANNEL_REMOVED, channel)
+
+    def _plan_create_binding(self, command: CreateBinding) -> Plan:
+        self.require(command.channel)
+        scheme, _ = parse_url(command.url)
+        options = check_options(scheme, command.direction.name.lower(), command.options)
+        taken = self._of_place.get(place_key(command.url))
+        if taken is not None:
+            binding = self.bindings[taken]
+            if (
+                binding.channel == command.channel
+                and binding.direction is command.direction
+                and parse_options(scheme, binding.options) == parse_options(scheme, options)
+            ):
+                return Plan(Change.NOTHING, binding=binding)
+            stated = " ".join(f"{name}={value}" for name, value in binding.options.items())
+            raise BindingConflict(
+                f"{command.url} is bound already: binding {binding.id}, channel {binding.channel!r},"
+                f" {binding.direction.name.lower()}{', ' if stated else ''}{stated}",
+                hint=f"one place has one binding; remove that one first: towpath unbind {binding.id}",
+            )
+        if len(self.bindings) >= self.limits.bindings_max:
+            raise LimitExceeded(
+                f"there are {len(self.bindings)} bindings: bindings_max is {self.limits.bindings_max}"
+            )
+        new = BindingDefinition(
+            BindingId(self.next_binding),
+            command.channel,
+            command.url,
+            command.direction,
+            options,
+            command.caller.principal,
+        )
+        return Plan(Change.BINDING_ADDED, binding=new)
+
+    def _named(self, command: DeleteBinding) -> BindingDefinition:
+        if command.binding:
+            return self.require_binding(command.binding)
+        identifier = self._of_place.get(place_key(command.url))
+        binding = None if identifier is None else self.bindings[identifier]
+        if binding is None or (command.channel and binding.channel != command.channel):
+            on = f" on channel {command.channel!r}" if command.channel else ""
+            raise BindingNotFound(f"no binding of {command.url}{on}")
+        return binding
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def require(self, name: str) -> ChannelDefinition:
+        """Return a channel.
+
+        Raises:
+            InvalidName, ChannelNotFound: there can be, or is, none of that name.
+        """
+        channel = self.channels.get(name)
+        if channel is None:
+            check_name(name)
+            raise ChannelNotFound(f"no channel {name!r}", hint=f"declare it first: towpath declare {name}")
+        return channel
+
+    def require_binding(self, identifier: BindingId) -> BindingDefinition:
+        """Return a binding.
+
+        Raises:
+            BindingNotFound: there is none of that id.
+        """
+        binding = self.bindings.get(identifier)
+        if binding is None:
+            raise BindingNotFound(f"no binding {identifier}")
+        return binding
+
+    def bindings_of(self, channel: str) -> tuple[BindingDefinition, ...]:
+        """Return a channel's bindings, oldest first."""
+        return tuple(self._of_channel.get(channel, {}).values())
+
+    # ---- changing ------------------------------------------------------------------------------------------
+
+    def add_channel(self, channel: ChannelDefinition) -> None:
+        """Add a channel that :meth:`plan` planned, or that a snapshot has."""
+        assert channel.name not in self.channels
+        self.channels[channel.name] = channel
+        self._owned.add(channel.owner)
+
+    def replace_channel(self, channel: ChannelDefinition) -> None:
+        """Put a channel's new definition in the place of the old."""
+        assert self.channels[channel.name].owner == channel.owner
+        self.channels[channel.name] = channel
+
+    def remove_channel(self, name: str) -> None:
+        """Remove a channel, whose bindings are removed already."""
+        assert name not in self._of_channel
+        self._owned.remove(self.channels.pop(name).owner)
+
+    def add_binding(self, binding: BindingDefinition) -> None:
+        """Add a binding that :meth:`plan` planned, or that a snapshot has."""
+        place = place_key(binding.url)
+        assert binding.id not in self.bindings and place not in self._of_place
+        assert binding.channel in self.channels
+        self.bindings[binding.id] = binding
+        self._of_place[place] = binding.id
+        self._of_channel.setdefault(binding.channel, {})[binding.id] = binding
+        self.next_binding = max(self.next_binding, binding.id + 1)
+
+    def remove_binding(self, identifier: BindingId) -> None:
+        """Remove a binding."""
+        binding = self.bindings.pop(identifier)
+        del self._of_place[place_key(binding.url)]
+        siblings = self._of_channel[binding.channel]
+        del siblings[identifier]
+        if not siblings:
+            del self._of_channel[binding.channel]
+
+    def assert_consistent(self) -> None:
+        """Assert the invariants; for tests. O(channels + bindings)."""
+        assert self._owned.total() == len(self.channels)
+        assert all(name == channel.name for name, channel in self.channels.items())
+        assert {place_key(b.url): b.id for b in self.bindings.values()} == self._of_place
+        assert sum(map(len, self._of_channel.values())) == len(self.bindings)
+        assert all(self._of_channel[b.channel][b.id] is b for b in self.bindings.values())
+        assert all(b.channel in self.channels and b.id < self.next_binding for b in self.bindings.values())
+        assert all(self._of_channel.values())
+
+
+def check_ring_bytes(ring_bytes: int) -> None:
+    """Refuse what cannot be the size of a ring.
+
+    Raises:
+        InvalidArgument: it is not a power of two from 4096 to 2**30.
+    """
+    if not RING_BYTES_MIN <= ring_bytes <= RING_BYTES_LIMIT or ring_bytes & (ring_bytes - 1):
+        raise InvalidArgument(
+            f"ring_bytes cannot be {ring_bytes}",
+            hint=f"ring_bytes is a power of two from {RING_BYTES_MIN} to {RING_BYTES_LIMIT}",
+        )
+
+
+def check_defaults(defaults: ChannelOptions, limits: Limits) -> None:
+    """Refuse defaults with which no channel could be declared.
+
+    Raises:
+        InvalidArgument, NotSupported, LimitExceeded: as when they were stated.
+    """
+    _check_channel_options(
+        StatedOptions(defaults.kind, defaults.durable, defaults.overflow, defaults.ring_bytes), limits
+    )
+
+
+def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
+    if options.ring_bytes is not None:
+        check_ring_bytes(options.ring_bytes)
+        if options.ring_bytes > limits.ring_bytes_max:
+            raise LimitExceeded(
+                f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
+            )
+    if options.kind not in (None, Kind.TOPIC):
+        raise NotSupported(f"kind={_told(options.kind)} comes in a later version", hint="kind may be topic")
+    if options.durable:
+        raise NotSupported("durable=true comes in a later version", hint="durable may be false")
+    if options.overflow not in (None, Overflow.BLOCK):
+        raise NotSupported(
+            f"overflow={_told(options.overflow)} comes in a later version", hint="overflow may be block"
+        )
+
+
+def _check_may_bind(caller: Caller) -> None:
+    if not caller.is_admin:
+        raise PermissionDenied(
+            f"{caller.principal} may not make or remove bindings",
+            hint="a binding acts with the daemon's authority: only its own uid, root and members of the admin"
+            " group may",
+        )
+
+
+def _settled(stated: StatedOptions, otherwise: ChannelOptions) -> ChannelOptions:
+    return ChannelOptions(
+        otherwise.kind if stated.kind is None else stated.kind,
+        otherwise.durable if stated.durable is None else stated.durable,
+        otherwise.overflow if stated.overflow is None else stated.overflow,
+        otherwise.ring_bytes if stated.ring_bytes is None else stated.ring_bytes,
+    )
+
+
+def _differences(has: ChannelOptions, asked: ChannelOptions) -> str:
+    pairs: Iterable[tuple[str, object, object]] = (
+        ("kind", has.kind, asked.kind),
+        ("durable", has.durable, asked.durable),
+        ("overflow", has.overflow, asked.overflow),
+        ("ring_bytes", has.ring_bytes, asked.ring_bytes),
+    )
+    return "; ".join(
+        f"{name} is {_told(one)}, asked for {_told(other)}" for name, one, other in pairs if one != other
+    )
+
+
+def _told(value: object) -> str:
+    return value.name.lower() if isinstance(value, (Kind, Overflow)) else str(value).lower()
