@@ -1,0 +1,313 @@
+"""``rpc``: the ROUTER socket, and the tasks that carry out what :mod:`rpc` says peers may ask for.
+
+Theory of operation
+    Each open call is a task. Registry calls go to the door as they came and come back as they are, for the
+    principal ``zeromq:anonymous``. A publish answers when the batch is in the channel's ring. A
+    subscription takes from the rings no more than its credit, and sends at most ``rpc_hwm`` batches ahead
+    of what its peer reads; a peer that stops reading, or gives no credit, is a subscriber that does not
+    read, to which the channel's overflow policy applies. Nothing is lost in between.
+
+    How a peer's end is noticed: libzmq tells of a closed connection (a monitor on the socket; each message
+    carries its connection's descriptor), a send to a peer that is gone fails (``ROUTER_MANDATORY``), and
+    heartbeats find hosts that fell silent. Its calls end then, its subscriptions leave their channels.
+
+    The monitor tells of a connection's end before its descriptor can be another's. Therefore it is asked
+    each time between receiving a message and believing its descriptor.
+
+A peer that does not read
+    An answer waits ``rpc_stall_ms`` for room; then the peer counts as gone (``rpc_slow_peers``). Answers to
+    frames that opened no call are not waited for (``rpc_answers_dropped``). Batches of a subscription wait
+    for as long as the connection lives.
+
+Invariants
+    The order of a call's answers is that of its events. After a call's last answer nothing more is sent for
+    it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import zmq
+
+from towpath._version import __version__
+from towpath.calls import Call as DoorCall
+from towpath.convert import watch_event_to_proto
+from towpath.errors import TowpathError
+from towpath.v1.channels_pb2 import PublishResponse
+from towpath.v1.frame_pb2 import Frame
+from towpath_broker.gateways._common import GatewayContext, log
+from towpath_broker.gateways.zeromq.endpoint import Endpoint
+from towpath_broker.gateways.zeromq.messages import checked_publish, fill_batch, runs
+from towpath_broker.gateways.zeromq.outlets import Outlets
+from towpath_broker.gateways.zeromq.registry_feed import RegistryFeed
+from towpath_broker.gateways.zeromq.rpc import (
+    PRINCIPAL,
+    Action,
+    Begin,
+    Call,
+    Credited,
+    RpcProtocol,
+    Send,
+    Stop,
+    error_frame,
+)
+from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
+
+BATCH_MESSAGES_MAX: Final = 1_024
+
+_MESSAGES_PER_TURN: Final = 256
+_MONITOR_EVENT: Final = struct.Struct("=Hi")
+
+
+class _PeerGone(Exception):
+    """There is no way to this peer any more, or it does not read."""
+
+
+class _Running:
+    """A call that is being carried out."""
+
+    __slots__ = ("credited", "task")
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+        self.credited = asyncio.Event()
+
+
+class Calls:
+    """The ``rpc`` endpoint.
+
+    Args:
+        gateway: settings, client, counters.
+        zmq_context: libzmq's.
+        outlets: where publishes go.
+        feed: what watches follow.
+        group: the tasks run in it, so that a bug in one ends the process.
+    """
+
+    def __init__(
+        self,
+        gateway: GatewayContext[ZeroMQSettings],
+        zmq_context: zmq.Context[zmq.Socket[bytes]],
+        outlets: Outlets,
+        feed: RegistryFeed,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._gateway = gateway
+        self._settings = gateway.settings
+        self._client = gateway.client
+        self._registry = gateway.acting_for(PRINCIPAL)
+        self._outlets = outlets
+        self._feed = feed
+        self._group = group
+        self._protocol = RpcProtocol(gateway.settings, f"towpath/{__version__} zeromq")
+        self._running: dict[Call, _Running] = {}
+        self._endpoint = Endpoint(zmq_context, zmq.ROUTER, self._on_readable)
+        socket = self._socket = self._endpoint.socket
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.SNDHWM, self._settings.rpc_hwm)
+        socket.setsockopt(zmq.RCVHWM, self._settings.rpc_hwm)
+        socket.setsockopt(zmq.MAXMSGSIZE, self._settings.message_bytes_max)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, self._settings.heartbeat_ms)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * self._settings.heartbeat_ms)
+        self._monitor = self._open_monitor(zmq_context)
+
+    def bind(self) -> str:
+        """Listen; return the address as bound."""
+        address = self._endpoint.bind("rpc", self._settings.rpc)
+        asyncio.get_running_loop().add_reader(int(self._monitor.FD), self._read_monitor)
+        return address
+
+    async def close(self, linger_ms: int) -> None:
+        """Take no more calls, end those that are open, and stop listening."""
+        self._endpoint.is_paused = True
+        asyncio.get_running_loop().remove_reader(int(self._monitor.FD))
+        tasks = [running.task for running in self._running.values()]
+        self._perform(self._protocol.stop_all())
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._endpoint.close(linger_ms)
+
+    # ---- receiving ----
+
+    def _on_readable(self) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            # See the module's docstring for why now.
+            self._read_monitor()
+            parts = [frame.bytes for frame in frames]
+            violations = self._protocol.violations
+            actions = self._protocol.receive(parts, _connection_of(frames[-1]))
+            if self._protocol.violations > violations:
+                self._gateway.count("rpc_violations", self._protocol.violations - violations)
+            self._perform(actions)
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(address, frame):
+                    self._send_or_drop(address, frame)
+                case Begin(call):
+                    task = self._group.create_task(self._run(call), name=f"zeromq-rpc-{call.body}")
+                    self._running[call] = _Running(task)
+                    task.add_done_callback(functools.partial(self._forget, call))
+                    self._gateway.count("rpc_calls")
+                case Credited(call):
+                    if call in self._running:
+                        self._running[call].credited.set()
+                case Stop(call):
+                    if call in self._running and self._running[call].task is not asyncio.current_task():
+                        self._running[call].task.cancel()
+
+    def _forget(self, call: Call, _: asyncio.Task[None]) -> None:
+        del self._running[call]
+
+    # ---- carrying out ----
+
+    async def _run(self, call: Call) -> None:
+        """Carry a call out, answer it, and free its place."""
+        try:
+            try:
+                answer = await self._answer(call)
+            except TowpathError as error:
+                answer = error_frame(call.id, error)
+            await self._deliver(call, answer, self._settings.rpc_stall_ms / 1e3)
+            self._protocol.finished(call)
+        except _PeerGone:
+            self._perform(self._protocol.vanished(call.peer))
+
+    async def _answer(self, call: Call) -> Frame:
+        """Return the call's last answer."""
+        match call.body:
+            case "publish_request":
+                request = call.request.publish_request
+                payloads, headers = checked_publish(request)
+                source, first_seq = await self._outlets.publish(request.channel, payloads, headers)
+                self._gateway.count("messages_in", len(payloads))
+                response = PublishResponse(source=source, first_seq=first_seq, count=len(payloads))
+                return Frame(id=call.id, publish_response=response)
+            case "subscribe_request":
+                return await self._subscribe(call)
+            case "watch_request":
+                return await self._watch(call)
+            case _:
+                return await self._ask_door(call)
+
+    async def _ask_door(self, call: Call) -> Frame:
+        """Pass a registry call on as it is; its response's name is its own with another ending."""
+        response = call.body.removesuffix("_request") + "_response"
+        door_call: DoorCall[Any] = DoorCall(
+            call.body, getattr(call.request, call.body), response, lambda body: body
+        )
+        body = await self._registry.call(door_call)
+        frame = Frame(id=call.id)
+        getattr(frame, response).CopyFrom(body)
+        return frame
+
+    async def _subscribe(self, call: Call) -> Frame:
+        channel = call.request.subscribe_request.channel
+        async with await self._client.subscribe(channel) as subscription:
+            began = Frame(id=call.id)
+            began.subscribe_response.subscribed.channel = channel
+            await self._deliver(call, began, None)
+            credited = self._running[call].credited
+            while True:
+                while call.credit == 0:
+                    credited.clear()
+                    await credited.wait()
+                count_max = min(call.credit, BATCH_MESSAGES_MAX)
+                batch = await subscription.receive_many(count_max, bytes_max=self._settings.rpc_batch_bytes)
+                for run in runs(batch):
+                    frame = Frame(id=call.id)
+                    fill_batch(frame.subscribe_response.batch, channel, run)
+                    call.spend(len(run))
+                    await self._deliver(call, frame, None)
+                self._gateway.count("rpc_messages_out", len(batch))
+                # A channel that never runs dry must not keep the loop from the others.
+                await asyncio.sleep(0)
+
+    async def _watch(self, call: Call) -> Frame:
+        watch = self._feed.watch()
+        try:
+            while True:
+                frame = Frame(id=call.id)
+                frame.watch_response.CopyFrom(watch_event_to_proto(await watch.receive()))
+                await self._deliver(call, frame, self._settings.rpc_stall_ms / 1e3)
+        finally:
+            self._feed.forget(watch)
+
+    # ---- sending ----
+
+    async def _deliver(self, call: Call, frame: Frame, timeout_s: float | None) -> None:
+        """Send a call's answer, waiting while its peer's queue is full.
+
+        Raises:
+            _PeerGone: no such peer, or ``timeout_s`` are over.
+        """
+        raw = frame.SerializeToString()
+
+        def attempt() -> bool:
+            return self._try_send(call.address, raw)
+
+        if attempt():
+            return
+        if not await self._endpoint.retry(attempt, timeout_s):
+            self._gateway.count("rpc_slow_peers")
+            log("zeromq.slow_peer", level="warning", endpoint="rpc", call=call.body)
+            raise _PeerGone
+
+    def _send_or_drop(self, address: tuple[bytes, ...], frame: Frame) -> None:
+        try:
+            is_sent = self._try_send(address, frame.SerializeToString())
+        except _PeerGone:
+            is_sent = False
+        if not is_sent:
+            self._gateway.count("rpc_answers_dropped")
+
+    def _try_send(self, address: tuple[bytes, ...], raw: bytes) -> bool:
+        try:
+            self._socket.send_multipart((*address, raw), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                raise _PeerGone from None
+            raise
+        self._endpoint.touch()
+        return True
+
+    # ---- connections ----
+
+    def _open_monitor(self, zmq_context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+        address = f"inproc://towpath-rpc-monitor-{id(self):x}"
+        self._socket.monitor(address, zmq.EVENT_DISCONNECTED)
+        monitor = zmq_context.socket(zmq.PAIR)
+        # libzmq's I/O thread waits for room in this queue; it must never have to.
+        monitor.setsockopt(zmq.RCVHWM, 0)
+        monitor.connect(address)
+        return monitor
+
+    def _read_monitor(self) -> None:
+        while True:
+            try:
+                event = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            _, connection = _MONITOR_EVENT.unpack(event[0])
+            self._perform(self._protocol.disconnected(connection))
+
+
+def _connection_of(frame: zmq.Frame) -> int:
+    """Return the descriptor of the connection that a part came by; -1 when libzmq does not tell."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1

@@ -1,0 +1,94 @@
+"""What travels on ``sub`` and ``push``: parts to values and back. Pure.
+
+``sub`` sends three parts::
+
+    channel     its name, ASCII; ZeroMQ matches subscriptions against the beginning of this part
+    payload     as published
+    meta        u64 source | u64 seq | u64 publish time (ns since the epoch), little-endian: 24 bytes
+                then, only if the message has headers, a serialized towpath.v1.Headers
+
+``push`` takes two or three: channel, payload, and a serialized towpath.v1.Headers, which may be empty.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from towpath.convert import decode_headers, encode_headers, headers_from_proto
+from towpath.errors import InvalidArgument
+from towpath.v1 import channels_pb2, message_pb2
+
+if TYPE_CHECKING:
+    from towpath import Message
+
+META: Final = struct.Struct("<QQQ")
+"""source, seq, publish time in nanoseconds since the epoch."""
+
+READY_PREFIX: Final = b"_towpath.ready."
+"""Subscribing to this and anything behind it is answered by one message of just that name, with an empty
+payload and a meta of zeros, as soon as what was subscribed to before is being read. No channel's name
+begins so."""
+
+PAYLOADS_MAX: Final = 10_000
+"""Payloads in one publish_request."""
+
+
+def checked_headers(raw: bytes) -> bytes:
+    """Return a peer's serialized headers as they may go into a ring.
+
+    Raises:
+        BadFrame: they are not ``towpath.v1.Headers``.
+        InvalidArgument: a field is out of its range, or they are too long.
+    """
+    return encode_headers(decode_headers(raw)) if raw else b""
+
+
+def checked_publish(request: channels_pb2.PublishRequest) -> tuple[list[bytes], list[bytes] | None]:
+    """Check a publish request as a whole and take its columns out.
+
+    Returns:
+        The payloads, and their serialized headers (``b""`` for a message without), or None when none has any.
+
+    Raises:
+        InvalidArgument: the number of payloads or headers, or a header, is out of its range.
+    """
+    count = len(request.payloads)
+    if not 1 <= count <= PAYLOADS_MAX:
+        raise InvalidArgument(f"the request has {count} payloads; 1 to {PAYLOADS_MAX} are allowed")
+    if not request.headers:
+        return list(request.payloads), None
+    if len(request.headers) != count:
+        raise InvalidArgument(
+            f"the request has {count} payloads and {len(request.headers)} headers",
+            hint="leave `headers` empty, or give one per payload, an empty one for a message without",
+        )
+    return list(request.payloads), [
+        encode_headers(headers_from_proto(headers)) for headers in request.headers
+    ]
+
+
+def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Cut received messages into stretches of one source with contiguous seq, in their order."""
+    start = 0
+    for index in range(1, len(messages) + 1):
+        if index == len(messages) or (
+            messages[index].source != messages[index - 1].source
+            or messages[index].seq != messages[index - 1].seq + 1
+        ):
+            yield messages[start:index]
+            start = index
+
+
+def fill_batch(batch: message_pb2.MessageBatch, channel: str, run: Sequence[Message]) -> None:
+    """Put one stretch of messages (see :func:`runs`) into an empty batch: a column at a time, no object per
+    message."""
+    batch.channel = channel
+    batch.source = run[0].source
+    batch.first_seq = run[0].seq
+    batch.payloads.extend([message.payload for message in run])
+    batch.publish_times_ns.extend([message.time_ns for message in run])
+    column = [message.headers_raw for message in run]
+    if any(column):
+        batch.headers.extend([message_pb2.Headers.FromString(raw) for raw in column])
