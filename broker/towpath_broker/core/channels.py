@@ -19,10 +19,9 @@ Theory of operation
     tells the difference. Both map to the reader's record, not just its id, since a reader that was resumed
     in between has the same id and another page.
 
-Invariants
-    A reader is in ``paired`` of each source of its topic whose origin it wants, and of no other.
-    A reader's slots in use and free are disjoint, and together all of them.
-    Every change of a topic's readers raises its cell. Cells are never set back, whichever channel has them.
+Invariants A reader is in ``paired`` of each source of its topic whose origin it wants, and of no other. A
+    reader's slots in use and free are disjoint, and together all of them. Every change of a topic's readers
+    raises its cell. In one run cells are never set back, whichever channel has them.
 
 Not here: which channels exist and may be used (``registry``), who may use which id (``sessions``).
 """
@@ -120,6 +119,11 @@ class Topics:
         self._free_cells: list[int] = []
         self._sources_tally = Tally("sources_per_principal_max", "publishers")
         self._readers_tally = Tally("readers_per_principal_max", "subscribers")
+
+    def start(self) -> None:
+        """Begin a run: its generation table is new, with every cell at zero."""
+        assert not self.sources and not self.readers
+        self._generations = [0] * len(self._generations)
 
     def is_live(self, identifier: int) -> bool:
         """Whether the id is that of an attached source or reader."""

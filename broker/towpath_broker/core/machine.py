@@ -292,9 +292,9 @@ class Machine:
     # ---- runs and sessions ---------------------------------------------------------------------------------
 
     def _start(self, command: c.Start) -> list[Effect]:
-        assert not len(self._sessions), "a run begins with nobody connected"
         self._incarnation += 1
         self._sessions.start(self._incarnation)
+        self._topics.start()
         self._registry.limits = command.limits
         self._registry.defaults = command.defaults
         self._revision = self._commands = self._refused = 0

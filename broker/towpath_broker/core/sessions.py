@@ -73,7 +73,7 @@ class Sessions:
 
     def start(self, incarnation: int) -> None:
         """Begin the sequence of an incarnation."""
-        assert not self._by_id and not self._blocks
+        assert not self._by_id and not self._blocks, "a run begins with nobody connected"
         self._next = first_id(incarnation)
         self._end = end_id(incarnation)
 
