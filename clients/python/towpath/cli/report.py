@@ -1,0 +1,300 @@
+"""What the command line prints of the registry, the daemon and messages: pages for people, JSON for programs.
+
+Pure functions of the client library's values. The keys of the JSON forms are those of the dataclasses in
+``towpath.model``, plus what is said at each function; keys may be added later, and none is taken away or
+changes its meaning.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from towpath.cli.text import Cell, Style, ago, byte_size, duration, one_line, ordinal, plural, table
+from towpath.errors import TowpathError
+from towpath.model import BindingInfo, BindingReport, ChannelInfo, GatewayInfo, Headers, Status
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_NS_PER_S: Final = 1_000_000_000
+_LOOKS: Final = {
+    "running": "green",
+    "waiting": "yellow",
+    "pending": "yellow",
+    "starting": "yellow",
+    "retrying": "yellow",
+    "backing_off": "yellow",
+    "failed": "red",
+}
+_ARROWS: Final = {"in": "into", "out": "out of", "both": "into and out of"}
+
+
+class MessageLike(Protocol):
+    """What is read of a message here; the extension's and the pure one both have it."""
+
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def source(self) -> int: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def channel(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
+# ---- JSON --------------------------------------------------------------------------------------------------
+
+
+def to_json(document: object) -> str:
+    """Write one JSON document, indented, with a newline at its end."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def channel_document(channel: ChannelInfo) -> dict[str, object]:
+    """A channel's JSON form: the fields of ``ChannelInfo``."""
+    return {name: getattr(channel, name) for name in _names(ChannelInfo)}
+
+
+def binding_document(binding: BindingInfo) -> dict[str, object]:
+    """A binding's JSON form: the fields of ``BindingInfo``; ``report`` has those of ``BindingReport``."""
+    report = {name: getattr(binding.report, name) for name in _names(BindingReport)}
+    report["last_error"] = (
+        None if binding.report.last_error is None else error_document(binding.report.last_error)
+    )
+    return {
+        **{name: getattr(binding, name) for name in _names(BindingInfo)},
+        "options": dict(binding.options),
+        "report": report,
+    }
+
+
+def gateway_document(gateway: GatewayInfo) -> dict[str, object]:
+    """A gateway's JSON form: the fields of ``GatewayInfo``."""
+    return {
+        **{name: getattr(gateway, name) for name in _names(GatewayInfo)},
+        "endpoints": dict(gateway.endpoints),
+        "counters": dict(gateway.counters),
+    }
+
+
+def error_document(error: TowpathError) -> dict[str, object]:
+    """An error's JSON form: its number and name in the error table, message, hint, retryable."""
+    return {
+        "code": int(error.code),
+        "name": error.code.name,
+        "message": error.message,
+        "hint": error.hint,
+        "retryable": error.retryable,
+    }
+
+
+def status_document(status: Status) -> dict[str, object]:
+    """The daemon's JSON form: the fields of ``Status``."""
+    return {
+        **{name: getattr(status, name) for name in _names(Status)},
+        "channels": [channel_document(channel) for channel in status.channels],
+        "bindings": [binding_document(binding) for binding in status.bindings],
+        "gateways": [gateway_document(gateway) for gateway in status.gateways],
+        "counters": dict(status.counters),
+        "warnings": list(status.warnings),
+    }
+
+
+def message_document(message: MessageLike) -> dict[str, object]:
+    """A message's JSON form.
+
+    Keys: ``channel``, ``seq``, ``source``, ``time_ns``, ``payload``, ``encoding`` (``utf-8``: payload is
+    the text; ``base64``: payload was not UTF-8), ``headers`` (only those that are set; ``key`` with
+    ``key_encoding``).
+    """
+    payload, encoding = _text_or_base64(message.payload)
+    return {
+        "channel": message.channel,
+        "seq": message.seq,
+        "source": message.source,
+        "time_ns": message.time_ns,
+        "payload": payload,
+        "encoding": encoding,
+        "headers": _headers_document(message.headers),
+    }
+
+
+def message_json_line(message: MessageLike) -> bytes:
+    """A message's JSON form on one line."""
+    return json.dumps(message_document(message), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _headers_document(headers: Headers) -> dict[str, object]:
+    document: dict[str, object] = {}
+    for name in _names(Headers):
+        value: Any = getattr(headers, name)
+        if name == "key" and value:
+            document["key"], document["key_encoding"] = _text_or_base64(value)
+        elif value:
+            document[name] = dict(value) if isinstance(value, Mapping) else value
+    return document
+
+
+def _names(value_type: type[DataclassInstance]) -> list[str]:
+    return [field.name for field in fields(value_type)]
+
+
+def _text_or_base64(data: bytes) -> tuple[str, str]:
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode("ascii"), "base64"
+
+
+# ---- text --------------------------------------------------------------------------------------------------
+
+
+def message_prefix(message: MessageLike) -> bytes:
+    """What ``sub --meta`` puts before a payload: publish time, source and seq, each with a tab."""
+    return f"{timestamp(message.time_ns)}\t{message.source}\t{message.seq}\t".encode()
+
+
+def timestamp(time_ns: int) -> str:
+    """Write a moment as RFC 3339 in UTC, to the microsecond."""
+    whole_s, rest_ns = divmod(time_ns, _NS_PER_S)
+    return f"{datetime.fromtimestamp(whole_s, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z"
+
+
+def channel_line(channel: ChannelInfo) -> str:
+    """One sentence on a channel, as ``declare`` prints it."""
+    durable = ", durable" if channel.durable else ""
+    ring = byte_size(channel.ring_bytes)
+    return f"{channel.name}: {channel.kind}{durable}, overflow {channel.overflow}, ring {ring}"
+
+
+def binding_line(binding: BindingInfo) -> str:
+    """One sentence on a binding, as ``bind`` and ``unbind`` print it."""
+    detail = f" ({binding.report.detail})" if binding.report.detail else ""
+    arrow = _ARROWS[binding.direction]
+    return one_line(
+        f"binding {binding.id}: {binding.url} {arrow} {binding.channel}, {binding.report.state}{detail}"
+    )
+
+
+def channels_lines(channels: Sequence[ChannelInfo], style: Style, *, indent: str = "") -> list[str]:
+    """The table of channels, one line each."""
+    rows = [
+        (
+            channel.name,
+            channel.kind,
+            "yes" if channel.durable else "no",
+            channel.overflow,
+            byte_size(channel.ring_bytes),
+            str(channel.publishers),
+            str(channel.subscribers),
+            str(channel.bindings),
+            channel.owner,
+        )
+        for channel in channels
+    ]
+    headings = (
+        "NAME",
+        "KIND",
+        "DURABLE",
+        "OVERFLOW",
+        ">RING",
+        ">PUBLISHERS",
+        ">SUBSCRIBERS",
+        ">BINDINGS",
+        "OWNER",
+    )
+    return table(headings, rows, style, indent=indent)
+
+
+def status_page(status: Status, *, now_ns: int, style: Style) -> str:
+    """The page that ``towpath status`` shows.
+
+    Args:
+        now_ns: the time, nanoseconds since the epoch, from which ages are told.
+
+    Returns:
+        Lines, with a newline at the end.
+    """
+    up = duration((now_ns - status.started_at_ns) / _NS_PER_S)
+    starts = ordinal(status.incarnation)
+    lines = [
+        style(f"towpath {one_line(status.version)}", "bold")
+        + f"  pid {status.pid}, up {up}, {starts} start, {plural(status.sessions, 'session')}",
+        f"  socket {one_line(status.socket)}",
+    ]
+    if status.warnings:
+        lines += ["", style("Warnings", "bold")]
+        lines += [f"  {style('!', 'yellow')} {one_line(warning)}" for warning in status.warnings]
+    lines += ["", style("Gateways", "bold"), *_gateway_lines(status.gateways, style)]
+    lines += ["", style("Channels", "bold")]
+    lines += (
+        channels_lines(status.channels, style, indent="  ")
+        if status.channels
+        else ["  none yet; declare one: towpath declare NAME"]
+    )
+    lines += ["", style("Bindings", "bold"), *_binding_lines(status.bindings, now_ns, style)]
+    if counted := _counters(status.counters):
+        lines += ["", style("Counted by the core", "bold"), f"  {counted}"]
+    return "\n".join(lines) + "\n"
+
+
+def _gateway_lines(gateways: Sequence[GatewayInfo], style: Style) -> list[str]:
+    if not gateways:
+        return ["  none is configured"]
+    rows: list[tuple[str, ...]] = []
+    for gateway in gateways:
+        endpoints = [f"{name} {where}" for name, where in sorted(gateway.endpoints.items())] or [""]
+        state = Cell(gateway.state.replace("_", " "), _LOOKS.get(gateway.state, ""))
+        pid = str(gateway.pid) if gateway.pid else "-"
+        detail = gateway.detail or _counters(gateway.counters)
+        rows.append((gateway.name, state, pid, str(gateway.restarts), endpoints[0], detail))
+        rows += [("", "", "", "", endpoint, "") for endpoint in endpoints[1:]]
+    return table(("NAME", "STATE", ">PID", ">RESTARTS", "ENDPOINTS", "DETAIL"), rows, style, indent="  ")
+
+
+def _binding_lines(bindings: Sequence[BindingInfo], now_ns: int, style: Style) -> list[str]:
+    if not bindings:
+        return ["  none yet; make one: towpath bind CHANNEL fifo:/path --direction in"]
+    rows = []
+    errors = []
+    for binding in bindings:
+        report = binding.report
+        rows.append(
+            (
+                str(binding.id),
+                binding.channel,
+                binding.direction,
+                binding.url,
+                Cell(report.state, _LOOKS.get(report.state, "")),
+                _carried(report.messages_in, report.bytes_in),
+                _carried(report.messages_out, report.bytes_out),
+                f"{report.refused:,}",
+                report.detail,
+            )
+        )
+        if report.last_error is not None:
+            when = f", {ago(report.last_error_at_ns, now_ns)}" if report.last_error_at_ns else ""
+            errors.append(
+                f"  {style('!', 'red')} binding {binding.id}{when}: {one_line(str(report.last_error))}"
+            )
+    headings = ("ID", "CHANNEL", "DIRECTION", "URL", "STATE", ">IN", ">OUT", ">REFUSED", "DETAIL")
+    return table(headings, rows, style, indent="  ") + errors
+
+
+def _carried(messages: int, size_bytes: int) -> str:
+    return f"{messages:,} ({byte_size(size_bytes)})" if messages else "-"
+
+
+def _counters(counters: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{one_line(name).replace('_', ' ')} {number:,}" for name, number in sorted(counters.items())
+    )

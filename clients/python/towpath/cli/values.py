@@ -1,0 +1,61 @@
+"""Types of the command line's arguments: text in, a checked value or a clear error out.
+
+Pure functions for argparse's ``type=``. Each raises :class:`argparse.ArgumentTypeError`, which argparse
+reports with the name of the argument before it. Not here: what only the daemon can judge, such as whether
+a ring size is a power of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Final
+
+SECONDS_MAX: Final = 10 * 365 * 86_400
+"""Longest time that can be asked for; more would overflow the clocks beneath."""
+COUNT_MAX: Final = 2**63 - 1
+
+DOUBLE_DASH: Final = "\0"
+"""Stands for a literal ``--`` among the positionals, which argparse would swallow; no argv holds a NUL."""
+
+_SIZE = re.compile(r"([0-9]{1,18})\s*(?:([KMG])(?:i?B)?|B)?\Z", re.IGNORECASE)
+_SHIFT = {"K": 10, "M": 20, "G": 30}
+
+
+def size(text: str) -> int:
+    """Read a number of bytes: ``65536``, ``64K``, ``4M``, ``1GiB``; a unit is a power of 1024."""
+    match = _SIZE.match(text)
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write bytes, or K, M, G as in 4M")
+    return int(match[1]) << (_SHIFT[match[2].upper()] if match[2] else 0)
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds, 0 or more, fractions allowed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write seconds, as in 2.5")
+    return value
+
+
+def count(text: str) -> int:
+    """Read a number of things, 1 or more."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) <= COUNT_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Read ``key=value``; only the first ``=`` divides."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def data(text: str) -> str:
+    """Read one message given as an argument: any text, as it is."""
+    return "--" if text == DOUBLE_DASH else text

@@ -1,0 +1,304 @@
+"""The verbs of the command line: each with its summary, arguments, help and examples, in one table.
+
+``VERBS`` is the single place that names a verb; the parsers, the general help, completion and the manual
+page are made of it. What a placeholder is called decides how it is completed (``completion``): CHANNEL by the
+channels there are, PATH by files.
+
+Not here: how a command line is taken apart (``grammar``), what verbs do.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, BooleanOptionalAction
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from towpath.cli import values
+
+KINDS: Final = ("topic", "queue", "state", "service")
+OVERFLOWS: Final = ("block", "drop")
+DIRECTIONS: Final = ("in", "out", "both")
+FRAMINGS: Final = ("line", "length", "netstring", "delimiter", "fixed", "raw")
+SHELLS: Final = ("bash", "zsh", "tcsh")
+
+
+class Verb(NamedTuple):
+    """One verb of the command line.
+
+    Attributes:
+        group: under which heading the general help lists it.
+        summary: one line, for lists.
+        build: gives a parser the verb's own arguments.
+        description: a paragraph or two for the verb's own help; may be empty.
+        examples: command lines for the end of the help.
+    """
+
+    name: str
+    group: str
+    summary: str
+    build: Callable[[ArgumentParser], None]
+    description: str
+    examples: tuple[str, ...]
+
+
+def _add_json(parser: ArgumentParser, what: str = "one JSON document instead of text") -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def _add_framing(parser: ArgumentParser, default: str) -> None:
+    group = parser.add_argument_group("framing: where one message ends and the next begins")
+    group.add_argument(
+        "--frame",
+        choices=FRAMINGS,
+        help="how they lie in the stream: line; length (u32, big-endian, before each); netstring; "
+        f"delimiter; fixed; raw (bytes as they come). Default: {default}",
+    )
+    group.add_argument(
+        "--delimiter",
+        metavar="BYTES",
+        help=r"for delimiter: what ends a message; \0 \n \r \t \\ \xNN are understood",
+    )
+    group.add_argument(
+        "--frame-bytes", metavar="SIZE", type=values.size, help="for fixed: bytes of each message"
+    )
+    group.add_argument(
+        "--frame-bytes-max",
+        metavar="SIZE",
+        type=values.size,
+        help="refuse longer messages. Default: the largest that the channel takes",
+    )
+
+
+def _serve(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "daemon_arguments", metavar="ARGUMENT", nargs="*", default=[], help="see: towpath serve --help"
+    )
+
+
+def _status(parser: ArgumentParser) -> None:
+    _add_json(parser)
+
+
+def _channels(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "prefix", metavar="PREFIX", nargs="?", default="", help="only names that begin with this"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document: a list of channels")
+    form.add_argument("--names", action="store_true", help="print the names only, one on each line")
+
+
+def _declare(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="NAME", help="dotted, as in plant.line1.temp")
+    parser.add_argument("--kind", choices=KINDS, help="what the channel does. Default: topic")
+    parser.add_argument(
+        "--durable",
+        action=BooleanOptionalAction,
+        default=None,
+        help="keep messages on disk. Default: no",
+    )
+    parser.add_argument(
+        "--overflow",
+        choices=OVERFLOWS,
+        help="when a subscriber falls behind: block the publisher, or drop the oldest. Default: block",
+    )
+    parser.add_argument(
+        "--ring-bytes",
+        metavar="SIZE",
+        type=values.size,
+        help="of each publisher's ring: a power of two, as in 4M; the largest message is a quarter of it",
+    )
+    _add_json(parser)
+
+
+def _undeclare(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument("--force", action="store_true", help="even while it is used: its users are told")
+
+
+def _bind(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument("binding_url", metavar="MECHANISM:PLACE", help="fifo:/run/x, or 'pipe:vmstat 1'")
+    parser.add_argument(
+        "--direction", choices=DIRECTIONS, required=True, help="in: into the channel; out: out of the channel"
+    )
+    parser.add_argument(
+        "--option", metavar="KEY=VALUE", action="append", type=values.pair, default=[], help="may be repeated"
+    )
+    parser.add_argument("--frame", choices=FRAMINGS, help="short for --option framing=...; default: line")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave it there even if it cannot be brought up now"
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=values.seconds,
+        default=10.0,
+        help="for it to come up. Default: 10",
+    )
+    _add_json(parser)
+
+
+def _unbind(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "target", metavar="ID|CHANNEL", help="a binding's id; or its channel, and then its URL"
+    )
+    parser.add_argument("binding_url", metavar="MECHANISM:PLACE", nargs="?", default="")
+    _add_json(parser)
+
+
+def _pub(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="*", default=[], type=values.data, help="each is one message"
+    )
+    _add_framing(parser, "line")
+    headers = parser.add_argument_group("headers, the same for every message")
+    headers.add_argument(
+        "--header",
+        metavar="KEY=VALUE",
+        action="append",
+        type=values.pair,
+        default=[],
+        help="of your own; may be repeated",
+    )
+    headers.add_argument("--content-type", metavar="TYPE", default="", help="as in MIME: application/json")
+    headers.add_argument("--key", metavar="TEXT", default="", help="what the messages are about")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=values.seconds,
+        help="the longest wait for room in a ring, and at the end for all to be read; then exit 124. "
+        "Default: no bound for room; 10 s at the end, and then only a note",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no notes; errors only")
+    parser.add_argument("--no-progress", action="store_true", help="no progress line")
+
+
+def _sub(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument("-n", "--count", metavar="N", type=values.count, help="leave after N messages")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=values.seconds,
+        help="leave when nothing came for so long, with exit code 124",
+    )
+    _add_framing(parser, "a newline after each message, whatever is in it")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object on each line")
+    form.add_argument(
+        "--meta",
+        action="store_true",
+        help="before each message its publish time (UTC), source and seq, and a tab",
+    )
+
+
+def _completion(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or tcsh")
+
+
+VERBS: Final = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "serve",
+            "The daemon",
+            "run the daemon in the foreground",
+            _serve,
+            "What follows belongs to the daemon's own command line: towpath serve --help. "
+            "towpathd is the same as towpath serve.",
+            ("towpath serve", "towpath serve --config towpath.toml"),
+        ),
+        Verb(
+            "status",
+            "The daemon",
+            "show the daemon, its gateways, channels and bindings",
+            _status,
+            "",
+            ("towpath status", "towpath status --json | jq '.gateways[].endpoints'"),
+        ),
+        Verb(
+            "pub",
+            "Messages",
+            "publish messages: the arguments, or frames from standard input",
+            _pub,
+            "Each DATA is one message. Without DATA, standard input is cut into messages as --frame says. "
+            "Leaves when every subscriber has read everything.",
+            (
+                "towpath pub plant.temp 21.5",
+                "vmstat 1 | towpath pub host.vmstat",
+                "find . -print0 | towpath pub files --frame delimiter --delimiter '\\0'",
+            ),
+        ),
+        Verb(
+            "sub",
+            "Messages",
+            "print messages as they come",
+            _sub,
+            "Prints what is published from now on. On a terminal, control characters are escaped "
+            "unless --frame is given.",
+            (
+                "towpath sub plant.temp",
+                "towpath sub plant.temp --count 1 --timeout 5",
+                'towpath sub plant.temp | while read -r line; do echo "got $line"; done',
+                "towpath sub plant.temp --json | jq -r .payload",
+            ),
+        ),
+        Verb(
+            "channels",
+            "Channels and bindings",
+            "list the channels",
+            _channels,
+            "",
+            ("towpath channels", "towpath channels plant. --json"),
+        ),
+        Verb(
+            "declare",
+            "Channels and bindings",
+            "declare a channel",
+            _declare,
+            "Declaring it again is fine, as long as every option that is given has the value it has.",
+            ("towpath declare plant.line1.temp", "towpath declare camera --overflow drop --ring-bytes 64M"),
+        ),
+        Verb(
+            "undeclare",
+            "Channels and bindings",
+            "remove a channel and its bindings",
+            _undeclare,
+            "",
+            ("towpath undeclare plant.line1.temp", "towpath undeclare camera --force"),
+        ),
+        Verb(
+            "bind",
+            "Channels and bindings",
+            "attach a FIFO, or a command's pipe, to a channel",
+            _bind,
+            "Waits until the binding is up. One that cannot is taken away again, and the error says why.",
+            (
+                "towpath bind host.vmstat 'pipe:vmstat 1' --direction in",
+                "towpath bind orders fifo:/tmp/orders --direction out --option mode=0660",
+            ),
+        ),
+        Verb(
+            "unbind",
+            "Channels and bindings",
+            "detach a binding",
+            _unbind,
+            "towpath status lists the bindings with their ids.",
+            ("towpath unbind 7", "towpath unbind orders fifo:/tmp/orders"),
+        ),
+        Verb(
+            "completion",
+            "The shell",
+            "print a completion script for your shell",
+            _completion,
+            "Completes verbs, options and the names of the channels there are.",
+            (
+                "bash:  source <(towpath completion bash)",
+                "zsh:   towpath completion zsh > ~/.zfunc/_towpath",
+                "tcsh:  towpath completion tcsh > ~/.towpath.tcsh; source ~/.towpath.tcsh",
+            ),
+        ),
+    )
+}
