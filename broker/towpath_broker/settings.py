@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,10 +38,14 @@ from typing import Any, Final
 
 from towpath.bindings import OPTIONS, check_options, parse_url
 from towpath.errors import InvalidConfiguration, TowpathError
+from towpath.model import Kind, Overflow
 from towpath.names import check_name
 
-from .core.quotas import Limits
+from .core.limits import RING_BYTES_LIMIT as RING_BYTES_MAX
+from .core.limits import RING_BYTES_MIN, Limits
+from .log import Level
 from .tables import (
+    Setting,
     environment_name,
     environment_table,
     format_toml,
@@ -54,8 +60,6 @@ CONFIG_BYTES_MAX: Final = 1 << 20
 SETTINGS_BYTES_MAX: Final = 120_000
 """Of the settings as JSON, because one environment variable holds them (execve(2): MAX_ARG_STRLEN is
 131,072)."""
-RING_BYTES_MIN: Final = 4_096
-RING_BYTES_MAX: Final = 1 << 30
 
 GATEWAY_TABLES: Final[dict[str, str]] = {
     "zeromq": "towpath_broker.gateways.zeromq.settings:ZeroMQSettings",
@@ -63,7 +67,16 @@ GATEWAY_TABLES: Final[dict[str, str]] = {
 }
 """Gateways that have a table, and the class it is parsed by."""
 GATEWAYS: Final = ("bridge", *GATEWAY_TABLES)
+EXAMPLE_CHARS: Final = 108
 _BINDING_KEYS: Final = ("channel", "url", "direction")
+
+
+def _check_ring_bytes(ring_bytes: int) -> None:
+    if ring_bytes & (ring_bytes - 1):
+        raise InvalidConfiguration(
+            f"ring_bytes: {ring_bytes} is not allowed; "
+            f"allowed: a power of two, {RING_BYTES_MIN} to {RING_BYTES_MAX}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +85,8 @@ class DaemonSettings:
 
     runtime_dir: str = setting(
         "",
-        "Directory of the socket. Empty: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/towpath, else /run/towpath for root "
-        "and /tmp/towpath-UID for others.",
+        "Directory of the socket. Empty: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/towpath, else "
+        "/run/towpath for root and /tmp/towpath-UID for others.",
         maximum=4_095,
     )
     state_dir: str = setting(
@@ -93,18 +106,18 @@ class DaemonSettings:
     )
     ring_bytes: int = setting(
         1 << 22,
-        "Bytes of each publisher's ring on channels that state none; a power of two. The largest message is a quarter of it.",
+        "Bytes of each publisher's ring on channels that state none; a power of two. The largest message is "
+        "a quarter of it.",
         minimum=RING_BYTES_MIN,
         maximum=RING_BYTES_MAX,
     )
-    log_level: str = setting(
-        "info", "Events below this level are not logged.", choices=("debug", "info", "warning", "error")
-    )
+    log_level: Level = setting("info", "Events below this level are not logged.")
 
     def __post_init__(self) -> None:
-        if not (3 <= len(self.socket_mode) <= 4 and set(self.socket_mode) <= set("01234567")):
+        if not re.fullmatch(r"0?[0-7]{3}", self.socket_mode):
             raise InvalidConfiguration(
-                f"socket_mode: {self.socket_mode!r} is not allowed; allowed: an octal number, 000 to 0777, as a string"
+                f"socket_mode: {self.socket_mode!r} is not allowed; "
+                "allowed: an octal number, 000 to 0777, as a string"
             )
         _check_ring_bytes(self.ring_bytes)
         for name in ("runtime_dir", "state_dir"):
@@ -117,12 +130,10 @@ class DaemonSettings:
 class ChannelSettings:
     """A table ``[channels."NAME"]``; None was not stated, and matches whatever the channel has."""
 
-    kind: str | None = setting(None, "What the channel does.", choices=("topic", "queue", "state", "service"))
+    kind: Kind | None = setting(None, "What the channel does.")
     durable: bool | None = setting(None, "Whether messages are on disk before anybody sees them.")
-    overflow: str | None = setting(
-        None,
-        "When a subscriber's ring is full: the publisher waits, or the subscriber loses the oldest.",
-        choices=("block", "drop"),
+    overflow: Overflow | None = setting(
+        None, "When a subscriber's ring is full: the publisher waits, or the subscriber loses the oldest."
     )
     ring_bytes: int | None = setting(
         None,
@@ -170,38 +181,30 @@ class Settings:
     stated_gateways: tuple[str, ...] = ()
     config_file: str = ""
 
+    def to_table(self) -> dict[str, Any]:
+        """Return the tree as plain values, fit for JSON."""
+        return {
+            "daemon": to_table(self.daemon),
+            "limits": to_table(self.limits),
+            "channels": {name: to_table(channel) for name, channel in self.channels.items()},
+            "bindings": [to_table(binding) for binding in self.bindings],
+            "gateways": {name: dict(table) for name, table in self.gateways.items()},
+            "stated_gateways": list(self.stated_gateways),
+            "config_file": self.config_file,
+        }
+
     def to_json(self) -> str:
         """Return the tree as JSON, for another process."""
-        return json.dumps(
-            {
-                "daemon": to_table(self.daemon),
-                "limits": to_table(self.limits),
-                "channels": {name: to_table(channel) for name, channel in self.channels.items()},
-                "bindings": [
-                    {
-                        "channel": item.channel,
-                        "url": item.url,
-                        "direction": item.direction,
-                        "options": dict(item.options),
-                    }
-                    for item in self.bindings
-                ],
-                "gateways": {name: dict(table) for name, table in self.gateways.items()},
-                "stated_gateways": list(self.stated_gateways),
-                "config_file": self.config_file,
-            },
-            separators=(",", ":"),
-        )
+        return json.dumps(self.to_table(), separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """Return the tree that :meth:`to_json` wrote.
+    def from_table(cls, tree: Any) -> Settings:
+        """Return the tree that :meth:`to_table` gave.
 
         Raises:
-            InvalidConfiguration: it did not write this.
+            InvalidConfiguration: it did not give this.
         """
         try:
-            tree = json.loads(text)
             return cls(
                 daemon=parse_table(DaemonSettings, tree["daemon"], where="[daemon]"),
                 limits=parse_table(Limits, tree["limits"], where="[limits]"),
@@ -214,15 +217,21 @@ class Settings:
                 stated_gateways=tuple(tree["stated_gateways"]),
                 config_file=tree["config_file"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InvalidConfiguration(f"the settings handed over cannot be read: {error!r}") from None
 
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the tree that :meth:`to_json` wrote.
 
-def _check_ring_bytes(ring_bytes: int) -> None:
-    if ring_bytes & (ring_bytes - 1):
-        raise InvalidConfiguration(
-            f"ring_bytes: {ring_bytes} is not allowed; allowed: a power of two, {RING_BYTES_MIN} to {RING_BYTES_MAX}"
-        )
+        Raises:
+            InvalidConfiguration: it did not write this.
+        """
+        try:
+            tree = json.loads(text)
+        except ValueError as error:
+            raise InvalidConfiguration(f"the settings handed over are not JSON: {error}") from None
+        return cls.from_table(tree)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
@@ -391,22 +400,24 @@ def _choose_gateways(document: Mapping[str, Any], named: set[str]) -> tuple[list
 # ---- writing -----------------------------------------------------------------------------------------------
 
 _EXAMPLE_HEAD: Final = """\
-# Towpath's configuration. Every key is here with its default, as a comment; a file without any line is valid.
-# Check it with:  towpath serve --config FILE --check-config
+# Towpath's configuration. Every key is here, as a comment, with its default; an empty file is valid.
+# Check yours with:  towpath serve --config FILE --check-config
 #
-# Each key of [daemon], [limits], [zeromq] and [grpc] may also be set by the environment, TOWPATH_TABLE_KEY,
-# or by flag, --set TABLE.KEY=VALUE; default < this file < environment < flag. SIGHUP (systemctl reload
-# towpath) reads it again.
+# Keys of [daemon], [limits], [zeromq] and [grpc] may also be set by environment, TOWPATH_TABLE_KEY, and by
+# flag, --set TABLE.KEY=VALUE. Default < this file < environment < flag. SIGHUP (systemctl reload towpath)
+# reads everything again.
 #
-# A gateway is started when its table stands here, or when none does. To never start one, say so before the
-# first table: zeromq = false grpc = false
+# A gateway is started when its table stands here, or when none does. Never to start one, say so before the
+# first table:
+#
+# zeromq = false
+# grpc = false
 """
 
-_EXAMPLE_TAIL: Final = """
-# Channels that the daemon declares when it starts. Quote names that have dots. Keys that are left out take
-# the default when the channel is new, and match anything when it exists.
-#[channels."plant.line1.temp"]
-"""
+_EXAMPLE_CHANNELS: Final = """\
+# Channels that the daemon declares when it starts. Quote names that have dots. What is left out takes its
+# default when the channel is new, and matches anything when it exists.
+#[channels."plant.line1.temp"]"""
 
 _EXAMPLE_BINDINGS: Final = """
 # Adapters attached to channels of this file; options beside channel, url and direction as in `towpath bind
@@ -425,20 +436,29 @@ def example_toml() -> str:
     for table, cls in table_classes().items():
         lines.append(f"#[{table}]")
         for item in settings_of(cls):
-            lines.append(f"# {item.help} ({item.allowed})" if item.help else f"# ({item.allowed})")
-            lines.append(f"#{item.name} = {format_toml(item.default)}")
+            lines += [*_as_comment(item), f"#{item.name} = {format_toml(item.default)}"]
         lines.append("")
-    lines.append(_EXAMPLE_TAIL.strip())
-    examples = {
+    lines.append(_EXAMPLE_CHANNELS)
+    values = {
         "kind": "topic",
         "durable": False,
         "overflow": "block",
         "ring_bytes": DaemonSettings().ring_bytes,
     }
     for item in settings_of(ChannelSettings):
-        lines.append(f"# {item.help} ({item.allowed})")
-        lines.append(f"#{item.name} = {format_toml(examples[item.name])}")
+        lines += [*_as_comment(item), f"#{item.name} = {format_toml(values[item.name])}"]
     return "\n".join(lines) + "\n" + _EXAMPLE_BINDINGS
+
+
+def _as_comment(item: Setting) -> list[str]:
+    text = f"{item.help.rstrip('.')}: {item.allowed}." if item.help else f"{item.allowed}."
+    return textwrap.wrap(
+        text[0].upper() + text[1:],
+        EXAMPLE_CHARS,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_long_words=False,
+    )
 
 
 def manual_table() -> str:
@@ -459,6 +479,25 @@ def manual_table() -> str:
             )
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def config_toml(settings: Settings) -> str:
+    """Return settings as the TOML that gives them again."""
+    lines = [f"{name} = false" for name in GATEWAY_TABLES if name not in settings.gateways]
+    tables = {"daemon": to_table(settings.daemon), "limits": to_table(settings.limits)}
+    tables |= {name: dict(settings.gateways[name]) for name in GATEWAY_TABLES if name in settings.gateways}
+    tables |= {f'channels."{name}"': to_table(channel) for name, channel in settings.channels.items()}
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {format_toml(value)}" for key, value in table.items())]
+    for binding in settings.bindings:
+        table = {
+            "channel": binding.channel,
+            "url": binding.url,
+            "direction": binding.direction,
+            **binding.options,
+        }
+        lines += ["", "[[bindings]]", *(f"{key} = {format_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines).lstrip() + "\n"
 
 
 def with_directories(settings: Settings, *, runtime_dir: str, state_dir: str) -> Settings:

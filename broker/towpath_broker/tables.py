@@ -7,8 +7,8 @@ Theory of operation
     :func:`environment_table` reads ``TOWPATH_TABLE_KEY``, :func:`add_flags` makes ``--key`` options, and the
     example and the manual's table are printed. So they cannot drift apart.
 
-    Field types: bool, int, str, each also with ``| None`` for a key that may be left open, and tuple[str,
-    ...]. What a range cannot say (two keys that exclude each other) belongs into the class's
+    Field types: bool, int, str, a Literal, each also with ``| None`` for a key that may be left open, and
+    tuple[str, ...]. What a range cannot say (two keys that exclude each other) belongs into the class's
     ``__post_init__``, which raises :class:`InvalidConfiguration`.
 
 Invariants
@@ -26,15 +26,14 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from towpath.errors import InvalidConfiguration
 
 T = TypeVar("T")
-_METADATA: Final = "towpath.setting"
 _TRUE: Final = frozenset(("1", "true", "yes", "on"))
 _FALSE: Final = frozenset(("0", "false", "no", "off"))
 # At most 19 digits: more than any range here, less than what int() would refuse or be slow with.
@@ -127,7 +126,6 @@ def setting(
     *,
     minimum: int | None = None,
     maximum: int | None = None,
-    choices: Sequence[Any] = (),
 ) -> Any:
     """Make a field of a settings class.
 
@@ -135,43 +133,46 @@ def setting(
         default: the default; a tuple for a list of strings.
         help: one sentence for the manual, with the unit.
         minimum, maximum: inclusive range of a number, or of the length of a string or list.
-        choices: the only values allowed.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
-    return dataclasses.field(default=default, metadata={_METADATA: metadata})
+    metadata = {"doc": help, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def settings_of(cls: type) -> Iterator[Setting]:
     """Yield the keys of a settings class in their order.
 
-    Fields without :func:`setting` count too: a whole number of at least 1, a string, and so on, with no help.
+    Fields made otherwise count too, with what their metadata has of ``doc``, ``minimum`` and ``maximum``; a
+    whole number without a minimum is at least 1.
     """
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
-        hint = hints[item.name]
-        optional = (
-            [kind for kind in get_args(hint) if kind in (bool, int, str)]
-            if NoneType in get_args(hint)
-            else []
-        )
-        kind = optional[0] if optional else hint if hint in (bool, int, str) else tuple
-        known: Mapping[str, Any] = item.metadata.get(_METADATA, {})
+        kind, choices = _kind_of(hints[item.name])
         yield Setting(
             item.name,
             kind,
             item.default,
-            known.get("help", ""),
-            known.get("minimum", 1 if kind is int and not known else None),
-            known.get("maximum"),
-            known.get("choices", ()),
+            item.metadata.get("doc", ""),
+            item.metadata.get("minimum", 1 if kind is int else None),
+            item.metadata.get("maximum"),
+            choices,
         )
+
+
+def _kind_of(hint: Any) -> tuple[type, tuple[Any, ...]]:
+    """Return what a field's type says: the type of its values and, of a Literal, which there are."""
+    inner = [argument for argument in get_args(hint) if argument is not NoneType]
+    if get_origin(hint) is Literal:
+        return type(inner[0]), tuple(inner)
+    if NoneType in get_args(hint):
+        return _kind_of(inner[0])
+    return (hint if hint in (bool, int, str) else tuple), ()
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> InvalidConfiguration:
     """Return the error for a key that is not known, with the nearest one that is."""
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
+    guess = f" (did you mean {near[0]!r}?)" if near else ""
     return InvalidConfiguration(f"{where} {key}: unknown key{guess}; allowed: {', '.join(names) or 'none'}")
 
 
@@ -235,7 +236,7 @@ def environment_table(cls: type, table: str, environment: Mapping[str, str]) -> 
     return values
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_flags(parser: argparse._ActionsContainer, cls: type) -> None:
     """Give a parser one ``--key VALUE`` for each key; read them back with :func:`flags_table`."""
     for item in settings_of(cls):
         text = f"{item.help} ({item.allowed}; default: {format_toml(item.default)})".replace("%", "%%")

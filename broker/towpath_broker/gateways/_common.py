@@ -28,6 +28,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
@@ -37,7 +38,7 @@ from towpath_broker.log import log
 from towpath_broker.tables import add_flags, environment_table, flags_table, parse_table, setting, to_table
 
 if TYPE_CHECKING:
-    from towpath.aio import AsyncClient
+    from towpath.aio import AsyncClient, Registry
 
 __all__ = ["GatewayContext", "log", "parse_table", "run_gateway", "setting", "to_table"]
 
@@ -93,17 +94,28 @@ class GatewayContext(Generic[S]):
         self._detail = detail
         where = ",".join(f"{key}={address}" for key, address in self._endpoints.items())
         log("gateway.listening", gateway=self.name, endpoints=where)
-        await self._report()
+        if self.is_child:
+            self._tell_supervisor(detail)
+            await self._report()
 
-    def acting_for(self, principal: str) -> AsyncClient:
-        """Return the client whose registry calls are judged as the principal's; run by hand: as our own
+    def acting_for(self, principal: str) -> Registry:
+        """Return the registry's calls, judged as the principal's; run by hand: as our own
         uid's."""
-        return self.client.acting_for(principal) if self.is_child else self.client
+        return self.client.acting_for(principal if self.is_child else "")
+
+    def _tell_supervisor(self, detail: str) -> None:
+        """Say on the control socket where we listen: the supervisor waits for it before it calls the daemon
+        ready."""
+        control = socket.socket(fileno=os.dup(int(os.environ[CONTROL_ENVIRONMENT])))
+        with control:
+            control.send(
+                json.dumps({"type": "listening", "endpoints": self._endpoints, "detail": detail}).encode()
+            )
 
     async def _report(self) -> None:
         """Tell the daemon endpoints and counts. A broken connection is no error: its successor is told
         everything again."""
-        if not self.is_child or self._endpoints is None:
+        if self._endpoints is None:
             return
         self._changed.clear()
         try:

@@ -1,0 +1,253 @@
+"""Keeps one gateway process running.
+
+Theory of operation
+    ::
+
+        starting --says that it listens--> running
+           ^  |                               |
+           |  +------------- ends ------------+----> backing_off --pause over--> starting
+           |                                  +----> failed (exit 78: it can never work as configured)
+           +------ reconfigured, retried -----------------+
+
+    The gateway's control socket (host/packets.py) carries two kinds of packets to us: ``connect`` with one
+    descriptor, a connection that the core shall serve as this gateway's, and ``listening`` with its
+    endpoints. So only processes that the daemon started can be gateways, and the supervisor knows what runs
+    without being a client.
+
+Invariants
+    At most one process at a time. When :meth:`GatewayKeeper.run` has returned there is none.
+
+Not here: which gateways there are, and what the core makes of their connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from towpath.errors import ProtocolViolation
+
+from .host.children import Backoff, Child, describe_exit
+from .host.packets import Packet, close_all, control_pair, receive_packet
+from .log import log
+
+STOP_SECONDS: Final = 5.0
+"""From SIGTERM to SIGKILL."""
+PACKETS_PER_WAKEUP: Final = 64
+
+GATEWAY_PACKAGES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "zeromq": (("zmq",), "towpath[zmq]"),
+    "grpc": (("grpc", "grpc_health", "grpc_reflection"), "towpath[grpc]"),
+}
+"""What each gateway needs beyond the client library, and the extra that brings it."""
+
+State = Literal["starting", "running", "backing_off", "failed"]
+
+
+def missing_package(gateway: str) -> str:
+    """Return what is missing for a gateway, with what to do about it; empty for nothing."""
+    modules, extra = GATEWAY_PACKAGES.get(gateway, ((), ""))
+    importlib.invalidate_caches()
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"{', '.join(missing)} not installed; try: pip install '{extra}'" if missing else ""
+
+
+class GatewayKeeper:
+    """One gateway: its state and its process.
+
+    Attributes:
+        table: its settings, complete.
+        endpoints: by name, once it listens.
+        detail: one line for people.
+        settled: set once the gateway runs, or has failed to for the first time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: Mapping[str, Any],
+        *,
+        missing: str,
+        socket_address: str,
+        on_change: Callable[[], None],
+        on_connection: Callable[[str, int, int], None],
+    ) -> None:
+        """
+        Args:
+            missing: what must be installed before it can run; empty for nothing.
+            socket_address: of the door, for the commands that the gateway runs.
+            on_change: called when anything that the status shows has changed.
+            on_connection: takes over a descriptor: name, pid, descriptor.
+        """
+        self.name = name
+        self.table = table
+        self.state: State = "starting"
+        self.pid = 0
+        self.restarts = 0
+        self.endpoints: dict[str, str] = {}
+        self.detail = ""
+        self.settled = asyncio.Event()
+        self._missing = missing
+        self._socket_address = socket_address
+        self._on_change = on_change
+        self._on_connection = on_connection
+        self._child: Child | None = None
+        self._is_stopping = False
+        self._is_retried = False
+        self._woken = asyncio.Event()
+
+    def view(self) -> Packet:
+        """Return what the core is told."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "detail": self.detail,
+            "endpoints": self.endpoints,
+        }
+
+    async def run(self) -> None:
+        """Keep the process running until :meth:`stop`."""
+        backoff = Backoff()
+        while not self._is_stopping:
+            self._woken.clear()
+            self._is_retried = False
+            if self._missing:
+                self._change("failed", self._missing)
+                log("gateway.unavailable", level="warning", gateway=self.name, detail=self._missing)
+                await self._woken.wait()
+                continue
+            code, lifetime_s = await self._run_once()
+            if self._is_stopping:
+                break
+            if self._is_retried:
+                backoff = Backoff()
+            elif code == os.EX_CONFIG:
+                self._change("failed", "it cannot run as configured; its log says why")
+                log("gateway.failed_for_good", level="error", gateway=self.name)
+                await self._woken.wait()
+            else:
+                delay_s = backoff.delay_after(lifetime_s)
+                self._change("backing_off", f"{describe_exit(code)}, again in {delay_s:g} s")
+                log(
+                    "gateway.exited",
+                    level="warning",
+                    gateway=self.name,
+                    status=describe_exit(code),
+                    delay_s=delay_s,
+                )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
+                        await self._woken.wait()
+            self.restarts += 1
+
+    async def _run_once(self) -> tuple[int, float]:
+        """Run the process once; return its exit status and how long it lived."""
+        loop = asyncio.get_running_loop()
+        control, theirs = control_pair()
+        try:
+            environment = {
+                "TOWPATH_GATEWAY_FD": str(theirs.fileno()),
+                "TOWPATH_GATEWAY_SETTINGS": json.dumps(self.table),
+                "TOWPATH_SOCKET": self._socket_address,
+            }
+            with theirs:
+                # SIGTERM, because it holds what is others': FIFOs and running commands. It bounds its own
+                # drain.
+                self._child = Child(
+                    f"towpath_broker.gateways.{self.name}",
+                    environment=environment,
+                    descriptors=[theirs.fileno()],
+                    death_signal=signal.SIGTERM,
+                )
+            self.pid = self._child.pid
+            self._change("starting", "")
+            log("gateway.started", gateway=self.name, pid=self.pid)
+            loop.add_reader(control, self._receive, control)
+            code = await self._child.wait()
+            return code, self._child.lifetime_s
+        finally:
+            if self._child is not None:
+                self._child.signal(signal.SIGKILL)
+            loop.remove_reader(control)
+            control.close()
+            self._child = None
+            self.pid = 0
+            self.endpoints = {}
+
+    def _receive(self, control: socket.socket) -> None:
+        for _ in range(PACKETS_PER_WAKEUP):
+            try:
+                received = receive_packet(control)
+            except BlockingIOError:
+                return
+            except ProtocolViolation as error:
+                log("gateway.violation", level="error", gateway=self.name, message=error.message)
+                continue
+            if received is None:
+                asyncio.get_running_loop().remove_reader(control)
+                return
+            self._handle(*received)
+
+    def _handle(self, packet: Packet, descriptors: list[int]) -> None:
+        if packet["type"] == "connect" and len(descriptors) == 1 and _is_stream(descriptors[0]):
+            self._on_connection(self.name, self.pid, descriptors[0])
+            return
+        close_all(descriptors)
+        endpoints = packet.get("endpoints")
+        if packet["type"] == "listening" and isinstance(endpoints, dict):
+            self.endpoints = {str(name): str(address) for name, address in endpoints.items()}
+            self._change("running", str(packet.get("detail", "")))
+        else:
+            log(
+                "gateway.violation",
+                level="error",
+                gateway=self.name,
+                message=f"unexpected packet {packet['type']!r}",
+            )
+
+    def _change(self, state: State, detail: str) -> None:
+        self.state = state
+        self.detail = detail
+        if state != "starting":
+            self.settled.set()
+        self._on_change()
+
+    async def stop(self) -> None:
+        """End the process and :meth:`run`: SIGTERM, and SIGKILL ``STOP_SECONDS`` later."""
+        self._is_stopping = True
+        await self._end_process()
+
+    async def retry(self, table: Mapping[str, Any], missing: str) -> None:
+        """Start it again at once, with these settings."""
+        self.table = table
+        self._missing = missing
+        self._is_retried = True
+        await self._end_process()
+
+    async def _end_process(self) -> None:
+        self._woken.set()
+        if self._child is not None and not await self._child.stop(STOP_SECONDS):
+            log("gateway.killed", level="warning", gateway=self.name, seconds=STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
+
+def _is_stream(descriptor: int) -> bool:
+    """Whether a descriptor is what a gateway may hand over: a UNIX stream socket."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            return connection.family == socket.AF_UNIX and connection.type == socket.SOCK_STREAM
+    except OSError:
+        return False
