@@ -1,0 +1,8 @@
+"""The bridge: the gateway that hosts the adapters, and so joins channels to FIFOs and to commands on pipes.
+
+Reading order: ``ports`` (what is asked of whom), ``bridge`` (the registry's bindings become runners),
+``runner`` (one binding's life), ``adapters/`` (one file per mechanism), ``inflow`` and ``outflow`` (bytes to
+messages and back, with the account of both), ``report`` (what the daemon is told).
+
+It is an ordinary client of the daemon and imports nothing of it.
+"""

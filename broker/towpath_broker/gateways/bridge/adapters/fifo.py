@@ -1,0 +1,260 @@
+"""``fifo:PATH``: a named pipe.
+
+Theory of operation, inward
+    The bridge opens the FIFO for reading and *also* for writing, and never writes. So there always is a
+    writer, and when the last program that wrote goes away there is no end of file: no storm of empty reads,
+        and the unfinished line
+    it may have left is kept until somebody completes it. Reading stops while the channel's publishers wait,
+    and the program then waits in its own write(2).
+
+Theory of operation, outward
+    Opening a FIFO for writing alone fails while nobody reads (ENXIO). So the bridge opens it for both, then
+    for writing, and closes the first: it has a write end that outlives every reader, and a reader's open(2)
+        never hangs. Whether
+    anybody reads, poll(2) says; that this changed, inotify says. While nobody reads the state is ``waiting``,
+    and what comes is held or dropped as ``outflow`` describes; what the last reader left unread goes to the
+    next one.
+
+What users should know
+    *Several writers.* write(2) of at most PIPE_BUF (4096) bytes is atomic: such lines never mix. Larger
+    writes of several programs may interleave, inside the kernel, before the bridge sees a byte: it cannot be
+        repaired here. With ``line``
+    framing the damage ends at the next newline; with ``length`` and ``netstring`` write a frame with one
+    write(2) of at most 4096 bytes, or have one writer.
+    *Several readers* of an outgoing FIFO share its bytes, as with any pipe.
+    *A writer that dies inside a line* leaves its half in front of the next writer's first line.
+    *What exists already.* A FIFO at the path is adopted with its permissions as they are. Anything else is
+    refused and left alone, and is not even opened. The path's last component may not be a symbolic link: a
+    link in a directory that others may write to would choose the FIFO for us. Directories on the way may be
+    links.
+    *What is removed.* The FIFO that this binding made, when the binding ends or the bridge stops, if the path
+    still leads to it (device and inode). A bridge that is killed leaves it; the next run adopts it.
+    *A path that was removed or replaced meanwhile* is noticed; the binding begins anew.
+    *Access.* The bridge must be allowed to read and write the FIFO, whatever the direction.
+
+Sources: fifo(7), pipe(7), open(2) (O_PATH), inotify(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from towpath.bindings import FifoOptions
+from towpath.errors import BindingFailed
+from towpath.model import Direction
+from towpath_broker.gateways.bridge.inflow import Ended, Inflow
+from towpath_broker.gateways.bridge.inotify import IN_ATTRIB, IN_CLOSE, IN_MOVE_SELF, IN_OPEN, PathWatcher
+from towpath_broker.gateways.bridge.outflow import Outflow
+from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES, PIPE_OUT_BYTES, grow_pipe, has_reader
+from towpath_broker.gateways.bridge.ports import Carrier
+from towpath_broker.gateways.bridge.report import Tally
+from towpath_broker.gateways.bridge.stop import Stop
+
+_GONE: Final = IN_ATTRIB | IN_MOVE_SELF
+
+
+class FifoAdapter:
+    """One FIFO, one way.
+
+    Args:
+        path: absolute.
+        direction: ``in`` or ``out``.
+        options: as parsed.
+        carrier: the channel.
+        tally: the binding's account.
+        watcher: the bridge's.
+
+    Raises:
+        BindingFailed: direction ``both``: it would read back what it wrote.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        direction: Direction,
+        options: FifoOptions,
+        carrier: Carrier,
+        tally: Tally,
+        watcher: PathWatcher,
+    ) -> None:
+        if direction == "both":
+            raise BindingFailed("a FIFO carries one way", hint="bind two FIFOs, one in and one out")
+        self._path = path
+        self._direction = direction
+        self._options = options
+        self._carrier = carrier
+        self._tally = tally
+        self._watcher = watcher
+
+    async def run(self, stop: Stop) -> None:
+        """As :meth:`Adapter.run`.
+
+        Raises:
+            BindingFailed: the path is not a FIFO (not retryable), cannot be made or opened, or was removed
+                (retryable).
+            TowpathError: the channel takes or gives no more.
+        """
+        place = _Place(self._path, self._options)
+        try:
+            if self._direction == "in":
+                await self._run_in(place, stop)
+            else:
+                await self._run_out(place, stop)
+        finally:
+            place.close()
+
+    async def _run_in(self, place: _Place, stop: Stop) -> None:
+        read_end = place.open(os.O_RDONLY)
+        write_end = -1
+        inflow = Inflow(self._options.framing, self._carrier, self._tally)
+        ending = stop.child()
+        watch = self._watcher.watch(place.link, _GONE, lambda: None if place.is_there() else ending.set())
+        try:
+            write_end = place.open(os.O_WRONLY)
+            grow_pipe(read_end, PIPE_IN_BYTES)
+            self._tally.set_state("running")
+            ended = await inflow.carry(read_end, ending)
+            was_removed = not place.is_there()
+            place.remove()  # before the last read: nobody who comes now can write what would not be read
+            if ended is Ended.STOPPED:
+                ended = await inflow.carry_rest(read_end)
+            await inflow.finish(is_whole=False)
+        finally:
+            self._watcher.unwatch(watch)
+            os.close(read_end)
+            if write_end >= 0:
+                os.close(write_end)
+        if ended is Ended.BROKEN:
+            raise inflow.broken()
+        if was_removed and not stop.is_set:
+            raise place.removed()
+
+    async def _run_out(self, place: _Place, stop: Stop) -> None:
+        both_ends = place.open(os.O_RDWR)
+        try:
+            write_end = place.open(os.O_WRONLY)
+        finally:
+            os.close(both_ends)
+        grow_pipe(write_end, PIPE_OUT_BYTES)
+        ending = stop.child()
+
+        def look() -> None:
+            """See who is there; called whenever that may have changed."""
+            if not place.is_there():
+                ending.set()
+            elif not has_reader(write_end):
+                outflow.detach()
+                self._tally.set_state("waiting", "nobody reads")
+            elif not outflow.is_attached:
+                outflow.attach(write_end)
+                self._tally.set_state("running")
+
+        outflow = Outflow(
+            self._options.framing,
+            self._carrier,
+            self._tally,
+            when_absent=self._options.when_absent,
+            on_gone=look,
+        )
+        watch = self._watcher.watch(place.link, _GONE | IN_OPEN | IN_CLOSE, look)
+        try:
+            look()
+            await outflow.run(ending)
+        finally:
+            self._watcher.unwatch(watch)
+            os.close(write_end)
+        if ending.is_set and not stop.is_set:
+            raise place.removed()
+
+
+class _Place:
+    """The FIFO at a path: made or adopted, and removed if made.
+
+    ``O_PATH`` opens the file without opening the FIFO; its type is looked at, and then that very file is
+    opened through ``/proc/self/fd``. So nothing that is no FIFO is ever opened, and nobody can exchange it in
+    between.
+
+    Raises:
+        BindingFailed: it is not a FIFO; or it cannot be made or opened.
+    """
+
+    def __init__(self, path: str, options: FifoOptions) -> None:
+        self.path = path
+        self._is_ours = False
+        if options.create:
+            with _failure(f"cannot make {path}"), contextlib.suppress(FileExistsError):
+                os.mkfifo(path, 0o600)
+                self._is_ours = True
+        with _failure(f"cannot open {path}"):
+            self._handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._check()
+            if self._is_ours:
+                # mkfifo(2) subtracts the umask, and only the owner should see it before it is as it should
+                # be.
+                with _failure(f"cannot set the permissions of {path}"):
+                    os.chmod(self.link, options.mode)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def link(self) -> str:
+        """A path that leads to this very file, whatever happens to its name."""
+        return f"/proc/self/fd/{self._handle}"
+
+    def open(self, access: int) -> int:
+        """Open the FIFO, non-blocking.
+
+        Raises:
+            BindingFailed: the bridge may not read and write it.
+        """
+        with _failure(f"cannot open {self.path}"):
+            return os.open(self.link, access | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to this file."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._handle))
+        except OSError:
+            return False
+
+    def removed(self) -> BindingFailed:
+        """The error for a path that leads elsewhere now."""
+        return BindingFailed(f"{self.path} was removed or replaced", retryable=True)
+
+    def remove(self) -> None:
+        """Remove what was made here, if the path still leads to it."""
+        if self._is_ours and self.is_there():
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self._is_ours = False
+
+    def close(self) -> None:
+        """Remove what was made here, and forget it."""
+        self.remove()
+        os.close(self._handle)
+
+    def _check(self) -> None:
+        mode = os.fstat(self._handle).st_mode
+        if stat.S_ISFIFO(mode):
+            return
+        if stat.S_ISLNK(mode):
+            raise BindingFailed(f"{self.path} is a symbolic link", hint="name the FIFO itself")
+        raise BindingFailed(
+            f"{self.path} exists and is not a FIFO", hint="it was left alone; choose another path"
+        )
+
+
+@contextlib.contextmanager
+def _failure(what: str) -> Iterator[None]:
+    """Turn the host's refusals into the binding's, to be tried again: a directory may come, a permission
+    change."""
+    try:
+        yield
+    except OSError as error:
+        raise BindingFailed(f"{what}: {os.strerror(error.errno or 0)}", retryable=True) from error
