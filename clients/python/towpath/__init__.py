@@ -8,7 +8,8 @@
             client.channel("plant.line1.temp").publish(b"21.5")
             print(temperatures.receive().payload)
 
-``towpath.aio.connect`` is the same for asyncio. What can go wrong is in ``towpath.errors``, one class per outcome.
+``towpath.aio.connect`` is the same for asyncio. What can go wrong is in ``towpath.errors``, one class per
+outcome.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""``Message``: from the C extension where there is one, and from here otherwise (a purely remote client). Both look the same."""
+"""``Message``: from the C extension where there is one, and from here otherwise (a purely remote client).
+Both look the same.
+"""
 
 from __future__ import annotations
 

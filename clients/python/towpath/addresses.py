@@ -1,4 +1,6 @@
-"""Where the daemon is: the search order of ``towpath.connect()``, and how a connection is made. No protocol in here."""
+"""Where the daemon is: the search order of ``towpath.connect()``, and how a connection is made. No
+protocol in here.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The asyncio client: ``await towpath.aio.connect()``. The same as ``client``, waiting on an event loop.
 
 Theory of operation
-    The door's socket and the session's doorbell are watched by the loop. A subscription that finds its rings empty says so in its
-    control page ("asleep, ring the doorbell"), looks again, and awaits a future; the next publisher rings. A publisher that finds
-    a ring full waits for room in a thread of the client's, in turns, since a full ring is the exception.
+    The door's socket and the session's doorbell are watched by the loop. A subscription that finds its
+    rings empty says so in its control page ("asleep, ring the doorbell"), looks again, and awaits a
+    future; the next publisher rings. A publisher that finds a ring full waits for room in a thread of the
+    client's, in turns, since a full ring is the exception.
 
 Invariants
     Nothing here blocks the loop. All calls are made from the loop that ``connect`` ran on.
@@ -57,7 +58,9 @@ ROOM_TURN_NS: Final = 250_000_000
 
 
 class AsyncClient:
-    """A session with the local daemon. Made by :func:`connect`; use it as an asynchronous context manager, or close it."""
+    """A session with the local daemon. Made by :func:`connect`; use it as an asynchronous context manager,
+    or close it.
+    """
 
     def __init__(self, url: str | None, name: str) -> None:
         self._url = url
@@ -82,7 +85,9 @@ class AsyncClient:
     # ---- life ----
 
     async def close(self) -> None:
-        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than once is fine."""
+        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
+        once is fine.
+        """
         if self._closed:
             return
         self._closed = True
@@ -164,7 +169,9 @@ class AsyncClient:
             channel, url, direction=direction, options=options, keep=keep, timeout=timeout
         )
 
-    async def unbind(self, binding: int | None = None, *, channel: str = "", url: str = "") -> model.BindingInfo:
+    async def unbind(
+        self, binding: int | None = None, *, channel: str = "", url: str = ""
+    ) -> model.BindingInfo:
         return await Registry(self).unbind(binding, channel=channel, url=url)
 
     async def bindings(self, channel: str = "") -> list[model.BindingInfo]:
@@ -211,7 +218,9 @@ class AsyncClient:
         return AsyncPublisher(self, state)
 
     async def subscribe(self, name: str, *, exclude_origin: str = "") -> AsyncSubscription:
-        """Subscribe: nothing published after this returned is missed; see :meth:`towpath.Client.subscribe`."""
+        """Subscribe: nothing published after this returned is missed; see
+        :meth:`towpath.Client.subscribe`.
+        """
         await self._ensure_ids()
         state, call = self._protocol.new_reader(name, exclude_origin, wants_doorbell=True)
         state.wake = lambda: self._wake(state)
@@ -338,7 +347,7 @@ class AsyncClient:
         with contextlib.suppress(BlockingIOError):
             self._bell.recv(4096)
         for state in list(self._asleep):
-            if state.reader.pending_bytes:
+            if state.id in self._protocol.readers and state.reader.pending_bytes:
                 self._wake(state)
 
     def _wake(self, state: ReaderState) -> None:
@@ -372,7 +381,9 @@ class AsyncClient:
 
 
 class Registry:
-    """The registry's calls, for the session's own principal or, from a gateway, for another; documented at towpath.Client."""
+    """The registry's calls, for the session's own principal or, from a gateway, for another; documented at
+    towpath.Client.
+    """
 
     def __init__(self, client: AsyncClient, principal: str = "") -> None:
         self._client = client
@@ -454,10 +465,14 @@ class Registry:
             calls.create_binding(channel, url, direction=direction, options=options), deadline
         )
 
-    async def unbind(self, binding: int | None = None, *, channel: str = "", url: str = "") -> model.BindingInfo:
+    async def unbind(
+        self, binding: int | None = None, *, channel: str = "", url: str = ""
+    ) -> model.BindingInfo:
         return await self._call(calls.delete_binding(binding, channel=channel, url=url))
 
-    async def binding(self, binding: int, *, wait_settled: bool = False, timeout: float | None = CALL_TIMEOUT_S) -> model.BindingInfo:
+    async def binding(
+        self, binding: int, *, wait_settled: bool = False, timeout: float | None = CALL_TIMEOUT_S
+    ) -> model.BindingInfo:
         """Return one binding; with ``wait_settled`` as soon as the bridge has brought it up or failed to."""
         return await self._call(calls.get_binding(binding, wait_settled=wait_settled), deadline_ns(timeout))
 
@@ -469,11 +484,14 @@ class Registry:
 
 
 class AsyncPublisher:
-    """One source: this program's presence as a writer on one channel. Attributes as for :class:`towpath.Publisher`."""
+    """One source: this program's presence as a writer on one channel. Attributes as for
+    :class:`towpath.Publisher`.
+    """
 
     def __init__(self, client: AsyncClient, state: SourceState) -> None:
         self._client = client
         self._state = state
+        self._writer = state.writer
         self._turn = asyncio.Lock()
         self.source = state.source
         self.channel = state.channel
@@ -491,14 +509,20 @@ class AsyncPublisher:
         if headers is not None:
             headers_raw = convert.encode_headers(headers)
         raw = headers_raw or None
-        if not self._turn.locked():
-            seq = self._state.writer.try_publish(data, raw)
-            if seq > 0:
-                return seq
-        deadline = deadline_ns(timeout)
+        try:
+            seq = 0 if self._turn.locked() else self._writer.try_publish(data, raw)
+            if seq <= 0:
+                seq = await self._publish_waiting(data, raw, deadline_ns(timeout))
+        except ValueError as error:
+            raise self._state.refusal(error) from None
+        if self._writer.readers_changed:
+            await self._meet_readers()
+        return seq
+
+    async def _publish_waiting(self, data: Buffer, raw: bytes | None, deadline: int | None) -> int:
         async with self._turn:
             while True:
-                seq = self._state.writer.try_publish(data, raw)
+                seq = self._writer.try_publish(data, raw)
                 if seq > 0:
                     return seq
                 await self._make_way(seq, memoryview(data).nbytes + len(raw or b""), deadline)
@@ -511,51 +535,68 @@ class AsyncPublisher:
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Publish a batch; see :meth:`towpath.Publisher.publish_many`. Batches of several tasks do not mix."""
+        """Publish a batch; see :meth:`towpath.Publisher.publish_many`. Batches of several tasks do not
+        mix.
+        """
         column = calls.headers_column(len(payloads), headers, headers_raw)
         deadline = deadline_ns(timeout)
         done = 0
-        async with self._turn:
-            while done < len(payloads):
-                taken = self._state.writer.try_publish_many(payloads, done, column)
-                if taken > 0:
-                    done += taken
-                    continue
-                raw = column if isinstance(column, bytes) else column[done] if column else b""
-                try:
-                    await self._make_way(taken, memoryview(payloads[done]).nbytes + len(raw), deadline)
-                except Timeout as error:
-                    raise Timeout(f"{error.message}; {done} of {len(payloads)} were published") from None
-            return self._state.writer.last_seq
+        try:
+            async with self._turn:
+                while done < len(payloads):
+                    taken = self._writer.try_publish_many(payloads, done, column)
+                    if taken > 0:
+                        done += taken
+                    else:
+                        await self._make_way(taken, calls.message_bytes(payloads, column, done), deadline)
+                last = self._writer.last_seq
+        except ValueError as error:
+            raise self._state.refusal(error, done, len(payloads)) from None
+        except Timeout as error:
+            raise calls.partly(error, done, len(payloads)) from None
+        if self._writer.readers_changed:
+            await self._meet_readers()
+        return last
 
     async def _make_way(self, status: int, size: int, deadline: int | None) -> None:
-        state, client = self._state, self._client
-        if state.ended is not None:
-            raise state.ended
+        """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
+        if self._state.ended is not None:
+            raise self._state.ended
         if status < 0:
-            try:
-                state.writer.install(await client._call(calls.fetch_readers(state.source), deadline))
-            except ConnectionLost:
-                if client._closed:
-                    raise
-            except TowpathError as error:
-                raise publication_error(state, error) from None
+            await self._fetch_readers(deadline)
             return
-        await client._wait_room(state, size, deadline)
-        if remaining_ns(deadline) == 0:
-            raise Timeout(
-                f"a subscriber of {state.channel} does not read, and its ring is full",
-                hint="towpath status shows the channel's subscribers",
-            )
+        await self._client._wait_room(self._state, size, deadline)
+        if remaining_ns(deadline) == 0 and self._state.ended is None:
+            raise calls.ring_full(self.channel)
+
+    async def _fetch_readers(self, deadline: int | None) -> None:
+        client, state = self._client, self._state
+        try:
+            state.writer.install(await client._call(calls.fetch_readers(state.source), deadline))
+        except ConnectionLost:
+            if client._closed:
+                raise
+        except TowpathError as error:
+            raise publication_error(state, error) from None
+
+    async def _meet_readers(self) -> None:
+        """A subscriber came while a message was being written, and may be asleep: let it be woken now."""
+        with contextlib.suppress(TowpathError):
+            await self._fetch_readers(None)
 
     async def wait_drained(self, timeout: float | None = None) -> bool:
-        """Wait until every subscriber has taken all that was published. Returns False when the time is over."""
+        """Wait until every subscriber has taken all that was published. Returns False when the time is
+        over.
+        """
         deadline = deadline_ns(timeout)
-        while not self._state.writer.drained():
-            if remaining_ns(deadline) == 0 or self._state.ended is not None:
+        pause = 0.0002
+        while self._state.ended is None and not self._writer.drained():
+            left = remaining_ns(deadline)
+            if left == 0:
                 return False
-            await self._client._wait_room(self._state, self._state.writer.capacity, deadline)
-        return True
+            await asyncio.sleep(pause if left == FOREVER else min(pause, left / 1e9))
+            pause = min(pause * 2, 0.02)
+        return self._state.ended is None
 
     async def close(self) -> None:
         """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
@@ -605,12 +646,11 @@ class AsyncSubscription:
                 assert state.ended is not None
                 raise state.ended
             messages = state.reader.receive(count_max, bytes_max, 0)
-            if not messages or state.finishing:
-                self._client._protocol.tend(state)
-                self._client._flush()
             if messages:
                 return messages
-            if state.is_drained or state.ended is not None:
+            self._client._protocol.tend(state)
+            self._client._flush()
+            if state.ended is not None:
                 continue
             if remaining_ns(deadline) == 0:
                 return []
@@ -691,7 +731,9 @@ class AsyncChannel:
 
 
 class AsyncWatch:
-    """The registry's changes, as an asynchronous iterator; survives reconnections, after which it says ``reset``."""
+    """The registry's changes, as an asynchronous iterator; survives reconnections, after which it says
+    ``reset``.
+    """
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client

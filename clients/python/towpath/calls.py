@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from towpath import convert, model
-from towpath.errors import InvalidArgument, ProtocolViolation
+from towpath.errors import InvalidArgument, ProtocolViolation, Timeout
 from towpath.names import check_name
 from towpath.v1 import frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
@@ -117,7 +117,9 @@ def create_binding(
     )
 
 
-def delete_binding(binding: int | None = None, *, channel: str = "", url: str = "") -> Call[model.BindingInfo]:
+def delete_binding(
+    binding: int | None = None, *, channel: str = "", url: str = ""
+) -> Call[model.BindingInfo]:
     if binding is None and not (channel and url):
         raise InvalidArgument("a binding is named by its id, or by its channel and URL")
     body = registry_pb2.DeleteBindingRequest(id=binding or 0, channel=channel, url=url)
@@ -149,7 +151,10 @@ def bindings(channel: str = "") -> Call[list[model.BindingInfo]]:
 
 def status() -> Call[model.Status]:
     return Call(
-        "get_status_request", registry_pb2.GetStatusRequest(), "get_status_response", convert.status_from_proto
+        "get_status_request",
+        registry_pb2.GetStatusRequest(),
+        "get_status_response",
+        convert.status_from_proto,
     )
 
 
@@ -163,7 +168,9 @@ def allocate_ids(count: int) -> Call[tuple[int, int]]:
 
 
 def attach_source(channel: str, source: int, *, origin: str, resumed: bool = False) -> Call[tuple[int, int]]:
-    """The answer is the channel's cell in the generation table, and its value. Goes with the ring's descriptor."""
+    """The answer is the channel's cell in the generation table, and its value. Goes with the ring's
+    descriptor.
+    """
     return Call(
         "attach_source_request",
         frame_pb2.AttachSourceRequest(channel=channel, source=source, origin=origin, resumed=resumed),
@@ -186,7 +193,9 @@ def attach_reader(
     wants_doorbell: bool,
     held: Mapping[int, int] | None = None,
 ) -> Call[None]:
-    """With ``held`` (source to slot), a subscription is taken up again. Goes with the control page's descriptor."""
+    """With ``held`` (source to slot), a subscription is taken up again. Goes with the control page's
+    descriptor.
+    """
     body = frame_pb2.AttachReaderRequest(
         channel=channel,
         reader=reader,
@@ -252,3 +261,24 @@ def headers_column(
     if len(column) != count:
         raise InvalidArgument(f"{len(column)} headers for {count} payloads")
     return column if any(column) else None
+
+
+def message_bytes(
+    payloads: Sequence[bytes | bytearray | memoryview], column: bytes | list[bytes] | None, index: int
+) -> int:
+    """How much room one message of a batch needs, headers included."""
+    raw = column if isinstance(column, bytes) else column[index] if column else b""
+    return memoryview(payloads[index]).nbytes + len(raw)
+
+
+def ring_full(channel: str) -> Timeout:
+    """What a publisher gets that waited in vain."""
+    return Timeout(
+        f"a subscriber of {channel} does not read, and its ring is full",
+        hint="towpath status shows the channel's subscribers",
+    )
+
+
+def partly(error: Timeout, done: int, count: int) -> Timeout:
+    """The same for a batch: says how much of it was published."""
+    return Timeout(f"{error.message}; {done} of {count} were published", hint=error.hint)

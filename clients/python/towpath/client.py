@@ -1,14 +1,14 @@
 """The synchronous client: ``towpath.connect()``.
 
 Theory of operation
-    One background thread per client reads the door's socket: answers, notices, and the loss and return of the daemon. Callers'
-    threads send and wait. Messages take neither: ``publish`` writes the caller's ring and ``receive`` reads the publishers',
-    in the caller's thread, and the door is asked only when somebody comes or goes. ``ClientProtocol`` holds all state, under
-    one lock that is never held while waiting.
+    One background thread per client reads the door's socket: answers, notices, and the loss and return of
+    the daemon. Callers' threads send and wait. Messages take neither: ``publish`` writes the caller's ring
+    and ``receive`` reads the publishers', in the caller's thread, and the door is asked only when somebody
+    comes or goes. ``ClientProtocol`` holds all state, under one lock that is never held while waiting.
 
 Invariants
-    A Client, and all that came from it, may be used by several threads; one subscription is received from by one at a time.
-    After a fork the child's handles raise; it must connect for itself.
+    A Client, and all that came from it, may be used by several threads; one subscription is received from
+    by one at a time. After a fork the child's handles raise; it must connect for itself.
     ``close`` ends the thread, and everything that waits.
 
 Not here: the asyncio client (``aio``), which shares everything but the waiting.
@@ -26,9 +26,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from towpath import addresses, calls, convert, model, wire
 from towpath._message import Message
@@ -137,7 +137,9 @@ class Client:
     # ---- life ----
 
     def close(self) -> None:
-        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than once is fine."""
+        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
+        once is fine.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -196,7 +198,8 @@ class Client:
             kind: what the channel does; ``topic`` unless stated.
             durable: whether messages are kept on disk.
             overflow: what happens when a subscriber's ring is full; ``block`` unless stated.
-            ring_bytes: bytes of each publisher's ring, a power of two from 4096 to 2**30; the largest message is a quarter.
+            ring_bytes: bytes of each publisher's ring, a power of two from 4096 to 2**30; the largest
+                message is a quarter.
 
         Returns:
             The channel as it is now.
@@ -263,7 +266,9 @@ class Client:
         return settled
 
     def unbind(self, binding: int | None = None, *, channel: str = "", url: str = "") -> model.BindingInfo:
-        """Remove a binding, named by its id or by channel and URL. Raises BindingNotFound, PermissionDenied."""
+        """Remove a binding, named by its id or by channel and URL. Raises BindingNotFound,
+        PermissionDenied.
+        """
         return self._call(calls.delete_binding(binding, channel=channel, url=url))
 
     def bindings(self, channel: str = "") -> list[model.BindingInfo]:
@@ -389,7 +394,9 @@ class Client:
                     sent = wire.send_once(self._sock, data, descriptors)
                     data, descriptors = data[sent:], ()
             except ConnectionLost:
-                with contextlib.suppress(OSError):  # the thread sees the end of the connection and takes it from there
+                with contextlib.suppress(
+                    OSError
+                ):  # the thread sees the end of the connection and takes it from there
                     self._sock.shutdown(socket.SHUT_RDWR)
                 return
 
@@ -503,7 +510,9 @@ class Publisher:
     def __init__(self, client: Client, state: SourceState) -> None:
         self._client = client
         self._state = state
+        self._writer = state.writer
         self._try_publish = state.writer.try_publish
+        self._room = threading.Lock()
         self.source = state.source
         self.channel = state.channel
         self.message_bytes_max = state.writer.message_bytes_max
@@ -534,17 +543,22 @@ class Publisher:
         """
         if headers is not None:
             headers_raw = convert.encode_headers(headers)
-        seq = self._try_publish(data, headers_raw or None)
-        if seq > 0:
-            return seq
-        return self._publish_waiting(data, headers_raw or None, deadline_ns(timeout))
+        try:
+            seq = self._try_publish(data, headers_raw or None)
+            if seq <= 0:
+                seq = self._publish_waiting(data, headers_raw or None, deadline_ns(timeout))
+        except ValueError as error:
+            raise self._state.refusal(error) from None
+        if self._writer.readers_changed:
+            self._meet_readers()
+        return seq
 
     def _publish_waiting(self, data: Buffer, headers_raw: bytes | None, deadline: int | None) -> int:
         while True:
             seq = self._try_publish(data, headers_raw)
             if seq > 0:
                 return seq
-            self._make_way(seq, len(memoryview(data).cast("B")) + len(headers_raw or b""), deadline)
+            self._make_way(seq, memoryview(data).nbytes + len(headers_raw or b""), deadline)
 
     def publish_many(
         self,
@@ -571,56 +585,68 @@ class Publisher:
             ChannelUndeclared, InvalidArgument.
         """
         column = calls.headers_column(len(payloads), headers, headers_raw)
-        writer = self._state.writer
-        deadline: int | None = None
+        writer = self._writer
+        deadline = deadline_ns(timeout)
         done = 0
-        while done < len(payloads):
-            taken = writer.try_publish_many(payloads, done, column)
-            if taken > 0:
-                done += taken
-                continue
-            if deadline is None:
-                deadline = deadline_ns(timeout)
-            size = len(memoryview(payloads[done]).cast("B"))
-            raw = column if isinstance(column, bytes) else column[done] if column else b""
-            try:
-                self._make_way(taken, size + len(raw), deadline)
-            except Timeout as error:
-                raise Timeout(f"{error.message}; {done} of {len(payloads)} were published") from None
+        try:
+            while done < len(payloads):
+                taken = writer.try_publish_many(payloads, done, column)
+                if taken > 0:
+                    done += taken
+                else:
+                    self._make_way(taken, calls.message_bytes(payloads, column, done), deadline)
+        except ValueError as error:
+            raise self._state.refusal(error, done, len(payloads)) from None
+        except Timeout as error:
+            raise calls.partly(error, done, len(payloads)) from None
+        if writer.readers_changed:
+            self._meet_readers()
         return writer.last_seq
 
     def _make_way(self, status: int, size: int, deadline: int | None) -> None:
         """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
-        state, client = self._state, self._client
+        state = self._state
         if state.ended is not None:
             raise state.ended
         if status < 0:
-            call = calls.fetch_readers(state.source)
-            try:
-                state.writer.install(client._call(call, deadline if deadline is not None else _far()))
-            except ConnectionLost:
-                if client._closed:
-                    raise
-            except TowpathError as error:
-                raise publication_error(state, error) from None
+            self._fetch_readers(deadline if deadline is not None else _far())
             return
-        if state.writer.wait_room(size, remaining_ns(deadline)) == 0 and remaining_ns(deadline) == 0:
-            raise Timeout(
-                f"a subscriber of {state.channel} does not read, and its ring is full",
-                hint="towpath status shows the channel's subscribers",
-            )
+        with self._room:  # one thread waits; the others wait for it
+            state.writer.wait_room(size, remaining_ns(deadline))
+        if remaining_ns(deadline) == 0 and state.ended is None:
+            raise calls.ring_full(state.channel)
+
+    def _fetch_readers(self, deadline: int) -> None:
+        client, state = self._client, self._state
+        try:
+            state.writer.install(client._call(calls.fetch_readers(state.source), deadline))
+        except ConnectionLost:
+            if client._closed:
+                raise
+        except TowpathError as error:
+            raise publication_error(state, error) from None
+
+    def _meet_readers(self) -> None:
+        """A subscriber came while a message was being written, and may be asleep: let it be woken now.
+
+        Without the daemon it cannot be met; it is when the connection is taken up again.
+        """
+        with contextlib.suppress(TowpathError):
+            self._fetch_readers(_far())
 
     def wait_drained(self, timeout: float | None = None) -> bool:
-        """Wait until every subscriber has taken all that was published. Returns False when the time is over."""
+        """Wait until every subscriber has taken all that was published. Returns False when the time is
+        over.
+        """
         deadline = deadline_ns(timeout)
         pause = 0.0002
-        while not self._state.writer.drained():
+        while self._state.ended is None and not self._writer.drained():
             left = remaining_ns(deadline)
             if left == 0:
                 return False
             time.sleep(pause if left == FOREVER else min(pause, left / 1e9))
             pause = min(pause * 2, 0.02)
-        return True
+        return self._state.ended is None
 
     def close(self) -> None:
         """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
@@ -697,11 +723,10 @@ class Subscription:
                 assert state.ended is not None
                 raise state.ended
             messages = self._receive(count_max, bytes_max, 0 if state.ended else remaining_ns(deadline))
-            if not messages or state.finishing:
-                with self._client._sending():
-                    self._client._protocol.tend(state)
             if messages:
                 return messages
+            with self._client._sending():
+                self._client._protocol.tend(state)
             if state.is_drained:
                 continue
             if remaining_ns(deadline) == 0:
@@ -848,8 +873,8 @@ def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = 
     """Connect to the local daemon.
 
     Args:
-        url: None searches ``$TOWPATH_SOCKET``, ``$XDG_RUNTIME_DIR/towpath/``, ``/run/towpath/`` and ``/tmp/towpath-UID/``; otherwise
-            a path or ``unix:/path``.
+        url: None searches ``$TOWPATH_SOCKET``, ``$XDG_RUNTIME_DIR/towpath/``, ``/run/towpath/`` and
+            ``/tmp/towpath-UID/``; otherwise a path or ``unix:/path``.
         timeout: seconds to wait for the daemon's welcome.
         name: what ``towpath status`` calls this session; the program's name unless given.
 

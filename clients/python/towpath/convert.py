@@ -1,4 +1,6 @@
-"""Between the values of ``model`` and the protobuf messages of the contract. Pure functions, one pair per message."""
+"""Between the values of ``model`` and the protobuf messages of the contract. Pure functions, one pair per
+message.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ USER_HEADER_NAME_BYTES_MAX: Final = 128
 HEADERS_BYTES_MAX: Final = 16384
 """A message's headers, serialized, may not be larger."""
 
-_KINDS: Final[dict[model.Kind, int]] = {"topic": 1, "queue": 2, "state": 3, "service": 4}
-_OVERFLOWS: Final[dict[model.Overflow, int]] = {"block": 1, "drop": 2}
-_DIRECTIONS: Final[dict[model.Direction, int]] = {"in": 1, "out": 2, "both": 3}
-_BINDING_STATES: Final[dict[model.BindingState, int]] = {
+_KINDS: Final[Mapping[str, int]] = {"topic": 1, "queue": 2, "state": 3, "service": 4}
+_OVERFLOWS: Final[Mapping[str, int]] = {"block": 1, "drop": 2}
+_DIRECTIONS: Final[Mapping[str, int]] = {"in": 1, "out": 2, "both": 3}
+_BINDING_STATES: Final[Mapping[str, int]] = {
     "pending": 1,
     "running": 2,
     "waiting": 3,
@@ -27,17 +29,21 @@ _BINDING_STATES: Final[dict[model.BindingState, int]] = {
     "stopped": 5,
     "failed": 6,
 }
-_GATEWAY_STATES: Final[dict[model.GatewayState, int]] = {
+_GATEWAY_STATES: Final[Mapping[str, int]] = {
     "starting": 1,
     "running": 2,
     "backing_off": 3,
     "failed": 4,
 }
-_KIND_NAMES: Final = {number: name for name, number in _KINDS.items()}
-_OVERFLOW_NAMES: Final = {number: name for name, number in _OVERFLOWS.items()}
-_DIRECTION_NAMES: Final = {number: name for name, number in _DIRECTIONS.items()}
-_BINDING_STATE_NAMES: Final = {number: name for name, number in _BINDING_STATES.items()}
-_GATEWAY_STATE_NAMES: Final = {number: name for name, number in _GATEWAY_STATES.items()}
+_KIND_NAMES: Final = {number: cast(model.Kind, name) for name, number in _KINDS.items()}
+_OVERFLOW_NAMES: Final = {number: cast(model.Overflow, name) for name, number in _OVERFLOWS.items()}
+_DIRECTION_NAMES: Final = {number: cast(model.Direction, name) for name, number in _DIRECTIONS.items()}
+_BINDING_STATE_NAMES: Final = {
+    number: cast(model.BindingState, name) for name, number in _BINDING_STATES.items()
+}
+_GATEWAY_STATE_NAMES: Final = {
+    number: cast(model.GatewayState, name) for name, number in _GATEWAY_STATES.items()
+}
 
 
 def _number(what: str, table: Mapping[str, int], name: str) -> int:
@@ -47,7 +53,7 @@ def _number(what: str, table: Mapping[str, int], name: str) -> int:
         raise InvalidArgument(f"{what} {name!r} is not known", hint=f"one of: {', '.join(table)}") from None
 
 
-# ---- errors -------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def error_to_proto(error: TowpathError) -> error_pb2.Error:
@@ -63,7 +69,7 @@ def error_from_proto(error: error_pb2.Error) -> TowpathError:
     return error_from_code(error.code, error.message, error.hint, error.retryable)
 
 
-# ---- headers ------------------------------------------------------------------------------------------------------------
+# ---- headers ---------------------------------------------------------------------------------------------
 
 
 def headers_to_proto(headers: model.Headers) -> message_pb2.Headers:
@@ -74,7 +80,9 @@ def headers_to_proto(headers: model.Headers) -> message_pb2.Headers:
         raise InvalidArgument(f"{len(headers.user)} user headers; at most {USER_HEADERS_MAX} are allowed")
     for name in headers.user:
         if not 1 <= len(name.encode()) <= USER_HEADER_NAME_BYTES_MAX:
-            raise InvalidArgument(f"the user header {name[:40]!r} is not 1 to {USER_HEADER_NAME_BYTES_MAX} bytes long")
+            raise InvalidArgument(
+                f"the user header {name[:40]!r} is not 1 to {USER_HEADER_NAME_BYTES_MAX} bytes long"
+            )
     return message_pb2.Headers(
         content_type=headers.content_type,
         key=headers.key,
@@ -128,7 +136,7 @@ def decode_headers(raw: bytes) -> model.Headers:
         raise BadFrame("a message's headers are not towpath.v1.Headers") from None
 
 
-# ---- channels -----------------------------------------------------------------------------------------------------------
+# ---- channels --------------------------------------------------------------------------------------------
 
 
 def stated_options(
@@ -137,7 +145,9 @@ def stated_options(
     overflow: model.Overflow | None,
     ring_bytes: int | None,
 ) -> registry_pb2.ChannelOptions:
-    """Raises InvalidArgument for a kind or an overflow that does not exist, or a ring_bytes that is no 64-bit number."""
+    """Raises InvalidArgument for a kind or an overflow that does not exist, or a ring_bytes that is no
+    64-bit number.
+    """
     options = registry_pb2.ChannelOptions()
     if kind is not None:
         options.kind = cast(registry_pb2.Kind.ValueType, _number("kind", _KINDS, kind))
@@ -179,7 +189,7 @@ def channel_from_proto(channel: registry_pb2.Channel) -> model.ChannelInfo:
     )
 
 
-# ---- bindings -----------------------------------------------------------------------------------------------------------
+# ---- bindings --------------------------------------------------------------------------------------------
 
 
 def direction_to_proto(direction: model.Direction) -> registry_pb2.Direction.ValueType:
@@ -241,7 +251,7 @@ def binding_from_proto(binding: registry_pb2.Binding) -> model.BindingInfo:
     )
 
 
-# ---- status and watch ---------------------------------------------------------------------------------------------------
+# ---- status and watch ------------------------------------------------------------------------------------
 
 
 def gateway_to_proto(gateway: model.GatewayInfo) -> registry_pb2.Gateway:

@@ -1,9 +1,10 @@
 """Towpath's errors: one table, from which gRPC status, errno, exit code and default hint are read.
 
 Theory of operation
-    Every outcome that a caller can expect is a :class:`TowpathError` with a :class:`Code`. A code has one row in
-    ``TABLE``; its number is the one in ``protos/towpath/v1/error.proto`` and is never reused. Whatever carries an error (a
-    frame, a gRPC trailer, an exit status) is derived from that row, so one failure looks the same from everywhere.
+    Every outcome that a caller can expect is a :class:`TowpathError` with a :class:`Code`. A code has one
+    row in ``TABLE``; its number is the one in ``protos/towpath/v1/error.proto`` and is never reused. Whatever
+    carries an error (a frame, a gRPC trailer, an exit status) is derived from that row, so one failure
+    looks the same from everywhere.
 
 Invariants
     Each code of the protobuf enum has exactly one row, and each row a class (a test holds the two together).
@@ -72,7 +73,8 @@ class Row:
         family: whose fault it is.
         grpc: name of the gRPC status code.
         errno: the nearest errno(3) value.
-        exit_code: what the CLI exits with (sysexits(3) where it has a word; 2 for misuse; 124 for time out, as timeout(1)).
+        exit_code: what the CLI exits with (sysexits(3) where it has a word; 2 for misuse; 124 for time
+            out, as timeout(1)).
         retryable: whether the same call may succeed later without a change.
         hint: what to do, when the raiser has nothing better to say.
     """
@@ -133,7 +135,12 @@ TABLE: Final[dict[Code, Row]] = {
         Family.REFUSAL, "NOT_FOUND", _errno.EIDRM, 66, False, "somebody removed the channel while it was used"
     ),
     Code.BINDING_CONFLICT: Row(
-        Family.REFUSAL, "ALREADY_EXISTS", _errno.EEXIST, 73, False, "unbind the other one first: towpath unbind"
+        Family.REFUSAL,
+        "ALREADY_EXISTS",
+        _errno.EEXIST,
+        73,
+        False,
+        "unbind the other one first: towpath unbind",
     ),
     Code.SOURCE_NOT_FOUND: Row(Family.MISUSE, "NOT_FOUND", _errno.ENOENT, 66, False, ""),
     Code.SUBSCRIPTION_NOT_FOUND: Row(Family.MISUSE, "NOT_FOUND", _errno.ENOENT, 66, False, ""),
@@ -178,13 +185,25 @@ TABLE: Final[dict[Code, Row]] = {
         Family.VIOLATION, "DATA_LOSS", _errno.EBADMSG, 76, False, "the publisher broke its ring; others go on"
     ),
     Code.BINDING_FAILED: Row(
-        Family.REFUSAL, "FAILED_PRECONDITION", _errno.EIO, 74, False, "towpath status shows the binding's last error"
+        Family.REFUSAL,
+        "FAILED_PRECONDITION",
+        _errno.EIO,
+        74,
+        False,
+        "towpath status shows the binding's last error",
     ),
     Code.FRAME_TOO_LARGE: Row(
-        Family.REFUSAL, "INVALID_ARGUMENT", _errno.EMSGSIZE, 65, False, "raise frame_bytes_max, or check the framing"
+        Family.REFUSAL,
+        "INVALID_ARGUMENT",
+        _errno.EMSGSIZE,
+        65,
+        False,
+        "raise frame_bytes_max, or check the framing",
     ),
     Code.BAD_FRAME: Row(Family.REFUSAL, "INVALID_ARGUMENT", _errno.EBADMSG, 65, False, "check the framing"),
-    Code.INTERNAL: Row(Family.HOST, "INTERNAL", _errno.EIO, 70, False, "this is a bug in Towpath: please report it"),
+    Code.INTERNAL: Row(
+        Family.HOST, "INTERNAL", _errno.EIO, 70, False, "this is a bug in Towpath: please report it"
+    ),
 }
 
 
@@ -414,7 +433,8 @@ def error_from_code(
     """Make the error that a number stands for.
 
     Args:
-        code: a number of ``towpath.v1.ErrorCode``; one that this version does not know becomes :class:`InternalError`.
+        code: a number of ``towpath.v1.ErrorCode``; one that this version does not know becomes
+            :class:`InternalError`.
         message: one sentence.
         hint: None for the table's.
         retryable: None for the table's.

@@ -1,6 +1,7 @@
 """What the client library hands out: plain, frozen values. No I/O, no protobuf in sight.
 
-``Message`` itself comes from the C extension where there is one and from ``_message`` otherwise; both look the same.
+``Message`` itself comes from the C extension where there is one and from ``_message`` otherwise; both look
+the same.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ class WatchEvent:
     """One change of the registry.
 
     Attributes:
-        kind: ``current`` after the state as it stood has been told whole; ``reset`` when the connection was made anew and everything
-            is told again.
+        kind: ``current`` after the state as it stood has been told whole; ``reset`` when the connection
+            was made anew and everything is told again.
         revision: grows by one with each change, within one run of the daemon.
     """
 

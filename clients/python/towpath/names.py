@@ -1,8 +1,8 @@
 """Channel names: what is well formed. Pure; shared by the client library and the core.
 
-A name is one or more levels joined by dots, ``plant.line1.temp``. A level has letters, digits, ``_`` and ``-``. The letters are ASCII so
-that a name means the same to a shell, a file system, a ZeroMQ prefix and a person. Names that begin with ``_towpath.`` are
-kept for Towpath itself.
+A name is one or more levels joined by dots, ``plant.line1.temp``. A level has letters, digits, ``_`` and
+``-``. The letters are ASCII so that a name means the same to a shell, a file system, a ZeroMQ prefix and a
+person. Names that begin with ``_towpath.`` are kept for Towpath itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def check_name(name: str) -> str:
         The same name.
 
     Raises:
-        InvalidName: it is empty, too long, reserved, or has a character or an empty level that names cannot have.
+        InvalidName: it is empty, too long, reserved, or has a character or an empty level that names
+        cannot have.
     """
     if not name:
         raise InvalidName("a channel's name is empty")

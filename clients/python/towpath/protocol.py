@@ -1,19 +1,22 @@
 """The client's side of the door, sans-I/O: what a session knows, and what it says when.
 
 Theory of operation
-    Both clients feed this with the frames that arrive and send what ``take_outgoing`` gives. It keeps the calls that wait for an
-    answer, and the session's sources and readers: their rings and pages, and who is attached to which. The core's notices
-    (a publisher came, a reader left) are carried out here, on the ring objects, at once.
+    Both clients feed this with the frames that arrive and send what ``take_outgoing`` gives. It keeps the
+    calls that wait for an answer, and the session's sources and readers: their rings and pages, and who is
+    attached to which. The core's notices (a publisher came, a reader left) are carried out here, on the
+    ring objects, at once.
 
-    A session outlives its connection. When a new one is made, every source and reader is attached again under its old id with the
-    memory it has: rings and pages are the client's own, so nothing that is in them is lost. Until the other sides have done the
-    same, a source keeps the readers that it had, and a reader its sources; who has not come back when ``RESUME_GRACE_NS`` has
-    passed is taken for dead.
+    A session outlives its connection. When a new one is made, every source and reader is attached again
+    under its old id with the
+    memory it has: rings and pages are the client's own, so nothing that is in them is lost. Until the
+    other sides have done the same, a source keeps the readers that it had, and a reader its sources; who
+    has not come back when ``RESUME_GRACE_NS`` has passed is taken for dead.
 
 Invariants
-    A reader that the core has told a source of is attached to its writer before the generation that includes it is installed.
-    A source's slot in a reader's page is released only when the reader has drained the ring of that source.
-    Nothing here blocks, reads a clock or touches a socket; callers serialize their calls.
+    A reader that the core has told a source of is attached to its writer before the generation that
+    includes it is installed. A source's slot in a reader's page is released only when the reader has
+    drained the ring of that source. Nothing here blocks, reads a clock or touches a socket; callers
+    serialize their calls.
 
 Not here: the ring itself (``_ring``), sockets and waiting (``client``, ``aio``).
 """
@@ -29,6 +32,7 @@ from towpath import calls, convert, wire
 from towpath.errors import (
     ChannelUndeclared,
     ConnectionLost,
+    MessageTooLarge,
     NotSupported,
     ProtocolViolation,
     SourceNotFound,
@@ -89,22 +93,36 @@ class SourceState:
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
         self.orphans: set[int] = set()
-        self.doorbells: dict[int, wire.Descriptor] = {}
 
     def end(self, error: TowpathError) -> None:
+        """Nothing more can be published; who waits for room is woken."""
         if self.ended is None:
             self.ended = error
             self.writer.notify()
+
+    def refusal(self, error: ValueError, done: int = 0, count: int = 1) -> Exception:
+        """What a publisher is told for what the ring refused: a message too large, or a ring that was
+        closed.
+        """
+        so_far = f"; {done} of {count} were published" if count > 1 else ""
+        if isinstance(error, _ring.MessageTooLarge):
+            return MessageTooLarge(f"{error}{so_far}")
+        return self.ended or error
 
 
 class ReaderState:
     """One subscription: its control page, and the sources that it follows.
 
+    A source's life here: *added* (it has a slot, and its ring is followed), then, in either order,
+    *drained* (its writer closed the ring, or is gone, and all of it was received) and *gone* (the core
+    says so); after both its slot is released.
+
     Attributes:
         ended: why no new source will come, or None; what is in the rings already is still handed out.
-        slots: the slot of each source.
+        slots: the slot of each source that the core counts as this reader's.
+        following: sources whose rings are not drained yet.
+        gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
-        finishing: sources that are gone and may not be drained yet.
         wake: makes a waiting receive look again; set by the client that owns this.
     """
 
@@ -117,38 +135,31 @@ class ReaderState:
         self.page = wire.Descriptor(self.reader.share())
         self.ended: TowpathError | None = None
         self.slots: dict[int, int] = {}
+        self.following: set[int] = set()
+        self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()
-        self.finishing: set[int] = set()
         self.wake: Callable[[], None] = self.reader.notify
 
     def end(self, error: TowpathError) -> None:
+        """No new source will come; what is in the rings is still handed out."""
         if self.ended is None:
             self.ended = error
-            self.finish_all()
+            for source in self.following:
+                self.reader.finish(source)
             self.wake()
 
     def close(self, why: TowpathError) -> None:
         """Hand out nothing more."""
         self.ended = why
+        self.following.clear()
         self.slots.clear()
-        self.finishing.clear()
-        self.unconfirmed.clear()
         self.wake()
         self.reader.close()
-
-    def finish(self, source: int) -> None:
-        if source in self.slots and source not in self.finishing:
-            self.finishing.add(source)
-            self.reader.finish(source)
-
-    def finish_all(self) -> None:
-        for source in list(self.slots):
-            self.finish(source)
 
     @property
     def is_drained(self) -> bool:
         """Whether the subscription has ended and everything before that was handed out."""
-        return self.ended is not None and not self.slots
+        return self.ended is not None and not self.following
 
 
 class ClientProtocol:
@@ -157,7 +168,8 @@ class ClientProtocol:
     Args:
         name: for people; shown by ``towpath status``.
         software: for people.
-        doorbell: the sending end of this session's doorbell, or None when nobody here sleeps in an event loop.
+        doorbell: the sending end of this session's doorbell, or None when nobody here sleeps in an event
+            loop.
     """
 
     def __init__(self, *, name: str, software: str, doorbell: wire.Descriptor | None = None) -> None:
@@ -213,7 +225,8 @@ class ClientProtocol:
         """Take one frame.
 
         Raises:
-            TowpathError: the other side broke the protocol, or refused the connection; the connection must be closed.
+            TowpathError: the other side broke the protocol, or refused the connection; the connection must
+            be closed.
         """
         if frame.id == 0:
             self._notice(frame, descriptors)
@@ -301,8 +314,12 @@ class ClientProtocol:
 
     # ---- sources and readers ----
 
-    def new_source(self, channel: str, origin: str, ring_bytes: int) -> tuple[SourceState, calls.Call[tuple[int, int]]]:
-        """Make a ring, and the call that attaches it; ``source_attached`` or ``forget_source`` must follow."""
+    def new_source(
+        self, channel: str, origin: str, ring_bytes: int
+    ) -> tuple[SourceState, calls.Call[tuple[int, int]]]:
+        """Make a ring, and the call that attaches it; ``source_attached`` or ``forget_source`` must
+        follow.
+        """
         require_ring()
         state = SourceState(channel, self._take_id(), origin, ring_bytes)
         self.sources[state.source] = state
@@ -334,7 +351,9 @@ class ClientProtocol:
         )
 
     def forget_reader(self, state: ReaderState, why: TowpathError) -> None:
-        """The subscription is closed, whatever is still in the rings; the core is told. More than once is fine."""
+        """The subscription is closed, whatever is still in the rings; the core is told. More than once is
+        fine.
+        """
         if self.readers.pop(state.id, None) is not None:
             state.close(why)
             self.call_and_forget(calls.detach_reader(state.id))
@@ -347,20 +366,37 @@ class ClientProtocol:
             self.forget_reader(reader, why)
 
     def tend(self, state: ReaderState) -> None:
-        """Release the slots of sources that are drained, and drop those that broke their ring."""
+        """Let go of sources that are drained, and of those that broke their ring. Call it when a receive
+        gave nothing.
+        """
         if state.id not in self.readers:
             return
         for source, why in state.reader.take_violations():
             _log.warning("source %d of channel %s is dropped: %s", source, state.channel, why)
-            state.slots.pop(source, None)
-            state.finishing.discard(source)
-            state.reader.remove(source)
-        if state.finishing:
-            for source in state.reader.take_drained():
-                state.reader.remove(source)
-                state.slots.pop(source, None)
-                state.finishing.discard(source)
-                self.call_and_forget(calls.release_slot(state.id, source))
+            self._stop_following(state, source)
+        for source in state.reader.take_drained():
+            self._stop_following(state, source)
+
+    def _stop_following(self, state: ReaderState, source: int) -> None:
+        state.following.discard(source)
+        state.reader.remove(source)
+        if source in state.gone:
+            self._release(state, source)
+
+    def _release(self, state: ReaderState, source: int) -> None:
+        state.gone.discard(source)
+        state.unconfirmed.discard(source)
+        if state.slots.pop(source, None) is not None:
+            self.call_and_forget(calls.release_slot(state.id, source))
+
+    def _let_go(self, state: ReaderState, source: int) -> None:
+        """The core has let a source go, or it did not come back."""
+        state.gone.add(source)
+        if source in state.following:
+            state.reader.finish(source)
+            state.wake()
+        else:
+            self._release(state, source)
 
     # ---- taking up again ----
 
@@ -372,7 +408,7 @@ class ClientProtocol:
                 self.call(again, self._resumed_source(source, again), (source.ring,))
         for reader in list(self.readers.values()):
             if reader.ended is None:
-                reader.unconfirmed = set(reader.slots) - reader.finishing
+                reader.unconfirmed = set(reader.slots) - reader.gone
                 take_up = calls.attach_reader(
                     reader.channel,
                     reader.id,
@@ -424,11 +460,9 @@ class ClientProtocol:
                 source.orphans = set()
                 source.writer.notify()
         for state in self.readers.values():
-            for lost in state.unconfirmed:
-                state.finish(lost)
-            if state.unconfirmed:
-                state.unconfirmed = set()
-                state.wake()
+            lost, state.unconfirmed = state.unconfirmed, set()
+            for each in lost:
+                self._let_go(state, each)
 
     # ---- notices ----
 
@@ -459,29 +493,23 @@ class ClientProtocol:
         state = self.readers.get(notice.reader)
         if state is None or not descriptors:
             return
-        if notice.source in state.slots:
-            state.unconfirmed.discard(notice.source)
+        state.unconfirmed.discard(notice.source)
+        state.gone.discard(notice.source)
+        state.slots[notice.source] = notice.slot
+        if notice.source in state.following:
             return
         try:
-            state.reader.add(
-                descriptors[0].fd, notice.slot, notice.source, state.channel, notice.from_start
-            )
+            state.reader.add(descriptors[0].fd, notice.slot, notice.source, state.channel, notice.from_start)
         except _ring.RingError as error:
             _log.warning("source %d of channel %s is not followed: %s", notice.source, state.channel, error)
             return
-        state.slots[notice.source] = notice.slot
+        state.following.add(notice.source)
         state.wake()
 
     def _source_gone(self, notice: frame_pb2.SourceGone) -> None:
         state = self.readers.get(notice.reader)
-        if state is None:
-            return
-        if notice.source in state.slots:
-            state.unconfirmed.discard(notice.source)
-            state.finish(notice.source)
-            state.wake()
-        else:
-            self.call_and_forget(calls.release_slot(state.id, notice.source))
+        if state is not None and notice.source in state.slots:
+            self._let_go(state, notice.source)
 
     def _reader_added(self, notice: frame_pb2.ReaderAdded, descriptors: list[wire.Descriptor]) -> None:
         state = self.sources.get(notice.source)
@@ -490,10 +518,7 @@ class ClientProtocol:
         if notice.reader in state.writer.readers():
             state.orphans.discard(notice.reader)
             return
-        doorbell = -1
-        if len(descriptors) > 1:
-            # one descriptor per session is enough, however many of its readers this source has
-            doorbell = state.doorbells.setdefault(notice.session, descriptors[1]).fd
+        doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         with contextlib.suppress(_ring.RingError):  # its own fault: it will not be waited for, nor woken
             state.writer.attach(notice.reader, descriptors[0].fd, notice.slot, doorbell, notice.from_start)
 

@@ -1,13 +1,14 @@
 """Frames over a connected UNIX socket, on an asyncio loop. Used by the door and by the asyncio client.
 
-asyncio's own streams cannot carry descriptors, so this registers the socket with the loop itself. Everything is bounded: one read per
-turn of the loop, an outbox that closes the connection of a peer that does not read, and ``pause_reading`` for a peer that asks
-faster than it is answered.
+asyncio's own streams cannot carry descriptors, so this registers the socket with the loop itself.
+Everything is bounded: one read per turn of the loop, an outbox that closes the connection of a peer that
+does not read, and ``pause_reading`` for a peer that asks faster than it is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -23,8 +24,11 @@ class FrameTransport:
         sock: connected; owned by this object from now on, and made non-blocking.
         frame_bytes_max: the longest frame accepted.
         outbox_bytes_max: a peer that leaves more than this unread is cut off with SlowConsumer.
-        on_frame: called for each frame that arrives, with its descriptors. A TowpathError that it raises closes the connection.
-        on_closed: called exactly once, from the loop, with why: None when ``close`` was called without an error.
+        on_frame: called for each frame that arrives, with its descriptors. A TowpathError that it raises
+            closes the connection.
+        on_closed: called exactly once, from the loop, with why: None when ``close`` was called without an
+            error.
+        farewell: makes the last frame, when the connection is closed for what the peer did.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class FrameTransport:
         outbox_bytes_max: int,
         on_frame: Callable[[Frame, list[wire.Descriptor]], None],
         on_closed: Callable[[TowpathError | None], None],
+        farewell: Callable[[TowpathError], Frame] | None = None,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -43,6 +48,7 @@ class FrameTransport:
         self._outbox = wire.Outbox(outbox_bytes_max)
         self._on_frame = on_frame
         self._on_closed = on_closed
+        self._farewell = farewell
         self._writing = False
         self._reading = True
         self._closed = False
@@ -54,7 +60,9 @@ class FrameTransport:
         return self._closed
 
     def send(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
-        """Send a frame, or queue what the socket does not take now. Nothing happens on a closed connection."""
+        """Send a frame, or queue what the socket does not take now. Nothing happens on a closed
+        connection.
+        """
         if self._closed:
             return
         if descriptors:
@@ -83,6 +91,14 @@ class FrameTransport:
         if self._closed:
             return
         self._closed = True
+        if (
+            error is not None
+            and self._farewell is not None
+            and not isinstance(error, ConnectionLost | SlowConsumer)
+        ):
+            with contextlib.suppress(SlowConsumer, ConnectionLost):
+                self._outbox.put(wire.encode(self._farewell(error)))
+                self._outbox.flush(self._sock)
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()

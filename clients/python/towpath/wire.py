@@ -1,15 +1,17 @@
 """The door's wire format: a length, then a protobuf ``Frame``; descriptors travel beside it. Sans-I/O.
 
 Theory of operation
-    On the UNIX socket a frame is a u32 (little-endian) length and that many bytes of ``towpath.v1.Frame``. A frame that
-    needs file descriptors says how many; the sender passes them (SCM_RIGHTS) with the frame's first byte, so the
-    receiver has them at the latest when the frame is complete. ``FrameDecoder`` takes whatever arrives and gives whole frames with
-    their descriptors; ``Outbox`` holds what could not be sent yet, up to a bound.
+    On the UNIX socket a frame is a u32 (little-endian) length and that many bytes of ``towpath.v1.Frame``.
+    A frame that needs file descriptors says how many; the sender passes them (SCM_RIGHTS) with the frame's
+    first byte, so the receiver has them at the latest when the frame is complete. ``FrameDecoder`` takes
+    whatever arrives and gives whole frames with their descriptors; ``Outbox`` holds what could not be sent
+    yet, up to a bound.
 
 Invariants
-    A length above the bound, a frame that does not parse, and descriptors that do not match what frames declare are
-    ``ProtocolViolation`` or ``BadDescriptor``; after one of them the decoder is of no further use and its connection is closed.
-    Every descriptor has exactly one owner, a :class:`Descriptor`, and is closed when that goes.
+    A length above the bound, a frame that does not parse, and descriptors that do not match what frames
+    declare are ``ProtocolViolation`` or ``BadDescriptor``; after one of them the decoder is of no further
+    use and its connection is closed. Every descriptor has exactly one owner, a :class:`Descriptor`, and is
+    closed when that goes.
 
 Source: unix(7), cmsg(3).
 """
@@ -107,7 +109,9 @@ class FrameDecoder:
         """
         self._descriptors.extend(descriptors)
         if len(self._descriptors) > _DESCRIPTORS_QUEUED_MAX:
-            raise BadDescriptor(f"more than {_DESCRIPTORS_QUEUED_MAX} descriptors came without the frames they belong to")
+            raise BadDescriptor(
+                f"more than {_DESCRIPTORS_QUEUED_MAX} descriptors came without the frames they belong to"
+            )
         buffer = self._buffer
         buffer += data
         frames: list[Incoming] = []
@@ -115,7 +119,9 @@ class FrameDecoder:
         while len(buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, start)
             if length > self._frame_bytes_max:
-                raise ProtocolViolation(f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed")
+                raise ProtocolViolation(
+                    f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed"
+                )
             end = start + _LENGTH.size + length
             if len(buffer) < end:
                 break
@@ -185,7 +191,9 @@ def send_once(sock: socket.socket, data: bytes | memoryview, descriptors: Iterab
     numbers = array.array("i", [descriptor.fd for descriptor in descriptors])
     try:
         if numbers:
-            return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL)
+            return sock.sendmsg(
+                [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL
+            )
         return sock.send(data, socket.MSG_NOSIGNAL)
     except BlockingIOError:
         raise

@@ -1,0 +1,225 @@
+"""The core process: puts the parts together. ``python -m towpath_broker.daemon``, started by the supervisor.
+
+Theory of operation
+    The supervisor hands over the listening socket, a control socket and the settings. From then on:
+    recover the machine from the journal, bring the registry to what the configuration says, open the door,
+    say ``ready``. Commands flow from the door through the engine to the machine; effects flow back to the
+    door. The loss of the control socket means that the supervisor is gone, and ends the process.
+
+    Order at the end (``drain``): stop accepting; close the connections, so that the core learns of the end
+    of each session; let the engine finish what it has, commit, and take a snapshot; close the journal.
+
+Invariants
+    Only this module knows the concrete classes.
+    A failure of the journal ends the process with a non-zero status: the supervisor starts a new one,
+    which recovers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from towpath import _ring
+from towpath._version import __version__
+from towpath.errors import ProtocolViolation, TowpathError
+
+from . import configuration
+from .core import effects
+from .core.commands import ChannelOptions
+from .core.limits import CELLS_MAX
+from .core.machine import Machine
+from .engine import Engine
+from .host.packets import Outbox, close_all, receive_packet
+from .journal.sqlite import SqliteJournal
+from .local.credentials import Admins
+from .local.door import Door
+from .log import log, set_level
+from .ports import WallClock
+from .settings import Settings
+from .status import StatusBoard
+
+JOURNAL_NAME: Final = "journal.sqlite"
+STATUS_INTERVAL_S: Final = 1.0
+"""The line for ``systemctl status`` is told at most this often, and only while it changes."""
+
+
+class Daemon:
+    """The core process's parts, and what the supervisor tells it."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, control: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._control = control
+        self._outbox = Outbox(control)
+        self._draining = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._status_due: asyncio.TimerHandle | None = None
+        self._status_text = ""
+        self._journal = SqliteJournal(Path(settings.daemon.state_dir) / JOURNAL_NAME)
+        self._machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
+        self._engine = Engine(self._machine, self._journal, WallClock(), self._emit)
+        self._board = StatusBoard(
+            socket=str(listener.getsockname()),
+            started_at_ns=time.time_ns(),
+            incarnation=0,
+            counters=self._counters,
+        )
+        self._door = Door(
+            submit=self._engine.submit,
+            table=_ring.GenerationTable(CELLS_MAX),
+            admins=Admins(settings.daemon.admin_group),
+            status_frame=self._board.frame,
+            gateway_report=self._board.set_report,
+            warn=self._warn,
+            software=f"towpath/{__version__}",
+        )
+
+    async def run(self) -> None:
+        """Serve until the supervisor says ``drain``, or is gone.
+
+        Raises:
+            InvalidConfiguration: the journal cannot be used, or the settings allow no channel at all.
+            OSError, sqlite3.Error: the journal failed.
+        """
+        loop = asyncio.get_running_loop()
+        await self._engine.recover()
+        self._board.incarnation = self._machine.incarnation
+        engine = asyncio.create_task(self._engine.run(), name="engine")
+        engine.add_done_callback(lambda _: self._draining.set())
+        await self._configure()
+        loop.add_reader(self._control, self._told)
+        self._door.listen(self._listener)
+        self._outbox.send({"type": "ready"})
+        statistics = self._machine.statistics()
+        log(
+            "core.listening",
+            incarnation=statistics.incarnation,
+            channels=statistics.channels,
+            bindings=statistics.bindings,
+        )
+        await self._draining.wait()
+        self._door.stop_listening()
+        await self._door.close()
+        self._engine.stop()
+        await engine
+        loop.remove_reader(self._control)
+        self._journal.close()
+
+    async def _configure(self) -> None:
+        for command in configuration.commands_for(self._settings, self._machine.durable_state()):
+            await self._engine.execute(command)
+
+    # ---- effects and counts ----
+
+    def _emit(self, effect: effects.Effect) -> None:
+        self._door.emit(effect)
+        if self._status_due is None and isinstance(effect, effects.Reply | effects.SessionOpened):
+            self._status_due = asyncio.get_running_loop().call_later(STATUS_INTERVAL_S, self._tell_status)
+
+    def _tell_status(self) -> None:
+        self._status_due = None
+        statistics = self._machine.statistics()
+        text = (
+            f"{statistics.channels} channels, {statistics.bindings} bindings, {statistics.sessions} sessions"
+        )
+        if text != self._status_text:
+            self._status_text = text
+            self._outbox.send({"type": "status", "text": text}, topic="status")
+
+    def _warn(self, message: str) -> None:
+        self._board.warn(message)
+        self._outbox.send({"type": "warning", "text": message})
+
+    def _counters(self) -> Mapping[str, int]:
+        machine, engine = self._machine.statistics(), self._engine.statistics()
+        rings, pages, doorbells = self._door.descriptors.counts()
+        return {
+            **self._door.counters,
+            "commands": engine.commands,
+            "journal_records": engine.records,
+            "journal_commits": engine.appends,
+            "snapshots": engine.snapshots,
+            "sources": machine.sources,
+            "readers": machine.readers,
+            "rings_held": rings,
+            "control_pages_held": pages,
+            "doorbells_held": doorbells,
+        }
+
+    # ---- the supervisor ----
+
+    def _told(self) -> None:
+        try:
+            received = receive_packet(self._control)
+        except BlockingIOError:
+            return
+        if received is None:
+            log("core.supervisor_gone", level="error")
+            self._draining.set()
+            asyncio.get_running_loop().remove_reader(self._control)
+            return
+        packet, descriptors = received
+        try:
+            self._carry_out(packet, descriptors)
+        except ProtocolViolation as error:
+            log("core.bad_packet", level="error", message=error.message)
+        finally:
+            close_all(descriptors)
+
+    def _carry_out(self, packet: Mapping[str, Any], descriptors: list[int]) -> None:
+        match packet["type"]:
+            case "gateway_connection" if len(descriptors) == 1:
+                sock = socket.socket(fileno=descriptors.pop())
+                self._door.adopt(sock, str(packet["gateway"]), int(packet["pid"]))
+            case "gateways":
+                self._board.set_gateways(packet["gateways"])
+            case "reload":
+                task = asyncio.get_running_loop().create_task(self._reload(packet["settings"]))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case "warning":
+                self._board.warn(str(packet.get("text", "")))
+            case "drain":
+                self._draining.set()
+            case unknown:
+                raise ProtocolViolation(f"a packet of type {unknown!r} from the supervisor")
+
+    async def _reload(self, table: object) -> None:
+        """Take new settings; the supervisor has checked them. Limits hold from the next start on."""
+        self._settings = Settings.from_table(table)
+        set_level(self._settings.daemon.log_level)
+        self._board.forget_warnings()
+        await self._configure()
+        self._outbox.send({"type": "reloaded", "warnings": []})
+
+
+def main() -> int:
+    """Run the core process; returns its exit status."""
+    try:
+        settings = Settings.from_json(os.environ["TOWPATH_CORE_SETTINGS"])
+        listener = socket.socket(fileno=int(os.environ["TOWPATH_CORE_LISTEN_FD"]))
+        control = socket.socket(fileno=int(os.environ["TOWPATH_CORE_CONTROL_FD"]))
+        control.setblocking(False)
+        asyncio.run(_run(settings, listener, control))
+    except KeyError as error:
+        print(f"towpath: {error.args[0]} is not set; start the daemon with: towpath serve", file=sys.stderr)
+        return os.EX_USAGE
+    except TowpathError as error:
+        log("core.failed", level="error", code=error.code.name, message=error.message, hint=error.hint)
+        return error.row.exit_code
+    return os.EX_OK
+
+
+async def _run(settings: Settings, listener: socket.socket, control: socket.socket) -> None:
+    await Daemon(settings, listener, control).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

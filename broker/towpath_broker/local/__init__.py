@@ -1,0 +1,1 @@
+"""The one door: the UNIX socket, who comes through it, and what they say. See ``door``."""

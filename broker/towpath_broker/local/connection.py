@@ -1,0 +1,262 @@
+"""One connection at the door: its handshake, the calls it waits for, and its end.
+
+A connection's life::
+
+    accepted --hello--> opening --SessionOpened--> open
+       |                   |                        |
+       +--- no hello in time, garbage, a slow reader, EOF, its process's death ---> closed
+
+What it asks goes to the core as commands; nothing here decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from towpath import wire
+from towpath.errors import (
+    BadDescriptor,
+    ConnectionLost,
+    PermissionDenied,
+    ProtocolViolation,
+    Timeout,
+    TowpathError,
+    VersionMismatch,
+)
+from towpath.transport import FrameTransport
+from towpath.v1.frame_pb2 import Frame
+from towpath_broker.core import commands
+from towpath_broker.core.commands import Caller
+from towpath_broker.core.effects import SessionOpened
+from towpath_broker.core.ids import CallId, ConnectionId, ReaderId, SessionId, SourceId
+
+from . import translate
+from .credentials import Peer, open_pidfd
+
+if TYPE_CHECKING:
+    from .door import Door
+
+HELLO_TIMEOUT_S: Final = 10.0
+OUTBOX_BYTES_MAX: Final = 4 << 20
+"""A client that leaves more than this unread is cut off."""
+CALLS_MAX: Final = 64
+"""Calls of one connection that wait for their answer; above it the connection is not read."""
+NAME_CHARS_MAX: Final = 64
+
+
+class Connection:
+    """One client.
+
+    Args:
+        number: the door's number for it.
+        sock: connected; owned by this object.
+        peer: who it is, as the kernel says.
+        is_admin: whether it may do what admins may.
+        gateway: the gateway's name when the daemon started it, else empty.
+        door: where commands go, and who is told of the end.
+    """
+
+    def __init__(
+        self,
+        number: ConnectionId,
+        sock: socket.socket,
+        peer: Peer,
+        *,
+        is_admin: bool,
+        gateway: str,
+        door: Door,
+    ) -> None:
+        self.number = number
+        self.peer = peer
+        self.gateway = gateway
+        self.session: SessionId | None = None
+        self._is_admin = is_admin
+        self._door = door
+        self._hello: tuple[int, wire.Descriptor | None] | None = None
+        self._calls: dict[int, str] = {}
+        self._watches: set[int] = set()
+        self._offers: dict[int, Callable[[], None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._transport = FrameTransport(
+            sock,
+            frame_bytes_max=wire.REQUEST_BYTES_MAX,
+            outbox_bytes_max=OUTBOX_BYTES_MAX,
+            on_frame=self._frame,
+            on_closed=self._closed,
+            farewell=lambda error: translate.error_frame(0, error),
+        )
+        self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self._no_hello)
+        self._pidfd = open_pidfd(peer.pid)
+        if self._pidfd is not None:
+            self._loop.add_reader(self._pidfd, self._process_ended)
+
+    @property
+    def is_welcomed(self) -> bool:
+        """Whether it has become a session."""
+        return self.session is not None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._transport.is_closed
+
+    # ---- what arrives ----
+
+    def _frame(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
+        self._door.count("frames_in")
+        request = frame.WhichOneof("body")
+        if frame.id == 0 or request is None:
+            raise ProtocolViolation("a frame without an id or without a request")
+        if request == "cancel":
+            self._cancel(frame.id)
+            return
+        if frame.id in self._calls:
+            raise ProtocolViolation(f"call {frame.id} is used again before it was answered")
+        if request == "hello":
+            self._take_hello(frame, descriptors)
+            return
+        if self.session is None:
+            raise ProtocolViolation(f"{request} came before hello was answered")
+        self._begin(frame.id, request)
+        try:
+            self._submit(frame, request, descriptors)
+        except TowpathError as error:
+            self.refuse(CallId(frame.id), error)
+
+    def _take_hello(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
+        if self._hello is not None:
+            raise ProtocolViolation("hello came twice")
+        hello = frame.hello
+        if not hello.version_min <= wire.VERSION <= hello.version_max:
+            raise VersionMismatch(
+                f"the client speaks versions {hello.version_min} to {hello.version_max},"
+                f" the daemon {wire.VERSION}"
+            )
+        self._hello = (frame.id, descriptors[0] if descriptors else None)
+        self._deadline.cancel()
+        name = "".join(c if c.isprintable() else "?" for c in hello.name[:NAME_CHARS_MAX])
+        self._transport.pause_reading()  # what follows belongs to the session, which is not there yet
+        self._door.submit(
+            commands.OpenSession(
+                self.number, self.peer.principal, self._is_admin, self.peer.pid, name, self.gateway
+            )
+        )
+
+    def _submit(self, frame: Frame, request: str, descriptors: list[wire.Descriptor]) -> None:
+        body = getattr(frame, request)
+        caller = self._caller(frame)
+        if request == "report_gateway_request":
+            if not self.gateway:
+                raise PermissionDenied("only a gateway that the daemon started may report")
+            self._door.gateway_reported(self, body)
+            answer = Frame(id=frame.id)
+            answer.report_gateway_response.SetInParent()
+            self.answer(answer)
+            return
+        if request == "attach_source_request":
+            ring = self._only(descriptors, "a ring")
+            source = SourceId(body.source)
+            ring_bytes = self._door.descriptors.offer_ring(source, ring)
+            self._offers[frame.id] = lambda: self._door.descriptors.drop_source(source)
+            self._door.submit(translate.attach_source(caller, body, ring_bytes))
+            return
+        if request == "attach_reader_request":
+            page = self._only(descriptors, "a control page")
+            command = translate.command_from(caller, request, body)
+            reader = ReaderId(body.reader)
+            self._door.descriptors.offer_page(reader, body.slots, page)
+            self._offers[frame.id] = lambda: self._door.descriptors.drop_reader(reader)
+            self._door.submit(command)
+            return
+        if request == "watch_request":
+            self._watches.add(frame.id)
+        self._door.submit(translate.command_from(caller, request, body))
+
+    def _caller(self, frame: Frame) -> Caller:
+        assert self.session is not None
+        if not frame.principal:
+            return Caller(self.peer.principal, self._is_admin, self.session, CallId(frame.id))
+        if not self.gateway:
+            raise PermissionDenied("only a gateway that the daemon started may ask for another principal")
+        return Caller(frame.principal, False, self.session, CallId(frame.id))
+
+    @staticmethod
+    def _only(descriptors: list[wire.Descriptor], what: str) -> wire.Descriptor:
+        if len(descriptors) != 1:
+            raise BadDescriptor(f"{what} must come with the request, as its only descriptor")
+        return descriptors[0]
+
+    def _cancel(self, call: int) -> None:
+        if self.session is not None and call in self._calls:
+            self._door.submit(commands.CancelCall(self.session, CallId(call)))
+            if self._calls[call] in ("watch_request", "get_binding_request"):
+                self._end(call)
+
+    # ---- calls under way ----
+
+    def _begin(self, call: int, request: str) -> None:
+        self._calls[call] = request
+        if len(self._calls) - len(self._watches) >= CALLS_MAX:
+            self._transport.pause_reading()
+
+    def _end(self, call: int) -> str | None:
+        request = self._calls.pop(call, None)
+        self._watches.discard(call)
+        if len(self._calls) - len(self._watches) < CALLS_MAX:
+            self._transport.resume_reading()
+        return request
+
+    def answer(self, frame: Frame) -> None:
+        """Send the only, or last, answer to a call."""
+        self._offers.pop(frame.id, None)
+        self._transport.send(frame)
+        self._end(frame.id)
+
+    def refuse(self, call: CallId, error: TowpathError) -> None:
+        """End a call with an error; what was offered with it is dropped."""
+        withdraw = self._offers.pop(call, None)
+        if withdraw is not None:
+            withdraw()
+        self._door.count("refused")
+        self.answer(translate.error_frame(call, error))
+
+    def request_of(self, call: CallId) -> str | None:
+        """Which request a call is; None when it was cancelled meanwhile."""
+        return self._calls.get(call)
+
+    def send(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
+        """Send a notice, or one more item of a stream."""
+        self._transport.send(frame, descriptors)
+
+    def opened(self, effect: SessionOpened, table: wire.Descriptor, software: str) -> None:
+        """The core has made this connection a session."""
+        assert self._hello is not None
+        call, doorbell = self._hello
+        self.session = effect.session
+        if doorbell is not None:
+            self._door.descriptors.keep_doorbell(effect.session, doorbell)
+        self._transport.send(translate.welcome_frame(call, effect, software, wire.VERSION), (table,))
+        self._transport.resume_reading()
+
+    # ---- the end ----
+
+    def close(self, error: TowpathError | None = None) -> None:
+        """Close the connection, telling the peer why if there is a reason."""
+        self._transport.close(error)
+
+    def _no_hello(self) -> None:
+        self.close(Timeout(f"no hello came in {HELLO_TIMEOUT_S:.0f} seconds"))
+
+    def _process_ended(self) -> None:
+        self.close(ConnectionLost("the client's process ended"))
+
+    def _closed(self, error: TowpathError | None) -> None:
+        self._deadline.cancel()
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+        self._door.connection_closed(self, error)

@@ -1,0 +1,242 @@
+"""The door: accepts connections on the UNIX socket, and carries out what the core decides for them.
+
+Theory of operation
+    Each connection (``connection``) turns frames into commands; the engine applies them and gives the
+    effects to ``emit`` here, in order. An effect that concerns a session becomes a frame on its
+    connection, with the descriptors it needs; the others change the generation table or let descriptors go.
+
+Invariants
+    No client makes the door wait: sockets do not block, what is unread or unsaid is bounded, and whoever
+    breaks the protocol is closed alone. The end of a connection, or of the process that made it, is the
+    end of its session, at once. A gateway is a connection that the supervisor handed over (``adopt``),
+    never one that was accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from towpath import _ring, wire
+from towpath.errors import ConnectionLost, LimitExceeded, TowpathError
+from towpath.v1 import frame_pb2
+from towpath_broker.core import commands, effects
+from towpath_broker.core.effects import Effect
+from towpath_broker.core.ids import ConnectionId, SessionId
+from towpath_broker.log import log
+from towpath_broker.rings.descriptors import Descriptors
+
+from . import translate
+from .connection import Connection
+from .credentials import Admins, Peer, peer_of
+
+UNWELCOMED_MAX: Final = 512
+"""Connections that have not become sessions yet; above it the oldest is closed."""
+ACCEPTS_PER_TURN: Final = 32
+NO_DESCRIPTORS_PAUSE_S: Final = 0.1
+
+StatusFrame = Callable[[int, effects.StatusTold], frame_pb2.Frame]
+
+
+class Door:
+    """The one door.
+
+    Args:
+        submit: gives a command to the engine; never waits.
+        table: the generation table, written on the core's behalf.
+        admins: who may do what admins may.
+        status_frame: completes the core's part of a status, and makes its frame.
+        gateway_report: takes what a gateway reports of itself.
+        warn: takes what an operator should know.
+        software: what the daemon calls itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        submit: Callable[[commands.Command], None],
+        table: _ring.GenerationTable,
+        admins: Admins,
+        status_frame: StatusFrame,
+        gateway_report: Callable[[str, frame_pb2.ReportGatewayRequest], None],
+        warn: Callable[[str], None],
+        software: str,
+    ) -> None:
+        self.descriptors = Descriptors()
+        self.submit = submit
+        self.counters: Counter[str] = Counter()
+        self._table = table
+        self._shared_table = wire.Descriptor(table.share())
+        self._admins = admins
+        self._status_frame = status_frame
+        self._gateway_report = gateway_report
+        self._warn = warn
+        self._software = software
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = None
+        self._connections: dict[ConnectionId, Connection] = {}
+        self._unwelcomed: dict[ConnectionId, Connection] = {}
+        self._sessions: dict[SessionId, Connection] = {}
+        self._next_connection = 1
+        self._is_empty = asyncio.Event()
+
+    # ---- connections come ----
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept connections from now on. The socket stays its owner's."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._loop.add_reader(listener, self._accept)
+
+    def stop_listening(self) -> None:
+        """Leave further connections in the backlog."""
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener = None
+
+    def adopt(self, sock: socket.socket, gateway: str, pid: int) -> None:
+        """Serve a connection that the supervisor made for a gateway that it started."""
+        peer = peer_of(sock)
+        self._add(sock, Peer(pid, peer.uid, peer.groups), gateway=gateway)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                self._pause_accepting(error)
+                return
+            self._add(sock, peer_of(sock), gateway="")
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """The backlog keeps what comes until descriptors are free again."""
+        listener = self._listener
+        assert listener is not None
+        log("door.accept_paused", level="warning", reason=error.strerror)
+        self.stop_listening()
+        self._loop.call_later(NO_DESCRIPTORS_PAUSE_S, self.listen, listener)
+
+    def _add(self, sock: socket.socket, peer: Peer, *, gateway: str) -> None:
+        number = ConnectionId(self._next_connection)
+        self._next_connection += 1
+        self.count("connections")
+        self._is_empty.clear()
+        connection = Connection(
+            number, sock, peer, is_admin=self._admins.is_admin(peer), gateway=gateway, door=self
+        )
+        self._connections[number] = self._unwelcomed[number] = connection
+        if len(self._unwelcomed) > UNWELCOMED_MAX:
+            oldest = next(iter(self._unwelcomed.values()))
+            oldest.close(LimitExceeded(f"over {UNWELCOMED_MAX} connections wait to say hello"))
+
+    # ---- what connections tell ----
+
+    def count(self, name: str) -> None:
+        self.counters[name] += 1
+
+    def gateway_reported(self, connection: Connection, report: frame_pb2.ReportGatewayRequest) -> None:
+        self._gateway_report(connection.gateway, report)
+
+    def connection_closed(self, connection: Connection, error: TowpathError | None) -> None:
+        if error is not None and not isinstance(error, ConnectionLost):
+            self.count("violations")
+            log(
+                "door.connection_closed",
+                level="warning",
+                pid=connection.peer.pid,
+                uid=connection.peer.uid,
+                code=error.code.name,
+                message=error.message,
+            )
+        del self._connections[connection.number]
+        self._unwelcomed.pop(connection.number, None)
+        if connection.session is not None:
+            del self._sessions[connection.session]
+            self.descriptors.drop_session(connection.session)
+            self.submit(commands.CloseSession(connection.session))
+        if not self._connections:
+            self._is_empty.set()
+
+    # ---- what the core wants done ----
+
+    def emit(self, effect: Effect) -> None:
+        """Carry out one effect."""
+        match effect:
+            case effects.SessionOpened():
+                self._opened(effect)
+            case effects.SessionRefused():
+                refused = self._connections.get(effect.connection)
+                if refused is not None:
+                    refused.close(effect.error)
+            case effects.Reply():
+                self._reply(effect)
+            case effects.Refuse():
+                if (connection := self._sessions.get(effect.session)) is not None:
+                    connection.refuse(effect.call, effect.error)
+            case effects.Notice():
+                if (connection := self._sessions.get(effect.session)) is not None:
+                    connection.send(translate.notice_frame(effect.body), self._descriptors_for(effect.body))
+            case effects.StreamItem():
+                if (connection := self._sessions.get(effect.session)) is not None:
+                    connection.send(translate.watch_frame(effect.call, effect.revision, effect.body))
+            case effects.BumpGeneration():
+                raised = self._table.bump(effect.index)
+                assert raised == effect.generation, (raised, effect)
+            case effects.DropSource():
+                self.descriptors.drop_source(effect.source)
+            case effects.DropReader():
+                self.descriptors.drop_reader(effect.reader)
+            case effects.Warn():
+                self._warn(effect.message)
+
+    def _opened(self, effect: effects.SessionOpened) -> None:
+        connection = self._connections.get(effect.connection)
+        if connection is None or connection.is_closed:
+            self.submit(commands.CloseSession(effect.session))
+            return
+        del self._unwelcomed[connection.number]
+        self._sessions[effect.session] = connection
+        connection.opened(effect, self._shared_table, self._software)
+
+    def _reply(self, effect: effects.Reply) -> None:
+        connection = self._sessions.get(effect.session)
+        request = connection.request_of(effect.call) if connection is not None else None
+        if connection is None or request is None:
+            return
+        if isinstance(effect.body, effects.StatusTold):
+            connection.answer(self._status_frame(effect.call, effect.body))
+        else:
+            connection.answer(translate.reply_frame(effect.call, request, effect.body))
+
+    def _descriptors_for(self, body: effects.NoticeBody) -> tuple[wire.Descriptor, ...]:
+        match body:
+            case effects.SourceAdded():
+                return (self.descriptors.ring(body.source),)
+            case effects.ReaderAdded():
+                page = self.descriptors.page(body.reader)
+                doorbell = self.descriptors.doorbell(body.session) if body.wants_doorbell else None
+                return (page, doorbell) if doorbell is not None else (page,)
+            case _:
+                return ()
+
+    # ---- the end ----
+
+    async def close(self) -> None:
+        """Close every connection; returns when the core has been told of each."""
+        self.stop_listening()
+        for connection in list(self._connections.values()):
+            connection.close()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._is_empty.wait()

@@ -1,0 +1,3 @@
+"""The core's side of shared memory: checking, handing out and closing descriptors, and the generation
+table.
+"""
