@@ -1,29 +1,31 @@
 """The engine: the one task that feeds the machine. Append, then apply, then emit.
 
-Theory of operation Whoever has a command calls :meth:`Engine.submit`, which only puts it in line. The
-    engine's task takes all that are waiting (up to ``BATCH_MAX``), cuts them into *rounds*, and for each
-    round appends the records of its durable commands in one transaction, in a worker thread; then applies
-    its commands in order; then emits their effects in order. While one append waits for the disk, commands
-    gather in line and share the next: group commit. A round without a durable command touches no journal.
+Theory of operation
+    Whoever has a command calls :meth:`Engine.submit`, which only puts it in line. The engine's task takes
+    all that are waiting (up to ``BATCH_MAX``), cuts them into *rounds*, and for each round appends the
+    records of its durable commands in one transaction, in a worker thread; then applies its commands in
+    order and emits the effects of each. While one append waits for the disk, commands gather in line and
+    share the next: group commit. A round without a record touches no journal.
 
-    Which commands get a record Only those that may change the durable state. One that the machine would
-        certainly refuse, or that would change nothing, gets none, so nobody can fill the disk with what is
-        refused. Certain is what holds in any state (a bad name), and, while no other command of the round
-        waits, what holds in the present one (redeclaring a channel as it is). Otherwise the record is
-        written and the machine decides when it applies it; a replay decides the same, from the log alone.
+Which commands get a record
+    Only those that may change the durable state. One that the machine would certainly refuse, or that would
+    change nothing, gets none, so nobody can fill the disk with what is refused. Certain is what holds in
+    any state (a bad name), and, while nothing with a record waits before it, what holds in the present one
+    (a channel redeclared as it is). Otherwise the record is written and the machine decides when it applies
+    it; a replay decides the same, from the log alone.
 
-        Some commands are also judged by who is connected: a channel in use is not undeclared. A replay cannot
-        know that, so it must be decided before the record is written: such a command begins a round of its
-        own when anything waits before it that could change who is connected, and what is refused gets no
-        record.
+    Some commands are also judged by who is connected: a channel in use is not undeclared. A replay cannot
+    know that, so it must be decided before the record is written: such a command begins a round of its own
+    when something waits before it that could change the answer, and if it is refused it gets no record.
 
-Invariants Nothing is emitted before the append that covers it has returned; where that fails, nothing is
-    emitted, and the failure ends :meth:`Engine.run`. Effects are emitted in the order in which commands
-    were submitted. Times in the journal never go back. Recovery leads to the durable state that the run
-    had.
+Invariants
+    Nothing is emitted before the append that covers it has returned; where that fails, nothing is emitted,
+    and the failure ends :meth:`Engine.run`.
+    Effects are emitted in the order in which commands were submitted.
+    Times in the journal never go back. Recovery leads to the durable state that the run had.
 
 Not here: how commands are bounded. Whoever submits for others (the door) stops reading a connection that
-has many outstanding; ``done`` tells it when one is over.
+has many outstanding; an answer, or ``done``, tells it when one is over.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Topics: who publishes and who subscribes on each channel, now.
 
 Theory of operation
-    On a topic a subscriber maps the ring of each publisher, and each publisher maps the subscriber's control
-    page. The core is not on the path of messages; it only decides who may map what, and tells both sides::
+    On a topic a subscriber maps the ring of each publisher, and each publisher maps the subscriber's
+    control page. The core is not on the path of messages; it only decides who may map what, and tells both
+    sides::
 
         source attaches   every reader there is: ReaderAdded to the source, SourceAdded to the reader
         reader attaches   cell + 1, then every source there is: SourceAdded to the reader; a source that sees
@@ -15,13 +16,15 @@ Theory of operation
     it, because the reader still reads there. A reader that resumes brings its pairs along (``held``): a
     source that comes back later than its reader finds its slot as it was.
 
-    ``Source.paired`` is who follows the source; ``Source.known`` is who the source was told of. FetchReaders
-    tells the difference. Both map to the reader's record, not just its id, since a reader that was resumed
-    in between has the same id and another page.
+    ``Source.paired`` is who follows the source; ``Source.known`` is who the source was told of.
+    FetchReaders tells the difference. Both map to the reader's record, not just its id, since a reader that
+    was resumed in between has the same id and another page.
 
-Invariants A reader is in ``paired`` of each source of its topic whose origin it wants, and of no other. A
-    reader's slots in use and free are disjoint, and together all of them. Every change of a topic's readers
-    raises its cell. In one run cells are never set back, whichever channel has them.
+Invariants
+    A reader is in ``paired`` of each source of its topic whose origin it wants, and of no other.
+    A reader's slots in use and free are disjoint, and together all of them.
+    Every change of a topic's readers raises its cell. In one run cells are never set back, whichever
+    channel has them.
 
 Not here: which channels exist and may be used (``registry``), who may use which id (``sessions``).
 """

@@ -3,12 +3,12 @@
 Theory of operation
     A record is one line of JSON: the machine's version, the time at which it was judged, the command's name
     and its fields under stable names. A person can read a journal with the sqlite3 shell. Of a caller only
-    what decides
-    is kept: the principal and whether it is an administrator. A snapshot is JSON too.
+    what decides is kept: the principal and whether it is an administrator. A snapshot is JSON too.
 
-Invariants Decoding what was encoded gives an equal command and time, and an equal state. Names and meanings
-    never change within a machine version. A later version reads the records of earlier ones; what a record
-    does not say takes the value that it had when that record was written.
+Invariants
+    Decoding what was encoded gives an equal command and time, and an equal state.
+    Names and meanings never change within a machine version. A later version reads the records of earlier
+    ones; what a record does not say takes the value that it had when that record was written.
 
 Not here: what a record does (``machine``), and where it is kept (``towpath_broker.journal``).
 """

@@ -1,10 +1,10 @@
 """The core's bounds: one frozen dataclass; the settings table ``[limits]`` derives from it.
 
 Each bound has a name, a default and a documented outcome when it is reached. Bounds ``*_per_principal_max``
-are quotas, charged to the principal for whom a gateway or a client acts, and refused with QUOTA_EXCEEDED; the
-others hold for everyone and are refused with LIMIT_EXCEEDED. A refusal changes nothing and tells the bound's
-name. ``Start`` carries the limits into the journal, so that a replay decides as the run did, whatever the
-configuration says by then.
+are quotas, charged to the principal for whom a gateway or a client acts, and refused with QUOTA_EXCEEDED;
+the others hold for everyone and are refused with LIMIT_EXCEEDED. A refusal changes nothing and tells the
+bound's name. ``Start`` carries the limits into the journal, so that a replay decides as the run did,
+whatever the configuration says by then.
 """
 
 from __future__ import annotations

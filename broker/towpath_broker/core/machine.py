@@ -8,12 +8,14 @@ Theory of operation
     Only definitions, the count of starts and the ids of bindings are durable. A durable command changes
     them by what the journal alone says, so that a replay decides as the run did. Where a decision also
     depends on who is connected (undeclaring a channel that is in use), only the run can take it: the engine
-    asks :meth:`verdict` before it writes the record, and writes none for what is refused.
+    asks :meth:`Machine.verdict` before it writes the record, and writes none for what is refused.
 
-Invariants Same commands and times, same effects; nothing else goes in. Expected outcomes are effects
-    (Refuse), never exceptions; a refusal leaves everything as it was. Each command with a caller that has a
-    session is answered once, except that ``Watch`` streams, ``GetBinding`` may wait, and a session that is
-    closed is told no more. The machine's time never goes back.
+Invariants
+    Same commands and times, same effects; nothing else goes in.
+    Expected outcomes are effects (Refuse), never exceptions; a refusal leaves everything as it was.
+    Each command with a caller that has a session is answered once, except that ``Watch`` streams,
+    ``GetBinding`` may wait, and a session that is closed is told no more.
+    The machine's time never goes back.
 
 Not here: durability and order of commands (``towpath_broker.engine``), descriptors and frames (the door).
 """

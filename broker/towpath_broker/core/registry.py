@@ -1,17 +1,17 @@
 """The registry: definitions of channels and bindings, the durable part of the machine.
 
 Theory of operation
-    A durable command is judged in three steps, which the engine and the machine share. :meth:`Registry.check`
-    refuses what no state of things could make right: a bad name, an option out of range, a caller without
-    the permission. :meth:`Registry.plan` judges it against the definitions there are and says what it would
-    change. Only then does the machine call one of the methods that change something. The first two raise
-    before anything was touched, so a refusal leaves the registry as it was.
+    A durable command is judged in three steps, which the engine and the machine share.
+    :meth:`Registry.check` refuses what no state of things could make right: a bad name, an option out of
+    range, a caller without the permission. :meth:`Registry.plan` judges it against the definitions there
+    are and says what it would change. Only then does the machine call one of the methods that change
+    something. The first two raise before anything was touched, so a refusal leaves the registry as it was.
 
-Invariants ``channels``, ``bindings`` and the indexes over them tell the same;
-    :meth:`Registry.assert_consistent` says so. A binding's channel exists. One place has one binding. A
-    binding's id is never used again.
+Invariants
+    ``channels``, ``bindings`` and the indexes over them tell the same; ``assert_consistent`` says so.
+    A binding's channel exists. One place has one binding. A binding's id is never used again.
 
-Not here: who publishes or subscribes (``channels``), how bindings fare (``reports``), and watches
+Not here: who publishes or subscribes (``channels``), how bindings fare (``reports``), watches
 (``machine``).
 """
 

@@ -3,9 +3,8 @@
 A binding without a report is PENDING. ``GetBinding(wait_settled)`` waits until its binding is in any other
 state; it is answered once: by the report that settles it, by a refusal when the binding is deleted, or not
 at all when the caller cancels or its session ends. When the session that reported on a binding ends, the
-binding is
-PENDING again: what a bridge that is gone said of its processes no longer holds. The last error is kept,
-since that is what an operator looks for after a crash.
+binding is PENDING again: what a bridge that is gone said of its processes no longer holds. The last error
+is kept, since that is what an operator looks for after a crash.
 """
 
 from __future__ import annotations

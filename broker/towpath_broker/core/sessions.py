@@ -1,18 +1,19 @@
 """Sessions and the ids they own.
 
-Theory of operation A session is one connection that has said hello. It is given a block of ids for its
-    sources and readers and may ask for more; an id is used once. A client that comes back after a restart
-    or a broken connection *resumes* the ids it had, because its rings and control pages have them written
-    inside. So an id is taken in
-    one of two ways: from a block of the session's own, where it must be unused; or resumed, where it must
-    have been given out in the past and be nobody's now.
+Theory of operation
+    A session is one connection that has said hello. It is given a block of ids for its sources and readers
+    and may ask for more; an id is used once. A client that comes back after a restart or a broken
+    connection *resumes* the ids it had, because its rings and control pages have them written inside. So an
+    id is taken in one of two ways: from a block of the session's own, where it must be unused; or resumed,
+    where it must have been given out in the past and be nobody's now.
 
 Invariants
     Numbers are given out in increasing order, each at most once per host.
-    No two sessions own the same id. ``Session.sources`` and ``Session.readers`` list what is live of it.
+    No two sessions own the same id.
+    ``Session.sources`` and ``Session.readers`` list what is live of it.
 
-Not here: a proof that whoever resumes an id is the one who had it. There is none: what keeps a stranger from
-taking an id is that its owner holds it live, or comes back sooner. See GUARANTEES.md.
+Not here: a proof that whoever resumes an id is the one who had it. There is none: what keeps a stranger
+from taking an id is that its owner holds it live, or comes back sooner. See GUARANTEES.md.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The host's journal: one SQLite file.
 
-Theory of operation One append is one transaction of a database in WAL mode with ``synchronous=FULL``:
-    SQLite calls fdatasync(2) on the log before COMMIT returns, so records that were acknowledged survive a
-    loss of power, and a transaction that was cut short has never been. ``locking_mode=EXCLUSIVE`` keeps a
-    second daemon out from the
-    moment of opening until close or death: the kernel drops the lock with the process.
+Theory of operation
+    One append is one transaction of a database in WAL mode with ``synchronous=FULL``: SQLite calls
+    fdatasync(2) on the log before COMMIT returns, so records that were acknowledged survive a loss of
+    power, and a transaction that was cut short has never been. ``locking_mode=EXCLUSIVE`` keeps a second
+    daemon out from the moment of opening until close or death: the kernel drops the lock with the process.
 
     Records are JSON and can be read while no daemon runs: ``sqlite3 journal.sqlite 'select * from record'``.
 

@@ -10,11 +10,13 @@ Theory of operation
     values with every default filled in.
 
 Invariants
-    One place, one binding: :func:`place_key` is equal for two URLs that name the same place, however they
-    are written. What :func:`check_options` returned, :func:`parse_options` accepts, and checking it again
-    changes nothing. A refusal names the option, the value and what is allowed.
+    One place, one binding: :func:`place_key` is equal for two URLs of one place, however they are written.
+    What :func:`check_options` returned, :func:`parse_options` accepts, and checking it again changes
+    nothing.
+    A refusal names the option, the value and what is allowed.
 
-Not here: whether the path can be opened or the command be found. Only the bridge can tell, and it reports it.
+Not here: whether the path can be opened or the command be found. Only the bridge can tell, and it reports
+it.
 """
 
 from __future__ import annotations
