@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from towpath.bindings import OPTIONS, SCHEMES, Option
 from towpath.cli.grammar import tree
 from towpath.cli.verbs import VERBS, Verb
 from towpath.errors import TABLE
@@ -111,7 +112,9 @@ def manual() -> str:
     """Write the page of ``towpath``."""
     parts = [OPENING]
     children = next(
-        action.choices for action in tree()._actions if isinstance(action, argparse._SubParsersAction)
+        action.choices
+        for action in tree(with_daemon=True)._actions
+        if isinstance(action, argparse._SubParsersAction)
     )
     group = ""
     for verb in VERBS.values():
@@ -141,9 +144,19 @@ def _verb(verb: Verb, parser: argparse.ArgumentParser) -> Iterator[str]:
         if action.dest in ("help", "socket", "url") or not action.help:
             continue
         yield f".TP\n{_term(action)}\n{_sentence(action.help)}\n"
+    if verb.name == "bind":
+        yield ".PP\nOptions of a binding, each for\n.BR \\-\\-option :\n"
+        yield from (_binding_option(option) for option in OPTIONS.values())
     yield ".PP\n.EX\n"
     yield from (f"{_escaped(example)}\n" for example in verb.examples)
     yield ".EE\n"
+
+
+def _binding_option(option: Option) -> str:
+    only = "" if option.schemes == SCHEMES else f"For {', '.join(option.schemes)}. "
+    default = "" if option.default is None else f" Default: {option.default}."
+    text = f"{only}{option.doc} It is {option.allowed}.{default}"
+    return f".TP\n.B {_escaped(option.name)}\n{_escaped(text)}\n"
 
 
 def _term(action: argparse.Action) -> str:

@@ -38,6 +38,7 @@ def test_options_and_their_values_are_offered() -> None:
     assert {"--count", "--json", "--socket"} <= offered("sub", "x", "--")
     assert offered("declare", "x", "--kind", "") == {"topic", "queue", "state", "service"}
     assert offered("bind", "x", "fifo:/x", "--direction", "o") == {"out"}
+    assert "--check-config" in offered("serve", "--")
     assert offered("completion", "") == {"bash", "zsh", "tcsh"}
 
 

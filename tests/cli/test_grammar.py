@@ -69,6 +69,7 @@ def test_any_data_after_the_double_dash(data: list[str]) -> None:
         ("pbu", "there is no verb 'pbu'", "did you mean: towpath pub"),
         ("xyzzy", "there is no verb 'xyzzy'", "towpath --help lists the verbs"),
         ("pub", "the following arguments are required: CHANNEL", "try: towpath pub --help"),
+        ("--socket /s serve", "--socket is not for serve", "try: towpath serve --help"),
         ("status x", "unrecognized arguments: x", "try: towpath status --help"),
         ("status --jso", "unrecognized arguments: --jso", "try: towpath status --help"),
         ("pub a --key", "argument --key: expected one argument", "try: towpath pub --help"),
@@ -97,10 +98,8 @@ def test_what_cannot_be_understood_is_said_in_one_line(line: str, message: str, 
     assert hint is None or caught.value.hint == hint
 
 
-def test_serve_keeps_what_follows_and_what_precedes_for_the_daemon() -> None:
-    assert parsed("--socket /s serve --config x --help -- y").daemon_arguments == shlex.split(
-        "--socket /s --config x --help -- y"
-    )
+def test_serve_keeps_what_follows_for_the_daemon() -> None:
+    assert parsed("serve --config x --help -- y").daemon_arguments == shlex.split("--config x --help -- y")
 
 
 def test_declare_leaves_open_what_is_not_stated() -> None:

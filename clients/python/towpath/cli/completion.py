@@ -22,7 +22,12 @@ _CHANNELS: Final = {
     "zsh": "_towpath_complete_channels",
     "tcsh": "`towpath channels --names`",
 }
-_BY_PLACEHOLDER: Final = {"CHANNEL": _CHANNELS, "ID|CHANNEL": _CHANNELS, "PATH": shtab.FILE}
+_BY_PLACEHOLDER: Final = {
+    "CHANNEL": _CHANNELS,
+    "ID|CHANNEL": _CHANNELS,
+    "PATH": shtab.FILE,
+    "FILE": shtab.FILE,
+}
 _PREAMBLE: Final = {
     "bash": """\
 _towpath_complete_channels() {
@@ -48,7 +53,7 @@ def run(arguments: Namespace) -> int:
 
 def script(shell: str) -> str:
     """Write the completion script for bash, zsh or tcsh."""
-    parser = grammar.tree()
+    parser = grammar.tree(with_daemon=True)
     for action in _actions(parser):
         if isinstance(action.metavar, str) and action.metavar in _BY_PLACEHOLDER:
             # shtab's own way to be told: an attribute that argparse does not know.

@@ -2,8 +2,8 @@
 
 Theory of operation
     ``VERBS`` names each verb once, with the function that gives a parser its arguments. A run builds the
-    parser of its own verb only (:func:`parse`); the whole tree (:func:`tree`) is built for the general
-    help, completion and the manual page. :func:`parse` lets options stand anywhere: before the verb,
+    parser of its own verb only (:func:`parse`); the whole tree (:func:`tree`) is built for completion
+    and the manual page. :func:`parse` lets options stand anywhere: before the verb,
     between positionals, after them; all after ``--`` is positional. Nothing here imports more than
     argparse, because ``towpath pub NAME x`` must start fast.
 
@@ -67,7 +67,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
         return _parse_without_verb(before)
     name = rest[0]
     if name == "serve":
-        return argparse.Namespace(verb="serve", daemon_arguments=[*before, *rest[1:]], socket=None, url=None)
+        if before:
+            raise UsageError(f"{before[0]} is not for serve", "try: towpath serve --help")
+        return argparse.Namespace(verb="serve", daemon_arguments=rest[1:], socket=None, url=None)
     if name not in VERBS:
         raise UsageError(f"there is no verb {name!r}", _suggest_verb(name))
     parser = _verb_parser(VERBS[name])
@@ -89,19 +91,41 @@ def mapping(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return result
 
 
-def tree() -> Parser:
-    """Build the parser of everything: for the general help, completion and the manual page."""
+def tree(*, with_daemon: bool = False) -> Parser:
+    """Build the parser of everything: for completion and the manual page.
+
+    Args:
+        with_daemon: give ``serve`` the daemon's arguments too, where the daemon is installed.
+    """
+    parser = _top_parser()
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=Parser)
+    for verb in VERBS.values():
+        child = verbs.add_parser(verb.name, help=verb.summary, **_parser_settings(verb))
+        if verb.name == "serve":
+            if with_daemon:
+                _add_daemon_arguments(child)
+        else:
+            _add_common(child)
+        verb.build(child)
+    return parser
+
+
+def _top_parser() -> Parser:
+    """The parser of what may stand before a verb."""
     parser = _TopParser(
         prog="towpath", description="Named channels for the programs of a host.", allow_abbrev=False
     )
     _add_common(parser)
     parser.add_argument("--version", action="store_true", help="print the version and leave")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=Parser)
-    for verb in VERBS.values():
-        child = verbs.add_parser(verb.name, help=verb.summary, **_parser_settings(verb))
-        _add_common(child)
-        verb.build(child)
     return parser
+
+
+def _add_daemon_arguments(parser: Parser) -> None:
+    try:
+        from towpath_broker.cli import add_arguments
+    except ModuleNotFoundError:
+        return
+    add_arguments(parser)
 
 
 class _TopParser(Parser):
@@ -177,7 +201,7 @@ def _split_at_verb(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse_without_verb(arguments: list[str]) -> argparse.Namespace | None:
-    parser = tree()
+    parser = _top_parser()
     try:
         parsed = parser.parse_args(arguments)
     except SystemExit:  # --help, printed

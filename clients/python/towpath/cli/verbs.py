@@ -70,9 +70,7 @@ def _add_framing(parser: ArgumentParser, default: str) -> None:
 
 
 def _serve(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "daemon_arguments", metavar="ARGUMENT", nargs="*", default=[], help="see: towpath serve --help"
-    )
+    """Nothing here: ``grammar.tree`` lets the daemon add its own, where it is installed."""
 
 
 def _status(parser: ArgumentParser) -> None:
@@ -137,6 +135,23 @@ def _bind(parser: ArgumentParser) -> None:
         help="for it to come up. Default: 10",
     )
     _add_json(parser)
+    parser.epilog = f"{_binding_options()}\n\n{parser.epilog}"
+
+
+def _binding_options() -> str:
+    """The options of bindings, for the end of the help."""
+    # Not above: the other verbs have no use for the table.
+    from textwrap import fill
+
+    from towpath.bindings import OPTIONS, SCHEMES
+
+    lines = ["options of a binding (--option KEY=VALUE):"]
+    for option in OPTIONS.values():
+        only = "" if option.schemes == SCHEMES else f"For {', '.join(option.schemes)}. "
+        default = "" if option.default is None else f"; default: {option.default}"
+        text = f"{only}{option.doc} ({option.allowed}{default})"
+        lines.append(fill(text, 78, initial_indent=f"  {option.name:20}  ", subsequent_indent=" " * 24))
+    return "\n".join(lines)
 
 
 def _unbind(parser: ArgumentParser) -> None:
