@@ -74,13 +74,15 @@ class GatewayKeeper:
         name: str,
         table: Mapping[str, Any],
         *,
-        missing: str,
+        module: str = "",
+        missing: str = "",
         socket_address: str,
         on_change: Callable[[], None],
         on_connection: Callable[[str, int, int], None],
     ) -> None:
         """
         Args:
+            module: what to run; empty for the gateway of that name.
             missing: what must be installed before it can run; empty for nothing.
             socket_address: of the door, for the commands that the gateway runs.
             on_change: called when anything that the status shows has changed.
@@ -94,6 +96,7 @@ class GatewayKeeper:
         self.endpoints: dict[str, str] = {}
         self.detail = ""
         self.settled = asyncio.Event()
+        self._module = module or f"towpath_broker.gateways.{name}"
         self._missing = missing
         self._socket_address = socket_address
         self._on_change = on_change
@@ -163,7 +166,7 @@ class GatewayKeeper:
                 # SIGTERM, because it holds what is others': FIFOs and running commands. It bounds its own
                 # drain.
                 self._child = Child(
-                    f"towpath_broker.gateways.{self.name}",
+                    self._module,
                     environment=environment,
                     descriptors=[theirs.fileno()],
                     death_signal=signal.SIGTERM,

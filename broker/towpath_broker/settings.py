@@ -451,7 +451,7 @@ def example_toml() -> str:
 
 
 def _as_comment(item: Setting) -> list[str]:
-    text = f"{item.help.rstrip('.')}: {item.allowed}." if item.help else f"{item.allowed}."
+    text = f"{item.help.rstrip('.')} ({item.allowed})." if item.help else f"{item.allowed}."
     return textwrap.wrap(
         text[0].upper() + text[1:],
         EXAMPLE_CHARS,

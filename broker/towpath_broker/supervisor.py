@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Final
 
 from towpath._version import __version__
-from towpath.errors import InvalidConfiguration, TowpathError
+from towpath.errors import InvalidConfiguration, ProtocolViolation, TowpathError
 
 from .gateway_keeper import GatewayKeeper, missing_package
 from .host import directories
@@ -266,6 +266,9 @@ class Supervisor:
         try:
             received = receive_packet(control)
         except BlockingIOError:
+            return
+        except ProtocolViolation as error:
+            log("core.violation", level="error", message=error.message)
             return
         if received is None:
             asyncio.get_running_loop().remove_reader(control)

@@ -84,7 +84,7 @@ def receive_packet(control: socket.socket) -> tuple[Packet, list[int]] | None:
         packet = json.loads(data)
         if not isinstance(packet, dict) or not isinstance(packet.get("type"), str):
             raise ProtocolViolation("a control packet is not an object with a type")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         close_all(descriptors)
         raise ProtocolViolation(f"a control packet is not JSON: {error}") from None
     except ProtocolViolation:
