@@ -45,5 +45,5 @@ format: setup ## format and sort imports
 	@$(BIN)/ruff format -q $(SOURCES)
 
 clean: ## remove what these verbs made, .venv too
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find $(SOURCES) \( -name '*.so' -o -name '__pycache__' -o -name '*.egg-info' \) -prune -exec rm -rf {} +
