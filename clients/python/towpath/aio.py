@@ -347,7 +347,8 @@ class AsyncClient:
         with contextlib.suppress(BlockingIOError):
             self._bell.recv(4096)
         for state in list(self._asleep):
-            if state.id in self._protocol.readers and state.reader.pending_bytes:
+            # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm again.
+            if state.id in self._protocol.readers and (state.reader.pending_bytes or state.reader.arm()):
                 self._wake(state)
 
     def _wake(self, state: ReaderState) -> None:
