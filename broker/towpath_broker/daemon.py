@@ -186,6 +186,8 @@ class Daemon:
                 task.add_done_callback(self._tasks.discard)
             case "warning":
                 self._board.warn(str(packet.get("text", "")))
+            case "stop_accepting":
+                self._door.stop_listening()
             case "drain":
                 self._draining.set()
             case unknown:

@@ -8,16 +8,19 @@ Theory of operation
 
     Control socket to the core, packets of host/packets.py. To it: ``gateways`` (how they fare; only the
     newest counts), ``gateway_connection`` with a descriptor (serve this as that gateway's session),
-    ``reload`` with settings, ``warning`` (for the status), ``drain`` (accept nobody any more). From it:
-    ``ready``, ``reloaded``, ``status``, ``warning``.
+    ``reload`` with settings, ``warning`` (for the status), ``stop_accepting``, ``drain`` (finish, commit,
+    close, exit). From it: ``ready``, ``reloaded``, ``status``, ``warning``.
 
 Life
-    Start: directories, locks, socket, core and gateways at once; READY once the core is and each gateway runs
-    or has failed to. Stop, on SIGTERM or SIGINT: (1) the socket goes and the core drains: nobody new comes
-    in; (2) gateways end, and still have the core to deliver to; (3) the core ends: it commits and closes;
-    exit 0. A second SIGINT ends everything at once. Reload, on SIGHUP: the configuration is read again; a bad
-    one changes nothing and is told. A good one goes to the core, and gateways whose table changed are started
-    again.
+    Start: directories, locks, socket; then core and gateways at once; READY when the core is ready and each
+    gateway runs or has failed to.
+
+    Stop, on SIGTERM or SIGINT: (1) the socket goes, and the core accepts nobody any more; (2) the gateways
+    end, and still have the core to deliver to; (3) the core drains: it commits and closes; exit 0. A second
+    SIGINT ends everything at once.
+
+    Reload, on SIGHUP: the configuration is read again. A bad one changes nothing and is told. A good one
+    goes to the core, and gateways whose table changed are started again.
 
 Invariants
     One core at a time, under the lock of the state directory, which the core inherits. No child outlives the
@@ -61,6 +64,8 @@ HELD_CONNECTIONS_MAX: Final = 16
 """Connections of gateways kept while the core is down; older ones are closed, and their gateways try
 again."""
 STATUS_CHARS_MAX: Final = 500
+INTERRUPTED: Final = 130
+"""Exit status after a second SIGINT, as a shell gives it."""
 _FIXED_SETTINGS: Final = ("runtime_dir", "state_dir", "socket_mode", "socket_group")
 
 
@@ -119,6 +124,7 @@ class Supervisor:
         self._tasks: asyncio.TaskGroup
         self._status = ""
         self._is_ready = False
+        self._is_interrupted = False
         self._core_ready = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._reload_asked = asyncio.Event()
@@ -140,7 +146,7 @@ class Supervisor:
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                core = self._tasks.create_task(self._keep_core())
+                self._tasks.create_task(self._keep_core())
                 for name in self._settings.gateways:
                     self._add_gateway(name)
                 reloads = self._tasks.create_task(self._serve_reloads())
@@ -148,7 +154,7 @@ class Supervisor:
                 await self._stop_asked.wait()
                 reloads.cancel()
                 starting.cancel()
-                status = await self._shut_down(core)
+                status = await self._shut_down()
         except BaseExceptionGroup as failures:
             exits = failures.subgroup(Exit)
             if exits is None:
@@ -157,12 +163,16 @@ class Supervisor:
         finally:
             self._kill_children()
             self._close_listener()
+            while self._held:
+                os.close(self._held.popleft()[1])
+        status = INTERRUPTED if self._is_interrupted else status
         log("daemon.stopped", status=status)
         return status
 
     def _interrupt(self) -> None:
         if self._stop_asked.is_set():
             log("daemon.interrupted", level="warning")
+            self._is_interrupted = True
             self._kill_children()
         self._stop_asked.set()
 
@@ -190,21 +200,29 @@ class Supervisor:
         if sys.stdout.isatty():
             print(self._summary(), flush=True)
 
-    async def _shut_down(self, core: asyncio.Task[None]) -> int:
+    async def _shut_down(self) -> int:
         """End everything in order; see Life in the module's docstring."""
         self._notifier.stopping()
         log("daemon.stopping")
         if self._outbox is not None:
-            self._outbox.send({"type": "drain"})
+            self._outbox.send({"type": "stop_accepting"})
         self._close_listener()
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         log("daemon.gateways_stopped")
-        in_time = self._core is None or await self._core.stop(CORE_STOP_S)
-        core.cancel()
-        if not in_time:
+        if self._core is None:
+            return os.EX_OK
+        if self._outbox is not None:
+            self._outbox.send({"type": "drain"})
+        try:
+            async with asyncio.timeout(CORE_STOP_S):
+                code = await self._core.wait()
+        except TimeoutError:
             log("core.killed", level="error", seconds=CORE_STOP_S)
-        self._drop_held()
-        return os.EX_OK if in_time else os.EX_SOFTWARE
+            self._core.signal(signal.SIGKILL)
+            return os.EX_SOFTWARE
+        if code != os.EX_OK:
+            log("core.stopped_badly", level="error", status=describe_exit(code))
+        return os.EX_SOFTWARE if code else os.EX_OK
 
     # ---- the core ----
 
@@ -323,10 +341,6 @@ class Supervisor:
             return
         self._held.append((packet, descriptor))
         if len(self._held) > HELD_CONNECTIONS_MAX:
-            os.close(self._held.popleft()[1])
-
-    def _drop_held(self) -> None:
-        while self._held:
             os.close(self._held.popleft()[1])
 
     # ---- reload ----
