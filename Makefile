@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
+# For instance PYTEST_ARGS="-n 2 tests/core": two processes, one folder.
+PYTEST_ARGS :=
 # What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
 SOURCES := $(wildcard clients broker tools tests examples) setup.py
 
@@ -17,7 +19,7 @@ demo: setup ## watch real programs talk through Towpath; ends with a table of ro
 	@$(BIN)/python examples/demo/demo.py
 
 test: setup ## run the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-long: setup ## run the suite with its long tests and far more generated examples
 	@$(BIN)/python -m pytest -m "" --timeout=1800 --hypothesis-profile=long
