@@ -78,7 +78,7 @@ def test_help_and_version_import_no_protobuf_and_nothing_slow() -> None:
     # What a person waits for at each completion and each --help.
     program = (
         "import sys; from towpath.cli import main; main(sys.argv[1:]); "
-        "heavy = {'google.protobuf', 'asyncio', 'shtab', 'towpath.client', 'towpath_broker', 'json'}; "
+        "heavy = {'google.protobuf', 'asyncio', 'shtab', 'towpath.sync.client', 'towpath_broker', 'json'}; "
         "print(*(heavy & set(sys.modules)), file=sys.stderr)"
     )
     for arguments in (["--help"], ["--version"]):

@@ -38,7 +38,7 @@ from towpath_broker.log import log
 from towpath_broker.tables import add_flags, environment_table, flags_table, parse_table, setting, to_table
 
 if TYPE_CHECKING:
-    from towpath.aio import AsyncClient, Registry
+    from towpath.aio import AsyncClient, AsyncRegistry
 
 __all__ = ["GatewayContext", "log", "parse_table", "run_gateway", "setting", "to_table"]
 
@@ -98,7 +98,7 @@ class GatewayContext(Generic[S]):
             self._tell_supervisor(detail)
             await self._report()
 
-    def acting_for(self, principal: str) -> Registry:
+    def acting_for(self, principal: str) -> AsyncRegistry:
         """Return the registry's calls, judged as the principal's; run by hand: as our own
         uid's."""
         return self.client.acting_for(principal if self.is_child else "")

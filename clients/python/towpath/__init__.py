@@ -23,7 +23,6 @@ from towpath.errors import Code, TowpathError
 if TYPE_CHECKING:
     from towpath import aio
     from towpath._message import Message
-    from towpath.client import Channel, Client, Publisher, Subscription, Watch, connect
     from towpath.model import (
         BindingInfo,
         BindingReport,
@@ -33,16 +32,19 @@ if TYPE_CHECKING:
         Status,
         WatchEvent,
     )
+    from towpath.sync.client import Client, connect
+    from towpath.sync.messages import Channel, Publisher, Subscription
+    from towpath.sync.watching import Watch
 
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
     "Message": "towpath._message",
-    "Channel": "towpath.client",
-    "Client": "towpath.client",
-    "Publisher": "towpath.client",
-    "Subscription": "towpath.client",
-    "Watch": "towpath.client",
-    "connect": "towpath.client",
+    "Channel": "towpath.sync.messages",
+    "Client": "towpath.sync.client",
+    "Publisher": "towpath.sync.messages",
+    "Subscription": "towpath.sync.messages",
+    "Watch": "towpath.sync.watching",
+    "connect": "towpath.sync.client",
     "BindingInfo": "towpath.model",
     "BindingReport": "towpath.model",
     "ChannelInfo": "towpath.model",

@@ -1,0 +1,348 @@
+"""The asyncio client: ``await towpath.aio.connect()``. The same as ``client``, waiting on an event loop.
+
+Theory of operation
+    The door's socket and the session's doorbell are watched by the loop. A subscription that finds its
+    rings empty says so in its control page ("asleep, ring the doorbell"), looks again, and awaits a
+    future; the next publisher rings. A publisher that finds a ring full waits for room in a thread of the
+    client's, in turns, since a full ring is the exception.
+
+Invariants
+    Nothing here blocks the loop. All calls are made from the loop that ``connect`` ran on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, TypeVar
+
+from towpath import addresses, calls, model, wire
+from towpath._version import __version__
+from towpath.aio.messages import AsyncChannel, AsyncPublisher, AsyncSubscription
+from towpath.aio.registry import AsyncRegistry
+from towpath.aio.watching import AsyncWatch
+from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
+from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, ReaderState, SourceState
+from towpath.transport import FrameTransport
+from towpath.v1.frame_pb2 import Frame
+from towpath.waiting import (
+    CALL_TIMEOUT_S,
+    FOREVER,
+    RECONNECT_FIRST_S,
+    RECONNECT_MAX_S,
+    deadline_ns,
+    program_name,
+    remaining_ns,
+    seconds,
+)
+
+T = TypeVar("T")
+
+OUTBOX_BYTES_MAX: Final = 16 << 20
+ROOM_THREADS_MAX: Final = 32
+ROOM_TURN_NS: Final = 250_000_000
+"""How long a full ring may keep one of the room threads before the next one has its turn."""
+
+
+class AsyncClient(AsyncRegistry):
+    """A session with the local daemon. Made by :func:`connect`; use it as an asynchronous context manager,
+    or close it.
+    """
+
+    def __init__(self, url: str | None, name: str) -> None:
+        self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._bell, bell_sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._bell.setblocking(False)
+        self._protocol = ClientProtocol(
+            name=program_name(name),
+            software=f"towpath-python/{__version__} asyncio",
+            doorbell=wire.Descriptor(bell_sender.detach()),
+        )
+        self._transport: FrameTransport | None = None
+        self._asleep: dict[ReaderState, asyncio.Event] = {}
+        self._ready = asyncio.Event()
+        self._failed: TowpathError | None = None
+        self._closed = False
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._room: ThreadPoolExecutor | None = None
+        self._loop.add_reader(self._bell, self._rung)
+
+    # ---- life ----
+
+    async def close(self) -> None:
+        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
+        once is fine.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        why = ConnectionLost("the client was closed", hint="")
+        self._protocol.close(why)
+        self._protocol.connection_lost(why)
+        self._ready.set()
+        self._loop.remove_reader(self._bell)
+        self._bell.close()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reconnecting
+        if self._room is not None:
+            self._room.shutdown(wait=False)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the daemon can be asked now. Messages flow in shared memory either way."""
+        return self._protocol.is_ready
+
+    @property
+    def session(self) -> int:
+        """The session's id; 0 while there is no connection."""
+        welcome = self._protocol.welcome
+        return welcome.session if welcome is not None else 0
+
+    def acting_for(self, principal: str) -> AsyncRegistry:
+        """The registry as somebody else may use it; honoured only from gateways that the daemon started."""
+        return _ActingFor(self, principal)
+
+    # ---- registry; the rest is inherited ----
+
+    def watch(self) -> AsyncWatch:
+        return AsyncWatch(self)
+
+    async def report_bindings(self, reports: Mapping[int, model.BindingReport]) -> None:
+        """From the bridge: how its bindings fare."""
+        await self._call(calls.report_bindings(reports))
+
+    async def report_gateway(
+        self, endpoints: Mapping[str, str], counters: Mapping[str, int], detail: str = ""
+    ) -> None:
+        """From a gateway: where it listens and what it counted."""
+        await self._call(calls.report_gateway(endpoints, counters, detail))
+
+    # ---- messages ----
+
+    def channel(self, name: str) -> AsyncChannel:
+        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
+        return AsyncChannel(self, name)
+
+    async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
+        """Become a publisher of a channel; see :meth:`towpath.Client.publisher`."""
+        info = await self.channel_info(name)
+        await self._ensure_ids()
+        state, call = self._protocol.new_source(name, origin, info.ring_bytes)
+        try:
+            cell = await self._call(call, descriptors=(state.ring,))
+            self._protocol.source_attached(state, cell)
+        except BaseException:
+            self._protocol.forget_source(state, ConnectionLost("it was never attached"))
+            self._flush()
+            raise
+        return AsyncPublisher(self, state)
+
+    async def subscribe(self, name: str, *, exclude_origin: str = "") -> AsyncSubscription:
+        """Subscribe: nothing published after this returned is missed; see
+        :meth:`towpath.Client.subscribe`.
+        """
+        await self._ensure_ids()
+        state, call = self._protocol.new_reader(name, exclude_origin, wants_doorbell=True)
+        state.wake = lambda: self._wake(state)
+        try:
+            await self._call(call, descriptors=(state.page,))
+        except BaseException:
+            self._protocol.forget_reader(state, ConnectionLost("it was never attached"))
+            self._flush()
+            raise
+        return AsyncSubscription(self, state)
+
+    # ---- calling ----
+
+    async def _call(
+        self,
+        call: calls.Call[T],
+        deadline: int | None = None,
+        descriptors: tuple[wire.Descriptor, ...] = (),
+    ) -> T:
+        deadline = deadline_ns(CALL_TIMEOUT_S) if deadline is None else deadline
+        await self._wait_ready(deadline)
+        answered: asyncio.Future[Frame | TowpathError] = self._loop.create_future()
+
+        def handle(answer: Frame | TowpathError) -> None:
+            if not answered.done():
+                answered.set_result(answer)
+
+        call_id = self._protocol.call(call, handle, descriptors)
+        self._flush()
+        try:
+            async with asyncio.timeout(seconds(deadline)):
+                value = await answered
+        except TimeoutError:
+            raise Timeout("the daemon did not answer in time") from None
+        finally:
+            if not answered.done() or answered.cancelled():
+                self._protocol.cancel(call_id)
+                self._flush()
+        if isinstance(value, TowpathError):
+            raise value
+        return call.result(value)
+
+    async def _ensure_ids(self) -> None:
+        await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
+        while self._protocol.needs_ids:
+            first_id, count = await self._call(calls.allocate_ids(IDS_PER_REQUEST))
+            if self._protocol.needs_ids:
+                self._protocol.add_ids(first_id, count)
+
+    async def _wait_ready(self, deadline: int | None) -> None:
+        if not self._ready.is_set():
+            try:
+                async with asyncio.timeout(seconds(deadline)):
+                    await self._ready.wait()
+            except TimeoutError:
+                raise Unavailable("the daemon does not answer") from None
+        if self._closed:
+            raise ConnectionLost("the client is closed", hint="")
+        if self._failed is not None:
+            raise self._failed
+
+    def _flush(self) -> None:
+        for frame, descriptors in self._protocol.take_outgoing():
+            if self._transport is not None:
+                self._transport.send(frame, descriptors)
+
+    # ---- the connection ----
+
+    def _open(self, sock: socket.socket) -> None:
+        self._transport = FrameTransport(
+            sock,
+            frame_bytes_max=wire.RESPONSE_BYTES_MAX,
+            outbox_bytes_max=OUTBOX_BYTES_MAX,
+            on_frame=self._frame,
+            on_closed=self._lost,
+        )
+        self._protocol.connection_made()
+        self._flush()
+
+    def _frame(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
+        self._protocol.receive(frame, descriptors, time.monotonic_ns())
+        self._flush()
+        if self._protocol.is_ready and not self._ready.is_set():
+            self._ready.set()
+            self._schedule_expiry()
+
+    def _schedule_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        deadline = self._protocol.deadline_ns
+        if deadline is not None:
+            self._expiry = self._loop.call_later(remaining_ns(deadline) / 1e9 + 0.001, self._expire)
+
+    def _expire(self) -> None:
+        if not self._closed:
+            self._protocol.expire(time.monotonic_ns())
+            self._flush()
+
+    def _lost(self, error: TowpathError | None) -> None:
+        if self._closed:
+            return
+        self._transport = None
+        self._ready.clear()
+        self._protocol.connection_lost(error)
+        if isinstance(error, VersionMismatch):
+            self._failed = error
+            self._ready.set()
+            return
+        self._reconnecting = self._loop.create_task(self._reconnect(), name="towpath-reconnect")
+
+    async def _reconnect(self) -> None:
+        pause = RECONNECT_FIRST_S
+        while not self._closed:
+            try:
+                self._open(addresses.open_socket(self._url))
+                return
+            except Unavailable:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, RECONNECT_MAX_S)
+
+    # ---- waking and waiting ----
+
+    def _rung(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(4096)
+        for state in list(self._asleep):
+            # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm
+            # again.
+            if state.id in self._protocol.readers and (state.reader.pending_bytes or state.reader.arm()):
+                self._wake(state)
+
+    def _wake(self, state: ReaderState) -> None:
+        event = self._asleep.get(state)
+        if event is not None:
+            event.set()
+
+    async def _sleep(self, state: ReaderState, deadline: int | None) -> None:
+        """Wait until a publisher rings, the core has news, or the time is over."""
+        event = self._asleep[state] = asyncio.Event()
+        try:
+            if not state.reader.arm():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds(deadline)):
+                        await event.wait()
+        finally:
+            self._asleep.pop(state, None)
+            if state.id in self._protocol.readers:
+                state.reader.disarm()
+
+    async def _wait_room(self, state: SourceState, size: int, deadline: int | None) -> None:
+        if self._room is None:
+            self._room = ThreadPoolExecutor(ROOM_THREADS_MAX, "towpath-room")
+        left = remaining_ns(deadline)
+        turn = ROOM_TURN_NS if left == FOREVER else min(left, ROOM_TURN_NS)
+        try:
+            await self._loop.run_in_executor(self._room, state.writer.wait_room, size, turn)
+        except asyncio.CancelledError:
+            state.writer.notify()
+            raise
+
+
+class _ActingFor(AsyncRegistry):
+    """The registry as another principal may use it."""
+
+    def __init__(self, client: AsyncClient, principal: str) -> None:
+        self._client = client
+        self._principal = principal
+
+    async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
+        return await self._client._call(replace(call, principal=self._principal), deadline)
+
+
+async def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> AsyncClient:
+    """Connect to the local daemon; arguments and errors as for :func:`towpath.connect`."""
+    client = AsyncClient(url, name)
+    try:
+        client._open(addresses.open_socket(url))
+        await client._wait_ready(deadline_ns(timeout))
+    except BaseException:
+        await client.close()
+        raise
+    return client

@@ -1,0 +1,98 @@
+"""The registry's calls, waiting on an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from towpath import calls, model
+from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
+
+T = TypeVar("T")
+
+
+class AsyncRegistry:
+    """What can be asked of the registry; documented at :class:`towpath.Client`. :class:`AsyncClient` is
+    one.
+    """
+
+    async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
+        raise NotImplementedError
+
+    async def call(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
+        """Ask what has no method of its own here: for gateways, which pass requests on as they came."""
+        return await self._call(call, deadline_ns(timeout))
+
+    async def declare(
+        self,
+        name: str,
+        *,
+        kind: model.Kind | None = None,
+        durable: bool | None = None,
+        overflow: model.Overflow | None = None,
+        ring_bytes: int | None = None,
+    ) -> model.ChannelInfo:
+        return await self._call(
+            calls.declare(name, kind=kind, durable=durable, overflow=overflow, ring_bytes=ring_bytes)
+        )
+
+    async def undeclare(self, name: str, *, force: bool = False) -> None:
+        await self._call(calls.undeclare(name, force=force))
+
+    async def channel_info(self, name: str) -> model.ChannelInfo:
+        return await self._call(calls.channel_info(name))
+
+    async def channels(self, prefix: str = "") -> list[model.ChannelInfo]:
+        return await self._call(calls.channels(prefix))
+
+    async def bind(
+        self,
+        channel: str,
+        url: str,
+        *,
+        direction: model.Direction,
+        options: Mapping[str, str] | None = None,
+        keep: bool = False,
+        timeout: float | None = CALL_TIMEOUT_S,
+    ) -> model.BindingInfo:
+        deadline = deadline_ns(timeout)
+        binding, created = await self.create_binding(
+            channel, url, direction=direction, options=options, deadline=deadline
+        )
+        settled = await self._call(calls.get_binding(binding.id, wait_settled=True), deadline)
+        if settled.report.state == "failed" and not keep:
+            if created:
+                await self._call(calls.delete_binding(settled.id), deadline)
+            raise binding_failure(settled)
+        return settled
+
+    async def create_binding(
+        self,
+        channel: str,
+        url: str,
+        *,
+        direction: model.Direction,
+        options: Mapping[str, str] | None = None,
+        deadline: int | None = None,
+    ) -> tuple[model.BindingInfo, bool]:
+        """Define a binding without waiting for the bridge; the second value says whether it is new."""
+        return await self._call(
+            calls.create_binding(channel, url, direction=direction, options=options), deadline
+        )
+
+    async def unbind(
+        self, binding: int | None = None, *, channel: str = "", url: str = ""
+    ) -> model.BindingInfo:
+        return await self._call(calls.delete_binding(binding, channel=channel, url=url))
+
+    async def binding(
+        self, binding: int, *, wait_settled: bool = False, timeout: float | None = CALL_TIMEOUT_S
+    ) -> model.BindingInfo:
+        """Return one binding; with ``wait_settled`` as soon as the bridge has brought it up or failed to."""
+        return await self._call(calls.get_binding(binding, wait_settled=wait_settled), deadline_ns(timeout))
+
+    async def bindings(self, channel: str = "") -> list[model.BindingInfo]:
+        return await self._call(calls.bindings(channel))
+
+    async def status(self) -> model.Status:
+        return await self._call(calls.status())

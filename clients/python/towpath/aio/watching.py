@@ -1,0 +1,68 @@
+"""Watching the registry, waiting on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from towpath import convert, model
+from towpath.errors import Cancelled, ConnectionLost, TowpathError
+from towpath.v1.frame_pb2 import Frame
+
+if TYPE_CHECKING:
+    from towpath.aio.client import AsyncClient
+
+
+class AsyncWatch:
+    """The registry's changes, as an asynchronous iterator; survives reconnections, after which it says
+    ``reset``.
+    """
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._events: asyncio.Queue[model.WatchEvent | TowpathError] = asyncio.Queue()
+        self._call_id = 0
+        self._started = False
+
+    def _handle(self, answer: Frame | TowpathError) -> None:
+        if isinstance(answer, TowpathError):
+            self._events.put_nowait(answer)
+        elif answer.WhichOneof("body") == "error":
+            self._events.put_nowait(convert.error_from_proto(answer.error))
+        elif answer.WhichOneof("body") == "watch_response":
+            self._events.put_nowait(convert.watch_event_from_proto(answer.watch_response))
+        else:
+            self._events.put_nowait(Cancelled("the watch ended"))
+
+    async def _start(self) -> None:
+        await self._client._wait_ready(None)
+        self._call_id = self._client._protocol.watch(self._handle)
+        self._client._flush()
+        self._started = True
+
+    async def receive(self) -> model.WatchEvent:
+        """Return the next change. Raises ConnectionLost when the client is closed."""
+        if not self._started:
+            await self._start()
+        item = await self._events.get()
+        if isinstance(item, ConnectionLost) and not self._client._closed:
+            self._started = False
+            return model.WatchEvent("reset", 0)
+        if isinstance(item, TowpathError):
+            raise item
+        return item
+
+    async def __aiter__(self) -> AsyncIterator[model.WatchEvent]:
+        while True:
+            try:
+                event = await self.receive()
+            except (ConnectionLost, Cancelled):
+                return
+            yield event
+
+    async def close(self) -> None:
+        """Stop watching; an iteration ends."""
+        self._client._protocol.cancel(self._call_id)
+        self._client._flush()
+        self._events.put_nowait(Cancelled("the watch was closed"))

@@ -1,0 +1,377 @@
+"""The synchronous client: ``towpath.connect()``.
+
+Theory of operation
+    One background thread per client reads the door's socket: answers, notices, and the loss and return of
+    the daemon. Callers' threads send and wait. Messages take neither: ``publish`` writes the caller's ring
+    and ``receive`` reads the publishers', in the caller's thread, and the door is asked only when somebody
+    comes or goes. ``ClientProtocol`` holds all state, under one lock that is never held while waiting.
+
+Invariants
+    A Client, and all that came from it, may be used by several threads; one subscription is received from
+    by one at a time. After a fork the child's handles raise; it must connect for itself.
+    ``close`` ends the thread, and everything that waits.
+
+Not here: the asyncio client (``aio``), which shares everything but the waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from towpath import addresses, calls, wire
+from towpath._version import __version__
+from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
+from towpath.protocol import IDS_PER_REQUEST, ClientProtocol
+from towpath.sync.messages import Channel, Publisher, Subscription
+from towpath.sync.registry import Registry
+from towpath.sync.watching import Watch
+from towpath.v1.frame_pb2 import Frame
+from towpath.waiting import (
+    CALL_TIMEOUT_S,
+    FOREVER,
+    RECONNECT_FIRST_S,
+    RECONNECT_MAX_S,
+    deadline_ns,
+    program_name,
+    remaining_ns,
+)
+
+T = TypeVar("T")
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for client in list(_clients):
+        client._abandon()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class _Answer:
+    """One call's answer, waited for by one thread."""
+
+    __slots__ = ("_event", "_value")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._value: Frame | TowpathError | None = None
+
+    def set(self, value: Frame | TowpathError) -> None:
+        self._value = value
+        self._event.set()
+
+    def wait(self, deadline: int | None) -> Frame | TowpathError | None:
+        left = remaining_ns(deadline)
+        self._event.wait(None if left == FOREVER else left / 1e9)
+        return self._value
+
+
+class Client(Registry):
+    """A session with the local daemon. Made by :func:`connect`; use it as a context manager, or close it."""
+
+    def __init__(self, url: str | None, *, timeout: float | None, name: str) -> None:
+        self._url = url
+        self._protocol = ClientProtocol(name=program_name(name), software=f"towpath-python/{__version__}")
+        self._lock = threading.RLock()
+        self._ready = threading.Condition(self._lock)
+        self._sock: socket.socket | None = None
+        self._failed: TowpathError | None = None
+        self._closed = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._open(addresses.open_socket(url))
+        self._thread = threading.Thread(target=self._run, name="towpath-client", daemon=True)
+        self._thread.start()
+        _clients.add(self)
+        try:
+            with self._lock:
+                self._wait_ready(deadline_ns(timeout))
+        except TowpathError:
+            self.close()
+            raise
+
+    # ---- life ----
+
+    def close(self) -> None:
+        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
+        once is fine.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            closed = ConnectionLost("the client was closed", hint="")
+            self._protocol.close(closed)
+            self._drop_connection(closed)
+            self._ready.notify_all()
+            os.write(self._wake_write, b"x")
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<towpath.Client session {self.session:#x}{'' if self.is_connected else ', not connected'}>"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the daemon can be asked now. Messages flow in shared memory either way."""
+        return self._protocol.is_ready
+
+    @property
+    def session(self) -> int:
+        """The session's id; 0 while there is no connection."""
+        welcome = self._protocol.welcome
+        return welcome.session if welcome is not None else 0
+
+    @property
+    def principal(self) -> str:
+        """For whom the session acts: ``uid:1000``; empty while there is no connection."""
+        welcome = self._protocol.welcome
+        return welcome.principal if welcome is not None else ""
+
+    # ---- messages ----
+
+    def watch(self) -> Watch:
+        """Follow the registry: first the state as it stands, then every change. Close it when done."""
+        return Watch(self)
+
+    def channel(self, name: str) -> Channel:
+        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
+        return Channel(self, name)
+
+    def publisher(self, name: str, *, origin: str = "") -> Publisher:
+        """Become a publisher of a channel: a source of its own, with a ring of its own.
+
+        Raises:
+            ChannelNotFound, LimitExceeded (publishers per channel), QuotaExceeded.
+        """
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        info = self._call(calls.channel_info(name), deadline)
+        with self._lock:
+            self._ensure_ids(deadline)
+            state, call = self._protocol.new_source(name, origin, info.ring_bytes)
+        try:
+            cell = self._call(call, deadline, (state.ring,))
+            with self._lock:
+                self._protocol.source_attached(state, cell)
+        except BaseException:
+            with self._sending():
+                self._protocol.forget_source(state, ConnectionLost("it was never attached"))
+            raise
+        return Publisher(self, state)
+
+    def subscribe(self, name: str, *, exclude_origin: str = "") -> Subscription:
+        """Subscribe: nothing published after this returned is missed.
+
+        Raises:
+            ChannelNotFound, LimitExceeded (subscribers per channel), QuotaExceeded.
+        """
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        with self._lock:
+            self._ensure_ids(deadline)
+            state, call = self._protocol.new_reader(name, exclude_origin, wants_doorbell=False)
+        try:
+            self._call(call, deadline, (state.page,))
+        except BaseException:
+            with self._sending():
+                self._protocol.forget_reader(state, ConnectionLost("it was never attached"))
+            raise
+        return Subscription(self, state)
+
+    # ---- calling ----
+
+    def _call(
+        self,
+        call: calls.Call[T],
+        deadline: int | None = None,
+        descriptors: tuple[wire.Descriptor, ...] = (),
+    ) -> T:
+        if deadline is None:
+            deadline = deadline_ns(CALL_TIMEOUT_S)
+        answer = _Answer()
+        with self._lock:
+            self._wait_ready(deadline)
+            with self._sending():
+                call_id = self._protocol.call(call, answer.set, descriptors)
+        value = answer.wait(deadline)
+        if value is None:
+            with self._sending():
+                self._protocol.cancel(call_id)
+            raise Timeout("the daemon did not answer in time")
+        if isinstance(value, TowpathError):
+            raise value
+        return call.result(value)
+
+    def _ensure_ids(self, deadline: int | None) -> None:
+        while self._protocol.needs_ids:
+            self._lock.release()
+            try:
+                first_id, count = self._call(calls.allocate_ids(IDS_PER_REQUEST), deadline)
+            finally:
+                self._lock.acquire()
+            if self._protocol.needs_ids:
+                self._protocol.add_ids(first_id, count)
+
+    def _wait_ready(self, deadline: int | None) -> None:
+        """Wait, with the lock held, until there is a connection."""
+        while not self._protocol.is_ready:
+            if self._closed:
+                raise ConnectionLost("the client is closed", hint="")
+            if self._failed is not None:
+                raise self._failed
+            left = remaining_ns(deadline)
+            if left == 0 or not self._ready.wait(None if left == FOREVER else left / 1e9):
+                raise Unavailable("the daemon does not answer")
+        if self._closed:
+            raise ConnectionLost("the client is closed", hint="")
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Hold the lock, then send what the protocol queued meanwhile."""
+        with self._lock:
+            yield
+            self._flush()
+
+    def _flush(self) -> None:
+        for frame, descriptors in self._protocol.take_outgoing():
+            if self._sock is None:
+                return
+            if descriptors:
+                frame.descriptors = len(descriptors)
+            data = memoryview(wire.encode(frame))
+            try:
+                while data:
+                    sent = wire.send_once(self._sock, data, descriptors)
+                    data, descriptors = data[sent:], ()
+            except ConnectionLost:
+                with contextlib.suppress(
+                    OSError
+                ):  # the thread sees the end of the connection and takes it from there
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                return
+
+    # ---- the thread ----
+
+    def _open(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sock = sock
+            self._decoder = wire.FrameDecoder(wire.RESPONSE_BYTES_MAX)
+            with self._sending():
+                self._protocol.connection_made()
+
+    def _drop_connection(self, error: TowpathError | None) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        self._protocol.connection_lost(error)
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                error = self._serve_connection()
+                with self._lock:
+                    self._drop_connection(error)
+                    if isinstance(error, VersionMismatch):
+                        self._failed = error
+                        self._ready.notify_all()
+                        break
+                self._reconnect()
+        finally:
+            with self._lock:
+                self._closed = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+
+    def _serve_connection(self) -> TowpathError | None:
+        """Read one connection to its end; return why it ended."""
+        sock = self._sock
+        if sock is None:
+            return None
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        poller.register(self._wake_read, select.POLLIN)
+        while not self._closed:
+            deadline = self._protocol.deadline_ns
+            left = remaining_ns(deadline)
+            poller.poll(None if left == FOREVER else left / 1e6)
+            if self._closed:
+                break
+            try:
+                self._take_in(sock)
+            except TowpathError as error:
+                return error
+        return None
+
+    def _take_in(self, sock: socket.socket) -> None:
+        try:
+            data, descriptors = wire.receive(sock)
+        except BlockingIOError:
+            data, descriptors = None, []
+        now = time.monotonic_ns()
+        with self._sending():
+            if data is not None:
+                if not data:
+                    raise ConnectionLost("the daemon closed the connection")
+                was_ready = self._protocol.is_ready
+                for frame, owned in self._decoder.feed(data, descriptors):
+                    self._protocol.receive(frame, owned, now)
+                if self._protocol.is_ready and not was_ready:
+                    self._ready.notify_all()
+            self._protocol.expire(now)
+
+    def _reconnect(self) -> None:
+        pause = RECONNECT_FIRST_S
+        while not self._closed:
+            try:
+                self._open(addresses.open_socket(self._url))
+                return
+            except Unavailable:
+                poller = select.poll()
+                poller.register(self._wake_read, select.POLLIN)
+                poller.poll(pause * random.uniform(500, 1000))
+                pause = min(pause * 2, RECONNECT_MAX_S)
+
+    def _abandon(self) -> None:
+        """In a forked child: this client is the parent's."""
+        self._closed = True
+        self._lock = threading.RLock()
+        self._ready = threading.Condition(self._lock)
+        self._sock = None
+        self._protocol.welcome = None
+
+
+def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> Client:
+    """Connect to the local daemon.
+
+    Args:
+        url: None searches ``$TOWPATH_SOCKET``, ``$XDG_RUNTIME_DIR/towpath/``, ``/run/towpath/`` and
+            ``/tmp/towpath-UID/``; otherwise a path or ``unix:/path``.
+        timeout: seconds to wait for the daemon's welcome.
+        name: what ``towpath status`` calls this session; the program's name unless given.
+
+    Returns:
+        A connected client.
+
+    Raises:
+        Unavailable: no daemon answers.
+        VersionMismatch: it speaks another protocol.
+    """
+    return Client(url, timeout=timeout, name=name)

@@ -1,0 +1,115 @@
+"""The registry's calls, waiting in the caller's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from towpath import calls, model
+from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
+
+T = TypeVar("T")
+
+
+class Registry:
+    """What can be asked of the registry; :class:`towpath.Client` is one."""
+
+    def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
+        raise NotImplementedError
+
+    def declare(
+        self,
+        name: str,
+        *,
+        kind: model.Kind | None = None,
+        durable: bool | None = None,
+        overflow: model.Overflow | None = None,
+        ring_bytes: int | None = None,
+    ) -> model.ChannelInfo:
+        """Declare a channel, or see that it is declared alike.
+
+        Args:
+            name: levels of ``A-Z a-z 0-9 _ -`` joined by dots; 1 to 255 characters.
+            kind: what the channel does; ``topic`` unless stated.
+            durable: whether messages are kept on disk.
+            overflow: what happens when a subscriber's ring is full; ``block`` unless stated.
+            ring_bytes: bytes of each publisher's ring, a power of two from 4096 to 2**30; the largest
+                message is a quarter.
+
+        Returns:
+            The channel as it is now.
+
+        Raises:
+            InvalidName, InvalidArgument, NotSupported: see the message.
+            ChannelConflict: it is declared with other options than those stated.
+            QuotaExceeded, LimitExceeded: too many channels.
+        """
+        return self._call(
+            calls.declare(name, kind=kind, durable=durable, overflow=overflow, ring_bytes=ring_bytes)
+        )
+
+    def undeclare(self, name: str, *, force: bool = False) -> None:
+        """Remove a channel and its bindings.
+
+        Args:
+            force: even while it is used; publishers and subscribers get ChannelUndeclared.
+
+        Raises:
+            ChannelNotFound, ChannelInUse, PermissionDenied (only its owner and admins may).
+        """
+        self._call(calls.undeclare(name, force=force))
+
+    def channel_info(self, name: str) -> model.ChannelInfo:
+        """Return a channel's entry in the registry. Raises ChannelNotFound."""
+        return self._call(calls.channel_info(name))
+
+    def channels(self, prefix: str = "") -> list[model.ChannelInfo]:
+        """Return the channels whose names begin with ``prefix``, by name."""
+        return self._call(calls.channels(prefix))
+
+    def bind(
+        self,
+        channel: str,
+        url: str,
+        *,
+        direction: model.Direction,
+        options: Mapping[str, str] | None = None,
+        keep: bool = False,
+        timeout: float | None = CALL_TIMEOUT_S,
+    ) -> model.BindingInfo:
+        """Attach an adapter to a channel, and wait until the bridge has brought it up.
+
+        Args:
+            url: mechanism and place: ``fifo:/run/x``, ``pipe:vmstat 1``.
+            direction: ``in`` to the channel, ``out`` of it, or ``both``.
+            options: per mechanism; see the manual.
+            keep: leave the binding defined even if it cannot be brought up now.
+
+        Raises:
+            BindingFailed: the mechanism refused; without ``keep`` the binding is gone again.
+            BindingConflict, ChannelNotFound, InvalidArgument, PermissionDenied, Timeout.
+        """
+        deadline = deadline_ns(timeout)
+        binding, created = self._call(
+            calls.create_binding(channel, url, direction=direction, options=options), deadline
+        )
+        settled = self._call(calls.get_binding(binding.id, wait_settled=True), deadline)
+        if settled.report.state == "failed" and not keep:
+            if created:
+                self._call(calls.delete_binding(settled.id), deadline)
+            raise binding_failure(settled)
+        return settled
+
+    def unbind(self, binding: int | None = None, *, channel: str = "", url: str = "") -> model.BindingInfo:
+        """Remove a binding, named by its id or by channel and URL. Raises BindingNotFound,
+        PermissionDenied.
+        """
+        return self._call(calls.delete_binding(binding, channel=channel, url=url))
+
+    def bindings(self, channel: str = "") -> list[model.BindingInfo]:
+        """Return all bindings, or those of one channel."""
+        return self._call(calls.bindings(channel))
+
+    def status(self) -> model.Status:
+        """Return what the daemon says of itself."""
+        return self._call(calls.status())

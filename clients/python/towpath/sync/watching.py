@@ -1,0 +1,76 @@
+"""Watching the registry, waiting in the caller's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from towpath import convert, model
+from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
+from towpath.v1.frame_pb2 import Frame
+from towpath.waiting import CALL_TIMEOUT_S, FOREVER, deadline_ns, remaining_ns
+
+if TYPE_CHECKING:
+    from towpath.sync.client import Client
+
+
+class Watch:
+    """The registry's changes, as an iterator; survives reconnections, after which it says ``reset``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._events: deque[model.WatchEvent | TowpathError] = deque()
+        self._arrived = threading.Condition()
+        self._call_id = 0
+        self._start(deadline_ns(CALL_TIMEOUT_S))
+
+    def _start(self, deadline: int | None) -> None:
+        with self._client._lock:
+            self._client._wait_ready(deadline)
+            with self._client._sending():
+                self._call_id = self._client._protocol.watch(self._handle)
+
+    def _handle(self, answer: Frame | TowpathError) -> None:
+        item: model.WatchEvent | TowpathError
+        if isinstance(answer, TowpathError):
+            item = answer
+        elif answer.WhichOneof("body") == "error":
+            item = convert.error_from_proto(answer.error)
+        elif answer.WhichOneof("body") == "watch_response":
+            item = convert.watch_event_from_proto(answer.watch_response)
+        else:
+            item = Cancelled("the watch ended")
+        with self._arrived:
+            self._events.append(item)
+            self._arrived.notify()
+
+    def receive(self, timeout: float | None = None) -> model.WatchEvent:
+        """Return the next change. Raises Timeout, or ConnectionLost when the client is closed."""
+        deadline = deadline_ns(timeout)
+        with self._arrived:
+            while not self._events:
+                left = remaining_ns(deadline)
+                if left == 0 or not self._arrived.wait(None if left == FOREVER else left / 1e9):
+                    raise Timeout("nothing changed")
+            item = self._events.popleft()
+        if isinstance(item, ConnectionLost) and not self._client._closed:
+            self._start(deadline)
+            return model.WatchEvent("reset", 0)
+        if isinstance(item, TowpathError):
+            raise item
+        return item
+
+    def __iter__(self) -> Iterator[model.WatchEvent]:
+        while True:
+            try:
+                yield self.receive()
+            except (ConnectionLost, Cancelled):
+                return
+
+    def close(self) -> None:
+        """Stop watching; an iteration ends."""
+        with self._client._sending():
+            self._client._protocol.cancel(self._call_id)
+        self._handle(Cancelled("the watch was closed"))

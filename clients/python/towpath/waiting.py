@@ -1,0 +1,66 @@
+"""Deadlines, and what else both clients agree on. Pure but for the monotonic clock."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Final
+
+from towpath import model
+from towpath.errors import BindingFailed, InvalidArgument, TowpathError
+
+Buffer = bytes | bytearray | memoryview
+
+CALL_TIMEOUT_S: Final = 10.0
+"""How long a registry call waits for its answer, unless told otherwise."""
+
+RECONNECT_FIRST_S: Final = 0.02
+RECONNECT_MAX_S: Final = 2.0
+FOREVER: Final = -1
+
+RECEIVE_COUNT: Final = 256
+RECEIVE_BYTES: Final = 1 << 20
+"""What one visit to the rings takes along when messages are received one by one."""
+
+
+def deadline_ns(timeout: float | None) -> int | None:
+    """The point on the monotonic clock at which a timeout in seconds is over; None for never.
+
+    Raises:
+        InvalidArgument: it is negative or not a number.
+    """
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise InvalidArgument(f"a timeout of {timeout} seconds", hint="None waits for ever, 0 does not wait")
+    return time.monotonic_ns() + int(min(timeout, 1e9) * 1e9)
+
+
+def remaining_ns(deadline: int | None) -> int:
+    """What is left until a deadline: 0 when it is over, ``FOREVER`` when there is none."""
+    return FOREVER if deadline is None else max(0, deadline - time.monotonic_ns())
+
+
+def seconds(deadline: int | None) -> float | None:
+    """What is left until a deadline as asyncio wants it: seconds, or None."""
+    left = remaining_ns(deadline)
+    return None if left == FOREVER else left / 1e9
+
+
+def program_name(name: str) -> str:
+    """What the session is called in ``towpath status``, unless the program says otherwise."""
+    return name or os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+
+
+def binding_failure(binding: model.BindingInfo) -> TowpathError:
+    """What ``bind`` raises for a binding that could not be brought up."""
+    error = binding.report.last_error
+    if error is not None:
+        return BindingFailed(f"{binding.url}: {error.message}", hint=error.hint)
+    return BindingFailed(f"{binding.url}: {binding.report.detail or 'it could not be brought up'}")
+
+
+def far_ns() -> int:
+    """A deadline that nobody lives to see, where a call must have one."""
+    return time.monotonic_ns() + 10**18
