@@ -1,12 +1,16 @@
-"""How the tests run ``towpath``: as its own process, or in a real bash that finds it on its PATH."""
+"""How the tests run ``towpath``: as its own process, or in bash, and wait."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
+
+import towpath as library
 
 TIMEOUT_S = 30.0
 """No command of a test takes nearly so long; one that does is stuck, and fails."""
@@ -16,7 +20,8 @@ def environment(socket: Path | None, **more: str) -> dict[str, str]:
     """A command's environment: this Python first, and a daemon's socket (None: where nobody is)."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     where = str(socket) if socket is not None else "/nonexistent/towpath.sock"
-    return {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", "TOWPATH_SOCKET": where, **more}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+    return {**inherited, "PATH": path, "LC_ALL": "C.UTF-8", "TOWPATH_SOCKET": where, **more}
 
 
 def towpath(
@@ -41,3 +46,30 @@ def bash(
 def command(*arguments: str) -> Sequence[str]:
     """The words that run ``towpath`` with this Python."""
     return [sys.executable, "-m", "towpath", *arguments]
+
+
+class Start(Protocol):
+    """Starts ``towpath`` in the background; what the fixture ``start`` gives."""
+
+    def __call__(
+        self, *arguments: str, stdin: int = ..., stdout: int = ..., stderr: int = ...
+    ) -> subprocess.Popen[bytes]: ...
+
+
+def output(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+    """Wait for a process to end: its exit status, standard output and standard error."""
+    out, errors = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, out, errors
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; fail when it does not come true."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"still not: {what}"
+        time.sleep(0.01)
+
+
+def subscribed(client: library.Client, channel: str, count: int = 1) -> None:
+    """Wait until the channel has so many subscribers: nothing published from then on is missed."""
+    until(lambda: client.channel_info(channel).subscribers == count, f"{count} subscribers of {channel}")

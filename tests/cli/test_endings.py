@@ -1,0 +1,142 @@
+"""How ``pub`` and ``sub`` end against a real daemon when not all is well: exit codes, signals, words."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import pytest
+
+import towpath as library
+from tests.cli.shell import Start, output, subscribed, towpath, until
+
+
+def test_a_line_that_is_too_long_is_told_and_the_rest_is_carried(
+    client: library.Client, env: dict[str, str], start: Start
+) -> None:
+    client.declare("t.small", ring_bytes=4096)
+    subscriber = start("sub", "t.small", "--count", "2")
+    subscribed(client, "t.small")
+    published = towpath("pub", "t.small", env=env, stdin=b"before\n" + b"x" * 5000 + b"\nafter\n")
+    assert published.returncode == 65
+    lines = published.stderr.decode().splitlines()
+    assert lines[0].startswith("towpath: not published: a frame has 5000 bytes; ")
+    assert lines[1] == "towpath: not published, in all: 1"
+    assert output(subscriber) == (0, b"before\nafter\n", b"")
+    too_large = towpath("pub", "t.small", "x" * 5000, env=env)
+    assert too_large.returncode == 2
+    assert b"ring_bytes" in too_large.stderr
+
+
+def test_a_broken_netstring_ends_the_input_and_is_told(channel: str, env: dict[str, str]) -> None:
+    published = towpath("pub", channel, "--frame", "netstring", env=env, stdin=b"1:a,2:bc;3:def,")
+    assert published.returncode == 65
+    assert published.stderr.startswith(b"towpath: not published: ")
+
+
+def test_a_payload_that_the_framing_cannot_carry_is_told(
+    client: library.Client, channel: str, start: Start
+) -> None:
+    strict = start("sub", channel, "--count", "2", "--frame", "line")
+    plain = start("sub", channel, "--count", "2")
+    subscribed(client, channel, 2)
+    client.channel(channel).publish_many([b"two\nlines", b"one"])
+    code, out, errors = output(strict)
+    assert (code, out) == (65, b"one\n")
+    assert errors.startswith(b"towpath: not printed: a payload contains the delimiter")
+    code, out, errors = output(plain)
+    assert (code, out) == (0, b"two\nlines\none\n")
+    assert errors == b"note: a message has newlines in it and looks like several; see --frame and --json\n"
+
+
+def test_time_runs_out_after_what_came_was_printed(
+    client: library.Client, channel: str, start: Start
+) -> None:
+    subscriber = start("sub", channel, "--count", "3", "--timeout", "2")
+    subscribed(client, channel)
+    client.channel(channel).publish_many([b"a", b"b"])
+    assert output(subscriber) == (
+        124,
+        b"a\nb\n",
+        f"towpath: no message on {channel} for 2 s, after 2 messages of 3\n".encode(),
+    )
+
+
+def test_names_that_are_not_there_or_not_names(env: dict[str, str]) -> None:
+    for verb in (["pub", "t.none", "x"], ["sub", "t.none"], ["undeclare", "t.none"]):
+        result = towpath(*verb, env=env)
+        assert result.returncode == 66, verb
+        assert b"'t.none'" in result.stderr
+        assert result.stderr.count(b"\n") == 2
+    assert towpath("declare", "a..b", env=env).returncode == 2
+    assert towpath("unbind", "123456", env=env).returncode == 66
+
+
+def test_undeclared_while_subscribed(client: library.Client, env: dict[str, str], start: Start) -> None:
+    client.declare("t.gone")
+    subscriber = start("sub", "t.gone")
+    subscribed(client, "t.gone")
+    client.channel("t.gone").publish(b"last words")
+    assert towpath("undeclare", "t.gone", env=env).returncode == 73
+    assert towpath("undeclare", "t.gone", "--force", env=env).returncode == 0
+    code, out, errors = output(subscriber)
+    assert (code, out) == (66, b"last words\n")
+    assert errors.startswith(b"towpath: ")
+
+
+def test_a_reader_that_leaves_ends_a_subscriber_even_of_a_quiet_channel(
+    client: library.Client, channel: str, env: dict[str, str]
+) -> None:
+    words = ["bash", "-c", f"towpath sub {channel} | head -n 1; echo ${{PIPESTATUS[0]}}"]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shell:
+        subscribed(client, channel)
+        client.channel(channel).publish(b"only")
+        assert output(shell) == (0, b"only\n141\n", b"")
+
+
+def test_a_reader_that_leaves_ends_a_busy_subscriber(
+    client: library.Client, channel: str, env: dict[str, str]
+) -> None:
+    words = ["bash", "-c", f"towpath sub {channel} | head -n 1000 | tail -n 1; echo ${{PIPESTATUS[0]}}"]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shell:
+        subscribed(client, channel)
+        publisher = client.channel(channel)
+        for first in range(0, 100_000, 1000):
+            publisher.publish_many([b"%d" % number for number in range(first, first + 1000)])
+        assert output(shell) == (0, b"999\n141\n", b"")
+
+
+@pytest.mark.parametrize("verb", ["sub", "pub"])
+def test_ctrl_c_ends_by_the_signal_and_quietly(
+    client: library.Client, channel: str, start: Start, verb: str
+) -> None:
+    process = start(verb, channel, stdin=subprocess.PIPE)
+    info = "subscribers" if verb == "sub" else "publishers"
+    until(lambda: getattr(client.channel_info(channel), info) == 1, f"{verb} is there")
+    if verb == "sub":
+        client.channel(channel).publish(b"before")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"before\n"
+    process.send_signal(signal.SIGINT)
+    assert output(process) == (-signal.SIGINT, b"", b"")
+
+
+def test_a_stopped_subscriber_makes_publishing_wait_and_only_as_long_as_asked(
+    client: library.Client, channel: str, env: dict[str, str], start: Start
+) -> None:
+    subscriber = start("sub", channel, "--count", "1")
+    subscribed(client, channel)
+    subscriber.send_signal(signal.SIGSTOP)
+    published = towpath("pub", channel, "x", "--timeout", "0.3", env=env)
+    assert published.returncode == 124
+    assert published.stderr.decode().splitlines() == [
+        f"towpath: a subscriber of {channel} has not read everything after 0.3 s",
+        "hint: everything was published, and stays in its ring for it",
+    ]
+    subscriber.send_signal(signal.SIGCONT)
+    assert output(subscriber) == (0, b"x\n", b"")
+
+
+def test_without_subscribers_publishing_is_quiet_and_fine(channel: str, env: dict[str, str]) -> None:
+    published = towpath("pub", channel, "x", env=env)
+    assert (published.returncode, published.stdout, published.stderr) == (0, b"", b"")
