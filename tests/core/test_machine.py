@@ -11,7 +11,7 @@ from towpath.errors import InvalidConfiguration
 from towpath_broker.core import commands as c
 from towpath_broker.core import effects as e
 from towpath_broker.core.commands import Caller, ChannelOptions, Command, Direction, StatedOptions
-from towpath_broker.core.ids import BindingId, first_id
+from towpath_broker.core.ids import BindingId, ConnectionId, first_id
 from towpath_broker.core.limits import Limits
 from towpath_broker.core.machine import Machine, Verdict
 
@@ -53,7 +53,7 @@ def test_start_counts_runs_and_begins_the_ids_of_each() -> None:
     for incarnation in (1, 2, 3):
         assert machine.apply(machine.start_command(), 1) == []
         assert machine.incarnation == incarnation
-        (opened,) = machine.apply(c.OpenSession(e.ConnectionId(1), "uid:1", False, 1, ""), 1)
+        (opened,) = machine.apply(c.OpenSession(ConnectionId(1), "uid:1", False, 1, ""), 1)
         assert isinstance(opened, e.SessionOpened)
         assert (opened.incarnation, opened.session) == (incarnation, first_id(incarnation))
         machine.apply(c.CloseSession(opened.session), 1)

@@ -25,6 +25,7 @@ from towpath.errors import (
 from towpath_broker.core import commands as c
 from towpath_broker.core import effects as e
 from towpath_broker.core.commands import Caller, ChannelOptions, Direction, Kind, Overflow, StatedOptions
+from towpath_broker.core.ids import BindingId
 from towpath_broker.core.limits import Limits
 from towpath_broker.core.machine import Machine
 
@@ -163,7 +164,7 @@ def test_undeclare() -> None:
     core = Core()
     client = core.open()
     client.declare("a")
-    assert reply(client.undeclare("a"), e.Done)
+    reply(client.undeclare("a"), e.Done)
     refusal(client.undeclare("a"), ChannelNotFound)
     refusal(client.undeclare("a!"), InvalidName)
     assert reply(client.declare("a", ring_bytes=4096), e.ChannelDeclared).created
@@ -250,9 +251,7 @@ def test_bind() -> None:
     stated = {"mode": "600", "framing": "raw"}
     body = reply(admin.bind("a", "fifo:/run/x", Direction.OUT, stated), e.BindingCreated)
     settled = {"framing": "raw", "mode": "0600"}
-    view = e.BindingView(
-        e.BindingId(1), "a", "fifo:/run/x", Direction.OUT, settled, "uid:0", c.BindingReport()
-    )
+    view = e.BindingView(BindingId(1), "a", "fifo:/run/x", Direction.OUT, settled, "uid:0", c.BindingReport())
     assert body == e.BindingCreated(view, True)
     assert reply(admin.get_binding(1), e.BindingFound).binding == view
 

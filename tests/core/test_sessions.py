@@ -9,7 +9,7 @@ from towpath.errors import InvalidArgument, LimitExceeded, PermissionDenied, Quo
 from towpath_broker.core import commands as c
 from towpath_broker.core import effects as e
 from towpath_broker.core.effects import Effect
-from towpath_broker.core.ids import COUNTER_BITS, INCARNATION_MAX, ConnectionId, end_id, first_id
+from towpath_broker.core.ids import COUNTER_BITS, INCARNATION_MAX, ConnectionId, SessionId, end_id, first_id
 from towpath_broker.core.limits import ID_BLOCKS_PER_SESSION_MAX, Limits
 
 
@@ -22,7 +22,7 @@ def test_session_is_opened() -> None:
     command = c.OpenSession(ConnectionId(7), "uid:1000", False, 4711, "sensor")
     (opened,) = core.apply(command)
     start = first_id(1)
-    assert opened == e.SessionOpened(ConnectionId(7), e.SessionId(start), 1, "uid:1000", start + 1, 256)
+    assert opened == e.SessionOpened(ConnectionId(7), SessionId(start), 1, "uid:1000", start + 1, 256)
 
 
 def test_blocks_of_sessions_are_disjoint() -> None:
