@@ -66,7 +66,7 @@ class GatewayKeeper:
         table: its settings, complete.
         endpoints: by name, once it listens.
         detail: one line for people.
-        settled: set once the gateway runs, or has failed to for the first time.
+        settled: set once the gateway runs, or has failed to for the first time, with the table it has.
     """
 
     def __init__(
@@ -234,6 +234,7 @@ class GatewayKeeper:
         self.table = table
         self._missing = missing
         self._is_retried = True
+        self.settled.clear()
         await self._end_process()
 
     async def _end_process(self) -> None:

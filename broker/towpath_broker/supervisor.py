@@ -39,7 +39,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -47,6 +47,7 @@ from typing import Final
 from towpath._version import __version__
 from towpath.errors import InvalidConfiguration, ProtocolViolation, TowpathError
 
+from .console import summary
 from .gateway_keeper import GatewayKeeper, missing_package
 from .host import directories
 from .host.children import Backoff, Child, describe_exit
@@ -60,6 +61,8 @@ CORE_STOP_S: Final = 5.0
 """What the core has, after the gateways are gone, to commit and close."""
 GATEWAYS_READY_S: Final = 10.0
 """How long a gateway that neither runs nor fails holds up READY."""
+RELOAD_S: Final = 10.0
+"""How long the core may take over new settings before the reload is called done without it."""
 HELD_CONNECTIONS_MAX: Final = 16
 """Connections of gateways kept while the core is down; older ones are closed, and their gateways try
 again."""
@@ -126,6 +129,7 @@ class Supervisor:
         self._is_ready = False
         self._is_interrupted = False
         self._core_ready = asyncio.Event()
+        self._core_reloaded = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._reload_asked = asyncio.Event()
 
@@ -191,14 +195,16 @@ class Supervisor:
 
     async def _announce_ready(self) -> None:
         await self._core_ready.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GATEWAYS_READY_S):
-                await asyncio.gather(*(keeper.settled.wait() for keeper in self._keepers.values()))
+        await self._wait_gateways_settled()
         self._is_ready = True
         self._notifier.ready(self._status_line())
         log("daemon.ready", socket=self._address)
         if sys.stdout.isatty():
-            print(self._summary(), flush=True)
+            print(summary(self._address, self._keepers.values()), flush=True)
+
+    async def _wait_gateways_settled(self) -> None:
+        waits = [keeper.settled.wait() for keeper in self._keepers.values()]
+        await _within(GATEWAYS_READY_S, asyncio.gather(*waits))
 
     async def _shut_down(self) -> int:
         """End everything in order; see Life in the module's docstring."""
@@ -213,15 +219,12 @@ class Supervisor:
             return os.EX_OK
         if self._outbox is not None:
             self._outbox.send({"type": "drain"})
-        try:
-            async with asyncio.timeout(CORE_STOP_S):
-                code = await self._core.wait()
-        except TimeoutError:
+        core = self._core
+        if not await _within(CORE_STOP_S, core.wait()):
             log("core.killed", level="error", seconds=CORE_STOP_S)
-            self._core.signal(signal.SIGKILL)
-            return os.EX_SOFTWARE
-        if code != os.EX_OK:
-            log("core.stopped_badly", level="error", status=describe_exit(code))
+            core.signal(signal.SIGKILL)
+        code = await core.wait()
+        log("core.stopped", level="error" if code else "info", status=describe_exit(code))
         return os.EX_SOFTWARE if code else os.EX_OK
 
     # ---- the core ----
@@ -238,10 +241,8 @@ class Supervisor:
             delay_s = backoff.delay_after(lifetime_s)
             log("core.exited", level="error", status=describe_exit(code), delay_s=delay_s)
             self._tell_systemd(f"The core {describe_exit(code)}; starting it again")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._stop_asked.wait()
-                    return
+            if await _within(delay_s, self._stop_asked.wait()):
+                return
 
     async def _run_core(self) -> tuple[int, float]:
         """Run the core once; return its exit status and how long it lived."""
@@ -279,6 +280,7 @@ class Supervisor:
                 self._outbox.close()
             control.close()
             self._outbox = self._core = None
+            self._core_reloaded.set()
 
     def _receive(self, control: socket.socket) -> None:
         try:
@@ -302,8 +304,7 @@ class Supervisor:
             case "reloaded":
                 for warning in packet.get("warnings", []):
                     log("core.warning", level="warning", message=str(warning))
-                log("daemon.reloaded")
-                self._notifier.ready(self._status_line())
+                self._core_reloaded.set()
             case "status":
                 self._status = str(packet.get("text", ""))[:STATUS_CHARS_MAX]
                 self._tell_systemd("")
@@ -358,24 +359,29 @@ class Supervisor:
             loaded = self._load()
             check_packages(loaded)
         except TowpathError as error:
-            log("config.refused", level="error", code=error.code.name, message=error.message, hint=error.hint)
             self._warn(f"the configuration was not reloaded: {error.message}")
             self._notifier.ready(f"Configuration not reloaded: {error.message}"[:STATUS_CHARS_MAX])
+            log("config.refused", level="error", code=error.code.name, message=error.message, hint=error.hint)
             return
         fixed = {name: getattr(self._settings.daemon, name) for name in _FIXED_SETTINGS}
         late = [name for name, value in fixed.items() if getattr(loaded.daemon, name) != value]
         self._settings = replace(loaded, daemon=replace(loaded.daemon, **fixed))
         set_level(self._settings.daemon.log_level)
         log("config.read", config=self._settings.config_file)
+        self._core_reloaded.clear()
         if self._outbox is None or not self._outbox.send(
             {"type": "reload", "settings": self._settings.to_table()}
         ):
             # The core that is started next gets the new settings anyway.
-            self._notifier.ready(self._status_line())
+            self._core_reloaded.set()
+        await self._apply_to_gateways()
+        await _within(RELOAD_S, self._core_reloaded.wait())
         for name in late:
             log("config.needs_restart", level="warning", setting=f"daemon.{name}")
             self._warn(f"daemon.{name} was changed; it takes effect when the daemon is restarted")
-        await self._apply_to_gateways()
+        await self._wait_gateways_settled()
+        log("daemon.reloaded")
+        self._notifier.ready(self._status_line())
 
     async def _apply_to_gateways(self) -> None:
         wanted = self._settings.gateways
@@ -408,36 +414,15 @@ class Supervisor:
     def _tell_systemd(self, text: str) -> None:
         self._notifier.status(text or self._status_line())
 
-    def _summary(self) -> str:
-        """Return what a person who typed ``towpath serve`` wants to know."""
-        lines = [
-            f"Towpath {__version__} runs in the foreground; Ctrl-C stops it.",
-            f"  socket   {self._address}",
-        ]
-        for keeper in self._keepers.values():
-            where = "  ".join(f"{name} {address}" for name, address in keeper.endpoints.items())
-            said = (
-                where or keeper.detail
-                if keeper.state == "running"
-                else f"{keeper.state.replace('_', ' ')}: {keeper.detail}"
-            )
-            lines.append(f"  {keeper.name:<8} {said or 'running'}")
-        lines.append("Try, in another terminal:")
-        if self._address not in _searched_by_clients():
-            lines.append(f"  export TOWPATH_SOCKET={self._address}")
-        lines += [
-            "  towpath declare hello",
-            "  towpath sub hello &",
-            "  towpath pub hello 'it works'",
-            "  towpath status",
-        ]
-        return "\n".join(lines)
 
-
-def _searched_by_clients() -> list[str]:
-    from towpath.addresses import candidates
-
-    return candidates()
+async def _within(seconds: float, work: Awaitable[object]) -> bool:
+    """Await something for at most so long; return whether it was done in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        return False
+    return True
 
 
 def _leaves(group: BaseExceptionGroup[Exit]) -> list[BaseException]:

@@ -1,0 +1,265 @@
+"""`towpath serve`, whole: the real supervisor, core and gateways, and what happens when they die or are told
+things."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import towpath
+from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+
+LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
+
+
+def serve(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `towpath serve` where it is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "towpath", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
+    with running_daemon(tmp_path, LOCAL_ONLY) as running:
+        yield running
+
+
+def children_of(daemon: DaemonHandle) -> dict[int, int]:
+    """The daemon's children: pid to pidfd."""
+    pid = daemon.process.pid
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child): os.pidfd_open(int(child)) for child in pids}
+
+
+def wait_for_end(pidfd: int) -> bool:
+    try:
+        return bool(select.select([pidfd], [], [], DEADLINE_S)[0])
+    finally:
+        os.close(pidfd)
+
+
+# ---- start
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_all_gateways_run_and_say_where(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        gateways = {gateway.name: gateway for gateway in daemon.status().gateways}
+        assert list(gateways) == ["bridge", "zeromq", "grpc"]
+        assert {gateway.state for gateway in gateways.values()} == {"running"}
+        assert set(gateways["zeromq"].endpoints) == {"sub", "push", "rpc"}
+        assert not gateways["grpc"].endpoints["listen"].endswith(":0")
+
+
+def test_the_socket_is_for_its_owner_alone(daemon: DaemonHandle) -> None:
+    assert daemon.socket.stat().st_mode & 0o777 == 0o600
+    assert daemon.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_daemon_is_told_who_has_the_place(daemon: DaemonHandle, tmp_path: Path) -> None:
+    second = serve("--runtime-dir", str(daemon.socket.parent), "--state-dir", str(tmp_path / "other"))
+    assert second.returncode == 69
+    assert f"already running, pid {daemon.process.pid}" in second.stderr
+    # The same journal from another runtime directory would be worse.
+    third = serve("--runtime-dir", str(tmp_path / "r"), "--state-dir", str(tmp_path / "state"))
+    assert f"already running, pid {daemon.process.pid}" in third.stderr
+    assert daemon.status().pid == daemon.core_pid
+
+
+def test_what_cannot_start_says_so_in_two_lines(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[daemon]\nlog_levle = 'info'\n")
+    bad = serve("--config", str(tmp_path / "bad.toml"))
+    assert bad.returncode == 78
+    assert bad.stderr.splitlines()[0].startswith(
+        f"towpath: {tmp_path}/bad.toml: [daemon] log_levle: unknown key"
+    )
+    assert len(bad.stderr.splitlines()) == 2
+    assert serve("--set", "zeromq.sub").returncode == 78
+    assert serve("--set", "zeromqq.sub=x").returncode == 78
+
+
+def test_configuration_is_checked_and_printed(tmp_path: Path) -> None:
+    file = tmp_path / "towpath.toml"
+    file.write_text(
+        'zeromq = false\n[channels."a.b"]\n[[bindings]]\nchannel="a.b"\nurl="fifo:/x"\ndirection="in"\n'
+    )
+    checked = serve("--config", str(file), "--check-config")
+    assert (checked.returncode, checked.stdout) == (
+        0,
+        f"{file}: fine; channels: 1, bindings: 1, gateways: bridge, grpc\n",
+    )
+    printed = serve("--config", str(file), "--print-config", env={"TOWPATH_DAEMON_ADMIN_GROUP": "wheel"})
+    assert 'admin_group = "wheel"' in printed.stdout
+    (tmp_path / "again.toml").write_text(printed.stdout)
+    assert serve("--config", str(tmp_path / "again.toml"), "--print-config").stdout == printed.stdout
+
+
+def test_a_gateway_without_its_package_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
+    # An interpreter that has no pyzmq: `zmq` cannot be found by whatever runs with this on its path.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'zmq': raise ModuleNotFoundError(name, name=name)\n"
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "util.find_spec = lambda name, package=None: None if name == 'zmq' else found(name, package)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    asked = serve("--set", "zeromq.sub=tcp://127.0.0.1:0", "--check-config", env=env)
+    assert asked.returncode == 78
+    assert (
+        "[zeromq]: the gateway cannot run: zmq not installed; try: pip install 'towpath[zmq]'" in asked.stderr
+    )
+    assert serve("--check-config", env=env).returncode == 0
+
+
+# ---- death
+# -----------------------------------------------------------------------------------------------------
+
+
+def test_the_core_is_started_again_and_clients_wait_for_it(daemon: DaemonHandle) -> None:
+    with towpath.connect(str(daemon.socket)) as before:
+        before.declare("kept")
+        first = daemon.core_pid
+        mark = daemon.mark()
+        os.kill(first, signal.SIGKILL)
+        daemon.wait_log(r" core\.exited ", after=mark)
+        # Nobody accepts now; the connection waits in the backlog instead of failing.
+        with towpath.connect(str(daemon.socket), timeout=DEADLINE_S) as during:
+            assert [channel.name for channel in during.channels()] == ["kept"]
+        assert daemon.core_pid != first
+    [bridge] = daemon.status().gateways
+    assert (bridge.state, bridge.restarts) == ("running", 0)
+
+
+def test_a_gateway_is_started_again(daemon: DaemonHandle) -> None:
+    before = daemon.gateway("bridge")
+    daemon.kill_gateway("bridge")
+    after = daemon.gateway("bridge")
+    assert after.pid != before.pid
+    assert (after.state, after.restarts) == ("running", 1)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        children = children_of(daemon)
+        assert len(children) == 4
+        daemon.process.kill()
+        ended = [wait_for_end(pidfd) for pidfd in children.values()]
+        assert all(ended)
+        daemon.wait()
+    # Its socket and locks are in nobody's way.
+    with running_daemon(tmp_path, LOCAL_ONLY) as successor:
+        assert successor.status().incarnation == 2
+
+
+# ---- the end
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+        client.declare("open.while.it.ends")
+        daemon.process.send_signal(number)
+        assert daemon.wait() == 0
+        events = [
+            *("daemon.stopping", "gateway.stopped gateway=bridge", "daemon.gateways_stopped"),
+            *("core.stopped", "daemon.stopped"),
+        ]
+        places = [daemon.log().find(f" {event}") for event in events]
+        assert -1 not in places
+        assert places == sorted(places)
+        assert not daemon.socket.exists()
+        assert "Traceback" not in daemon.log()
+
+
+def test_the_socket_goes_first(daemon: DaemonHandle) -> None:
+    """A stopped bridge holds up the end; meanwhile nobody gets in, and who is in is served."""
+    bridge = daemon.gateway("bridge").pid
+    with towpath.connect(str(daemon.socket)) as client:
+        os.kill(bridge, signal.SIGSTOP)
+        daemon.process.terminate()
+        daemon.wait_log(r" daemon\.stopping")
+        with pytest.raises(towpath.TowpathError), socket.socket(socket.AF_UNIX):
+            towpath.connect(str(daemon.socket), timeout=0.1)
+        assert client.channels() == []
+        os.kill(bridge, signal.SIGCONT)
+        assert daemon.wait() == 0
+
+
+def test_a_second_interrupt_ends_it_at_once(daemon: DaemonHandle) -> None:
+    os.kill(daemon.gateway("bridge").pid, signal.SIGSTOP)
+    children = children_of(daemon)
+    daemon.process.send_signal(signal.SIGINT)
+    daemon.wait_log(r" daemon\.stopping")
+    daemon.process.send_signal(signal.SIGINT)
+    assert daemon.wait() == 130
+    ended = [wait_for_end(pidfd) for pidfd in children.values()]
+    assert all(ended)
+
+
+# ---- reload
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_reload_brings_channels_and_gateways_to_what_the_file_says(daemon: DaemonHandle) -> None:
+    bridge = daemon.gateway("bridge").pid
+    daemon.config.write_text('[grpc]\nlisten = "127.0.0.1:0"\n[channels."new.one"]\n')
+    mark = daemon.mark()
+    assert "daemon.reloaded" in daemon.reload()
+    daemon.wait_log(r" gateway\.listening gateway=grpc", after=mark)
+    status = daemon.status()
+    assert [channel.name for channel in status.channels] == ["new.one"]
+    assert [gateway.name for gateway in status.gateways] == ["bridge", "grpc"]
+    assert status.gateways[0].pid == bridge
+    # A changed table restarts its gateway and no other; one that goes is ended.
+    first = daemon.gateway("grpc").pid
+    daemon.config.write_text('[grpc]\nlisten = "127.0.0.1:0"\ncalls_max = 5\n')
+    mark = daemon.mark()
+    daemon.reload()
+    daemon.wait_log(r" gateway\.listening gateway=grpc", after=mark)
+    assert daemon.gateway("grpc").pid != first
+    daemon.config.write_text(LOCAL_ONLY)
+    mark = daemon.mark()
+    daemon.reload()
+    daemon.wait_log(r" gateway\.stopped gateway=grpc", after=mark)
+    assert [(gateway.name, gateway.pid) for gateway in daemon.status().gateways] == [("bridge", bridge)]
+
+
+def test_a_bad_file_changes_nothing_and_is_told(daemon: DaemonHandle) -> None:
+    daemon.config.write_text("[limits]\nsessions_max = 'many'\n")
+    assert "config.refused" in daemon.reload()
+    status = daemon.status()
+    assert [gateway.state for gateway in status.gateways] == ["running"]
+    [warning] = status.warnings
+    assert "the configuration was not reloaded" in warning
+    assert "sessions_max: 'many' is not allowed" in warning
+    daemon.config.write_text(LOCAL_ONLY)
+    assert "daemon.reloaded" in daemon.reload()
+    assert daemon.status().warnings == ()
+
+
+def test_what_needs_a_restart_is_said(daemon: DaemonHandle) -> None:
+    daemon.config.write_text(LOCAL_ONLY + "[daemon]\nsocket_mode = '0660'\n")
+    assert "daemon.reloaded" in daemon.reload()
+    daemon.wait_log(r" config\.needs_restart .*setting=daemon\.socket_mode")
+    assert daemon.socket.stat().st_mode & 0o777 == 0o600
+    assert any("socket_mode was changed" in warning for warning in daemon.status().warnings)
