@@ -11,37 +11,33 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.daemon import Daemon, running_daemon
 
 import towpath
+from tests.support.daemon import DaemonHandle, running_daemon
 
-CONFIG = """
-[grpc]
-listen = "127.0.0.1:0"
-"""
 PEER = Path(__file__).with_name("peer.py")
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), CONFIG) as running:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), "[grpc]\n") as running:
         yield running
+        assert "grpc.call_failed" not in running.log(), "a call met a bug"
 
 
 @pytest.fixture
-def client(daemon: Daemon) -> Iterator[towpath.Client]:
+def client(daemon: DaemonHandle) -> Iterator[towpath.Client]:
     """A local program's connection."""
     with towpath.connect(str(daemon.socket)) as connected:
         yield connected
 
 
 @pytest.fixture
-def endpoint(client: towpath.Client) -> str:
+def endpoint(daemon: DaemonHandle) -> str:
     """Where the gateway listens now."""
-    [gateway] = [each for each in client.status().gateways if each.name == "grpc"]
-    return gateway.endpoints["listen"]
+    return daemon.endpoint("grpc", "listen")
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
 import towpath
 from towpath.v1 import error_pb2
@@ -50,6 +52,17 @@ def error_of(failure: grpc.RpcError) -> error_pb2.Error:
     raw = dict(failure.trailing_metadata() or ())["towpath-error-bin"]
     assert isinstance(raw, bytes)
     return error_pb2.Error.FromString(raw)
+
+
+def code_of(failure: grpc.RpcError) -> grpc.StatusCode:
+    """The status of a failed call."""
+    assert isinstance(failure, grpc.Call)
+    return failure.code()
+
+
+def health_of(remote: grpc.Channel) -> Any:
+    """The health service; its published type stubs know no methods."""
+    return health_pb2_grpc.HealthStub(remote)
 
 
 def rss_bytes(pid: int) -> int:

@@ -14,6 +14,7 @@ import towpath
 from tests.grpc.helpers import (
     DEADLINE_S,
     StartPeer,
+    code_of,
     error_of,
     finish,
     gateway_of,
@@ -149,10 +150,10 @@ def test_a_publish_that_finds_no_room_in_time_says_how_much_went_in(
         with pytest.raises(grpc.RpcError) as caught:
             stub.Publish(channels_pb2.PublishRequest(channel=channel, payloads=payloads), timeout=1.0)
         received = subscription.receive_many(1000)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert code_of(caught.value) is grpc.StatusCode.DEADLINE_EXCEEDED
         assert error_of(caught.value).code == error_pb2.ERROR_CODE_TIMEOUT
         assert 0 < len(received) < 1000
-        assert f"{len(received)} of 1000 were published" in caught.value.details()
+        assert f"{len(received)} of 1000 were published" in error_of(caught.value).message
 
 
 def test_a_cancelled_and_a_killed_subscriber_are_released(
@@ -243,11 +244,11 @@ def test_undeclaring_ends_both_kinds_of_streams_with_the_reason(
     assert list(next(subscribing).batch.payloads) == [b"last"]
     with pytest.raises(grpc.RpcError) as caught:
         next(subscribing)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert code_of(caught.value) is grpc.StatusCode.NOT_FOUND
     assert error_of(caught.value).code == error_pb2.ERROR_CODE_CHANNEL_UNDECLARED
     with pytest.raises(grpc.RpcError) as caught:
         stub.Publish(channels_pb2.PublishRequest(channel=channel, payloads=[b"too late"]))
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert code_of(caught.value) is grpc.StatusCode.NOT_FOUND
     assert error_of(caught.value).code == error_pb2.ERROR_CODE_CHANNEL_NOT_FOUND
     # Declared again it works at once, on a new source.
     client.declare(channel)

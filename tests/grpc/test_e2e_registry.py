@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import towpath
-from tests.grpc.helpers import DEADLINE_S, error_of, gateway_of
+from tests.grpc.helpers import DEADLINE_S, code_of, error_of, gateway_of, health_of
 from towpath.errors import TABLE, Code
 from towpath.v1 import channels_pb2, channels_pb2_grpc, registry_pb2, registry_pb2_grpc
 
@@ -20,13 +22,12 @@ def registry(remote: grpc.Channel) -> registry_pb2_grpc.RegistryStub:
 
 def refused(caught: pytest.ExceptionInfo[grpc.RpcError], code: Code) -> None:
     """It failed with the status of the code's row, and the trailer says the same."""
-    failure = caught.value
-    assert isinstance(failure, grpc.Call)
-    error = error_of(failure)
-    assert error.code == code
-    assert failure.code() is grpc.StatusCode[TABLE[code].grpc]
-    assert failure.details() == error.message
+    error = error_of(caught.value)
+    assert Code(error.code) is code
+    assert code_of(caught.value) is grpc.StatusCode[TABLE[code].grpc]
+    assert isinstance(caught.value, grpc.Call)
     assert error.message
+    assert caught.value.details() == error.message
 
 
 def test_a_channel_s_life_from_afar(registry: registry_pb2_grpc.RegistryStub, client: towpath.Client) -> None:
@@ -56,7 +57,7 @@ def test_status_tells_of_this_very_gateway(
 
 
 def test_refusals_have_their_status_and_trailer(
-    registry: registry_pb2_grpc.RegistryStub, remote: grpc.Channel, channel: str, client: towpath.Client
+    registry: registry_pb2_grpc.RegistryStub, remote: grpc.Channel, channel: str
 ) -> None:
     channels = channels_pb2_grpc.ChannelsStub(remote)
     publish, declare = channels_pb2.PublishRequest, registry_pb2.DeclareChannelRequest
@@ -78,9 +79,35 @@ def test_refusals_have_their_status_and_trailer(
     with pytest.raises(grpc.RpcError) as caught:
         registry.DeclareChannel(declare(name=channel, options=registry_pb2.ChannelOptions(ring_bytes=4096)))
     refused(caught, Code.CHANNEL_CONFLICT)
-    with client.subscribe(channel), pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as caught:
         registry.DeclareChannel(declare(name="x" * 256))
     refused(caught, Code.INVALID_NAME)
+
+
+@pytest.mark.parametrize("method", ["Channels/Publish", "Registry/DeclareChannel", "Registry/Watch"])
+def test_a_request_that_does_not_parse_is_an_invalid_argument(remote: grpc.Channel, method: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        unary: Any = remote.unary_unary(f"/towpath.v1.{method}")
+        unary(b"\xff\xff\xff", timeout=DEADLINE_S)
+    refused(caught, Code.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize("method", ["PublishStream", "Subscribe"])
+def test_a_streamed_request_that_does_not_parse_is_an_invalid_argument(
+    remote: grpc.Channel, method: str
+) -> None:
+    streams: Any = remote.stream_stream(f"/towpath.v1.Channels/{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        next(streams(iter([b"\xff\xff\xff"]), timeout=DEADLINE_S))
+    refused(caught, Code.INVALID_ARGUMENT)
+
+
+def test_a_request_above_the_size_bound_is_refused(remote: grpc.Channel, channel: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channels_pb2_grpc.ChannelsStub(remote).Publish(
+            channels_pb2.PublishRequest(channel=channel, payloads=[b"x" * (5 << 20)])
+        )
+    assert code_of(caught.value) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_remote_peers_may_not_bind_and_not_remove_others_channels(
@@ -137,21 +164,20 @@ def test_twenty_watches_are_told_the_state_and_each_change(
 
 
 def test_health_says_serving_by_name(remote: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(remote)
+    health = health_of(remote)
     for service in ("", "towpath.v1.Channels", "towpath.v1.Registry"):
         answer = health.Check(health_pb2.HealthCheckRequest(service=service))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="towpath.v1.Nothing"))
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert code_of(caught.value) is grpc.StatusCode.NOT_FOUND
     watch = health.Watch(health_pb2.HealthCheckRequest(service="towpath.v1.Nothing"))
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     watch.cancel()
 
 
 def test_reflection_lists_and_describes_the_services(remote: grpc.Channel) -> None:
-    reflection = reflection_pb2_grpc.ServerReflectionStub(remote)
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(remote)
     request = reflection_pb2.ServerReflectionRequest
     services, file = reflection.ServerReflectionInfo(
         iter([request(list_services=""), request(file_containing_symbol="towpath.v1.Channels")])

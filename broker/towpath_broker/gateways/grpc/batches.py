@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
+
 from towpath.convert import HEADERS_BYTES_MAX, USER_HEADER_NAME_BYTES_MAX, USER_HEADERS_MAX
 from towpath.errors import InvalidArgument
 from towpath.v1 import channels_pb2, message_pb2
@@ -74,7 +76,7 @@ def _encode(index: int, headers: message_pb2.Headers) -> bytes:
     return raw
 
 
-def pack(channel: str, messages: Sequence[Message]) -> Iterator[channels_pb2.SubscribeResponse]:
+def pack(channel: str, messages: Sequence[Message]) -> tuple[list[channels_pb2.SubscribeResponse], int]:
     """Pack received messages into responses, in their order.
 
     Args:
@@ -82,8 +84,12 @@ def pack(channel: str, messages: Sequence[Message]) -> Iterator[channels_pb2.Sub
         messages: at least one.
 
     Returns:
-        One response per run of one source with contiguous seq; usually that is one.
+        One response per run of one source with contiguous seq (usually that is one), and the number of
+        messages whose headers are no protobuf ``Headers``: those go without, because a program that writes
+        nonsense into its ring must not end the streams of others.
     """
+    responses: list[channels_pb2.SubscribeResponse] = []
+    unreadable = 0
     for run in runs(messages):
         response = channels_pb2.SubscribeResponse()
         batch = response.batch
@@ -94,8 +100,22 @@ def pack(channel: str, messages: Sequence[Message]) -> Iterator[channels_pb2.Sub
         batch.publish_times_ns.extend([message.time_ns for message in run])
         column = [message.headers_raw for message in run]
         if any(column):
-            batch.headers.extend([message_pb2.Headers.FromString(raw) for raw in column])
-        yield response
+            unreadable += _fill_headers(batch, column)
+        responses.append(response)
+    return responses, unreadable
+
+
+def _fill_headers(batch: message_pb2.MessageBatch, column: Sequence[bytes]) -> int:
+    """Fill the headers column; return how many could not be read."""
+    unreadable = 0
+    for raw in column:
+        headers = batch.headers.add()
+        try:
+            headers.MergeFromString(raw)
+        except DecodeError:
+            headers.Clear()
+            unreadable += 1
+    return unreadable
 
 
 def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

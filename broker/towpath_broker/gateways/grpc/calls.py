@@ -19,13 +19,15 @@ from collections.abc import Coroutine
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from towpath.convert import error_to_proto
-from towpath.errors import InternalError, TowpathError, Unavailable, error_from_code
+from towpath.errors import InternalError, InvalidArgument, TowpathError, Unavailable, error_from_code
 from towpath_broker.gateways._common import GatewayContext, log
 from towpath_broker.gateways.grpc.settings import GrpcSettings
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 ERROR_TRAILER: Final = "towpath-error-bin"
 # Clients refuse metadata above 8 KiB; both texts travel twice, and percent-encoding can triple one of them.
@@ -95,9 +97,31 @@ class Calls:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def close(self) -> None:
-        """Forget about stopping; for a gateway that ends otherwise."""
-        self._stopping.cancel()
+
+async def next_request(context: grpc.aio.ServicerContext[R, Any]) -> R | None:
+    """Wait for a stream's next request.
+
+    Args:
+        context: a call whose requests are a stream.
+
+    Returns:
+        The request; None after the last.
+
+    Raises:
+        InvalidArgument: what came is not a request.
+    """
+    try:
+        request = await context.read()
+    except DecodeError as error:
+        raise malformed(error) from None
+    return None if request is grpc.aio.EOF else request
+
+
+def malformed(error: DecodeError) -> InvalidArgument:
+    """What a peer is told whose request does not parse."""
+    return InvalidArgument(
+        f"the request cannot be decoded: {error}", hint="use the protobuf definitions in protos/towpath/v1"
+    )
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: TowpathError) -> NoReturn:

@@ -30,7 +30,7 @@ from towpath.names import check_name
 from towpath.v1 import channels_pb2, channels_pb2_grpc
 from towpath_broker.gateways._common import GatewayContext
 from towpath_broker.gateways.grpc.batches import pack, unpack
-from towpath_broker.gateways.grpc.calls import Calls
+from towpath_broker.gateways.grpc.calls import Calls, next_request
 from towpath_broker.gateways.grpc.publishers import SharedPublishers, publish_batch
 from towpath_broker.gateways.grpc.settings import GrpcSettings
 from towpath_broker.gateways.grpc.window import Window
@@ -100,7 +100,7 @@ class ChannelsService(channels_pb2_grpc.ChannelsServicer):
         publishers: dict[str, AsyncPublisher] = {}
         channel = ""
         try:
-            while (request := await context.read()) is not grpc.aio.EOF:
+            while (request := await next_request(context)) is not None:
                 channel = check_name(request.channel or channel)
                 payloads, headers_raw = unpack(request)
                 publisher = publishers.get(channel)
@@ -129,14 +129,21 @@ class ChannelsService(channels_pb2_grpc.ChannelsServicer):
             await context.write(channels_pb2.SubscribeResponse(subscribed=subscribed))
             while count_max := await window.room(settings.batch_messages_max):
                 messages = await subscription.receive_many(count_max, bytes_max=settings.batch_bytes_max)
-                window.spend(len(messages))
-                for response in pack(channel, messages):
+                count = len(messages)
+                window.spend(count)
+                responses, unreadable = pack(channel, messages)
+                # A peer that does not read keeps us in write(); then there shall be one copy of the batch,
+                # not two.
+                del messages
+                if unreadable:
+                    self._gateway.count("headers_unreadable", unreadable)
+                for response in responses:
                     await context.write(response)
-                self._gateway.count("messages_out", len(messages))
+                self._gateway.count("messages_out", count)
 
 
 async def _read_requests(context: Context, window: Window) -> None:
-    while (request := await context.read()) is not grpc.aio.EOF:
+    while (request := await next_request(context)) is not None:
         window.take(request)
     window.end()
 

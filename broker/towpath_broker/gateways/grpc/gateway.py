@@ -6,7 +6,8 @@ Theory of operation
     UNAVAILABLE (``Calls`` sees the same ``stopping``); what else is open (health watches, reflection) has
     ``STOP_GRACE_S``; the shared sources are closed.
 
-    The bounds are gRPC's own, set here: calls (``calls_max``, ``calls_per_connection_max``), request size,
+    The bounds are gRPC's own, set here: connections (``connections_max``), calls (``calls_max``,
+    ``calls_per_connection_max``), request size,
     and how long a connection may be silent, half open, or idle. A peer that breaks HTTP/2 loses its
     connection and nothing else happens.
 
@@ -20,6 +21,7 @@ Not here: what the services do.
 from __future__ import annotations
 
 import os
+import socket
 from typing import Final
 
 import grpc
@@ -27,12 +29,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from towpath.errors import Unavailable
-from towpath.v1 import channels_pb2, channels_pb2_grpc, registry_pb2, registry_pb2_grpc
+from towpath.v1 import channels_pb2, registry_pb2
 from towpath_broker.gateways._common import GatewayContext
 from towpath_broker.gateways.grpc.calls import Calls
 from towpath_broker.gateways.grpc.channels import ChannelsService
 from towpath_broker.gateways.grpc.health import HealthService
 from towpath_broker.gateways.grpc.registry import RegistryService
+from towpath_broker.gateways.grpc.services import add_service
 from towpath_broker.gateways.grpc.settings import GrpcSettings, listen_target
 
 STOP_GRACE_S: Final = 1.0
@@ -42,14 +45,9 @@ HANDSHAKE_TIMEOUT_MS: Final = 10_000
 CLIENT_PING_INTERVAL_MS_MIN: Final = 5_000
 """Clients may ping this often; one that keeps doing it more often is told to go away (ENHANCE_YOUR_CALM)."""
 
-SERVICES: Final = tuple(
-    service.full_name
-    for service in (
-        channels_pb2.DESCRIPTOR.services_by_name["Channels"],
-        registry_pb2.DESCRIPTOR.services_by_name["Registry"],
-    )
-)
-"""The full names of what is served."""
+CHANNELS: Final = channels_pb2.DESCRIPTOR.services_by_name["Channels"]
+HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
+REGISTRY: Final = registry_pb2.DESCRIPTOR.services_by_name["Registry"]
 
 
 async def main(gateway: GatewayContext[GrpcSettings]) -> None:
@@ -64,12 +62,12 @@ async def main(gateway: GatewayContext[GrpcSettings]) -> None:
     server = make_server(gateway.settings)
     calls = Calls(gateway)
     channels = ChannelsService(gateway, calls)
-    health = HealthService(gateway, SERVICES)
-    channels_pb2_grpc.add_ChannelsServicer_to_server(channels, server)
-    registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(gateway, calls), server)
+    served = (CHANNELS.full_name, REGISTRY.full_name)
+    health = HealthService(gateway, served)
+    add_service(server, CHANNELS, channels)
+    add_service(server, REGISTRY, RegistryService(gateway, calls))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    reflection.enable_server_reflection((*served, HEALTH.full_name, reflection.SERVICE_NAME), server)
     endpoint = bind(server, gateway.settings.listen)
     await server.start()
     try:
@@ -88,6 +86,7 @@ def make_server(settings: GrpcSettings) -> grpc.aio.Server:
     """
     options: dict[str, int] = {
         "grpc.so_reuseport": 0,
+        "grpc.max_allowed_incoming_connections": settings.connections_max,
         "grpc.max_concurrent_streams": settings.calls_per_connection_max,
         "grpc.max_receive_message_length": settings.message_bytes_max,
         # What we send is as large as the channel's messages are; the client decides what it takes.
@@ -95,7 +94,6 @@ def make_server(settings: GrpcSettings) -> grpc.aio.Server:
         "grpc.keepalive_time_ms": settings.keepalive_ms,
         "grpc.keepalive_timeout_ms": settings.keepalive_timeout_ms,
         "grpc.keepalive_permit_without_calls": 1,
-        "grpc.http2.min_ping_interval_without_data_ms": CLIENT_PING_INTERVAL_MS_MIN,
         "grpc.http2.min_recv_ping_interval_without_data_ms": CLIENT_PING_INTERVAL_MS_MIN,
         "grpc.server_handshake_timeout_ms": HANDSHAKE_TIMEOUT_MS,
     }
@@ -116,14 +114,34 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
         Unavailable: another process has it, or the system does not give it.
     """
     target = listen_target(listen)
+    if target.startswith("unix:") and _is_served(target.removeprefix("unix:")):
+        # gRPC replaces whatever socket is at the path, also one that another process serves.
+        raise _taken(target, "another process serves it")
     # A UNIX socket is made by bind(2) with the umask's mode; only our own uid may connect to it.
     umask = os.umask(0o177)
     try:
         port = server.add_insecure_port(target)
     except RuntimeError as error:
-        raise Unavailable(
-            f"cannot listen on {target}: {error}", hint="is another gateway running, or the port taken?"
-        ) from None
+        raise _taken(target, str(error)) from None
     finally:
         os.umask(umask)
     return target if target.startswith("unix:") else f"{target.rpartition(':')[0]}:{port}"
+
+
+def _taken(target: str, why: str) -> Unavailable:
+    return Unavailable(
+        f"cannot listen on {target}: {why}", hint="is another gateway running, or something else there?"
+    )
+
+
+def _is_served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        # A full backlog must not make us wait; it means that somebody is there.
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True

@@ -39,6 +39,9 @@ class GrpcSettings:
         minimum=1,
         maximum=65_536,
     )
+    connections_max: int = setting(
+        512, "connections open at once; more are closed as they come", minimum=1, maximum=65_536
+    )
     message_bytes_max: int = setting(
         4 << 20,
         "bytes of the largest request; a larger one is refused",
@@ -49,7 +52,7 @@ class GrpcSettings:
         1_024, "messages in one response of a subscription", minimum=1, maximum=10_000
     )
     batch_bytes_max: int = setting(
-        1 << 20,
+        256 << 10,
         "bytes after which a subscription's response is full; clients accept 4 MiB unless told otherwise",
         minimum=1,
         maximum=64 << 20,
