@@ -106,14 +106,14 @@ class Calls:
         self._group = group
         self._protocol = RpcProtocol(gateway.settings, f"towpath/{__version__} zeromq")
         self._running: dict[Call, _Running] = {}
-        self._endpoint = Endpoint(zmq_context, zmq.ROUTER, self._on_readable)
+        self._endpoint = Endpoint(
+            zmq_context, zmq.ROUTER, self._on_readable, heartbeat_ms=gateway.settings.heartbeat_ms
+        )
         socket = self._socket = self._endpoint.socket
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.SNDHWM, self._settings.rpc_hwm)
         socket.setsockopt(zmq.RCVHWM, self._settings.rpc_hwm)
         socket.setsockopt(zmq.MAXMSGSIZE, self._settings.message_bytes_max)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, self._settings.heartbeat_ms)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * self._settings.heartbeat_ms)
         self._monitor = self._open_monitor(zmq_context)
 
     def bind(self) -> str:
@@ -230,7 +230,7 @@ class Calls:
                     fill_batch(frame.subscribe_response.batch, channel, run)
                     call.spend(len(run))
                     await self._deliver(call, frame, None)
-                self._gateway.count("rpc_messages_out", len(batch))
+                self._gateway.count("messages_out", len(batch))
                 # A channel that never runs dry must not keep the loop from the others.
                 await asyncio.sleep(0)
 

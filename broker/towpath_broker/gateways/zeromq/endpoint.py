@@ -37,6 +37,9 @@ import zmq
 from towpath.errors import InvalidConfiguration, Unavailable
 from towpath_broker.gateways.zeromq.settings import check_endpoint
 
+HANDSHAKE_MS: Final = 10_000
+"""A connection that has not said by then what it is, is closed."""
+
 _RETRY_FIRST_S: Final = 0.01
 _RETRY_LAST_S: Final = 1.0
 
@@ -48,12 +51,24 @@ class Endpoint:
         context: libzmq's.
         kind: ``zmq.XPUB``, ``zmq.PULL``, ``zmq.ROUTER``.
         on_readable: receives what is there, a bounded share of it.
+        heartbeat_ms: a peer is pinged this often, and given up after three intervals of silence.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], kind: int, on_readable: Callable[[], None]
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        kind: int,
+        on_readable: Callable[[], None],
+        *,
+        heartbeat_ms: int,
     ) -> None:
         self.socket: zmq.Socket[bytes] = context.socket(kind)
+        # With a domain and no handler for it libzmq (4.3) takes peers of ZMTP 3 as before and refuses older
+        # ones. Under ZMTP 1 nearly any bytes are messages: a stray HTTP request would be a subscription.
+        self.socket.setsockopt(zmq.ZAP_DOMAIN, b"towpath")
+        self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * heartbeat_ms)
         self.is_paused = False
         self._on_readable = on_readable
         self._loop = asyncio.get_running_loop()

@@ -6,8 +6,8 @@ Theory of operation
     beginning of its name. Each change returns what became wanted, or ceased to be, so that whoever reads
     channels need not compare sets.
 
-    Names are kept sorted: those with one prefix are neighbours, found by bisection. A new name is looked up
-        by each of its own beginnings, of which there are at most 256.
+    Names are kept sorted: those with one prefix are neighbours, found by bisection. A new name is looked
+    up by each of its own beginnings, of which there are at most 256.
 
 Invariants
     ``wanted`` is exactly the names that have a subscribed beginning. Bounded by ``prefixes_max``.

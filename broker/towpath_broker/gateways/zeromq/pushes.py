@@ -19,7 +19,7 @@ reason):
     ``push_refused_other``      the daemon was not there, or a limit was reached
 
 Invariants
-    One peer's messages on one channel keep their order. ``push_messages`` and the refused add up to what
+    One peer's messages on one channel keep their order. Published and refused messages add up to what
     was received. A lane exists while it holds something; there are at most ``sources_max``.
 
 Not here: sources (outlets.py).
@@ -118,12 +118,12 @@ class Pushes:
         self._held: tuple[bytes, bytes, bytes] | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._logged_at_s: dict[str, float] = {}
-        self._endpoint = Endpoint(zmq_context, zmq.PULL, self._on_readable)
+        self._endpoint = Endpoint(
+            zmq_context, zmq.PULL, self._on_readable, heartbeat_ms=gateway.settings.heartbeat_ms
+        )
         socket = self._socket = self._endpoint.socket
         socket.setsockopt(zmq.RCVHWM, self._settings.push_hwm)
         socket.setsockopt(zmq.MAXMSGSIZE, self._settings.message_bytes_max)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, self._settings.heartbeat_ms)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * self._settings.heartbeat_ms)
 
     def bind(self) -> str:
         """Listen; return the address as bound."""
@@ -256,7 +256,7 @@ class Pushes:
         except TowpathError as error:
             self._refuse("other", error.message, count=len(payloads), channel=channel)
         else:
-            self._gateway.count("push_messages", len(payloads))
+            self._gateway.count("messages_in", len(payloads))
 
     # ---- standing still ----
 

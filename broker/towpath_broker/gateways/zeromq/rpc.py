@@ -16,9 +16,10 @@ Theory of operation
         ANSWER     responses, notices, error      PROTOCOL_VIOLATION: they go the other way
 
 Invariants
-    A peer is remembered only while it has a call open: garbage leaves nothing behind. Per peer at most
-        ``rpc_calls_per_peer_max`` unary calls and ``rpc_streams_per_peer_max`` streams, over all peers
-        ``rpc_calls_max``. An id names at most one open call of a peer. An error for a call ends it.
+    A peer is remembered only while it has a call open: garbage leaves nothing behind.
+    Each peer has at most ``rpc_calls_per_peer_max`` unary calls and ``rpc_streams_per_peer_max`` streams
+    open, all peers together ``rpc_calls_max``.
+    An id names at most one open call of a peer. An error for a call ends it.
     Credit never falls below zero: :meth:`Call.spend` asserts it.
 
 Not here: sockets, tasks, the registry.

@@ -62,7 +62,10 @@ class ZeroMQSettings:
         maximum=60_000,
     )
     sub_lossy_ms: int = setting(
-        10_000, "how long, after that, full subscribers hold up nobody", minimum=0, maximum=3_600_000
+        10_000,
+        "the n-th time in vain within so long of the last, it holds it up an n-th as long",
+        minimum=0,
+        maximum=3_600_000,
     )
     sub_prefixes_max: int = setting(
         65_536, "different subscriptions served; more are refused and counted", minimum=1, maximum=1_000_000

@@ -13,16 +13,16 @@ Theory of operation
     all it subscribed to before is being read.
 
 A subscriber that does not read
-    libzmq queues ``sub_hwm`` messages for it. With ``XPUB_NODROP`` a send that finds a queue full fails as
-    a whole, and the channel's
-    reader waits: so the channel's rings fill and its overflow policy applies, as with any subscriber. After
-        ``sub_stall_ms``
-    the message is sent without NODROP: everyone else gets it, the full one does not, and from then on
-        libzmq leaves that subscriber out until it has read half of its queue. (Tried with libzmq 4.3.5:
-        after one such send 20,000 more went to the other subscriber without one EAGAIN.) So one that has
-        stopped costs the others ``sub_stall_ms`` once. One that is merely slow comes back and fills up
-        again; for ``sub_lossy_ms`` after a stall nobody is waited for, which bounds the cost to
-        ``sub_stall_ms / sub_lossy_ms``, 2.5 % by default.
+    libzmq queues ``sub_hwm`` messages for it. With ``XPUB_NODROP`` a send that finds a queue full fails
+    as a whole, and the channel's reader waits; so the channel's rings fill and its overflow policy
+    applies, as with any subscriber. After ``sub_stall_ms`` the message is sent without NODROP: everyone
+    else gets it, the full one does not, and from then on libzmq leaves that subscriber out until it has
+    read half of its queue. (Tried with libzmq 4.3.5: after one such send 20,000 more went to the other
+    subscriber without one EAGAIN.) So one that has stopped costs the others ``sub_stall_ms`` once.
+
+    One that is merely slow comes back and fills up again. Therefore stalls in vain that follow each other
+    within ``sub_lossy_ms`` become shorter: the n-th takes an n-th of ``sub_stall_ms``. No wait at all
+    would be wrong: a subscriber that keeps up is full for moments too, and would lose with the slow one.
 
     ``sub_overruns`` counts how often a subscriber began to lose. How many it then lost libzmq does not
     tell; the subscriber sees it exactly, as a gap in seq.
@@ -104,14 +104,15 @@ class Subscribers:
         self._ready_waiting = 0
         self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
         self._lossy_until_s = 0.0
+        self._stalls_in_vain = 0
         self._loop = asyncio.get_running_loop()
-        self._endpoint = Endpoint(zmq_context, zmq.XPUB, self._on_readable)
+        self._endpoint = Endpoint(
+            zmq_context, zmq.XPUB, self._on_readable, heartbeat_ms=gateway.settings.heartbeat_ms
+        )
         socket = self._socket = self._endpoint.socket
         socket.setsockopt(zmq.SNDHWM, self._settings.sub_hwm)
         socket.setsockopt(zmq.MAXMSGSIZE, PREFIX_BYTES_MAX)
         socket.setsockopt(zmq.XPUB_NODROP, 1)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, self._settings.heartbeat_ms)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * self._settings.heartbeat_ms)
 
     def bind(self) -> str:
         """Listen; return the address as bound."""
@@ -290,10 +291,15 @@ class Subscribers:
         if attempt():
             return
         if self._loop.time() >= self._lossy_until_s:
-            if await self._endpoint.retry(attempt, self._settings.sub_stall_ms / 1e3):
-                return
-            self._lossy_until_s = self._loop.time() + self._settings.sub_lossy_ms / 1e3
+            self._stalls_in_vain = 0
+        if await self._endpoint.retry(
+            attempt, self._settings.sub_stall_ms / 1e3 / (self._stalls_in_vain + 1)
+        ):
+            return
+        if self._stalls_in_vain == 0:
             log("zeromq.slow_subscriber", level="warning", channel=name.decode(), endpoint="sub")
+        self._stalls_in_vain += 1
+        self._lossy_until_s = self._loop.time() + self._settings.sub_lossy_ms / 1e3
         self._gateway.count("sub_overruns")
         self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         try:
