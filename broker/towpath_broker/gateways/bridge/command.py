@@ -32,7 +32,7 @@ from typing import Final
 
 from towpath.errors import BindingFailed
 from towpath.framing import FramingOptions, decoder
-from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES, PIPE_OUT_BYTES, grow_pipe
+from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES, PIPE_OUT_BYTES, grow_pipe, unread_bytes
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.log import log
 
@@ -67,7 +67,7 @@ class Command:
     def __init__(self, argv: Sequence[str], *, channel: str, reads: bool, writes: bool) -> None:
         self._channel = channel
         self._process: subprocess.Popen[bytes] | None = None
-        self.stdin = self.stdout = self._stderr = self._pidfd = -1
+        self.stdin = self._stdin_rest = self.stdout = self._stderr = self._pidfd = -1
         theirs: list[int] = []
         try:
             self._start(argv, reads, writes, theirs)
@@ -117,10 +117,17 @@ class Command:
         os.killpg(self.pid, number)
 
     def close_stdin(self) -> None:
-        """Let the command see the end of its input."""
+        """Let the command see the end of its input; we keep an eye on what it leaves unread."""
         if self.stdin >= 0:
+            self._stdin_rest = os.open(
+                f"/proc/self/fd/{self.stdin}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )
             os.close(self.stdin)
             self.stdin = -1
+
+    def unread_input_bytes(self) -> int:
+        """How much of its input the command, which has exited, did not read; known after ``close_stdin``."""
+        return unread_bytes(self._stdin_rest) if self._stdin_rest >= 0 else 0
 
     def reap(self) -> int:
         """Let go of the process, which has exited.
@@ -139,11 +146,10 @@ class Command:
         self._close()
 
     def _close(self) -> None:
-        self.close_stdin()
-        for descriptor in (self.stdout, self._stderr, self._pidfd):
+        for descriptor in (self.stdin, self._stdin_rest, self.stdout, self._stderr, self._pidfd):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.stdout = self._stderr = self._pidfd = -1
+        self.stdin = self._stdin_rest = self.stdout = self._stderr = self._pidfd = -1
 
     async def log_stderr(self, stop: Stop) -> None:
         """Hand its standard error to the log until it ends, or stop is set; what is there is handed on in any

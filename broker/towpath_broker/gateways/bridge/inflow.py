@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
-from towpath.errors import BadFrame, BindingFailed, MessageTooLarge
+from towpath.errors import BadFrame, BindingFailed, MessageTooLarge, TowpathError
 from towpath.framing import FramingOptions, decoder
 from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES
 from towpath_broker.gateways.bridge.ports import Carrier
@@ -54,6 +54,7 @@ class Inflow:
         self._carrier = carrier
         self._tally = tally
         self._told_refused = 0
+        self._told_error: TowpathError | None = None
 
     async def carry(self, descriptor: int, stop: Stop) -> Ended:
         """Carry what comes.
@@ -128,11 +129,11 @@ class Inflow:
         return not self._decoder.is_broken
 
     def _tell_refused(self) -> None:
-        new = self._decoder.refused - self._told_refused
-        if new:
-            assert self._decoder.last_error is not None
-            self._told_refused += new
-            self._tally.refuse(new, self._decoder.last_error)
+        # The error may change without a new refusal: when a frame that is too long ends, its size is known.
+        error = self._decoder.last_error
+        if error is not None and error is not self._told_error:
+            self._tally.refuse(self._decoder.refused - self._told_refused, error)
+            self._told_refused, self._told_error = self._decoder.refused, error
 
     async def _publish(self, frames: Sequence[bytes]) -> None:
         limit = self._carrier.message_bytes_max

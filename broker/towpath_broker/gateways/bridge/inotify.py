@@ -45,10 +45,10 @@ class PathWatcher:
 
     def __init__(self) -> None:
         self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "instances")
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         asyncio.get_running_loop().add_reader(self._descriptor, self._on_readable)
 
-    def watch(self, path: str, mask: int, callback: Callable[[], None]) -> int:
+    def watch(self, path: str, mask: int, callback: Callable[[], object]) -> int:
         """Watch a file, followed through links; one watch per file.
 
         Args:

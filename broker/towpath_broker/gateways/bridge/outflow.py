@@ -10,17 +10,19 @@ Theory of operation
     next reader and drops what is older, counted. Dropping is the default, because a reader that is not there
     must not stall everybody else on the channel.
 
-    What was written lies in the pipe until somebody reads it. When the last reader goes away, ``detach``
-    takes it back: it empties the pipe, so it knows to the byte what was consumed, and puts every frame that
-        was not consumed *whole* in
-    front of ``_held`` again. So the next reader begins at a frame's beginning, and a shell that opens and
-    closes the FIFO for each line (``while :; do read x < fifo; done``) misses nothing. For this the frames
-    that may still lie in the pipe are remembered (``_flight``), as many bytes as the pipe holds.
+    What was written lies in the pipe until somebody reads it, and stays there while we hold the write end
+    open. When the last reader goes away (``pause``), the bytes that it left tell to the byte what it
+    consumed. If it stopped between two frames, everything stays as it is, and the next reader goes on there:
+    a shell that opens and closes the FIFO for each line (``while :; do read x < fifo; done``) misses nothing.
+    If it stopped inside a frame, or the pipe is to be closed (``detach``), the pipe is emptied, and every
+    frame that was not consumed *whole* is put in front of ``_held`` again.
+    For this the frames that may still lie in the pipe are remembered (``_flight``), as many bytes as the pipe
+    holds.
 
     ::
 
         channel -> pull -> _held -> push -> pipe -> reader
-                             ^---- detach ----'      (unread frames, in order)
+                             ^- pause, detach -'     (unread frames, in order)
 
 What is promised
     At least once at this edge: a frame of which the reader took only a part is sent again whole to the next
@@ -53,14 +55,15 @@ from typing import Final
 from towpath.bindings import WhenAbsent
 from towpath.errors import BindingFailed
 from towpath.framing import FramingOptions, encoder
-from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes, take_unread
+from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes, take_unread, unread_bytes
 from towpath_broker.gateways.bridge.ports import Carrier
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error
 
 HELD_BYTES_MAX: Final = 1 << 20
-"""How much waits here for the reader, before ``when_absent`` or back-pressure decides."""
+"""How much waits here for the reader, before ``when_absent`` or back-pressure decides; two frames, if that is
+more."""
 RECEIVE_COUNT_MAX: Final = 4096
 RECEIVE_BYTES_MAX: Final = 1 << 18
 """One batch from the channel."""
@@ -118,7 +121,8 @@ class Outflow:
         carrier: the channel.
         tally: the binding's account.
         when_absent: what to do while no descriptor is attached and ``HELD_BYTES_MAX`` is reached.
-        on_gone: called when a write found no reader, after detaching.
+        look: finds out whether there is a reader, and attaches or pauses. Called when a write found none,
+            and before anything is dropped, since a reader may have come a moment ago.
     """
 
     def __init__(
@@ -128,15 +132,17 @@ class Outflow:
         tally: Tally,
         *,
         when_absent: WhenAbsent,
-        on_gone: Callable[[], None],
+        look: Callable[[], None],
     ) -> None:
         self._encoder = encoder(framing)
+        self._held_bytes_max = max(HELD_BYTES_MAX, 2 * framing.frame_bytes_max)
         self._carrier = carrier
         self._tally = tally
         self._when_absent = when_absent
-        self._on_gone = on_gone
+        self._look = look
         self._told_refused = 0
         self._descriptor: int | None = None
+        self._is_read = False
         self._held: deque[_Batch] = deque()
         self._held_cost_bytes = 0
         self._flight: deque[_Batch] = deque()
@@ -148,9 +154,9 @@ class Outflow:
         self._update()
 
     @property
-    def is_attached(self) -> bool:
-        """Whether there is a descriptor to write to."""
-        return self._descriptor is not None
+    def is_read(self) -> bool:
+        """Whether somebody reads, as far as is known."""
+        return self._is_read
 
     async def run(self, *stops: Stop) -> None:
         """Carry until one of the stops is set; then write what is held, as long as somebody reads it.
@@ -174,6 +180,7 @@ class Outflow:
             if self._descriptor is not None and not has_reader(self._descriptor):
                 self.detach()
             self._descriptor = None
+            self._is_read = False
             self._abandon()
         raise_first_error(pulling, pushing)
 
@@ -203,18 +210,35 @@ class Outflow:
             else:
                 self._held.append(batch)
                 self._held_cost_bytes += batch.cost_bytes
+        if not self._is_read and self._held_cost_bytes > self._held_bytes_max:
+            self._look()
         self._update()
 
     # -- the descriptor's side -------------------------------------------------------------------------------
 
     def attach(self, descriptor: int) -> None:
-        """Write to this descriptor (non-blocking, the write end of a pipe) from now on."""
-        assert self._descriptor is None
+        """Write to this descriptor (non-blocking, the write end of a pipe): somebody reads it."""
+        assert self._descriptor in (None, descriptor)
         self._descriptor = descriptor
+        self._is_read = True
         self._update()
 
+    def pause(self) -> None:
+        """Stop writing until the next ``attach``: nobody reads. Has no effect when somebody does, or none is
+        attached."""
+        if self._descriptor is None or not self._is_read:
+            return
+        left_bytes = unread_bytes(self._descriptor)
+        if has_reader(self._descriptor):
+            return  # one came, and may be reading: what lies in the pipe is for it
+        if not self._is_between_frames(left_bytes):
+            self._take_back(take_unread(self._descriptor))
+        self._is_read = False
+        self._wake_push()
+
     def detach(self) -> None:
-        """Stop writing, and take back what nobody has read. The descriptor is open still, and has no reader.
+        """Stop writing for good, and take back what nobody has read. The descriptor is open still, and has no
+        reader.
 
         Nothing happens when none is attached.
         """
@@ -222,6 +246,16 @@ class Outflow:
             return
         self._take_back(take_unread(self._descriptor))
         self._descriptor = None
+        self._is_read = False
+        self._wake_push()
+
+    def settle(self, left_bytes: int) -> None:
+        """After the end of ``run``: say how many of the last bytes nobody will read. Their messages count as
+        refused."""
+        self._take_back(left_bytes)
+        self._abandon()
+
+    def _wake_push(self) -> None:
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._update()
@@ -236,8 +270,8 @@ class Outflow:
             except BlockingIOError:
                 await self._wait_writable(self._descriptor)
             except BrokenPipeError:
-                self.detach()
-                self._on_gone()
+                self.pause()
+                self._look()
             else:
                 self._account(batch, written)
                 await asyncio.sleep(0)
@@ -247,7 +281,7 @@ class Outflow:
     def _abandon(self) -> None:
         count = sum(len(batch.ends) for batch in self._held)
         if count:
-            self._tally.refuse(count, BindingFailed(f"{count} messages were still held at the stop"))
+            self._tally.refuse(count, BindingFailed(f"{count} messages had not been read at the stop"))
         self._held.clear()
         self._held_cost_bytes = 0
         self._update()
@@ -275,23 +309,33 @@ class Outflow:
             self._flight_bytes -= len(self._flight.popleft().data)
         self._update()
 
-    def _take_back(self, unread_bytes: int) -> None:
-        """Put in front of what is held every frame of which some of the newest ``unread_bytes`` are a
+    def _is_between_frames(self, left_bytes: int) -> bool:
+        """Whether a reader that left so many of the newest bytes stopped at the end of a frame."""
+        started = [self._held[0]] if self._held and self._held[0].written else []
+        for batch in (*started, *reversed(self._flight)):
+            if left_bytes <= batch.written:
+                consumed_bytes = batch.written - left_bytes
+                return consumed_bytes == 0 or consumed_bytes in batch.ends
+            left_bytes -= batch.written
+        return True  # there are bytes of another program's before ours
+
+    def _take_back(self, left_bytes: int) -> None:
+        """Put in front of what is held every frame of which some of the newest ``left_bytes`` are a
         part."""
         rest: _Batch | None
         if self._held and self._held[0].written:
             batch = self._held.popleft()
             self._held_cost_bytes -= batch.cost_bytes
-            rest = batch.rest(max(batch.written - unread_bytes, 0))
+            rest = batch.rest(max(batch.written - left_bytes, 0))
             assert rest is not None  # it was not written whole
             self._put_back(rest)
-            unread_bytes -= batch.written
-        while unread_bytes > 0 and self._flight:
+            left_bytes -= batch.written
+        while left_bytes > 0 and self._flight:
             batch = self._flight.pop()
-            rest = batch.rest(max(len(batch.data) - unread_bytes, 0))
+            rest = batch.rest(max(len(batch.data) - left_bytes, 0))
             if rest is not None:
                 self._put_back(rest)
-            unread_bytes -= len(batch.data)
+            left_bytes -= len(batch.data)
         self._flight.clear()
         self._flight_bytes = 0
 
@@ -301,10 +345,10 @@ class Outflow:
 
     def _update(self) -> None:
         """Bring the events into line with what is held and attached; drop what is too much."""
-        is_dropping = self._descriptor is None and self._when_absent is WhenAbsent.DROP
+        is_dropping = not self._is_read and self._when_absent is WhenAbsent.DROP
         dropped = 0
         # The newest batch stays, however large: the bound is HELD_BYTES_MAX and one batch.
-        while is_dropping and self._held_cost_bytes > HELD_BYTES_MAX and len(self._held) > 1:
+        while is_dropping and self._held_cost_bytes > self._held_bytes_max and len(self._held) > 1:
             batch = self._held.popleft()
             self._held_cost_bytes -= batch.cost_bytes
             dropped += len(batch.ends)
@@ -316,8 +360,8 @@ class Outflow:
                     hint="when_absent=block makes publishers wait instead",
                 ),
             )
-        _put(self._has_room, is_dropping or self._held_cost_bytes < HELD_BYTES_MAX)
-        has_work = self._descriptor is not None and bool(self._held)
+        _put(self._has_room, is_dropping or self._held_cost_bytes < self._held_bytes_max)
+        has_work = self._is_read and bool(self._held)
         _put(self._has_work, has_work)
         _put(self._is_idle, not has_work)
 

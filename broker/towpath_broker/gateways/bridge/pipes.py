@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import os
 import select
+import sys
+import termios
 from typing import Final
 
 PIPE_IN_BYTES: Final = 1 << 20
@@ -36,6 +38,11 @@ def has_reader(write_end: int) -> bool:
     poll = select.poll()
     poll.register(write_end, 0)
     return not poll.poll(0)
+
+
+def unread_bytes(descriptor: int) -> int:
+    """How much lies in the pipe."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def take_unread(write_end: int) -> int:

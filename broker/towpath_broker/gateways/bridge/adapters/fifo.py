@@ -146,19 +146,22 @@ class FifoAdapter:
             """See who is there; called whenever that may have changed."""
             if not place.is_there():
                 ending.set()
-            elif not has_reader(write_end):
-                outflow.detach()
-                self._tally.set_state("waiting", "nobody reads")
-            elif not outflow.is_attached:
+                return
+            if not has_reader(write_end):
+                outflow.pause()
+            elif not outflow.is_read:
                 outflow.attach(write_end)
+            if outflow.is_read:
                 self._tally.set_state("running")
+            else:
+                self._tally.set_state("waiting", "nobody reads")
 
         outflow = Outflow(
             self._options.framing,
             self._carrier,
             self._tally,
             when_absent=self._options.when_absent,
-            on_gone=look,
+            look=look,
         )
         watch = self._watcher.watch(place.link, _GONE | IN_OPEN | IN_CLOSE, look)
         try:

@@ -23,8 +23,10 @@ What users should know
     it: SIGTERM, and SIGKILL after ``stop_timeout_ms``.
     *An unfinished last line* is a line: the command has ended, nobody will complete it. A netstring that is
     malformed ends the run, which then counts as failed.
-    *To stop*: what is held goes to its standard input, that is closed, and SIGTERM is sent to the group; what
-    it writes then is carried still; SIGKILL comes after ``stop_timeout_ms``.
+    *To stop*: a command that only writes gets SIGTERM, its group too, and SIGKILL after ``stop_timeout_ms``.
+    One that reads first gets what is held, then the end of its input, and SIGTERM and SIGKILL only if it has
+    not ended after half of that time each. What it writes until then is carried; what it did not read counts
+    as refused.
     *Buffering*: many programs write in blocks of 4096 bytes and more when they write to a pipe. ``stdbuf
     -oL`` helps.
 """
@@ -85,8 +87,8 @@ class PipeAdapter:
                 carrier,
                 tally,
                 when_absent=WhenAbsent.DROP,
-                # The command has closed its standard input. It may have reasons; its next run reads again.
-                on_gone=lambda: None,
+                # Nothing to find out: a command that has closed its standard input does not open it again.
+                look=lambda: None,
             )
 
     async def run(self, stop: Stop) -> None:
@@ -180,20 +182,28 @@ class PipeAdapter:
         command = run.command
         timeout_s = self._options.stop_timeout_ms / 1000
         if not await command.wait_exited(run.ending):
-            if self._outflow is not None:
-                if stop.is_set:
-                    await _wait_at_most(timeout_s, self._is_fed.wait())
-                self._outflow.detach()
-            command.close_stdin()
-            command.signal_group(signal.SIGTERM)
-            if not await _wait_at_most(timeout_s, command.wait_exited(Stop())):
-                log("bridge.command_killed", level="warning", channel=self._channel, pid=command.pid)
-                command.signal_group(signal.SIGKILL)
-                await command.wait_exited(Stop())
+            await self._bring_about_end(command, stop, timeout_s if self._outflow is None else timeout_s / 2)
+        if self._outflow is not None and stop.is_set:
+            self._outflow.settle(command.unread_input_bytes())
         command.signal_group(signal.SIGTERM)
         if not await _wait_at_most(timeout_s, run.is_drained.wait()):
             command.signal_group(signal.SIGKILL)
         run.is_quiet.set()
+
+    async def _bring_about_end(self, command: Command, stop: Stop, patience_s: float) -> None:
+        """End the command: by the end of its input if it has one, by SIGTERM, by SIGKILL."""
+        if self._outflow is not None:
+            if stop.is_set:
+                await _wait_at_most(patience_s, self._is_fed.wait())
+            self._outflow.detach()
+            command.close_stdin()
+            if await _wait_at_most(patience_s, command.wait_exited(Stop())):
+                return
+        command.signal_group(signal.SIGTERM)
+        if not await _wait_at_most(patience_s, command.wait_exited(Stop())):
+            log("bridge.command_killed", level="warning", channel=self._channel, pid=command.pid)
+            command.signal_group(signal.SIGKILL)
+            await command.wait_exited(Stop())
 
 
 class _Run:

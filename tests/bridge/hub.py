@@ -1,0 +1,139 @@
+"""A daemon in memory, as far as the bridge sees one: a registry that is watched, topics that are published
+and read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from towpath.errors import ChannelNotFound, TowpathError
+from towpath.model import BindingInfo, BindingReport, Direction, WatchEvent
+
+
+@dataclass(frozen=True)
+class HubMessage:
+    payload: bytes
+
+
+class HubPublisher:
+    """One source."""
+
+    message_bytes_max = 1 << 20
+
+    def __init__(self, hub: Hub, channel: str, origin: str) -> None:
+        self._hub = hub
+        self._channel = channel
+        self.origin = origin
+        hub.open_ends += 1
+
+    async def publish_many(self, payloads: Sequence[bytes], /) -> None:
+        self._hub.publish(self._channel, payloads, self.origin)
+
+    async def close(self) -> None:
+        self._hub.open_ends -= 1
+        self._hub.changed.set()
+
+
+class HubSubscription:
+    """One reader."""
+
+    def __init__(self, hub: Hub, channel: str, exclude_origin: str) -> None:
+        self._hub = hub
+        self.channel = channel
+        self.exclude_origin = exclude_origin
+        self.waiting: deque[bytes] = deque()
+        self.arrived = asyncio.Event()
+        self.error: TowpathError | None = None
+        hub.open_ends += 1
+
+    async def receive_many(
+        self, count_max: int, *, bytes_max: int, timeout: float | None = None
+    ) -> list[HubMessage]:
+        while not self.waiting:
+            if self.error is not None:
+                raise self.error
+            self.arrived.clear()
+            await self.arrived.wait()
+        return [HubMessage(self.waiting.popleft()) for _ in range(min(count_max, len(self.waiting)))]
+
+    async def close(self) -> None:
+        self._hub.open_ends -= 1
+        self._hub.changed.set()
+        self._hub.subscriptions.remove(self)
+
+
+class Hub:
+    """The daemon.
+
+    Attributes:
+        reports: the newest of each binding.
+        published: what came from bindings, by channel.
+        open_ends: publishers and subscriptions that are not closed.
+    """
+
+    def __init__(self) -> None:
+        self.bindings: dict[int, BindingInfo] = {}
+        self.channels = {"test"}
+        self.reports: dict[int, BindingReport] = {}
+        self.published: dict[str, list[bytes]] = {"test": []}
+        self.subscriptions: list[HubSubscription] = []
+        self.open_ends = 0
+        self.changed = asyncio.Event()
+        self._events: asyncio.Queue[WatchEvent] = asyncio.Queue()
+        self._events.put_nowait(WatchEvent("current", 0))
+
+    # -- for tests --
+
+    def bind(
+        self, binding: int, url: str, direction: Direction, options: Mapping[str, str] | None = None
+    ) -> None:
+        info = BindingInfo(binding, "test", url, direction, options or {}, "uid:0", BindingReport())
+        self.bindings[binding] = info
+        self._events.put_nowait(WatchEvent("binding_created", 0, binding=info))
+
+    def unbind(self, binding: int) -> None:
+        info = self.bindings.pop(binding)
+        self._events.put_nowait(WatchEvent("binding_deleted", 0, binding=info))
+
+    def reconnect(self, without: int | None = None) -> None:
+        """The connection broke and came again; a binding may have been deleted meanwhile."""
+        if without is not None:
+            del self.bindings[without]
+        self.reports.clear()
+        self._events.put_nowait(WatchEvent("reset", 0))
+        for info in self.bindings.values():
+            self._events.put_nowait(WatchEvent("binding_created", 0, binding=info))
+        self._events.put_nowait(WatchEvent("current", 0))
+
+    def publish(self, channel: str, payloads: Sequence[bytes], origin: str = "") -> None:
+        if origin:
+            self.published[channel].extend(payloads)
+        for subscription in self.subscriptions:
+            if subscription.channel == channel and (not origin or subscription.exclude_origin != origin):
+                subscription.waiting.extend(payloads)
+                subscription.arrived.set()
+        self.changed.set()
+
+    # -- for the bridge --
+
+    async def watch(self) -> AsyncIterator[WatchEvent]:
+        while True:
+            yield await self._events.get()
+
+    async def publisher(self, channel: str, /, *, origin: str = "") -> HubPublisher:
+        if channel not in self.channels:
+            raise ChannelNotFound(f"no channel {channel}")
+        return HubPublisher(self, channel, origin)
+
+    async def subscribe(self, channel: str, /, *, exclude_origin: str = "") -> HubSubscription:
+        if channel not in self.channels:
+            raise ChannelNotFound(f"no channel {channel}")
+        subscription = HubSubscription(self, channel, exclude_origin)
+        self.subscriptions.append(subscription)
+        return subscription
+
+    async def report_bindings(self, reports: Mapping[int, BindingReport], /) -> None:
+        self.reports.update(reports)
+        self.changed.set()
