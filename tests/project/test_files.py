@@ -19,7 +19,11 @@ REGISTRIES = [
     "crates" + ".io",
 ]
 PATHS = ["/work" + "/main", "/work" + "/shared", "/tmp" + "/spec", "/opt" + "/pypi", "/root" + "/"]
-FORBIDDEN = re.compile("|".join(re.escape(text) for text in REGISTRIES + PATHS), re.IGNORECASE)
+# A path counts where it begins, so not in "$directory/root/x".
+FORBIDDEN = re.compile(
+    "|".join([*map(re.escape, REGISTRIES), *(rf"(?<![\w}}$]){re.escape(path)}" for path in PATHS)]),
+    re.IGNORECASE,
+)
 
 
 def test_no_registry_and_no_path_of_one_machine() -> None:
