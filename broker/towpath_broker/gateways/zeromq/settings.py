@@ -63,7 +63,7 @@ class ZeroMQSettings:
     )
     sub_lossy_ms: int = setting(
         10_000,
-        "the n-th time in vain within so long of the last, it holds it up an n-th as long",
+        "how long, after a stall in vain, full subscribers are waited for less",
         minimum=0,
         maximum=3_600_000,
     )

@@ -20,9 +20,11 @@ A subscriber that does not read
     read half of its queue. (Tried with libzmq 4.3.5: after one such send 20,000 more went to the other
     subscriber without one EAGAIN.) So one that has stopped costs the others ``sub_stall_ms`` once.
 
-    One that is merely slow comes back and fills up again. Therefore stalls in vain that follow each other
-    within ``sub_lossy_ms`` become shorter: the n-th takes an n-th of ``sub_stall_ms``. No wait at all
-    would be wrong: a subscriber that keeps up is full for moments too, and would lose with the slow one.
+    One that is merely slow comes back and fills up again. Therefore, for ``sub_lossy_ms`` after a stall
+    in vain, a full subscriber is waited for only ``_PATIENCE`` times as long as those that kept up needed
+    lately (at least a fifth of ``sub_stall_ms``, at most all of it). No wait at all, or a very short one,
+    would be wrong: on a busy machine a subscriber that keeps up is full for moments too, and would lose
+    with the slow one.
 
     ``sub_overruns`` counts how often a subscriber began to lose. How many it then lost libzmq does not
     tell; the subscriber sees it exactly, as a gap in seq.
@@ -61,6 +63,7 @@ _BATCH_BYTES: Final = 1 << 20
 _EVENTS_PER_TURN: Final = 1_000
 _OPENING_AT_ONCE: Final = 64
 _READY_WAITING_MAX: Final = 1_024
+_PATIENCE: Final = 4
 _AGAIN_FIRST_S: Final = 0.1
 _AGAIN_LAST_S: Final = 5.0
 
@@ -104,7 +107,7 @@ class Subscribers:
         self._ready_waiting = 0
         self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
         self._lossy_until_s = 0.0
-        self._stalls_in_vain = 0
+        self._usual_stall_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._endpoint = Endpoint(
             zmq_context, zmq.XPUB, self._on_readable, heartbeat_ms=gateway.settings.heartbeat_ms
@@ -290,16 +293,17 @@ class Subscribers:
 
         if attempt():
             return
-        if self._loop.time() >= self._lossy_until_s:
-            self._stalls_in_vain = 0
-        if await self._endpoint.retry(
-            attempt, self._settings.sub_stall_ms / 1e3 / (self._stalls_in_vain + 1)
-        ):
+        began_s = self._loop.time()
+        limit_s = stall_s = self._settings.sub_stall_ms / 1e3
+        is_lossy = began_s < self._lossy_until_s
+        if is_lossy:
+            limit_s = min(stall_s, max(stall_s / 5, _PATIENCE * self._usual_stall_s))
+        if await self._endpoint.retry(attempt, limit_s):
+            self._usual_stall_s = max(self._loop.time() - began_s, 0.9 * self._usual_stall_s)
             return
-        if self._stalls_in_vain == 0:
+        if not is_lossy:
             log("zeromq.slow_subscriber", level="warning", channel=name.decode(), endpoint="sub")
-        self._stalls_in_vain += 1
-        self._lossy_until_s = self._loop.time() + self._settings.sub_lossy_ms / 1e3
+            self._lossy_until_s = self._loop.time() + self._settings.sub_lossy_ms / 1e3
         self._gateway.count("sub_overruns")
         self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         try:
