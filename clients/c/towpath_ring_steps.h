@@ -5,7 +5,9 @@
  * All stores to shared memory go through TPR_STORE and TPR_COPY, and each has a step of its own in
  * TOWPATH_RING_STEPS. A test defines TOWPATH_RING_ON_STEP(step, phase) and so can kill the process around
  * each of them, or keep the memory unwritable between them (which proves that no store goes past the
- * macros). Without that definition the macros are the bare store.
+ * macros). TOWPATH_RING_STORE and TOWPATH_RING_ON_FENCE let a test hold each store back until the next fence, as a
+ * store buffer may: a missing fence is then a hang, every time. Without these definitions the macros are the
+ * bare store.
  */
 #ifndef TOWPATH_RING_STEPS_H
 #define TOWPATH_RING_STEPS_H
@@ -42,11 +44,18 @@ enum tpr_step { TOWPATH_RING_STEPS(TPR_STEP_NAME_) TPR_STEP_COUNT };
 
 enum tpr_phase { TPR_BEFORE, TPR_MIDDLE, TPR_AFTER }; /* MIDDLE: half of a copy is done */
 
+#ifndef TOWPATH_RING_STORE
+#define TOWPATH_RING_STORE(target, value, order) __atomic_store_n((target), (value), (order))
+#endif
+#ifndef TOWPATH_RING_ON_FENCE
+#define TOWPATH_RING_ON_FENCE() ((void)0)
+#endif
+
 #ifdef TOWPATH_RING_ON_STEP
 #define TPR_STORE(step, target, value, order)                                                                 \
     do {                                                                                                      \
         TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_BEFORE);                                                    \
-        __atomic_store_n((target), (value), (order));                                                         \
+        TOWPATH_RING_STORE((target), (value), (order));                                                       \
         TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_AFTER);                                                     \
     } while (0)
 #define TPR_COPY(step, target, origin, bytes)                                                                 \
@@ -59,7 +68,7 @@ enum tpr_phase { TPR_BEFORE, TPR_MIDDLE, TPR_AFTER }; /* MIDDLE: half of a copy 
         TOWPATH_RING_ON_STEP(TPR_STEP_##step, TPR_AFTER);                                                     \
     } while (0)
 #else
-#define TPR_STORE(step, target, value, order) __atomic_store_n((target), (value), (order))
+#define TPR_STORE(step, target, value, order) TOWPATH_RING_STORE((target), (value), (order))
 #define TPR_COPY(step, target, origin, bytes) memcpy((target), (origin), (bytes))
 #endif
 
@@ -68,6 +77,7 @@ enum tpr_phase { TPR_BEFORE, TPR_MIDDLE, TPR_AFTER }; /* MIDDLE: half of a copy 
  * (and the compiler refuses them under it), so there the bare instruction stands in: nothing but these
  * store/load pairs needs a fence, all data is ordered by release and acquire, which TSan does know. */
 static inline void tpr_fence_(void) {
+    TOWPATH_RING_ON_FENCE();
 #if defined(__SANITIZE_THREAD__)
 #define TPR_UNDER_TSAN 1
 #elif defined(__has_feature)

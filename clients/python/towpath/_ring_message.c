@@ -62,10 +62,13 @@ static void message_dealloc(MessageObject *self) {
 
 static PyObject *message_make(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs) {
     static char *names[] = {"payload", "seq", "source", "time_ns", "channel", "headers_raw", NULL};
-    PyObject *payload, *seq, *source, *time_ns, *channel, *headers_raw = NULL;
+    PyObject *payload, *seq = NULL, *source = NULL, *time_ns = NULL, *channel = NULL, *headers_raw = NULL;
     uint64_t number[3];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S$OOOUS:Message", names, &payload, &seq, &source, &time_ns,
-                                     &channel, &headers_raw)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S|$OOOUS:Message", names, &payload, &seq, &source, &time_ns,
+                                     &channel, &headers_raw))
+        return NULL;
+    if (!seq || !source || !time_ns || !channel) { /* the parser knows no required keywords */
+        PyErr_SetString(PyExc_TypeError, "Message() needs seq, source, time_ns and channel");
         return NULL;
     }
     if (tp_uint64(seq, "seq", &number[0]) < 0 || tp_uint64(source, "source", &number[1]) < 0 ||

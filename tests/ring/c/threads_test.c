@@ -1,0 +1,148 @@
+/* Writers and readers as threads of one process, on one mapping of each page, so that ThreadSanitizer sees both sides
+ * of every access: a read of a record must be ordered after its writing, and before its overwriting, by the tail and
+ * the cursor alone. Runs without the sanitizer too, as a stress test of sleeping and waking.
+ */
+#include "towpath_ring_layout.h"
+
+#include <pthread.h>
+#include <sys/types.h>
+
+static void *shared_map(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
+static int shared_unmap(void *page, size_t bytes);
+#define TOWPATH_RING_MMAP shared_map
+#define TOWPATH_RING_MUNMAP shared_unmap
+#include "testing.h"
+
+#define MAPPINGS_MAX 16
+static struct {
+    ino_t inode;
+    void *page;
+    int users;
+} mapping[MAPPINGS_MAX];
+static pthread_mutex_t mapping_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *shared_map(void *address, size_t bytes, int protection, int flags, int fd, off_t offset) {
+    struct stat status;
+    void *page = NULL;
+    CHECK(fstat(fd, &status) == 0);
+    pthread_mutex_lock(&mapping_lock);
+    for (int i = 0; i < MAPPINGS_MAX && !page; i++) {
+        if (mapping[i].users && mapping[i].inode == status.st_ino) {
+            mapping[i].users++;
+            page = mapping[i].page;
+        }
+    }
+    for (int i = 0; i < MAPPINGS_MAX && !page; i++) {
+        if (!mapping[i].users) {
+            CHECK(protection & PROT_WRITE); /* whoever makes it maps it first */
+            mapping[i].inode = status.st_ino;
+            mapping[i].users = 1;
+            page = mapping[i].page = mmap(address, bytes, protection, flags, fd, offset);
+        }
+    }
+    pthread_mutex_unlock(&mapping_lock);
+    CHECK(page);
+    return page;
+}
+
+static int shared_unmap(void *page, size_t bytes) {
+    pthread_mutex_lock(&mapping_lock);
+    for (int i = 0; i < MAPPINGS_MAX; i++)
+        if (mapping[i].users && mapping[i].page == page && --mapping[i].users == 0)
+            munmap(page, bytes);
+    pthread_mutex_unlock(&mapping_lock);
+    return 0;
+}
+
+#define WRITERS 2
+#define READERS 2
+#define MOST 700
+
+struct party {
+    struct tpr_writer writer;
+    struct tpr_reader reader;
+    uint64_t messages;
+};
+
+static void *write_all(void *argument) {
+    struct party *party = (struct party *)argument;
+    struct tpr_writer *writer = &party->writer;
+    while (writer->last_seq < party->messages) {
+        int code = pattern_put(writer, MOST);
+        if (code == TPR_OK) {
+            if (writer->last_seq % 5 == 0)
+                tpr_writer_flush(writer);
+            continue;
+        }
+        CHECK(code == TPR_FULL);
+        CHECK(tpr_writer_wait_room(writer, MOST, within_limit()) == TPR_OK);
+    }
+    tpr_writer_close(writer);
+    return NULL;
+}
+
+static void *read_all(void *argument) {
+    struct party *party = (struct party *)argument;
+    struct tpr_reader *reader = &party->reader;
+    uint64_t received = 0;
+    struct tpr_view view;
+    for (;;) {
+        CHECK(tpr_reader_begin(reader) == TPR_OK);
+        for (int i = 0; i < 20 && tpr_reader_peek(reader, &view); i++) {
+            pattern_check_view(&view, MOST);
+            tpr_reader_consume(reader, &view);
+            received++;
+        }
+        tpr_reader_end(reader);
+        int live = 0;
+        for (uint32_t i = 0; i < reader->count; i++) {
+            CHECK(reader->source[i]->state != TPR_SOURCE_VIOLATED);
+            live += reader->source[i]->state != TPR_SOURCE_DRAINED;
+        }
+        if (!live)
+            break;
+        int code = tpr_reader_wait(reader, within_limit());
+        CHECK(code == TPR_OK || code == TPR_NOTIFIED);
+    }
+    CHECK(received == WRITERS * party->messages);
+    tpr_reader_close(reader);
+    return NULL;
+}
+
+static void run(uint64_t capacity, uint64_t messages, int with_spin) {
+    static struct party party[WRITERS + READERS];
+    pthread_t thread[WRITERS + READERS];
+    struct party *writers = party, *readers = party + WRITERS;
+    for (uint64_t w = 0; w < WRITERS; w++)
+        CHECK(tpr_writer_open(&writers[w].writer, 100 + w, capacity) == TPR_OK);
+    for (uint64_t r = 0; r < READERS; r++) {
+        CHECK(tpr_reader_open(&readers[r].reader, 200 + r, WRITERS) == TPR_OK);
+        int control = tpr_reader_share(&readers[r].reader);
+        for (uint32_t w = 0; w < WRITERS; w++) {
+            int ring = tpr_writer_share(&writers[w].writer);
+            CHECK(tpr_writer_attach(&writers[w].writer, 200 + r, control, w, -1, 1) == TPR_OK);
+            CHECK(tpr_reader_add(&readers[r].reader, ring, w, 100 + w, 1, NULL) == TPR_OK);
+            close(ring);
+        }
+        close(control);
+    }
+    for (int i = 0; i < WRITERS + READERS; i++) {
+        party[i].messages = messages;
+        if (!with_spin) {
+            no_spin(&party[i].writer.spin);
+            no_spin(&party[i].reader.spin);
+        }
+        CHECK(pthread_create(&thread[i], NULL, i < WRITERS ? write_all : read_all, &party[i]) == 0);
+    }
+    for (int i = 0; i < WRITERS + READERS; i++)
+        CHECK(pthread_join(thread[i], NULL) == 0);
+}
+
+int main(void) {
+    begin_test();
+    run(4096, 5000, 1);
+    run(4096, 5000, 0);
+    run(65536, 20000, 0);
+    puts("ok");
+    return 0;
+}

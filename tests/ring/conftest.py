@@ -1,0 +1,55 @@
+"""Building and running the C tests of the ring.
+
+Each program of tests/ring/c is compiled once per build that a test asks for, and run as a
+process with bounded time. Nothing of Python is in them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+HEADERS = HERE.parents[1] / "clients" / "c"
+FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+LIMIT_S = 90  # the programs end themselves after 60
+
+
+def compile_program(source: Path, program: Path, *flags: str) -> None:
+    """Compile one C file to `program`; a warning is a failure."""
+    command = ["gcc", *FLAGS, *flags, f"-I{HEADERS}", f"-I{HERE / 'c'}", str(source), "-o", str(program)]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    assert compiled.returncode == 0, f"{' '.join(command)}\n{compiled.stderr}"
+
+
+def run_program(program: Path, *arguments: str) -> str:
+    """Run a test program; it must exit with 0 and print nothing to stderr. Gives its stdout."""
+    ran = subprocess.run(
+        [str(program), *arguments], capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
+    assert ran.returncode == 0, f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    assert ran.stderr == ""
+    return ran.stdout
+
+
+@pytest.fixture(scope="session")
+def c_test(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Give a function that builds ``c/NAME.c`` with flags, runs it with arguments, returns its output."""
+    folder = tmp_path_factory.mktemp("ring")
+    built: dict[tuple[str, tuple[str, ...]], Path] = {}
+
+    def run(name: str, flags: tuple[str, ...] = (), *arguments: str) -> str:
+        program = built.get((name, flags))
+        if program is None:
+            program = folder / f"{name}-{len(built)}"
+            compile_program(HERE / "c" / f"{name}.c", program, *flags)
+            built[name, flags] = program
+        return run_program(program, *arguments)
+
+    return run

@@ -1,0 +1,88 @@
+"""The C tests of the ring, plain and under sanitizers; and that its headers are fit for others' programs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.ring.ring_sources import HEADERS, STEP_USE, steps_listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREAD = ("-fsanitize=thread",)
+NO_WAITV = ("-DTOWPATH_RING_NO_WAITV",)
+STORE_BUFFER = ("-DWITH_STORE_BUFFER",)
+
+
+@pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
+def test_one_process(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
+    assert c_test("unit_test", flags) == "ok\n"
+
+
+@pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
+def test_threads(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
+    assert c_test("threads_test", flags) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(), ADDRESS, NO_WAITV, STORE_BUFFER, ("-O2",)],
+    ids=["plain", "address", "no_waitv", "store_buffer", "optimized"],
+)
+def test_processes(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
+    assert c_test("process_test", flags) == "ok\n"
+
+
+def test_kill_at_every_step(c_test: Callable[..., str]) -> None:
+    """SIGKILL around every store; the program itself fails when a step is never reached."""
+    lines = c_test("kill_test").splitlines()
+    assert lines[:-2] == steps_listed()
+    assert lines[-1] == "ok"
+
+
+def test_no_store_goes_past_the_steps(c_test: Callable[..., str]) -> None:
+    """With every page unwritable but during a step, a store that has none is a SIGSEGV."""
+    assert c_test("kill_test", (), "guard") == "ok\n"
+
+
+def test_every_step_has_a_store() -> None:
+    text = "".join(path.read_text() for path in HEADERS)
+    assert sorted(set(STEP_USE.findall(text)) - {"step"}) == sorted(steps_listed())
+
+
+def test_every_store_has_a_step() -> None:
+    """No atomic store or read-modify-write but through the macros, and on private words, which say so."""
+    for path in HEADERS:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if re.search(r"__atomic_(store|exchange|fetch|add|sub|and|or|compare|clear|test)", line):
+                is_macro = path.name == "towpath_ring_steps.h" and "#define TOWPATH_RING_STORE" in line
+                assert is_macro or "/* private */" in line, f"{path.name}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["gcc", "-std=c11", "-Wpedantic", "-Wshadow", "-Wconversion"],
+        ["gcc", "-std=gnu17", "-O3"],
+        ["g++", "-std=c++17"],
+    ],
+    ids=["c11", "gnu17", "c++17"],
+)
+@pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.name)
+def test_headers_stand_alone(command: list[str], header: object) -> None:
+    """Each header compiles as the only include, without a warning."""
+    language = "c++" if command[0] == "g++" else "c"
+    checked = subprocess.run(
+        [*command, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", language, "-"],
+        input=f'#include "{header}"\n',
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert checked.returncode == 0, checked.stderr
