@@ -60,7 +60,7 @@ def test_a_killed_publisher_leaves_what_it_published(daemon: DaemonHandle, name:
             assert publisher.stdout.readline() == "published\n"
             publisher.kill()
             publisher.communicate()
-            seqs = []
+            seqs: list[int] = []
             while len(seqs) < 1000:
                 seqs += [message.seq for message in subscription.receive_many(timeout=DEADLINE_S)]
             assert seqs == list(range(1, 1001))
