@@ -14,6 +14,11 @@ from towpath.v1.frame_pb2 import Frame
 DEADLINE_S = 20.0
 
 
+def last_frame(data: bytes) -> Frame:
+    """The last of the frames that came one after the other."""
+    return wire.FrameDecoder(wire.RESPONSE_BYTES_MAX).feed(data)[-1][0]
+
+
 class RawClient:
     """One connection to a daemon's socket."""
 

@@ -70,6 +70,8 @@ class AsyncClient(AsyncRegistry):
         self._asleep: dict[ReaderState, asyncio.Event] = {}
         self._ready = asyncio.Event()
         self._failed: TowpathError | None = None
+        self._was_welcome = False
+        self._pause_s = RECONNECT_FIRST_S
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -247,6 +249,8 @@ class AsyncClient(AsyncRegistry):
         self._protocol.receive(frame, descriptors, time.monotonic_ns())
         self._flush()
         if self._protocol.is_ready and not self._ready.is_set():
+            self._was_welcome = True
+            self._pause_s = RECONNECT_FIRST_S
             self._ready.set()
             self._schedule_expiry()
 
@@ -268,21 +272,22 @@ class AsyncClient(AsyncRegistry):
         self._transport = None
         self._ready.clear()
         self._protocol.connection_lost(error)
-        if isinstance(error, VersionMismatch):
+        is_refusal = error is not None and not isinstance(error, ConnectionLost)
+        if isinstance(error, VersionMismatch) or (is_refusal and not self._was_welcome):
             self._failed = error
             self._ready.set()
             return
         self._reconnecting = self._loop.create_task(self._reconnect(), name="towpath-reconnect")
 
     async def _reconnect(self) -> None:
-        pause = RECONNECT_FIRST_S
         while not self._closed:
+            await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+            self._pause_s = min(self._pause_s * 2, RECONNECT_MAX_S)
             try:
                 self._open(addresses.open_socket(self._url))
                 return
             except Unavailable:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, RECONNECT_MAX_S)
+                continue
 
     # ---- waking and waiting ----
 

@@ -88,6 +88,8 @@ class Client(Registry):
         self._ready = threading.Condition(self._lock)
         self._sock: socket.socket | None = None
         self._failed: TowpathError | None = None
+        self._was_welcome = False
+        self._pause_s = RECONNECT_FIRST_S
         self._closed = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._open(addresses.open_socket(url))
@@ -233,10 +235,10 @@ class Client(Registry):
     def _wait_ready(self, deadline: int | None) -> None:
         """Wait, with the lock held, until there is a connection."""
         while not self._protocol.is_ready:
-            if self._closed:
-                raise ConnectionLost("the client is closed", hint="")
             if self._failed is not None:
                 raise self._failed
+            if self._closed:
+                raise ConnectionLost("the client is closed", hint="")
             left = remaining_ns(deadline)
             if left == 0 or not self._ready.wait(None if left == FOREVER else left / 1e9):
                 raise Unavailable("the daemon does not answer")
@@ -288,8 +290,11 @@ class Client(Registry):
             while not self._closed:
                 error = self._serve_connection()
                 with self._lock:
+                    if self._protocol.is_ready:
+                        self._pause_s = RECONNECT_FIRST_S
+                        self._was_welcome = True
                     self._drop_connection(error)
-                    if isinstance(error, VersionMismatch):
+                    if self._is_final(error):
                         self._failed = error
                         self._ready.notify_all()
                         break
@@ -337,17 +342,24 @@ class Client(Registry):
                     self._ready.notify_all()
             self._protocol.expire(now)
 
+    def _is_final(self, error: TowpathError | None) -> bool:
+        """Whether trying again is pointless, or not what the caller of ``connect`` wants."""
+        is_refusal = error is not None and not isinstance(error, ConnectionLost)
+        return isinstance(error, VersionMismatch) or (is_refusal and not self._was_welcome)
+
     def _reconnect(self) -> None:
-        pause = RECONNECT_FIRST_S
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
         while not self._closed:
+            poller.poll(self._pause_s * random.uniform(500, 1000))
+            self._pause_s = min(self._pause_s * 2, RECONNECT_MAX_S)
+            if self._closed:
+                return
             try:
                 self._open(addresses.open_socket(self._url))
                 return
             except Unavailable:
-                poller = select.poll()
-                poller.register(self._wake_read, select.POLLIN)
-                poller.poll(pause * random.uniform(500, 1000))
-                pause = min(pause * 2, RECONNECT_MAX_S)
+                continue
 
     def _abandon(self) -> None:
         """In a forked child: this client is the parent's."""
