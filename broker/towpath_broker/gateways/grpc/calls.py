@@ -30,9 +30,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ERROR_TRAILER: Final = "towpath-error-bin"
-# Clients refuse metadata above 8 KiB; both texts travel twice, and percent-encoding can triple one of them.
 ERROR_TEXT_BYTES_MAX: Final = 1_000
+"""Of message and hint each. Clients refuse metadata above 8 KiB, and the message travels twice."""
 TRACE_CHARS_MAX: Final = 900
+"""The end of a traceback is what tells, and a field of the log has at most 1,000 characters."""
 
 
 class Calls:
@@ -71,13 +72,14 @@ class Calls:
         try:
             return await self._until_done(work, *helpers)
         except TowpathError as error:
+            self._gateway.count("calls_refused")
             outcome = error
         except Exception as error:
             # The process's outermost boundary towards peers: one broken call must not end everybody's.
             trace = "".join(traceback.format_exception(error))[-TRACE_CHARS_MAX:]
             log("grpc.call_failed", level="error", error=type(error).__name__, traceback=trace)
+            self._gateway.count("calls_failed")
             outcome = InternalError("the gateway failed")
-        self._gateway.count("errors")
         await abort(context, outcome)
 
     async def _until_done(self, work: Coroutine[Any, Any, T], *helpers: Coroutine[Any, Any, None]) -> T:

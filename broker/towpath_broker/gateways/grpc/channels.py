@@ -8,7 +8,8 @@ Theory of operation
     Subscribe is a loop of ``receive_many`` and ``write``. gRPC takes a write only when the peer's
     flow-control window has room, so a peer that does not read stops the loop, the loop stops reading the
     rings, and the channel's overflow policy decides what happens to the publishers. Where the peer asked for
-    a window (credit), the loop also waits for credit.
+    a window (credit), the loop also waits for credit; such a peer learns that the channel is gone only when
+    it has given credit for all that came before.
 
     Deadlines: a publish waits at most until shortly before the call's deadline, so that the answer that says
     how much was published arrives before the deadline does.
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 CHANNELS_PER_STREAM_MAX: Final = 64
 """Channels that one PublishStream may name; more end it with LIMIT_EXCEEDED."""
-DEADLINE_MARGIN_S: Final = 0.05
+DEADLINE_MARGIN_S: Final = 0.25
 """A publish gives up this long before its deadline (or a tenth of what is left, if that is less)."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

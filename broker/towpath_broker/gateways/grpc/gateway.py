@@ -7,9 +7,8 @@ Theory of operation
     ``STOP_GRACE_S``; the shared sources are closed.
 
     The bounds are gRPC's own, set here: connections (``connections_max``), calls (``calls_max``,
-    ``calls_per_connection_max``), request size,
-    and how long a connection may be silent, half open, or idle. A peer that breaks HTTP/2 loses its
-    connection and nothing else happens.
+    ``calls_per_connection_max``), the size of requests, and how long a connection may be half open or leave a
+    ping unanswered. A peer that breaks HTTP/2 loses its connection and nothing else happens.
 
 Invariants
     The port is never shared with another process (``so_reuseport`` is off), so a second gateway fails instead
@@ -93,6 +92,8 @@ def make_server(settings: GrpcSettings) -> grpc.aio.Server:
         "grpc.max_send_message_length": -1,
         "grpc.keepalive_time_ms": settings.keepalive_ms,
         "grpc.keepalive_timeout_ms": settings.keepalive_timeout_ms,
+        # The one that counts: without it an unanswered ping is waited for a minute.
+        "grpc.http2.ping_timeout_ms": settings.keepalive_timeout_ms,
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.min_recv_ping_interval_without_data_ms": CLIENT_PING_INTERVAL_MS_MIN,
         "grpc.server_handshake_timeout_ms": HANDSHAKE_TIMEOUT_MS,

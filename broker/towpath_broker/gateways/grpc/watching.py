@@ -7,8 +7,8 @@ Theory of operation
     are those of when it was told of.
 
     A follower's queue is bounded. One that does not read ends with SLOW_CONSUMER; the others do not notice.
-    When the connection to the daemon breaks, every follower ends with CONNECTION_LOST, because
-    revisions count anew with it.
+    When the connection to the daemon breaks, every follower ends with CONNECTION_LOST, because revisions
+    count anew with the next.
 
 Invariants
     Without followers there is no watch and no state.
