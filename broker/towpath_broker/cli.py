@@ -102,12 +102,33 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check_config:
         settings = load()
         check_packages(settings)
+        check_registry(settings)
         print(
             f"{config or 'no file'}: fine; channels: {len(settings.channels)}, "
             f"bindings: {len(settings.bindings)}, gateways: {', '.join(settings.gateways)}"
         )
         return os.EX_OK
     return serve(load, os.environ)
+
+
+def check_registry(settings: Settings) -> None:
+    """Try the configured channels and bindings on a registry of its own, as a first start would.
+
+    Raises:
+        InvalidConfiguration: what the daemon would only warn of, because it runs all the same.
+    """
+    # Not at the top: the supervisor, which is in this process too, must not carry the core.
+    from .configuration import commands_for
+    from .core.commands import ChannelOptions
+    from .core.effects import Warn
+    from .core.machine import Machine
+
+    machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
+    machine.apply(machine.start_command(), 0)
+    for command in commands_for(settings, machine.durable_state()):
+        for effect in machine.apply(command, 0):
+            if isinstance(effect, Warn):
+                raise InvalidConfiguration(f"{settings.config_file}: {effect.message}", hint="")
 
 
 def _flags(arguments: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:

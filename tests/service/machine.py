@@ -7,15 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from tests.support.daemon import DEADLINE_S, wait_until
 
 HERE: Final = Path(__file__).parent
 DEPLOY: Final = HERE.parents[1] / "deploy"
 PATH: Final = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-DEADLINE_S: Final = 30.0
 
 # The unit as shipped, but for where this checkout's programs are, which may be below a home directory.
 DROP_IN: Final = f"""
@@ -131,14 +131,6 @@ def lay_out(copy: Path) -> None:
     drop_in = copy / "etc/systemd/system/towpath.service.d/checkout.conf"
     drop_in.parent.mkdir()
     drop_in.write_text(DROP_IN)
-
-
-def wait_until(condition: Callable[[], bool], describe: Callable[[], str]) -> None:
-    """Wait for a condition that nothing tells us of."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen in time:\n{describe()}"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.service.machine import DEADLINE_S, Machine, booted, wait_until
+from tests.service.machine import Machine, booted
+from tests.support.daemon import DEADLINE_S, wait_until
 
 pytestmark = [
     pytest.mark.long,

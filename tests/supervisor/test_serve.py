@@ -108,6 +108,29 @@ def test_configuration_is_checked_and_printed(tmp_path: Path) -> None:
     assert serve("--config", str(tmp_path / "again.toml"), "--print-config").stdout == printed.stdout
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[channels.a]\ndurable = true\n", "durable"),
+        ('[channels.a]\nkind = "queue"\n', "queue"),
+        (
+            "[channels.a]\n"
+            + '[[bindings]]\nchannel="a"\nurl="fifo:/x"\ndirection="in"\n' * 2
+            + '[[bindings]]\nchannel="a"\nurl="fifo://x"\ndirection="out"\n',
+            "fifo",
+        ),
+        ("[limits]\nchannels_max = 1\n[channels.a]\n[channels.b]\n", "channels_max"),
+    ],
+)
+def test_what_the_core_would_refuse_is_found_by_the_check(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "towpath.toml"
+    file.write_text(text)
+    checked = serve("--config", str(file), "--check-config")
+    assert checked.returncode == 78
+    assert said in checked.stderr
+    assert "Traceback" not in checked.stderr
+
+
 def test_a_gateway_without_its_package_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
     # An interpreter that has no pyzmq: `zmq` cannot be found by whatever runs with this on its path.
     (tmp_path / "site").mkdir()

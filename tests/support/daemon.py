@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -160,6 +160,18 @@ class DaemonHandle:
         status = self.process.wait(timeout)
         self._reader.join(timeout)
         return status
+
+
+def wait_until(condition: Callable[[], bool], describe: Callable[[], str] = str) -> None:
+    """Wait for a condition that nothing tells us of.
+
+    Raises:
+        AssertionError: it did not become true in time; with what ``describe`` returns then.
+    """
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen in time: {describe()}"
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -117,7 +117,6 @@ class GatewayContext(Generic[S]):
         everything again."""
         if self._endpoints is None:
             return
-        self._changed.clear()
         try:
             await self.client.report_gateway(self._endpoints, dict(self.counters), self._detail)
         except (ConnectionLost, Unavailable):
@@ -126,8 +125,8 @@ class GatewayContext(Generic[S]):
     async def _report_changes(self) -> None:
         while True:
             await self._changed.wait()
-            await self._report()
             self._changed.clear()
+            await self._report()
             await asyncio.sleep(REPORT_INTERVAL_S)
 
     async def _report_after_reconnect(self) -> None:
