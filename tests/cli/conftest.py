@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import towpath as library
-from tests.cli.shell import TIMEOUT_S, Start, command, environment, towpath
-
-FREE_PORTS = (
-    "zeromq.sub=tcp://127.0.0.1:0",
-    "zeromq.push=tcp://127.0.0.1:0",
-    "zeromq.rpc=tcp://127.0.0.1:0",
-    "grpc.listen=127.0.0.1:0",
-)
+from tests.cli.shell import Start, command, environment
+from tests.support.daemon import DaemonHandle, running_daemon
 
 
 @pytest.fixture(scope="session")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A running daemon, by its socket."""
-    folder = tmp_path_factory.mktemp("daemon")
-    socket = folder / "run" / "towpath.sock"
-    words = ["serve", "--runtime-dir", str(socket.parent), "--state-dir", str(folder / "state")]
-    words += [word for endpoint in FREE_PORTS for word in ("--set", endpoint)]
-    with (
-        open(folder / "log", "wb") as log,
-        subprocess.Popen(
-            command(*words), env=environment(None), stdin=subprocess.DEVNULL, stderr=log
-        ) as process,
-    ):
-        try:
-            deadline = time.monotonic() + TIMEOUT_S
-            while b'"running"' not in towpath("status", "--json", env=environment(socket)).stdout:
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            yield socket
-        finally:
-            process.terminate()
-            process.wait(TIMEOUT_S)
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
+    """The running daemon."""
+    with running_daemon(tmp_path_factory.mktemp("daemon")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def daemon(service: DaemonHandle) -> Path:
+    """The running daemon's socket."""
+    return service.socket
 
 
 @pytest.fixture

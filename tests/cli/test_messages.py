@@ -19,6 +19,7 @@ import pytest
 
 import towpath as library
 from tests.cli.shell import TIMEOUT_S, Start, bash, output, subscribed, towpath, until
+from tests.support.daemon import DaemonHandle
 from towpath.model import Headers
 
 
@@ -64,6 +65,18 @@ def test_a_line_is_seen_at_once_by_a_shell_that_reads(
         finally:
             os.killpg(shell.pid, signal.SIGKILL)
     assert seen.read_text() == "got line 1\ngot line 2\ngot line 3\n"
+
+
+def test_a_subscriber_goes_on_when_the_daemon_is_killed_and_comes_back(
+    client: library.Client, channel: str, env: dict[str, str], start: Start, service: DaemonHandle
+) -> None:
+    subscriber = start("sub", channel, "--count", "2")
+    subscribed(client, channel)
+    assert towpath("pub", channel, "before", env=env).returncode == 0
+    service.kill_core()
+    subscribed(client, channel)
+    assert towpath("pub", channel, "after", env=env).returncode == 0
+    assert output(subscriber) == (0, b"before\nafter\n", b"")
 
 
 FRAMINGS = [
@@ -142,6 +155,16 @@ def test_headers_travel_and_json_shows_them(
     assert abs(first["time_ns"] - time.time_ns()) < 60e9
     assert (second["payload"], second["encoding"], second["headers"]) == ("/wo=", "base64", {"priority": 9})
     assert first["source"] != second["source"]
+
+
+def test_data_and_key_may_be_any_bytes(
+    client: library.Client, channel: str, env: dict[str, str], start: Start
+) -> None:
+    with client.subscribe(channel) as subscription:
+        publisher = start("pub", channel, "\udcff\udc80", "--key", "\udcfe")
+        message = subscription.receive(timeout=TIMEOUT_S)
+        assert output(publisher) == (0, b"", b"")
+    assert (message.payload, message.headers.key) == (b"\xff\x80", b"\xfe")
 
 
 def test_meta_precedes_each_line(client: library.Client, channel: str, start: Start) -> None:

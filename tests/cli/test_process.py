@@ -62,7 +62,11 @@ def test_without_a_daemon_every_verb_says_how_to_start_one(arguments: list[str])
         (["unbind", "a"], 2, "'a' is not a binding's id"),
         ([*BIND, "--option", "a=1", "--option", "a=2"], 2, "--option has a key twice"),
         ([*BIND, "--option", "framing=raw", "--frame", "line"], 2, "--frame and --option framing differ"),
-        (["--url", "http://x", "status"], 2, ""),
+        (["unbind", "9" * 30], 2, f"'{'9' * 30}' is not a binding's id"),
+        (["--url", "http://x", "status"], 2, "'http://x'"),
+        (["pub", "a\udcff", "x"], 2, r"'a\udcff' is not UTF-8"),
+        (["pub", "a", "x", "--header", "k=\udcff"], 2, r"'\udcff' is not UTF-8"),
+        (["bind", "a", "fifo:/\udcff", "--direction", "in"], 2, r"'fifo:/\udcff' is not UTF-8"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(arguments: list[str], exit_code: int, message: str) -> None:

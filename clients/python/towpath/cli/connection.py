@@ -1,4 +1,4 @@
-"""Where the command line's verbs get their client from, and their colours."""
+"""Where the command line's verbs get their client from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 from argparse import Namespace
 
 import towpath
-from towpath.cli import streams
-from towpath.cli.text import Style
 
 
 def connect(arguments: Namespace, *, timeout: float = 5.0) -> towpath.Client:
@@ -24,8 +22,3 @@ def connect(arguments: Namespace, *, timeout: float = 5.0) -> towpath.Client:
     if arguments.socket is not None:
         url = f"unix:{os.path.abspath(arguments.socket)}"
     return towpath.connect(url, timeout=timeout, name=f"towpath {arguments.verb}")
-
-
-def output_style() -> Style:
-    """Colours where standard output is a terminal and NO_COLOR is unset or empty (https://no-color.org)."""
-    return Style(streams.is_terminal(streams.STDOUT) and not os.environ.get("NO_COLOR"))

@@ -17,14 +17,14 @@ Not here: what verbs do (one module each), exit codes (``app``).
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from towpath.cli import values
+from towpath.cli import streams, values
 from towpath.cli.verbs import VERBS, Verb
 
 _TAKE_A_VALUE: Final = ("--socket", "--url")
+_BYTES_ARE_FINE: Final = ("data", "key", "socket")
 
 
 class UsageError(Exception):
@@ -44,9 +44,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, f"try: {self.prog} --help")
 
     def print_help(self, file: object = None) -> None:
-        from towpath.cli.streams import emit
-
-        emit(self.format_help())
+        streams.emit(self.format_help())
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
@@ -74,9 +72,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
         raise UsageError(f"there is no verb {name!r}", _suggest_verb(name))
     parser = _verb_parser(VERBS[name])
     try:
-        return parser.parse_args(_options_first(parser, [*before, *rest[1:]]), argparse.Namespace(verb=name))
+        parsed = parser.parse_args(
+            _options_first(parser, [*before, *rest[1:]]), argparse.Namespace(verb=name)
+        )
     except SystemExit:  # --help, printed
         return None
+    _check_text(parsed)
+    return parsed
+
+
+def _check_text(parsed: argparse.Namespace) -> None:
+    """Refuse bytes that are no text, where only text can be carried."""
+    for name, value in vars(parsed).items():
+        if name not in _BYTES_ARE_FINE:
+            for text in _texts(value):
+                if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                    raise UsageError(f"{text!a} is not UTF-8", "only DATA and --key may be any bytes")
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for part in value for text in _texts(part)] if isinstance(value, (list, tuple)) else []
 
 
 def mapping(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -128,6 +145,22 @@ def _add_daemon_arguments(parser: Parser) -> None:
     add_arguments(parser)
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Wraps paragraphs, and leaves those alone that have lines of their own (examples)."""
+
+    def __init__(self, prog: str) -> None:
+        # argparse makes a formatter for each argument that it is told of; one without a width would import
+        # shutil for it, compression libraries and all.
+        super().__init__(prog, width=max(streams.columns(streams.STDOUT) - 2, 20))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        from textwrap import fill
+
+        return "\n\n".join(
+            paragraph if "\n" in paragraph else fill(paragraph, width) for paragraph in text.split("\n\n")
+        )
+
+
 class _TopParser(Parser):
     """Lists the verbs by group instead of in one row."""
 
@@ -165,18 +198,11 @@ def _parser_settings(verb: Verb) -> dict[str, Any]:
     examples = "".join(f"\n  {example}" for example in verb.examples)
     summary = verb.summary[0].upper() + verb.summary[1:] + "."
     return {
-        "description": f"{summary}\n\n{_wrap(verb.description)}" if verb.description else summary,
+        "description": f"{summary}\n\n{verb.description}" if verb.description else summary,
         "epilog": f"examples:{examples}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "formatter_class": _Formatter,
         "allow_abbrev": False,
     }
-
-
-def _wrap(text: str) -> str:
-    import textwrap
-
-    columns = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else 80
-    return textwrap.fill(text, max(columns - 2, 20))
 
 
 def _verb_parser(verb: Verb) -> Parser:
@@ -208,9 +234,8 @@ def _parse_without_verb(arguments: list[str]) -> argparse.Namespace | None:
         return None
     if parsed.version:
         from towpath import __version__
-        from towpath.cli.streams import emit
 
-        emit(f"towpath {__version__}\n")
+        streams.emit(f"towpath {__version__}\n")
         return None
     raise UsageError("a verb is missing", "towpath --help lists the verbs")
 

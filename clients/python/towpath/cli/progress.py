@@ -8,7 +8,6 @@ moves.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Final
@@ -84,11 +83,3 @@ def progress_line(messages: int, read_bytes: int, elapsed_s: float, total_bytes:
         if read_bytes:
             line += f", {duration(elapsed_s * (total_bytes - read_bytes) / read_bytes)} left"
     return line
-
-
-def terminal_columns(descriptor: int) -> int:
-    """Width of a terminal, 80 where it does not say."""
-    try:
-        return os.get_terminal_size(descriptor).columns or 80
-    except OSError:
-        return 80

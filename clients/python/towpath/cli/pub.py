@@ -97,9 +97,9 @@ def _progress(arguments: Namespace) -> Progress | None:
     # While somebody types, their own lines are on the terminal.
     if streams.is_terminal(streams.STDIN):
         return None
-    from towpath.cli.progress import Progress, terminal_columns
+    from towpath.cli.progress import Progress
 
-    return Progress(streams.input_bytes_left(), show=streams.show, columns=terminal_columns(streams.STDERR))
+    return Progress(streams.input_bytes_left(), show=streams.show, columns=streams.columns(streams.STDERR))
 
 
 def _tell_of_nobody(arguments: Namespace, client: towpath.Client) -> None:

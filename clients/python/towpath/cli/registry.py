@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Final
 
 from towpath.cli import report
-from towpath.cli.connection import connect, output_style
+from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError, mapping
-from towpath.cli.streams import emit
+from towpath.cli.streams import STDOUT, emit, is_terminal
+from towpath.cli.text import Style
 from towpath.errors import InvalidArgument
 from towpath.model import BindingInfo
 
 NAMES_TIMEOUT_S: Final = 1.0
 """For ``channels --names``, which a shell runs while somebody waits for a completion."""
+
+_ID: Final = re.compile(r"[0-9]{1,19}\Z")
 
 
 def status(arguments: Namespace) -> int:
@@ -25,7 +30,7 @@ def status(arguments: Namespace) -> int:
     if arguments.json:
         emit(report.to_json(report.status_document(answer)))
     else:
-        emit(report.status_page(answer, now_ns=time.time_ns(), style=output_style()))
+        emit(report.status_page(answer, now_ns=time.time_ns(), style=_style()))
     return 0
 
 
@@ -38,7 +43,7 @@ def channels(arguments: Namespace) -> int:
     elif arguments.names:
         emit("".join(f"{channel.name}\n" for channel in found))
     elif found:
-        emit("\n".join(report.channels_lines(found, output_style())) + "\n")
+        emit("\n".join(report.channels_lines(found, _style())) + "\n")
     else:
         which = f" that begin with {arguments.prefix}" if arguments.prefix else ""
         emit(f"no channels{which}\n")
@@ -90,7 +95,7 @@ def bind(arguments: Namespace) -> int:
 
 def unbind(arguments: Namespace) -> int:
     """Detach a binding, named by its id or by channel and URL."""
-    if not arguments.binding_url and not arguments.target.isdecimal():
+    if not arguments.binding_url and not _ID.match(arguments.target):
         raise InvalidArgument(
             f"{arguments.target!r} is not a binding's id",
             hint="towpath unbind ID, or towpath unbind CHANNEL URL; towpath status lists them",
@@ -109,6 +114,11 @@ def _print_binding(arguments: Namespace, binding: BindingInfo) -> None:
         emit(report.to_json(report.binding_document(binding)))
     else:
         emit(f"{report.binding_line(binding)}\n")
+
+
+def _style() -> Style:
+    """Colours where standard output is a terminal and NO_COLOR is unset or empty (https://no-color.org)."""
+    return Style(is_terminal(STDOUT) and not os.environ.get("NO_COLOR"))
 
 
 VERBS: Final[dict[str, Callable[[Namespace], int]]] = {

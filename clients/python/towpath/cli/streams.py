@@ -66,7 +66,7 @@ class Output:
             OutputClosed: nobody reads.
             StreamError: it cannot be written: the disk is full, say.
         """
-        pending = memoryview(b"".join(self._pieces))
+        pending = memoryview(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
         self._pieces = []
         self.pending_bytes = 0
         while pending:
@@ -142,6 +142,17 @@ def is_terminal(descriptor: int) -> bool:
     return os.isatty(descriptor)
 
 
+def columns(descriptor: int) -> int:
+    """Columns to write in: what COLUMNS says, or the terminal, or 80."""
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isascii() and stated.isdigit() and int(stated[:5]) > 0:
+        return int(stated[:5])
+    try:
+        return os.get_terminal_size(descriptor).columns or 80
+    except OSError:
+        return 80
+
+
 def open_missing_streams() -> None:
     """Make sure that descriptors 0 to 2 are taken.
 
@@ -156,12 +167,15 @@ def open_missing_streams() -> None:
 
 
 def leave_when_output_closes() -> None:
-    """From now on end the process as soon as nobody reads its output, when that is a pipe or a socket."""
+    """From now on end the process as soon as nobody reads its output, when that is a pipe or a socket.
+
+    Not when it is a FIFO with a name: there the next reader may be about to open it.
+    """
     try:
-        mode = os.fstat(STDOUT).st_mode
+        what = os.readlink(f"/proc/self/fd/{STDOUT}")
     except OSError:
         return
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+    if what.startswith(("pipe:[", "socket:[")):
         threading.Thread(target=_watch_output, name="output-watch", daemon=True).start()
 
 

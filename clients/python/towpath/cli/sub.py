@@ -114,7 +114,7 @@ def _line_writer() -> Writer:
 
     def write(batch: Sequence[towpath.Message]) -> list[bytes]:
         nonlocal is_noted
-        text = b"\n".join([message.payload for message in batch]) + b"\n"
+        text = b"\n".join([*[message.payload for message in batch], b""])
         if not is_noted and text.count(b"\n") != len(batch):
             is_noted = True
             streams.note("note: a message has newlines in it and looks like several; see --frame and --json")
