@@ -69,6 +69,7 @@ class AsyncClient(AsyncRegistry):
         self._transport: FrameTransport | None = None
         self._asleep: dict[ReaderState, asyncio.Event] = {}
         self._ready = asyncio.Event()
+        self._allocating = asyncio.Lock()
         self._failed: TowpathError | None = None
         self._was_welcome = False
         self._pause_s = RECONNECT_FIRST_S
@@ -210,10 +211,10 @@ class AsyncClient(AsyncRegistry):
 
     async def _ensure_ids(self) -> None:
         await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
-        while self._protocol.needs_ids:
-            first_id, count = await self._call(calls.allocate_ids(IDS_PER_REQUEST))
-            if self._protocol.needs_ids:
-                self._protocol.add_ids(first_id, count)
+        # One at a time: what is unused of a session's older blocks lapses when it is given another.
+        async with self._allocating:
+            while self._protocol.needs_ids:
+                self._protocol.add_ids(*await self._call(calls.allocate_ids(IDS_PER_REQUEST)))
 
     async def _wait_ready(self, deadline: int | None) -> None:
         if not self._ready.is_set():

@@ -85,6 +85,7 @@ class Client(Registry):
         self._url = url
         self._protocol = ClientProtocol(name=program_name(name), software=f"towpath-python/{__version__}")
         self._lock = threading.RLock()
+        self._allocating = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._sock: socket.socket | None = None
         self._failed: TowpathError | None = None
@@ -226,10 +227,16 @@ class Client(Registry):
         while self._protocol.needs_ids:
             self._lock.release()
             try:
-                first_id, count = self._call(calls.allocate_ids(IDS_PER_REQUEST), deadline)
+                # One at a time: what is unused of a session's older blocks lapses when it is given another.
+                with self._allocating:
+                    self._allocate_ids(deadline)
             finally:
                 self._lock.acquire()
-            if self._protocol.needs_ids:
+
+    def _allocate_ids(self, deadline: int | None) -> None:
+        if self._protocol.needs_ids:
+            first_id, count = self._call(calls.allocate_ids(IDS_PER_REQUEST), deadline)
+            with self._lock:
                 self._protocol.add_ids(first_id, count)
 
     def _wait_ready(self, deadline: int | None) -> None:
