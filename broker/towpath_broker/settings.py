@@ -105,7 +105,7 @@ class DaemonSettings:
         maximum=64,
     )
     ring_bytes: int = setting(
-        1 << 22,
+        1 << 20,
         "Bytes of each publisher's ring on channels that state none; a power of two. The largest message is "
         "a quarter of it.",
         minimum=RING_BYTES_MIN,
