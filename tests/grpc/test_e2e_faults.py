@@ -85,6 +85,11 @@ def test_a_killed_gateway_is_started_again_and_leaves_nothing_behind(
         next(call)
     assert code_of(caught.value) is grpc.StatusCode.UNAVAILABLE
     wait_until(lambda: client.channel_info(channel).subscribers == 0, "its subscription released")
+    # The log says it first; the status follows.
+    wait_until(
+        lambda: gateway_of(client).state == "running" and gateway_of(client).pid != before.pid,
+        "running again",
+    )
     assert gateway_of(client).restarts == before.restarts + 1
     with (
         grpc.insecure_channel(daemon.endpoint("grpc", "listen")) as again,
