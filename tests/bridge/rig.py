@@ -109,6 +109,7 @@ class MemoryCarrier:
         open: cleared, publishers wait, as behind a full ring.
         has_waiting_publisher: one came while it was not open.
         error: raised by the next receive that would wait.
+        publish_error: raised by every publish.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -121,10 +122,13 @@ class MemoryCarrier:
         self.open.set()
         self.has_waiting_publisher = False
         self.error: TowpathError | None = None
+        self.publish_error: TowpathError | None = None
 
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """As a publisher with a ring behind it."""
         assert all(len(payload) <= self.message_bytes_max for payload in payloads)
+        if self.publish_error is not None:
+            raise self.publish_error
         if not self.open.is_set():
             self.has_waiting_publisher = True
             self._on_change()
@@ -215,6 +219,11 @@ class Rig:
         """Wait until so many messages were published."""
         await self.until(lambda: len(self.carrier.published) >= count)
         return self.carrier.published
+
+    async def settle(self) -> None:
+        """Let everything run that can, so that the adapter waits where it waits when nothing happens."""
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """Ask the adapter to stop, and wait until it has."""

@@ -211,3 +211,28 @@ async def test_the_end_of_the_subscription_ends_the_adapter(far: FarSide) -> Non
         rig.carrier.fail(ChannelUndeclared("test is gone"))
         with pytest.raises(ChannelUndeclared):
             await rig.ended()
+
+
+@on_loop
+async def test_what_was_read_when_the_channel_went_is_counted(far: FarSide) -> None:
+    async with Rig() as rig:
+        rig.carrier.publish_error = ChannelUndeclared("test is gone")
+        far.start(rig, "in")
+        await write_all(far.descriptor, b"one\ntwo\n")
+        with pytest.raises(ChannelUndeclared):
+            await rig.ended()
+        assert (rig.tally.messages_in, rig.tally.refused) == (0, 2)
+
+
+@on_loop
+async def test_what_was_read_when_a_cancellation_came_is_counted(far: FarSide) -> None:
+    async with Rig() as rig:
+        rig.carrier.open.clear()
+        far.start(rig, "in")
+        await write_all(far.descriptor, b"one\ntwo\n")
+        await rig.until(lambda: rig.carrier.has_waiting_publisher)
+        assert rig.task is not None
+        rig.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await rig.ended()
+        assert (rig.tally.messages_in, rig.tally.refused) == (0, 2)

@@ -88,6 +88,20 @@ async def test_all_that_it_wrote_is_carried_before_its_exit_is_told() -> None:
 
 
 @on_loop
+async def test_a_subscriber_that_is_slow_beyond_the_stop_s_patience_still_gets_all() -> None:
+    count = 100_000  # 589 kB: fits into the pipe, so that the command can end
+    async with Rig() as rig:
+        rig.carrier.open.clear()
+        rig.pipe(["seq", "1", str(count)], "in", restart="never", stop_timeout_ms="0")
+        await rig.until(lambda: rig.carrier.has_waiting_publisher)
+        await processes_gone(int(rig.tally.detail.removeprefix("pid ")))
+        await rig.settle()
+        rig.carrier.open.set()
+        await rig.ended()
+        assert rig.carrier.published == [b"%d" % number for number in range(1, count + 1)]
+
+
+@on_loop
 async def test_the_last_line_needs_no_newline() -> None:
     async with Rig() as rig:
         rig.pipe(sh("printf 'one\\ntwo'"), "in", restart="never")

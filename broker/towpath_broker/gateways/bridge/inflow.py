@@ -148,9 +148,9 @@ class Inflow:
             batch = frames[start : start + PUBLISH_COUNT_MAX]
             try:
                 await self._carrier.publish_many(batch)
-            except asyncio.CancelledError:
-                # Draining took too long. Some of the batch may have been published; none after it was.
+            except (asyncio.CancelledError, TowpathError):
+                # The channel has gone, or draining took too long. Some of the batch may have been published.
                 left = len(frames) - start
-                self._tally.refuse(left, BindingFailed(f"up to {left} messages were not carried at the stop"))
+                self._tally.refuse(left, BindingFailed(f"up to {left} messages were read and not carried"))
                 raise
             self._tally.count_in(len(batch), sum(map(len, batch)))

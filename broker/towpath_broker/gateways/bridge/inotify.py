@@ -67,7 +67,9 @@ class PathWatcher:
         return watch
 
     def unwatch(self, watch: int) -> None:
-        """End a watch; the file may be gone already."""
+        """End a watch; the file may be gone already. -1 is none."""
+        if watch < 0:
+            return
         del self._callbacks[watch]
         _libc.inotify_rm_watch(self._descriptor, watch)
 

@@ -121,8 +121,8 @@ class Outflow:
         carrier: the channel.
         tally: the binding's account.
         when_absent: what to do while no descriptor is attached and ``HELD_BYTES_MAX`` is reached.
-        look: finds out whether there is a reader, and attaches or pauses. Called when a write found none,
-            and before anything is dropped, since a reader may have come a moment ago.
+        look: finds out whether there is a reader, and attaches or pauses. Called before anything is dropped,
+            since a reader may have come a moment ago.
     """
 
     def __init__(
@@ -271,7 +271,6 @@ class Outflow:
                 await self._wait_writable(self._descriptor)
             except BrokenPipeError:
                 self.pause()
-                self._look()
             else:
                 self._account(batch, written)
                 await asyncio.sleep(0)

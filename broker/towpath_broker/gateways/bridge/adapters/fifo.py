@@ -109,12 +109,13 @@ class FifoAdapter:
 
     async def _run_in(self, place: _Place, stop: Stop) -> None:
         read_end = place.open(os.O_RDONLY)
-        write_end = -1
+        write_end = watch = -1
         inflow = Inflow(self._options.framing, self._carrier, self._tally)
         ending = stop.child()
-        watch = self._watcher.watch(place.link, _GONE, lambda: None if place.is_there() else ending.set())
         try:
+            watch = self._watcher.watch(place.link, _GONE, lambda: None if place.is_there() else ending.set())
             write_end = place.open(os.O_WRONLY)
+            place.set_mode()
             grow_pipe(read_end, PIPE_IN_BYTES)
             self._tally.set_state("running")
             ended = await inflow.carry(read_end, ending)
@@ -139,7 +140,6 @@ class FifoAdapter:
             write_end = place.open(os.O_WRONLY)
         finally:
             os.close(both_ends)
-        grow_pipe(write_end, PIPE_OUT_BYTES)
         ending = stop.child()
 
         def look() -> None:
@@ -163,8 +163,11 @@ class FifoAdapter:
             when_absent=self._options.when_absent,
             look=look,
         )
-        watch = self._watcher.watch(place.link, _GONE | IN_OPEN | IN_CLOSE, look)
+        watch = -1
         try:
+            grow_pipe(write_end, PIPE_OUT_BYTES)
+            place.set_mode()
+            watch = self._watcher.watch(place.link, _GONE | IN_OPEN | IN_CLOSE, look)
             look()
             await outflow.run(ending)
         finally:
@@ -187,6 +190,7 @@ class _Place:
 
     def __init__(self, path: str, options: FifoOptions) -> None:
         self.path = path
+        self._mode = options.mode
         self._is_ours = False
         if options.create:
             with _failure(f"cannot make {path}"), contextlib.suppress(FileExistsError):
@@ -196,11 +200,6 @@ class _Place:
             self._handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._check()
-            if self._is_ours:
-                # mkfifo(2) subtracts the umask, and only the owner should see it before it is as it should
-                # be.
-                with _failure(f"cannot set the permissions of {path}"):
-                    os.chmod(self.link, options.mode)
         except BaseException:
             self.close()
             raise
@@ -218,6 +217,15 @@ class _Place:
         """
         with _failure(f"cannot open {self.path}"):
             return os.open(self.link, access | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def set_mode(self) -> None:
+        """Give a FIFO that was made here the binding's permissions.
+
+        Not by mkfifo(2), which subtracts the umask; and after opening it, which they may not allow.
+        """
+        if self._is_ours:
+            with _failure(f"cannot set the permissions of {self.path}"):
+                os.chmod(self.link, self._mode)
 
     def is_there(self) -> bool:
         """Whether the path still leads to this file."""
@@ -243,10 +251,13 @@ class _Place:
         os.close(self._handle)
 
     def _check(self) -> None:
-        mode = os.fstat(self._handle).st_mode
-        if stat.S_ISFIFO(mode):
+        found = os.fstat(self._handle)
+        # In a directory that others may write to, what was made may have been exchanged before it was opened.
+        self._is_ours = self._is_ours and found.st_uid == os.geteuid() and found.st_nlink == 1
+        if stat.S_ISFIFO(found.st_mode):
             return
-        if stat.S_ISLNK(mode):
+        self._is_ours = False
+        if stat.S_ISLNK(found.st_mode):
             raise BindingFailed(f"{self.path} is a symbolic link", hint="name the FIFO itself")
         raise BindingFailed(
             f"{self.path} exists and is not a FIFO", hint="it was left alone; choose another path"
