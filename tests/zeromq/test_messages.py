@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath import Headers
-from towpath._message import PurePythonMessage
+from towpath import Headers, Message
 from towpath.convert import encode_headers
 from towpath.errors import BadFrame, InvalidArgument, TowpathError
 from towpath.v1.channels_pb2 import PublishRequest
@@ -18,11 +17,9 @@ from towpath.v1.message_pb2 import MessageBatch
 from towpath_broker.gateways.zeromq.messages import META, checked_headers, checked_publish, fill_batch, runs
 
 
-def message(source: int, seq: int, headers: bytes = b"") -> PurePythonMessage:
+def message(source: int, seq: int, headers: bytes = b"") -> Message:
     payload = f"{source}/{seq}".encode()
-    return PurePythonMessage(
-        payload, seq=seq, source=source, time_ns=seq * 10, channel="a", headers_raw=headers
-    )
+    return Message(payload, seq=seq, source=source, time_ns=seq * 10, channel="a", headers_raw=headers)
 
 
 def test_meta_is_24_bytes_little_endian() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from towpath.errors import Code
 from towpath.v1.frame_pb2 import Frame
+from towpath.v1.registry_pb2 import GetStatusRequest
 from towpath_broker.gateways.zeromq.rpc import (
     BODIES,
     FRAMES_PER_MESSAGE_MAX,
@@ -92,8 +93,14 @@ def test_what_each_body_leads_to(body: str) -> None:
         (b"\xff" * 8, Code.PROTOCOL_VIOLATION),
         (Frame(id=1).SerializeToString(), Code.PROTOCOL_VIOLATION),
         (frame(0, "get_status_request"), Code.PROTOCOL_VIOLATION),
-        (Frame(id=1, descriptors=1, get_status_request={}).SerializeToString(), Code.PROTOCOL_VIOLATION),
-        (Frame(id=1, principal="uid:0", get_status_request={}).SerializeToString(), Code.PERMISSION_DENIED),
+        (
+            Frame(id=1, descriptors=1, get_status_request=GetStatusRequest()).SerializeToString(),
+            Code.PROTOCOL_VIOLATION,
+        ),
+        (
+            Frame(id=1, principal="uid:0", get_status_request=GetStatusRequest()).SerializeToString(),
+            Code.PERMISSION_DENIED,
+        ),
         (frame(1, "hello", version_min=2, version_max=3), Code.VERSION_MISMATCH),
         (subscribe(1, channel=""), Code.INVALID_NAME),
         (subscribe(1, channel="a..b"), Code.INVALID_NAME),
