@@ -379,7 +379,7 @@ static inline uint64_t tpr_reader_pending_bytes(const struct tpr_reader *reader)
 
 /* ---- waiting ---- */
 
-/* Take the snapshot that the sleep needs. Call after a pass has found nothing. */
+/* Take the snapshot that the sleep needs. */
 static inline int tpr_reader_wait_begin(struct tpr_reader *reader) {
     if (tpr_is_forked_(&reader->memory))
         return TPR_E_FORKED;
@@ -403,10 +403,11 @@ static inline int tpr_reader_wait_begin(struct tpr_reader *reader) {
         struct tpr_source *source = reader->source[i];
         if (source->state > TPR_SOURCE_FINISHED)
             continue;
-        /* Records not consumed yet must end the sleep as news would: then nothing equals this. */
-        int is_behind = source->cursor != (source->tail_word & ~TPR_TAIL_FLAGS);
+        /* What a pass still has to see must end the sleep as news would: records not consumed, or that the source
+         * has just been read to its end. No tail equals this. */
+        int is_due = source->cursor != source->tail_word || source->state == TPR_SOURCE_FINISHED;
         reader->tail[reader->tail_count] = &source->page->tail;
-        reader->tail_seen[reader->tail_count++] = is_behind ? source->cursor : source->tail_word;
+        reader->tail_seen[reader->tail_count++] = is_due ? UINT64_MAX : source->tail_word;
     }
     return TPR_OK;
 }

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ring.ring_helpers import connect
+from towpath._ring import Reader, Writer
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "clients" / "c"
@@ -53,3 +56,13 @@ def c_test(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return run_program(program, *arguments)
 
     return run
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Writer, Reader]]:
+    """A writer (source 7, 64 KiB) with one reader (9) attached."""
+    writer, reader = Writer(7, 65536), Reader(9)
+    connect(writer, reader)
+    yield writer, reader
+    writer.close()
+    reader.close()

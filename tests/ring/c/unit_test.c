@@ -139,6 +139,29 @@ static void test_many_rounds(void) {
     tpr_reader_close(&reader);
 }
 
+/* A pass that stopped for its own reasons just at the end of a closed ring leaves something to be told: no sleep. */
+static void test_no_sleep_before_the_end_is_told(void) {
+    for (int is_closed = 0; is_closed < 2; is_closed++) {
+        struct tpr_view view;
+        connect_both(4096);
+        CHECK(tpr_reader_wait(&reader, tpr_deadline_ns(0)) == TPR_NOTIFIED); /* the add */
+        CHECK(tpr_writer_publish(&writer, NULL, 0, "x", 1) == TPR_OK);
+        if (is_closed)
+            tpr_writer_close(&writer);
+        else
+            CHECK(tpr_reader_finish(&reader, 7) == 1 && tpr_reader_wait(&reader, 0) == TPR_NOTIFIED);
+        tpr_reader_begin(&reader);
+        CHECK(tpr_reader_peek(&reader, &view));
+        tpr_reader_consume(&reader, &view);
+        tpr_reader_end(&reader);
+        CHECK(reader.source[0]->state != TPR_SOURCE_DRAINED);
+        CHECK(tpr_reader_wait(&reader, within_limit()) == TPR_OK);
+        CHECK(drain(1) == 0 && reader.source[0]->state == TPR_SOURCE_DRAINED);
+        CHECK(tpr_reader_wait(&reader, tpr_deadline_ns(0)) == TPR_TIMEOUT);
+        close_both();
+    }
+}
+
 static void test_attach_and_pin(void) {
     open_both(4096);
     for (int i = 0; i < 3; i++)
@@ -568,6 +591,7 @@ int main(void) {
     test_full_and_room();
     test_batches_are_bounded();
     test_many_rounds();
+    test_no_sleep_before_the_end_is_told();
     test_attach_and_pin();
     test_leaving_frees_the_writer();
     test_slot_of_another_source();

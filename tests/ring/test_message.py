@@ -1,0 +1,89 @@
+"""``_ring.Message``: a value, immutable, with headers decoded when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from towpath._ring import (
+    Message,
+    set_headers_decoder,
+)
+from towpath.model import NO_HEADERS, Headers
+
+if TYPE_CHECKING:
+    pass
+
+
+class TestMessage:
+    def make(self, **changes: Any) -> Message:
+        fields: dict[str, Any] = {
+            "payload": b"hello", "seq": 3, "source": 7, "time_ns": 11, "channel": "a.b", "headers_raw": b"h",
+        }  # fmt: skip
+        fields.update(changes)
+        return Message(fields.pop("payload"), **fields)
+
+    def test_holds_what_it_was_given(self) -> None:
+        message = self.make(seq=2**64 - 1, source=0, time_ns=2**63)
+        assert (message.payload, message.seq, message.source) == (b"hello", 2**64 - 1, 0)
+        assert (message.time_ns, message.channel, message.headers_raw) == (2**63, "a.b", b"h")
+        assert Message(b"", seq=1, source=1, time_ns=1, channel="c").headers_raw == b""
+        assert repr(self.make()) == "<Message a.b #3 of source 7, 5 bytes>"
+
+    def test_is_equal_by_value(self) -> None:
+        assert self.make() == self.make()
+        assert hash(self.make()) == hash(self.make())
+        assert self.make(channel="".join(["a", ".b"])) == self.make()
+        for field, other in {
+            "payload": b"hellp", "seq": 4, "source": 8, "time_ns": 12, "channel": "a.c", "headers_raw": b"",
+        }.items():  # fmt: skip
+            assert self.make(**{field: other}) != self.make()
+        assert self.make() != object()
+        assert len({self.make(seq=seq) for seq in (1, 1, 2)}) == 2
+
+    def test_is_immutable(self) -> None:
+        message: Any = self.make()
+        for name in ("payload", "seq", "source", "time_ns", "channel", "headers", "headers_raw", "other"):
+            with pytest.raises(AttributeError):
+                setattr(message, name, 1)
+            with pytest.raises(AttributeError):
+                delattr(message, name)
+        with pytest.raises(TypeError):
+            Message.payload = b""  # type: ignore[method-assign, assignment]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"payload": "text"}, {"seq": "1"}, {"source": None}, {"channel": b"a"}, {"headers_raw": "h"}],
+        ids=str,
+    )
+    def test_refuses_wrong_types(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(TypeError):
+            self.make(**changes)
+        with pytest.raises(ValueError, match="from 0 to 18446744073709551615"):
+            self.make(seq=-1)
+
+    def test_decodes_headers_once(self) -> None:
+        calls: list[bytes] = []
+
+        def decode(raw: bytes) -> Headers:
+            calls.append(raw)
+            return Headers(key=raw)
+
+        from towpath import _message
+
+        try:
+            set_headers_decoder(decode, NO_HEADERS)
+            message = self.make()
+            assert calls == []
+            assert message.headers is message.headers
+            assert message.headers == Headers(key=b"h")
+            assert self.make(headers_raw=b"").headers is NO_HEADERS
+            assert calls == [b"h"]
+            set_headers_decoder(lambda raw: Headers(priority=raw[9]), NO_HEADERS)
+            with pytest.raises(IndexError):
+                _ = self.make().headers
+        finally:
+            set_headers_decoder(_message._decode_headers, NO_HEADERS)
+        with pytest.raises(TypeError):
+            set_headers_decoder(None, NO_HEADERS)  # type: ignore[arg-type]
