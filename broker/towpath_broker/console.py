@@ -1,16 +1,26 @@
-"""What a person who typed ``towpath serve`` on a terminal is told once the daemon is ready.
+"""The person who typed ``towpath serve`` on a terminal: whether there is one, and what they are told.
 
 Not here: the log, which goes to stderr and is for machines too (log.py).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from towpath._version import __version__
 from towpath.addresses import candidates
 
 from .gateway_keeper import GatewayKeeper
+
+
+def has_terminal() -> bool:
+    """Whether the process has a controlling terminal now; it loses it when the terminal hangs up, tty(4)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def summary(address: str, keepers: Iterable[GatewayKeeper]) -> str:

@@ -35,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -47,7 +48,7 @@ from typing import Final
 from towpath._version import __version__
 from towpath.errors import InvalidConfiguration, ProtocolViolation, TowpathError
 
-from .console import summary
+from .console import has_terminal, summary
 from .gateway_keeper import GatewayKeeper, missing_package
 from .host import directories
 from .host.children import Backoff, Child, describe_exit
@@ -66,18 +67,13 @@ RELOAD_S: Final = 10.0
 HELD_CONNECTIONS_MAX: Final = 16
 """Connections of gateways kept while the core is down; older ones are closed, and their gateways try
 again."""
+DESCRIPTORS_WANTED: Final = 65_536
+"""Soft limit of open files for the daemon's processes, as far as the hard limit allows; a session of the core
+takes several."""
 STATUS_CHARS_MAX: Final = 500
 INTERRUPTED: Final = 130
 """Exit status after a second SIGINT, as a shell gives it."""
 _FIXED_SETTINGS: Final = ("runtime_dir", "state_dir", "socket_mode", "socket_group")
-
-
-class Exit(Exception):
-    """The daemon ends with this status."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(status)
 
 
 def check_packages(settings: Settings) -> None:
@@ -127,7 +123,8 @@ class Supervisor:
         self._tasks: asyncio.TaskGroup
         self._status = ""
         self._is_ready = False
-        self._is_interrupted = False
+        self._has_terminal = has_terminal()
+        self._status_at_exit = os.EX_OK
         self._core_ready = asyncio.Event()
         self._core_reloaded = asyncio.Event()
         self._stop_asked = asyncio.Event()
@@ -140,7 +137,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop_asked.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         log(
             "daemon.starting",
             version=__version__,
@@ -158,27 +155,26 @@ class Supervisor:
                 await self._stop_asked.wait()
                 reloads.cancel()
                 starting.cancel()
-                status = await self._shut_down()
-        except BaseExceptionGroup as failures:
-            exits = failures.subgroup(Exit)
-            if exits is None:
-                raise
-            status = next(error.status for error in _leaves(exits) if isinstance(error, Exit))
+                await self._shut_down()
         finally:
             self._kill_children()
             self._close_listener()
             while self._held:
                 os.close(self._held.popleft()[1])
-        status = INTERRUPTED if self._is_interrupted else status
-        log("daemon.stopped", status=status)
-        return status
+        log("daemon.stopped", status=self._status_at_exit)
+        return self._status_at_exit
 
     def _interrupt(self) -> None:
         if self._stop_asked.is_set():
             log("daemon.interrupted", level="warning")
-            self._is_interrupted = True
             self._kill_children()
+            self._status_at_exit = INTERRUPTED
         self._stop_asked.set()
+
+    def _hang_up(self) -> None:
+        """Reload; but where the terminal is what hung up, its person expects the daemon to end with it."""
+        lost_terminal = self._has_terminal and not has_terminal()
+        (self._stop_asked if lost_terminal else self._reload_asked).set()
 
     def _kill_children(self) -> None:
         for keeper in self._keepers.values():
@@ -200,13 +196,14 @@ class Supervisor:
         self._notifier.ready(self._status_line())
         log("daemon.ready", socket=self._address)
         if sys.stdout.isatty():
-            print(summary(self._address, self._keepers.values()), flush=True)
+            with contextlib.suppress(OSError):
+                print(summary(self._address, self._keepers.values()), flush=True)
 
     async def _wait_gateways_settled(self) -> None:
         waits = [keeper.settled.wait() for keeper in self._keepers.values()]
         await _within(GATEWAYS_READY_S, asyncio.gather(*waits))
 
-    async def _shut_down(self) -> int:
+    async def _shut_down(self) -> None:
         """End everything in order; see Life in the module's docstring."""
         self._notifier.stopping()
         log("daemon.stopping")
@@ -216,7 +213,7 @@ class Supervisor:
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         log("daemon.gateways_stopped")
         if self._core is None:
-            return os.EX_OK
+            return
         if self._outbox is not None:
             self._outbox.send({"type": "drain"})
         core = self._core
@@ -225,7 +222,8 @@ class Supervisor:
             core.signal(signal.SIGKILL)
         code = await core.wait()
         log("core.stopped", level="error" if code else "info", status=describe_exit(code))
-        return os.EX_SOFTWARE if code else os.EX_OK
+        if code and not self._status_at_exit:
+            self._status_at_exit = os.EX_SOFTWARE
 
     # ---- the core ----
 
@@ -237,7 +235,9 @@ class Supervisor:
                 return
             if code == os.EX_CONFIG:
                 log("core.failed_for_good", level="error", status=describe_exit(code))
-                raise Exit(os.EX_CONFIG)
+                self._status_at_exit = code
+                self._stop_asked.set()
+                return
             delay_s = backoff.delay_after(lifetime_s)
             log("core.exited", level="error", status=describe_exit(code), delay_s=delay_s)
             self._tell_systemd(f"The core {describe_exit(code)}; starting it again")
@@ -425,14 +425,6 @@ async def _within(seconds: float, work: Awaitable[object]) -> bool:
     return True
 
 
-def _leaves(group: BaseExceptionGroup[Exit]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
-
-
 def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
     """Run the daemon in the foreground.
 
@@ -459,6 +451,8 @@ def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
     settings = load_with_directories()
     check_packages(settings)
     set_level(settings.daemon.log_level)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS_WANTED)), hard))
     notifier = Notifier(environment)
     runtime_dir, state_dir = Path(settings.daemon.runtime_dir), Path(settings.daemon.state_dir)
     mode = int(settings.daemon.socket_mode, 8)

@@ -41,13 +41,13 @@ def start(daemon: DaemonHandle, *arguments: str, env: dict[str, str] | None = No
 
 
 def run(daemon: DaemonHandle, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run it, end it with SIGTERM once it has begun, and return its exit status and log."""
+    """Run it, end it with SIGTERM once it waits for that, and return its exit status and log."""
     with start(daemon, *arguments, env=env) as gateway:
         assert gateway.stderr is not None
         lines = []
         for line in gateway.stderr:
             lines.append(line)
-            if "hand.channels" in line:
+            if "hand.waits" in line:
                 gateway.terminate()
         return gateway.wait(DEADLINE_S), "".join(lines)
 

@@ -4,9 +4,9 @@ things."""
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
+from towpath.errors import Unavailable
 
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
@@ -68,6 +69,16 @@ def test_all_gateways_run_and_say_where(tmp_path: Path) -> None:
 def test_the_socket_is_for_its_owner_alone(daemon: DaemonHandle) -> None:
     assert daemon.socket.stat().st_mode & 0o777 == 0o600
     assert daemon.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_core_may_open_more_files_than_a_shell_gives_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with running_daemon(tmp_path, LOCAL_ONLY) as daemon:
+            assert resource.prlimit(daemon.core_pid, resource.RLIMIT_NOFILE) == (min(hard, 65_536), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_second_daemon_is_told_who_has_the_place(daemon: DaemonHandle, tmp_path: Path) -> None:
@@ -180,6 +191,17 @@ def test_a_gateway_is_started_again(daemon: DaemonHandle) -> None:
     assert (after.state, after.restarts) == ("running", 1)
 
 
+def test_a_core_that_can_never_work_ends_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "journal.sqlite").write_text("precious, and no database\n" * 100)
+    run = serve("--runtime-dir", str(tmp_path / "r"), "--state-dir", str(tmp_path / "state"))
+    assert run.returncode == 78
+    assert "core.failed code=INVALID_CONFIGURATION" in run.stderr
+    assert "core.failed_for_good" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "r" / "towpath.sock").exists()
+
+
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as daemon:
         children = children_of(daemon)
@@ -220,9 +242,9 @@ def test_the_socket_goes_first(daemon: DaemonHandle) -> None:
     with towpath.connect(str(daemon.socket)) as client:
         os.kill(bridge, signal.SIGSTOP)
         daemon.process.terminate()
-        daemon.wait_log(r" daemon\.stopping")
-        with pytest.raises(towpath.TowpathError), socket.socket(socket.AF_UNIX):
-            towpath.connect(str(daemon.socket), timeout=0.1)
+        wait_until(lambda: not daemon.socket.exists())
+        with pytest.raises(Unavailable):
+            towpath.connect(str(daemon.socket))
         assert client.channels() == []
         os.kill(bridge, signal.SIGCONT)
         assert daemon.wait() == 0

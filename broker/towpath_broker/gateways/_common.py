@@ -255,7 +255,9 @@ def _stop_on_signals(stopping: asyncio.Event) -> None:
         # callback.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
-        loop.call_soon_threadsafe(stopping.set)
+        # A signal may come once more, when the loop has ended and the process is about to.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stopping.set)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

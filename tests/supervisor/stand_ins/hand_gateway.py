@@ -35,6 +35,7 @@ async def main(context: GatewayContext[HandSettings]) -> None:
         raise Timeout("it took too long")
     if settings.act == "crash":
         raise RuntimeError("a bug")
+    log("hand.waits")
     await context.stopping.wait()
     if settings.act == "never drain":
         await asyncio.Event().wait()
