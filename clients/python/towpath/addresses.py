@@ -5,7 +5,6 @@ protocol in here.
 from __future__ import annotations
 
 import array
-import json
 import os
 import socket
 from typing import Final
@@ -59,9 +58,7 @@ def _connect_through_supervisor(control: int) -> socket.socket:
         supervisor = socket.socket(fileno=os.dup(control))
         with theirs, supervisor:
             rights = array.array("i", [theirs.fileno()])
-            supervisor.sendmsg(
-                [json.dumps({"type": "connect"}).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-            )
+            supervisor.sendmsg([b'{"type": "connect"}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     except OSError as error:
         mine.close()
         raise Unavailable(f"the supervisor is gone: {error.strerror}") from None

@@ -130,7 +130,10 @@ def tree(*, with_daemon: bool = False) -> Parser:
 def _top_parser() -> Parser:
     """The parser of what may stand before a verb."""
     parser = _TopParser(
-        prog="towpath", description="Named channels for the programs of a host.", allow_abbrev=False
+        prog="towpath",
+        description="Named channels for the programs of a host.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
     _add_common(parser)
     parser.add_argument("--version", action="store_true", help="print the version and leave")

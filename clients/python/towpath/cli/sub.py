@@ -45,8 +45,11 @@ def run(arguments: Namespace) -> int:
     write = _writer(arguments, refusals)
     with connect(arguments) as client, client.subscribe(arguments.channel) as subscription:
         streams.leave_when_output_closes()
-        _carry(subscription, write, arguments.count, arguments.timeout)
-    return refusals.conclude()
+        try:
+            _carry(subscription, write, arguments.count, arguments.timeout)
+        finally:
+            exit_code = refusals.conclude()
+    return exit_code
 
 
 def _carry(
@@ -85,16 +88,15 @@ def _shortfall(channel: str, received: int, count: int | None, timeout_s: float 
 
 def _writer(arguments: Namespace, refusals: Refusals) -> Writer:
     """Choose how messages are printed."""
-    if arguments.json or arguments.meta:
-        if arguments.frame is not None:
-            raise UsageError("--frame cannot go with --json or --meta", "these two print lines")
-        if arguments.json:
-            return lambda batch: [report.message_json_line(message) for message in batch]
     if arguments.frame is not None:
+        if arguments.json or arguments.meta:
+            raise UsageError("--frame cannot go with --json or --meta", "these two print lines")
         return _frame_writer(arguments, refusals)
     for option in ("delimiter", "frame_bytes", "frame_bytes_max"):
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option.replace('_', '-')} needs --frame", "try: towpath sub --help")
+    if arguments.json:
+        return lambda batch: [report.message_json_line(message) for message in batch]
     is_terminal = streams.is_terminal(streams.STDOUT)
     if arguments.meta:
         return lambda batch: [
