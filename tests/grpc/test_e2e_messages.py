@@ -172,6 +172,44 @@ def test_a_cancelled_and_a_killed_subscriber_are_released(
     wait_until(lambda: client.channel_info(channel).subscribers == 0, "the killed one released")
 
 
+def test_a_subscription_ends_at_its_deadline_and_is_released(
+    client: towpath.Client, remote: grpc.Channel, channel: str
+) -> None:
+    call = channels_pb2_grpc.ChannelsStub(remote).Subscribe(
+        iter([channels_pb2.SubscribeRequest(channel=channel)]), timeout=0.5
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert code_of(caught.value) is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: client.channel_info(channel).subscribers == 0, "the subscription released")
+
+
+def test_publishers_that_wait_for_room_are_released_when_their_peer_gives_up(
+    client: towpath.Client, remote: grpc.Channel
+) -> None:
+    channel = client.declare("test.given-up", ring_bytes=4096).name
+    stub = channels_pb2_grpc.ChannelsStub(remote)
+    payloads = [b"x" * 100] * 1000
+    with client.subscribe(channel) as subscription:
+        streaming = stub.PublishStream(
+            iter([channels_pb2.PublishStreamRequest(channel=channel, payloads=payloads)])
+        )
+        waiting = stub.Publish.future(channels_pb2.PublishRequest(channel=channel, payloads=payloads))
+        wait_until(lambda: client.channel_info(channel).publishers == 2, "both publish")
+        streaming.cancel()
+        wait_until(lambda: client.channel_info(channel).publishers == 1, "the stream's source released")
+        # The shared source stays; the next caller has its turn as soon as the one before has given up.
+        waiting.cancel()
+        following = stub.Publish.future(
+            channels_pb2.PublishRequest(channel=channel, payloads=[b"next"]), timeout=DEADLINE_S
+        )
+        message = subscription.receive(DEADLINE_S)
+        while message.payload != b"next":
+            message = subscription.receive(DEADLINE_S)
+        answer = following.result()
+        assert (message.source, message.seq) == (answer.source, answer.first_seq)
+
+
 def test_a_publish_stream_leaves_its_channels_when_it_ends(
     client: towpath.Client, remote: grpc.Channel, channel: str
 ) -> None:

@@ -7,9 +7,9 @@ Theory of operation
     every call; messages cross it in batches, so that neither the loop nor protobuf is paid for message by
     message.
 
-    Reading order: ``settings`` (what can be configured), ``gateway`` (the server's life), ``calls`` (what
-    every call has in common: errors, stopping), ``batches`` (protobuf to lists and back; pure), ``channels``,
-    ``publishers``, ``registry``, ``health``.
+    Reading order: ``settings`` (what can be configured), ``gateway`` (the server's life), ``calls`` (how a
+    call ends) and ``services`` (how requests are decoded), ``batches`` and ``window`` (pure), ``channels``,
+    ``publishers``, ``registry``, ``watching``, ``health``.
 
 Invariants
     A channel is read only while a remote subscriber is there, and only as fast as that one reads: nothing is
