@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.bridge.rig import Rig, on_loop, read_bytes, shell, within, write_all
-from towpath.bindings import FifoOptions
-from towpath.errors import BadFrame, BindingFailed
+from towpath.bindings import FifoOptions, parse_framing
+from towpath.errors import BadFrame, BindingFailed, SlowConsumer
+from towpath.framing import decoder
 from towpath.model import Direction
+from towpath_broker.gateways.bridge import outflow
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.inotify import IN_OPEN, PathWatcher
 from towpath_broker.gateways.bridge.outflow import HELD_BYTES_MAX
+from towpath_broker.gateways.bridge.pipes import unread_bytes
 
 PIPE_BUF = 4096
 
@@ -421,6 +424,52 @@ async def test_while_nobody_reads_the_oldest_are_dropped_and_counted(tmp_path: P
         await rig.stop()
         os.close(reader)
         assert rig.tally.messages_out + rig.tally.refused == count
+
+
+@on_loop
+async def test_what_is_dropped_never_tears_a_frame_that_is_partly_in_the_pipe(tmp_path: Path) -> None:
+    """The reader stops between two frames, while the pipe holds a part of a third; then many are dropped."""
+    path = tmp_path / "fifo"
+    options = {"framing": "length", "frame_bytes_max": "300000"}
+    frames = [bytes([number]) * 200_000 for number in range(40)]
+    async with Rig() as rig:
+        rig.fifo(path, "out", **options)
+        await rig.until_state("waiting")
+        reader = open_reader(path)
+        rig.carrier.send(frames[:3])
+        read = decoder(parse_framing(options)).feed(await within(read_bytes(reader, 200_004)))
+        await rig.settle()
+        assert 200_004 < unread_bytes(reader) < 400_008
+        os.close(reader)
+        await rig.until_state("waiting")
+        rig.carrier.send(frames[3:])
+        await rig.until(lambda: not rig.carrier.waiting and rig.tally.refused > 0)
+        reader = open_reader(path)
+        expected = len(frames) - 1 - rig.tally.refused
+        read += decoder(parse_framing(options)).feed(await within(read_bytes(reader, expected * 200_004)))
+        await rig.stop()
+        assert os.read(reader, 1) == b""
+        os.close(reader)
+        assert read[:3] == frames[:3] and read[3:] == frames[rig.tally.refused + 3 :]
+
+
+@on_loop
+async def test_the_end_of_the_subscription_is_told_however_slow_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outflow, "FLUSH_AFTER_ERROR_S", 0.01)
+    path = tmp_path / "fifo"
+    async with Rig() as rig:
+        rig.fifo(path, "out")
+        await rig.until_state("waiting")
+        reader = open_reader(path)  # and never reads
+        rig.carrier.send([b"x" * 1000] * 500)
+        await rig.until(lambda: not rig.carrier.waiting)
+        rig.carrier.fail(SlowConsumer("cut off"))
+        with pytest.raises(SlowConsumer):
+            await rig.ended()
+        os.close(reader)
+        assert rig.tally.messages_out + rig.tally.refused == 500
 
 
 @on_loop

@@ -67,6 +67,8 @@ more."""
 RECEIVE_COUNT_MAX: Final = 4096
 RECEIVE_BYTES_MAX: Final = 1 << 18
 """One batch from the channel."""
+FLUSH_AFTER_ERROR_S: Final = 1.0
+"""How long a reader may still take what is held when the subscription has ended."""
 _MERGE_BYTES: Final = 1 << 16
 """Batches below this are joined: fewer system calls, and less memory than many small objects."""
 _BATCH_COST_BYTES: Final = 512
@@ -172,9 +174,11 @@ class Outflow:
         waiting = [asyncio.create_task(stop.wait()) for stop in stops]
         try:
             await asyncio.wait({pulling, pushing, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+            # Whoever asks to stop sets his own limit; an error must become known, however slow the reader is.
+            flush_s = FLUSH_AFTER_ERROR_S if pulling.done() else None
             await cancel(pulling)
             waiting.append(asyncio.create_task(self._wait_idle()))
-            await asyncio.wait({pushing, waiting[-1]}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pushing, waiting[-1]}, timeout=flush_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel(pulling, pushing, *waiting)
             if self._descriptor is not None and not has_reader(self._descriptor):
@@ -278,9 +282,9 @@ class Outflow:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _abandon(self) -> None:
-        count = sum(len(batch.ends) for batch in self._held)
+        count = sum(len(batch.ends) - bisect_right(batch.ends, batch.written) for batch in self._held)
         if count:
-            self._tally.refuse(count, BindingFailed(f"{count} messages had not been read at the stop"))
+            self._tally.refuse(count, BindingFailed(f"{count} messages had not been read at the end"))
         self._held.clear()
         self._held_cost_bytes = 0
         self._update()
@@ -346,9 +350,12 @@ class Outflow:
         """Bring the events into line with what is held and attached; drop what is too much."""
         is_dropping = not self._is_read and self._when_absent is WhenAbsent.DROP
         dropped = 0
-        # The newest batch stays, however large: the bound is HELD_BYTES_MAX and one batch.
-        while is_dropping and self._held_cost_bytes > self._held_bytes_max and len(self._held) > 1:
-            batch = self._held.popleft()
+        # The newest batch stays, however large: the bound is HELD_BYTES_MAX and one batch. So does one that
+        # is partly in the pipe: its rest has to follow.
+        first = 1 if self._held and self._held[0].written else 0
+        while is_dropping and self._held_cost_bytes > self._held_bytes_max and len(self._held) > first + 1:
+            batch = self._held[first]
+            del self._held[first]
             self._held_cost_bytes -= batch.cost_bytes
             dropped += len(batch.ends)
         if dropped:
