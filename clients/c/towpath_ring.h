@@ -70,7 +70,8 @@
  *
  * Not here: names, permissions, who may map what (the core); overflow = drop and loans (later issues).
  *
- * Reading order: towpath_ring_layout.h, _steps.h, _wait.h, _memfd.h, _generation.h, _writer.h, _reader.h.
+ * Reading order: towpath_ring_layout.h, _steps.h, _wait.h, _memfd.h, _generation.h, _writer.h, _writer_wait.h,
+ * _reader.h, _reader_wait.h.
  * Sources: futex(2), memfd_create(2), fcntl(2) "File Sealing", Documentation/userspace-api/futex2.rst.
  */
 #ifndef TOWPATH_RING_H
@@ -82,6 +83,8 @@
 #include "towpath_ring_memfd.h"
 #include "towpath_ring_generation.h"
 #include "towpath_ring_writer.h"
+#include "towpath_ring_writer_wait.h"
 #include "towpath_ring_reader.h"
+#include "towpath_ring_reader_wait.h"
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The writer's half of the ring: attach readers, put messages, publish batches, wait for room.
+ * The writer's half of the ring: attach readers, put messages, publish batches. (Waiting: _writer_wait.h.)
  *
  * A batch lies between `tail` (what readers see) and `position` (where the next record goes). put() extends
  * it, flush() publishes it with one store. Room is judged by `room_until`, the lowest cursor seen at the last
@@ -450,119 +450,7 @@ static inline int tpr_writer_attach(struct tpr_writer *writer, uint64_t reader, 
     return TPR_OK;
 }
 
-/* ---- waiting for room ---- */
-
-/* Everything that a sleeping writer looks at, so that it needs nothing else of the handle. */
-struct tpr_room_wait {
-    uint64_t *waits_for;
-    const uint64_t *cursor; /* of the slowest reader */
-    uint64_t cursor_word;   /* what it was */
-    uint64_t needed;        /* the position it has to reach */
-    const uint64_t *generation_cell;
-    uint64_t generation;
-    const uint32_t *wake_word;
-    uint32_t wake_seen;
-    struct tpr_spin *spin;
-};
-
-/* Is there room for a message of `bytes` (headers and payload)? Returns TPR_OK (there is), TPR_NEEDS_READERS,
- * TPR_E_TOO_LARGE, TPR_E_FORKED, or TPR_FULL: then `wait` is filled in for tpr_room_wait_sleep().
- *
- * Asks for an eighth of the ring more than the message needs, where readers can give that, so that a writer
- * woken once writes for a while. */
-static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t bytes, struct tpr_room_wait *wait) {
-    uint64_t lowest;
-    if (tpr_is_forked_(&writer->memory))
-        return TPR_E_FORKED;
-    if (bytes > tpr_message_bytes_max(writer->capacity))
-        return TPR_E_TOO_LARGE;
-    /* Read before the look at the cursors: a notify() from here on ends the sleep. */
-    wait->wake_seen = __atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE);
-    tpr_writer_flush(writer);
-    if (!tpr_writer_is_current_(writer))
-        return TPR_NEEDS_READERS;
-    bytes = tpr_record_bytes(0, bytes);
-    bytes += tpr_writer_padding_(writer, bytes);
-    if (tpr_writer_has_room_(writer, bytes))
-        return TPR_OK;
-    struct tpr_peer *slowest = tpr_writer_scan_(writer, &lowest);
-    if (!slowest || writer->position + bytes <= writer->room_until)
-        return TPR_OK;
-    wait->waits_for = &writer->page->writer_waits_for;
-    wait->cursor = &slowest->slot->cursor;
-    wait->cursor_word = slowest->word;
-    wait->needed = writer->position + bytes - writer->capacity + writer->capacity / TPR_BATCH_FRACTION;
-    if (wait->needed > writer->tail)
-        wait->needed = writer->tail;
-    wait->generation_cell = writer->generation_cell;
-    wait->generation = writer->generation;
-    wait->wake_word = &writer->wake_word;
-    wait->spin = &writer->spin;
-    return TPR_FULL;
-}
-
-static inline int tpr_room_wait_is_over_(const struct tpr_room_wait *wait) {
-    uint64_t word = tpr_load_acquire_(wait->cursor);
-    int is_short = (word & TPR_CURSOR_FLAGS) == TPR_CURSOR_SET && word - TPR_CURSOR_SET < wait->needed;
-    if (word != wait->cursor_word && !is_short)
-        return 1;
-    return (wait->generation_cell && tpr_load_acquire_(wait->generation_cell) != wait->generation) ||
-           __atomic_load_n(wait->wake_word, __ATOMIC_ACQUIRE) != wait->wake_seen;
-}
-
-/* Sleep until something changed that is worth another tpr_writer_wait_begin(), or the deadline.
- * Returns TPR_OK, TPR_TIMEOUT, TPR_INTERRUPTED, TPR_E_SYSTEM. */
-static inline int tpr_room_wait_sleep(const struct tpr_room_wait *wait, uint64_t deadline_ns) {
-    struct tpr_waitv_ entry[3];
-    uint32_t count = 0;
-    int code = TPR_OK;
-    uint64_t began_ns = tpr_monotonic_ns();
-    if (wait->spin->budget_ns) {
-        uint64_t end_ns = began_ns + wait->spin->budget_ns, now_ns = began_ns;
-        while (now_ns < end_ns && now_ns < deadline_ns) {
-            for (int i = 0; i < 16; i++)
-                tpr_relax_();
-            if (tpr_room_wait_is_over_(wait)) {
-                tpr_spin_paid_(wait->spin);
-                return TPR_OK;
-            }
-            now_ns = tpr_monotonic_ns();
-        }
-        tpr_spin_failed_(wait->spin);
-    }
-    TPR_STORE(WAITS_SET, wait->waits_for, wait->needed, __ATOMIC_RELEASE);
-    tpr_fence_(); /* with the reader's, between its cursor and its look at writer_waits_for */
-    while (code == TPR_OK) {
-        uint64_t word = tpr_load_acquire_(wait->cursor);
-        count = 0;
-        entry[count++] = tpr_waitv_entry_(wait->cursor, word, 0);
-        if (wait->generation_cell)
-            entry[count++] = tpr_waitv_entry_(wait->generation_cell, wait->generation, 0);
-        entry[count++] = tpr_waitv_entry_(wait->wake_word, wait->wake_seen, 1);
-        if (tpr_room_wait_is_over_(wait))
-            break;
-        code = tpr_wait_any_(entry, count, deadline_ns);
-    }
-    TPR_STORE(WAITS_CLEAR, wait->waits_for, UINT64_C(0), __ATOMIC_RELEASE);
-    tpr_spin_slept_(wait->spin, tpr_monotonic_ns() - began_ns);
-    return code;
-}
-
-/* Wait until a message of `bytes` fits. Returns TPR_OK, TPR_NEEDS_READERS, TPR_TIMEOUT, TPR_NOTIFIED,
- * TPR_INTERRUPTED, or an error. */
-static inline int tpr_writer_wait_room(struct tpr_writer *writer, uint64_t bytes, uint64_t deadline_ns) {
-    struct tpr_room_wait wait;
-    for (;;) {
-        int code = tpr_writer_wait_begin(writer, bytes, &wait);
-        if (code != TPR_FULL)
-            return code;
-        code = tpr_room_wait_sleep(&wait, deadline_ns);
-        if (code != TPR_OK)
-            return code;
-        if (__atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE) != wait.wake_seen)
-            return TPR_NOTIFIED;
-    }
-}
+/* ---- the end ---- */
 
 /* Unmap what was detached during a sleep; the sleeper is back. */
 static inline void tpr_writer_reap(struct tpr_writer *writer) {
