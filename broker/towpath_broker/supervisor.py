@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import resource
 import signal
@@ -77,11 +78,16 @@ _FIXED_SETTINGS: Final = ("runtime_dir", "state_dir", "socket_mode", "socket_gro
 
 
 def check_packages(settings: Settings) -> None:
-    """Refuse a gateway that was asked for by name and cannot run here.
+    """Refuse to run without the C extension, or without a gateway that was asked for by name.
 
     Raises:
-        InvalidConfiguration: says which, and what to install.
+        InvalidConfiguration: says what is missing, and what to install.
     """
+    if importlib.util.find_spec("towpath._ring") is None:
+        raise InvalidConfiguration(
+            "the daemon needs the C extension towpath._ring, which was not built with this installation",
+            hint="install gcc and Python's headers (apt install gcc python3-dev), then install towpath again",
+        )
     for name in settings.stated_gateways:
         if name in settings.gateways and (missing := missing_package(name)):
             raise InvalidConfiguration(f"[{name}]: the gateway cannot run: {missing}", hint="")
@@ -116,7 +122,6 @@ class Supervisor:
         self._socket_path = socket_path
         self._state_lock = state_lock
         self._core: Child | None = None
-        self._core_control: socket.socket | None = None
         self._outbox: Outbox | None = None
         self._held: deque[tuple[Packet, int]] = deque()
         self._keepers: dict[str, GatewayKeeper] = {}

@@ -142,20 +142,26 @@ def test_what_the_core_would_refuse_is_found_by_the_check(tmp_path: Path, text: 
     assert "Traceback" not in checked.stderr
 
 
-def test_a_gateway_without_its_package_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
-    # An interpreter that has no pyzmq: `zmq` cannot be found by whatever runs with this on its path.
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'zmq': raise ModuleNotFoundError(name, name=name)\n"
+def without(module: str, place: Path) -> dict[str, str]:
+    """Return the environment of an interpreter that does not find a module."""
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(
         "import importlib.util as util\n"
         "found = util.find_spec\n"
-        "util.find_spec = lambda name, package=None: None if name == 'zmq' else found(name, package)\n"
-        "sys.meta_path.insert(0, Absent())\n"
+        f"util.find_spec = lambda name, package=None: None if name == {module!r} else found(name, package)\n"
     )
-    env = {"PYTHONPATH": str(tmp_path / "site")}
+    return {"PYTHONPATH": str(place)}
+
+
+def test_without_the_c_extension_it_says_what_to_do(tmp_path: Path) -> None:
+    refused = serve("--check-config", env=without("towpath._ring", tmp_path / "site"))
+    assert refused.returncode == 78
+    assert "the C extension towpath._ring" in refused.stderr
+    assert "hint: install gcc" in refused.stderr
+
+
+def test_a_gateway_without_its_package_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
+    env = without("zmq", tmp_path / "site")
     asked = serve("--set", "zeromq.sub=tcp://127.0.0.1:0", "--check-config", env=env)
     assert asked.returncode == 78
     assert (

@@ -34,6 +34,7 @@ BACKOFF_LAST_S: Final = 10.0
 HEALTHY_S: Final = 30.0
 """A child that lived this long starts the back-off anew."""
 _PR_SET_PDEATHSIG: Final = 1
+_STANDARD_ERROR: Final = 2
 
 
 class Backoff:
@@ -91,7 +92,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],
             stdin=subprocess.DEVNULL,
-            stdout=sys.__stderr__.fileno() if sys.__stderr__ else None,
+            stdout=_STANDARD_ERROR,
             env={**inherited, **environment},
             pass_fds=tuple(descriptors),
             process_group=0,
