@@ -345,3 +345,51 @@ def test_a_pushing_program_that_is_killed_leaves_what_it_sent(
             for message in messages:
                 assert message.payload == b"%d" % heard
                 heard += 1
+
+
+def test_channels_beyond_the_limit_are_refused_until_there_is_a_place(tmp_path: Path) -> None:
+    with (
+        running_daemon(tmp_path, "[zeromq]\nsub_channels_max = 1\n") as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        names = ["limit.one", "limit.two"]
+        for name in names:
+            client.declare(name)
+        endpoint = daemon.endpoint("zeromq", "sub")
+        with contextlib.ExitStack() as waiting:
+            with plain_subscriber("sub", endpoint, "limit.two", 1):
+                first = waiting.enter_context(plain_subscriber("sub", endpoint, "limit.one", 1))
+                assert [subscribers_of(daemon, name) for name in names] == [0, 1]
+                assert "limit=sub_channels_max" in daemon.log()
+            wait_until(lambda: subscribers_of(daemon, "limit.one") == 1, "the place was not taken")
+            client.channel("limit.one").publish(b"x")
+            assert [line[2] for line in lines_of(first)] == ["x"]
+        wait_until(lambda: counters_of(daemon).get("sub_refused") == 1, "the refusal was not counted")
+
+
+def test_prefixes_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    with (
+        running_daemon(tmp_path, "[zeromq]\nsub_prefixes_max = 1\n") as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        client.declare("few")
+        endpoint = daemon.endpoint("zeromq", "sub")
+        with (
+            plain_subscriber("sub", endpoint, "few", 1) as peer,
+            plain_subscriber("sub", endpoint, "more", 1),
+        ):
+            wait_until(lambda: counters_of(daemon).get("sub_refused") == 1, "nothing was refused")
+            client.channel("few").publish(b"x")
+            assert [line[2] for line in lines_of(peer)] == ["x"]
+        assert "limit=sub_prefixes_max" in daemon.log()
+
+
+def test_a_stop_ends_calls_with_an_error(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, "[zeromq]\n") as daemon, towpath.connect(str(daemon.socket)) as client:
+        client.declare("until.stop")
+        with dealer(daemon.endpoint("zeromq", "rpc")) as peer:
+            peer.send(3, "subscribe_request", channel="until.stop", credit=1)
+            assert peer.receive().id == 3
+            assert daemon.stop() == 0
+            frame = peer.receive()
+            assert (frame.id, Code(frame.error.code)) == (3, Code.UNAVAILABLE)

@@ -8,8 +8,9 @@ Theory of operation
     read, to which the channel's overflow policy applies. Nothing is lost in between.
 
     How a peer's end is noticed: libzmq tells of a closed connection (a monitor on the socket; each message
-    carries its connection's descriptor), a send to a peer that is gone fails (``ROUTER_MANDATORY``), and
-    heartbeats find hosts that fell silent. Its calls end then, its subscriptions leave their channels.
+    carries its connection's descriptor), and a send to a peer that is gone fails (``ROUTER_MANDATORY``).
+    Pings, where ``heartbeat_ms`` asks for them, close connections to hosts that fell silent. The peer's calls
+    end then, its subscriptions leave their channels.
 
     The monitor tells of a connection's end before its descriptor can be another's. Therefore it is asked
     each time between receiving a message and believing its descriptor.
@@ -18,6 +19,11 @@ A peer that does not read
     An answer waits ``rpc_stall_ms`` for room; then the peer counts as gone (``rpc_slow_peers``). Answers to
     frames that opened no call are not waited for (``rpc_answers_dropped``). Batches of a subscription wait
     for as long as the connection lives.
+
+What a peer should know
+    A subscription without credit does not hear of its channel's end before it gives some. A publish that is
+    cancelled may have been carried out in part. Both are so because nothing is taken from or put into a
+    ring ahead of time.
 
 Invariants
     The order of a call's answers is that of its events. After a call's last answer nothing more is sent for
@@ -37,7 +43,7 @@ import zmq
 from towpath._version import __version__
 from towpath.calls import Call as DoorCall
 from towpath.convert import watch_event_to_proto
-from towpath.errors import TowpathError
+from towpath.errors import TowpathError, Unavailable
 from towpath.v1.channels_pb2 import PublishResponse
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.gateways._common import GatewayContext, log
@@ -127,6 +133,9 @@ class Calls:
         self._endpoint.is_paused = True
         asyncio.get_running_loop().remove_reader(int(self._monitor.FD))
         tasks = [running.task for running in self._running.values()]
+        stopping = Unavailable("the gateway is stopping", hint="connect again in a moment")
+        for running in self._running:
+            self._send_or_drop(running.address, error_frame(running.id, stopping))
         self._perform(self._protocol.stop_all())
         await asyncio.gather(*tasks, return_exceptions=True)
         self._socket.disable_monitor()

@@ -51,7 +51,7 @@ class Endpoint:
         context: libzmq's.
         kind: ``zmq.XPUB``, ``zmq.PULL``, ``zmq.ROUTER``.
         on_readable: receives what is there, a bounded share of it.
-        heartbeat_ms: a peer is pinged this often, and given up after three intervals of silence.
+        heartbeat_ms: a peer is pinged this often, and given up after three intervals of silence; 0 for never.
     """
 
     def __init__(
@@ -67,11 +67,13 @@ class Endpoint:
         # ones. Under ZMTP 1 nearly any bytes are messages: a stray HTTP request would be a subscription.
         self.socket.setsockopt(zmq.ZAP_DOMAIN, b"towpath")
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        self.socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
-        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * heartbeat_ms)
+        if heartbeat_ms:
+            self.socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
+            self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * heartbeat_ms)
         self.is_paused = False
         self._on_readable = on_readable
         self._loop = asyncio.get_running_loop()
+        self._bound = ""
         self._is_scheduled = False
         self._waiters: list[asyncio.Future[None]] = []
         self._fd = int(self.socket.FD)
@@ -109,7 +111,12 @@ class Endpoint:
                 os.umask(mask)
         self._loop.add_reader(self._fd, self._stir)
         self.touch()
-        return _plain(str(self.socket.get_string(zmq.LAST_ENDPOINT)))
+        self._bound = str(self.socket.get_string(zmq.LAST_ENDPOINT))
+        return _plain(self._bound)
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; those that there are go on."""
+        self.socket.unbind(self._bound)
 
     def touch(self) -> None:
         """Ask the socket, on the loop's next round, for what calls of the current burst may have taken in.

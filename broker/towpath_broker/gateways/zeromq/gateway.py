@@ -1,13 +1,14 @@
 """The gateway's life: three endpoints, one watch of the registry, and the order in which they end.
 
-Shutdown: ``push`` stops listening and publishes what it received (at most ``DRAIN_S``); ``rpc`` ends its
-calls; ``sub`` stops reading channels; what is queued for peers has ``LINGER_MS`` to leave; sources are
-closed. What was published stays in the rings.
+Shutdown: ``push`` takes no new peers, publishes what has arrived (at most ``DRAIN_S``); ``rpc`` ends its
+calls with UNAVAILABLE; ``sub`` stops reading channels; what is queued for peers has ``LINGER_MS`` to leave;
+sources are closed. What was published stays in the rings.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Final
 
 import zmq
@@ -22,6 +23,8 @@ from towpath_broker.gateways.zeromq.subscribers import Subscribers
 
 DRAIN_S: Final = 2.0
 LINGER_MS: Final = 1_000
+DESCRIPTORS_MAX: Final = 65_536
+"""A peer costs one; a ring or a reader that is read through here, one while it is taken in."""
 
 
 async def serve(gateway: GatewayContext[ZeroMQSettings]) -> None:
@@ -34,6 +37,7 @@ async def serve(gateway: GatewayContext[ZeroMQSettings]) -> None:
         InvalidConfiguration: an endpoint cannot be used, ever.
         Unavailable: an endpoint is in use.
     """
+    _raise_descriptor_limit()
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         async with asyncio.TaskGroup() as group:
@@ -63,3 +67,11 @@ async def serve(gateway: GatewayContext[ZeroMQSettings]) -> None:
     finally:
         # Not `term`, which waits for sockets that a failure may have left open.
         await asyncio.to_thread(zmq_context.destroy)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the host lets us: libzmq spins on a listener when it cannot accept."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

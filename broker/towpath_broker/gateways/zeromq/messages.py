@@ -29,7 +29,8 @@ META: Final = struct.Struct("<QQQ")
 READY_PREFIX: Final = b"_towpath.ready."
 """Subscribing to this and anything behind it is answered by one message of just that name, with an empty
 payload and a meta of zeros, as soon as what was subscribed to before is being read. No channel's name
-begins so."""
+begins so. Whoever subscribes to everything sees these messages too, and tells them by their source, which
+is 0."""
 
 PAYLOADS_MAX: Final = 10_000
 """Payloads in one publish_request."""

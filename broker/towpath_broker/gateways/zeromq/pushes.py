@@ -52,6 +52,7 @@ from towpath_broker.gateways.zeromq.outlets import Outlets
 from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
 
 _MESSAGES_PER_TURN: Final = 1_024
+_DRAIN_TURNS: Final = 16
 _LOG_INTERVAL_S: Final = 5.0
 _UNKNOWN_S: Final = 0.05
 """How long a channel that was not found is not looked for again, unless it is declared meanwhile."""
@@ -141,7 +142,13 @@ class Pushes:
         self._unknown.clear()
 
     async def drain(self) -> None:
-        """Stop listening, and wait until what was received is published or refused."""
+        """Take no new peers, read what has arrived, and wait until all is published or refused."""
+        self._endpoint.stop_accepting()
+        for _ in range(_DRAIN_TURNS):
+            if self._held is not None or not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                break
+            self._on_readable()
+            await asyncio.sleep(0)
         self._endpoint.close(0)
         if self._held is not None:
             self._give_up_waiting()

@@ -13,6 +13,10 @@ What the bounds cost in memory
     ``push_queue`` messages or ``push_queue_bytes`` for each of up to ``sources_max`` channels. ``rpc``: up
     to ``rpc_hwm`` messages of each peer in each direction; a batch takes at most ``rpc_batch_bytes``, or
     one message.
+
+What libzmq does not bound
+    The parts of one message: a peer may send parts without end, and all are held until the last. The number
+    of connections: only the process's limit of descriptors does. A service should have MemoryMax.
 """
 
 from __future__ import annotations
@@ -47,9 +51,10 @@ class ZeroMQSettings:
         maximum=1 << 28,
     )
     heartbeat_ms: int = setting(
-        10_000,
-        "a peer is pinged this often, and given up after three intervals of silence",
-        minimum=100,
+        0,
+        "a peer is pinged this often, and given up after three intervals of silence; 0: never, since "
+        "peers of ZMTP 3.0 know no pings, and on one host the kernel tells who is gone",
+        minimum=0,
         maximum=3_600_000,
     )
     sub_hwm: int = setting(

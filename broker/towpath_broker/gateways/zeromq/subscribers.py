@@ -104,6 +104,7 @@ class Subscribers:
         self._table = PrefixTable(gateway.settings.sub_prefixes_max)
         self._readers: dict[bytes, _Reader] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_refused = False
         self._ready_waiting = 0
         self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
         self._lossy_until_s = 0.0
@@ -186,6 +187,10 @@ class Subscribers:
             reader = self._readers.pop(name, None)
             if reader is not None and reader.task is not None:
                 reader.task.cancel()
+        if self._has_refused and len(self._readers) < self._settings.sub_channels_max:
+            self._has_refused = False
+            for name in self._table.wanted:
+                self._start(name)
 
     async def _answer_ready(self, name: bytes) -> None:
         try:
@@ -206,6 +211,7 @@ class Subscribers:
         if name in self._readers:
             return
         if len(self._readers) >= self._settings.sub_channels_max:
+            self._has_refused = True
             self._gateway.count("sub_refused")
             log("zeromq.channel_refused", level="warning", limit="sub_channels_max", channel=name.decode())
             return
