@@ -47,15 +47,18 @@ LIMITS = Limits(
     publishers_per_channel_max=3,
     subscribers_per_channel_max=3,
 )
-NAMES = ("a", "b", "c", "d")
+NAMES = ("a",) * 5 + ("b",) * 2 + ("c", "d")
+"""More often the same than not: what is interesting happens where many meet."""
 PRINCIPALS = ("uid:0", "uid:1", "uid:2")
 ORIGINS = ("", "binding:1", "binding:2")
 SIZES = (4096, 8192)
 SLOTS = 3
 PLACES = ("fifo:/x", "fifo:/y", "pipe:cat", "pipe:tac")
 
-pick = st.integers(0, 1 << 30)
+pick = st.integers(0, 1 << 16)
 """Chooses among what there is at that step: an index, taken modulo the number of choices."""
+seldom = st.integers(0, 7).map(lambda number: number == 5)
+"""True now and then: for what ends much at once."""
 
 
 @dataclass
@@ -111,6 +114,10 @@ class Comparison(RuleBasedStateMachine):
         self.ids_ended: list[int] = []
         self.attachments = 0
         self.run()
+        for principal in PRINCIPALS:
+            self.open_session(principal, principal == "uid:0")
+        for name in ("a", "b"):
+            self.declare(1, name, SIZES[0], False)
 
     def run(self) -> None:
         """A run of the core begins; whoever was connected is gone, with all that was theirs."""
@@ -209,17 +216,15 @@ class Comparison(RuleBasedStateMachine):
     def party(self, choice: int) -> Party:
         return self.parties[choice % len(self.parties)]
 
-    def id_for(self, party: Party, choice: int, *, is_resumed: bool) -> tuple[int, type[TowpathError] | None]:
-        """Choose an id; and foretell whether it may be used."""
+    def id_error(self, identifier: int, *, is_resumed: bool) -> type[TowpathError] | None:
+        """Foretell whether an id may be used."""
         if not is_resumed:
-            return party.unused[0], None
-        identifier = self.ids_ended[choice % len(self.ids_ended)]
+            return None
         if identifier in self.publishers or identifier in self.subscribers:
-            return identifier, InvalidArgument
-        owned = any(
-            start <= identifier < start + 256 for start in (int(each.session) + 1 for each in self.parties)
-        )
-        return identifier, PermissionDenied if owned else None
+            return InvalidArgument
+        starts = [int(party.session) + 1 for party in self.parties]
+        owned = any(start <= identifier < start + 256 for start in starts)
+        return PermissionDenied if owned else None
 
     def has_parties(self) -> bool:
         return bool(self.parties)
@@ -247,8 +252,10 @@ class Comparison(RuleBasedStateMachine):
         self.parties.append(Party(effect.session, principal, is_gateway, ids))
 
     @precondition(has_parties)
-    @rule(choice=pick)
-    def close_session(self, choice: int) -> None:
+    @rule(choice=pick, is_meant=seldom)
+    def close_session(self, choice: int, is_meant: bool = True) -> None:
+        if not is_meant:
+            return
         party = self.party(choice)
         self.parties.remove(party)
         for mine in (self.publishers, self.subscribers):
@@ -262,22 +269,73 @@ class Comparison(RuleBasedStateMachine):
             for effect in effects
         )
 
-    @rule(through_snapshot=st.booleans())
-    def restart(self, through_snapshot: bool) -> None:
+    @precondition(has_parties)
+    @rule(choice=pick, readers_first=st.booleans())
+    def reconnect(self, choice: int, readers_first: bool) -> None:
+        """A connection breaks; its client comes back and takes up again what it had, as clients do."""
+        party = self.party(choice)
+        sources, readers = self.belongings(party)
+        self.close_session(choice)
+        self.open_session(party.principal, party.is_gateway)
+        self.come_back(self.parties[-1], sources, readers, readers_first=readers_first)
+
+    @rule(
+        through_snapshot=st.booleans(),
+        order=st.permutations(range(6)),
+        readers_first=st.booleans(),
+        is_meant=seldom,
+    )
+    def restart(self, through_snapshot: bool, order: list[int], readers_first: bool, is_meant: bool) -> None:
+        """The core starts again; some of the clients come back, in any order."""
+        if not is_meant:
+            return
         before = self.machine.durable_state()
         ended = [*self.publishers, *self.subscribers]
+        parties = [(party, *self.belongings(party)) for party in self.parties]
         if through_snapshot:
             snapshot = self.machine.snapshot()
             self.machine = Machine(LIMITS)
             self.machine.restore(snapshot)
+            self.ids_ended.extend(ended)
         else:
             while self.parties:
                 self.close_session(0)
-        self.ids_ended.extend(ended)
         self.run()
         after = self.machine.durable_state()
         assert (after.channels, after.bindings) == (before.channels, before.bindings)
         assert after.incarnation == before.incarnation + 1
+        for party, sources, readers in [parties[index] for index in order if index < len(parties)][:4]:
+            self.open_session(party.principal, party.is_gateway)
+            self.come_back(self.parties[-1], sources, readers, readers_first=readers_first)
+
+    def belongings(self, party: Party) -> tuple[dict[int, Publisher], dict[int, Subscriber]]:
+        """What a party publishes and subscribes to, as it knows it."""
+        return (
+            {each: record for each, record in self.publishers.items() if record.party is party},
+            {each: record for each, record in self.subscribers.items() if record.party is party},
+        )
+
+    def come_back(
+        self,
+        party: Party,
+        sources: dict[int, Publisher],
+        readers: dict[int, Subscriber],
+        *,
+        readers_first: bool,
+    ) -> None:
+        for turn in (readers_first, not readers_first):
+            if turn:
+                for identifier, reader in readers.items():
+                    held = {**reader.told, **reader.draining}
+                    self.try_reader(
+                        party, reader.channel, identifier, reader.exclude_origin, held, is_resumed=True
+                    )
+            else:
+                for identifier, source in sources.items():
+                    origin = "" if source.origin.startswith("session") else source.origin
+                    self.try_source(
+                        party, source.channel, identifier, origin, is_resumed=True, is_right_size=True
+                    )
 
     # ---- channels and bindings -----------------------------------------------------------------------------
 
@@ -309,7 +367,7 @@ class Comparison(RuleBasedStateMachine):
         return self.count(self.publishers, channel=name) + self.count(self.subscribers, channel=name) > 0
 
     @precondition(has_parties)
-    @rule(choice=pick, name=st.sampled_from(NAMES), force=st.booleans())
+    @rule(choice=pick, name=st.sampled_from(NAMES), force=seldom)
     def undeclare(self, choice: int, name: str, force: bool) -> None:
         party = self.party(choice)
         channel = self.channels.get(name)
@@ -378,7 +436,14 @@ class Comparison(RuleBasedStateMachine):
     ) -> None:
         party = self.party(choice)
         is_resumed = resume is not None and bool(self.ids_ended)
-        identifier, error = self.id_for(party, resume or 0, is_resumed=is_resumed)
+        identifier = self.ids_ended[(resume or 0) % len(self.ids_ended)] if is_resumed else party.unused[0]
+        self.try_source(party, name, identifier, origin, is_resumed=is_resumed, is_right_size=is_right_size)
+
+    def try_source(
+        self, party: Party, name: str, identifier: int, origin: str, *, is_resumed: bool, is_right_size: bool
+    ) -> None:
+        """Attach a source, and check the outcome."""
+        error = self.id_error(identifier, is_resumed=is_resumed)
         channel = self.channels.get(name)
         if origin and not party.is_gateway:
             error = PermissionDenied
@@ -435,9 +500,23 @@ class Comparison(RuleBasedStateMachine):
     ) -> None:
         party = self.party(choice)
         is_resumed = resume is not None and bool(self.ids_ended)
-        identifier, error = self.id_for(party, resume or 0, is_resumed=is_resumed)
+        identifier = self.ids_ended[(resume or 0) % len(self.ids_ended)] if is_resumed else party.unused[0]
         known = sorted(set(self.ids_ended) | set(self.publishers))
         holding = {known[each % len(known)]: slot for each, slot in held.items()} if is_resumed else {}
+        self.try_reader(party, name, identifier, exclude_origin, holding, is_resumed=is_resumed)
+
+    def try_reader(
+        self,
+        party: Party,
+        name: str,
+        identifier: int,
+        exclude_origin: str,
+        holding: dict[int, int],
+        *,
+        is_resumed: bool,
+    ) -> None:
+        """Attach a reader, and check the outcome."""
+        error = self.id_error(identifier, is_resumed=is_resumed)
         wanted = {
             source
             for source, each in self.publishers.items()
@@ -603,8 +682,8 @@ class Comparison(RuleBasedStateMachine):
 
 
 Comparison.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=60,
+    max_examples=200,
+    stateful_step_count=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
