@@ -83,13 +83,13 @@ class StatusBoard:
 
     def _gateway(self, gateway: dict[str, Any]) -> model.GatewayInfo:
         report = self._reports.get(gateway["name"])
-        is_running = gateway["state"] == "running"
         return model.GatewayInfo(
             name=gateway["name"],
             state=cast(model.GatewayState, gateway["state"]),
             pid=int(gateway["pid"] or 0),
             restarts=int(gateway["restarts"]),
-            endpoints=dict(report.endpoints if report and is_running else gateway.get("endpoints") or {}),
+            # The supervisor's word goes with the pid; a report may still be that of the process before.
+            endpoints=dict(gateway.get("endpoints") or {}),
             counters=dict(report.counters) if report else {},
             detail=gateway["detail"] or (report.detail if report else ""),
         )
