@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from towpath import errors
+from towpath import Headers, errors
 
 
 def test_declare_returns_the_channel_with_every_option(client: Any, name: str) -> None:
@@ -127,3 +128,26 @@ def test_closing_twice_and_using_a_closed_client(connect: Any, name: str) -> Non
     publisher.close()
     with pytest.raises(errors.ConnectionLost):
         publisher.publish(b"x")
+
+
+NOT_UNICODE = "\udcff"
+
+
+def test_text_that_is_no_unicode_and_numbers_out_of_range_are_refused(client: Any, name: str) -> None:
+    client.declare(name)
+    for bad_name in (client.declare, client.channel_info, client.subscribe, client.publisher):
+        with pytest.raises(errors.InvalidName):
+            bad_name(NOT_UNICODE)
+    bad_calls: tuple[Callable[[], object], ...] = (
+        lambda: client.channels(NOT_UNICODE),
+        lambda: client.undeclare(NOT_UNICODE),
+        lambda: client.bind(name, "fifo:/" + NOT_UNICODE, direction="in"),
+        lambda: client.unbind(10**23),
+        lambda: client.unbind(),
+        lambda: client.publisher(name).publish(b"", headers=Headers(content_type=NOT_UNICODE)),
+        lambda: client.publisher(name).publish(b"", headers=Headers(user={NOT_UNICODE: ""})),
+    )
+    for call in bad_calls:
+        with pytest.raises(errors.InvalidArgument):
+            call()
+    assert client.channel_info(name).name == name

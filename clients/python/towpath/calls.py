@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from google.protobuf.message import Message
+
 from towpath import convert, model
 from towpath.errors import InvalidArgument, ProtocolViolation, Timeout
 from towpath.names import check_name
@@ -57,6 +59,23 @@ class Call(Generic[T]):
         return self.decode(getattr(frame, self.response))
 
 
+M = TypeVar("M", bound=Message)
+
+
+def _request(kind: type[M], **fields: Any) -> M:
+    """Make a request.
+
+    Raises:
+        InvalidArgument: a field is of the wrong type, out of its range, or text that is no Unicode.
+    """
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"{kind.__name__.removesuffix('Request')} cannot be asked with {fields}: {error}"
+        ) from None
+
+
 def _nothing(_: object) -> None:
     return None
 
@@ -69,8 +88,10 @@ def declare(
     overflow: model.Overflow | None = None,
     ring_bytes: int | None = None,
 ) -> Call[model.ChannelInfo]:
-    body = registry_pb2.DeclareChannelRequest(
-        name=check_name(name), options=convert.stated_options(kind, durable, overflow, ring_bytes)
+    body = _request(
+        registry_pb2.DeclareChannelRequest,
+        name=check_name(name),
+        options=convert.stated_options(kind, durable, overflow, ring_bytes),
     )
     return Call(
         "declare_channel_request",
@@ -81,14 +102,14 @@ def declare(
 
 
 def undeclare(name: str, *, force: bool = False) -> Call[None]:
-    body = registry_pb2.UndeclareChannelRequest(name=name, force=force)
+    body = _request(registry_pb2.UndeclareChannelRequest, name=name, force=force)
     return Call("undeclare_channel_request", body, "undeclare_channel_response", _nothing)
 
 
 def channel_info(name: str) -> Call[model.ChannelInfo]:
     return Call(
         "get_channel_request",
-        registry_pb2.GetChannelRequest(name=name),
+        _request(registry_pb2.GetChannelRequest, name=check_name(name)),
         "get_channel_response",
         lambda response: convert.channel_from_proto(response.channel),
     )
@@ -97,7 +118,7 @@ def channel_info(name: str) -> Call[model.ChannelInfo]:
 def channels(prefix: str = "") -> Call[list[model.ChannelInfo]]:
     return Call(
         "list_channels_request",
-        registry_pb2.ListChannelsRequest(prefix=prefix),
+        _request(registry_pb2.ListChannelsRequest, prefix=prefix),
         "list_channels_response",
         lambda response: [convert.channel_from_proto(channel) for channel in response.channels],
     )
@@ -106,8 +127,12 @@ def channels(prefix: str = "") -> Call[list[model.ChannelInfo]]:
 def create_binding(
     channel: str, url: str, *, direction: model.Direction, options: Mapping[str, str] | None = None
 ) -> Call[tuple[model.BindingInfo, bool]]:
-    body = registry_pb2.CreateBindingRequest(
-        channel=channel, url=url, direction=convert.direction_to_proto(direction), options=options or {}
+    body = _request(
+        registry_pb2.CreateBindingRequest,
+        channel=channel,
+        url=url,
+        direction=convert.direction_to_proto(direction),
+        options=options or {},
     )
     return Call(
         "create_binding_request",
@@ -122,7 +147,7 @@ def delete_binding(
 ) -> Call[model.BindingInfo]:
     if binding is None and not (channel and url):
         raise InvalidArgument("a binding is named by its id, or by its channel and URL")
-    body = registry_pb2.DeleteBindingRequest(id=binding or 0, channel=channel, url=url)
+    body = _request(registry_pb2.DeleteBindingRequest, id=binding or 0, channel=channel, url=url)
     return Call(
         "delete_binding_request",
         body,
@@ -134,7 +159,7 @@ def delete_binding(
 def get_binding(binding: int, *, wait_settled: bool) -> Call[model.BindingInfo]:
     return Call(
         "get_binding_request",
-        registry_pb2.GetBindingRequest(id=binding, wait_settled=wait_settled),
+        _request(registry_pb2.GetBindingRequest, id=binding, wait_settled=wait_settled),
         "get_binding_response",
         lambda response: convert.binding_from_proto(response.binding),
     )
@@ -143,7 +168,7 @@ def get_binding(binding: int, *, wait_settled: bool) -> Call[model.BindingInfo]:
 def bindings(channel: str = "") -> Call[list[model.BindingInfo]]:
     return Call(
         "list_bindings_request",
-        registry_pb2.ListBindingsRequest(channel=channel),
+        _request(registry_pb2.ListBindingsRequest, channel=channel),
         "list_bindings_response",
         lambda response: [convert.binding_from_proto(binding) for binding in response.bindings],
     )
@@ -152,7 +177,7 @@ def bindings(channel: str = "") -> Call[list[model.BindingInfo]]:
 def status() -> Call[model.Status]:
     return Call(
         "get_status_request",
-        registry_pb2.GetStatusRequest(),
+        _request(registry_pb2.GetStatusRequest),
         "get_status_response",
         convert.status_from_proto,
     )
@@ -161,7 +186,7 @@ def status() -> Call[model.Status]:
 def allocate_ids(count: int) -> Call[tuple[int, int]]:
     return Call(
         "allocate_ids_request",
-        frame_pb2.AllocateIdsRequest(count=count),
+        _request(frame_pb2.AllocateIdsRequest, count=count),
         "allocate_ids_response",
         lambda response: (response.first_id, response.id_count),
     )
@@ -173,14 +198,16 @@ def attach_source(channel: str, source: int, *, origin: str, resumed: bool = Fal
     """
     return Call(
         "attach_source_request",
-        frame_pb2.AttachSourceRequest(channel=channel, source=source, origin=origin, resumed=resumed),
+        _request(
+            frame_pb2.AttachSourceRequest, channel=channel, source=source, origin=origin, resumed=resumed
+        ),
         "attach_source_response",
         lambda response: (response.generation_index, response.generation),
     )
 
 
 def detach_source(source: int) -> Call[None]:
-    body = frame_pb2.DetachSourceRequest(source=source)
+    body = _request(frame_pb2.DetachSourceRequest, source=source)
     return Call("detach_source_request", body, "detach_source_response", _nothing)
 
 
@@ -196,7 +223,8 @@ def attach_reader(
     """With ``held`` (source to slot), a subscription is taken up again. Goes with the control page's
     descriptor.
     """
-    body = frame_pb2.AttachReaderRequest(
+    body = _request(
+        frame_pb2.AttachReaderRequest,
         channel=channel,
         reader=reader,
         slots=slots,
@@ -209,32 +237,32 @@ def attach_reader(
 
 
 def detach_reader(reader: int) -> Call[None]:
-    body = frame_pb2.DetachReaderRequest(reader=reader)
+    body = _request(frame_pb2.DetachReaderRequest, reader=reader)
     return Call("detach_reader_request", body, "detach_reader_response", _nothing)
 
 
 def fetch_readers(source: int) -> Call[int]:
     """The answer is the generation that the readers told before it make up."""
-    body = frame_pb2.FetchReadersRequest(source=source)
+    body = _request(frame_pb2.FetchReadersRequest, source=source)
     return Call(
         "fetch_readers_request", body, "fetch_readers_response", lambda response: int(response.generation)
     )
 
 
 def release_slot(reader: int, source: int) -> Call[None]:
-    body = frame_pb2.ReleaseSlotRequest(reader=reader, source=source)
+    body = _request(frame_pb2.ReleaseSlotRequest, reader=reader, source=source)
     return Call("release_slot_request", body, "release_slot_response", _nothing)
 
 
 def report_bindings(reports: Mapping[int, model.BindingReport]) -> Call[None]:
-    body = frame_pb2.ReportBindingsRequest()
+    body = _request(frame_pb2.ReportBindingsRequest)
     for binding, report in reports.items():
         body.reports[binding].CopyFrom(convert.report_to_proto(report))
     return Call("report_bindings_request", body, "report_bindings_response", _nothing)
 
 
 def report_gateway(endpoints: Mapping[str, str], counters: Mapping[str, int], detail: str = "") -> Call[None]:
-    body = frame_pb2.ReportGatewayRequest(endpoints=endpoints, counters=counters, detail=detail)
+    body = _request(frame_pb2.ReportGatewayRequest, endpoints=endpoints, counters=counters, detail=detail)
     return Call("report_gateway_request", body, "report_gateway_response", _nothing)
 
 

@@ -79,10 +79,17 @@ def headers_to_proto(headers: model.Headers) -> message_pb2.Headers:
     if len(headers.user) > USER_HEADERS_MAX:
         raise InvalidArgument(f"{len(headers.user)} user headers; at most {USER_HEADERS_MAX} are allowed")
     for name in headers.user:
-        if not 1 <= len(name.encode()) <= USER_HEADER_NAME_BYTES_MAX:
+        if not 1 <= len(name.encode(errors="replace")) <= USER_HEADER_NAME_BYTES_MAX:
             raise InvalidArgument(
                 f"the user header {name[:40]!r} is not 1 to {USER_HEADER_NAME_BYTES_MAX} bytes long"
             )
+    try:
+        return _headers_message(headers)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"the headers cannot be carried: {error}") from None
+
+
+def _headers_message(headers: model.Headers) -> message_pb2.Headers:
     return message_pb2.Headers(
         content_type=headers.content_type,
         key=headers.key,

@@ -39,6 +39,7 @@ from towpath.errors import (
     TowpathError,
     VersionMismatch,
 )
+from towpath.names import check_name
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame
 
@@ -321,6 +322,7 @@ class ClientProtocol:
         follow.
         """
         require_ring()
+        check_name(channel)
         state = SourceState(channel, self._take_id(), origin, ring_bytes)
         self.sources[state.source] = state
         return state, calls.attach_source(channel, state.source, origin=origin)
@@ -344,6 +346,7 @@ class ClientProtocol:
     ) -> tuple[ReaderState, calls.Call[None]]:
         """Make a control page, and the call that attaches it."""
         require_ring()
+        check_name(channel)
         state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell)
         self.readers[state.id] = state
         return state, calls.attach_reader(

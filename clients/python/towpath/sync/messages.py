@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
-from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
 from towpath.protocol import ReaderState, SourceState, publication_error
 from towpath.waiting import FOREVER, RECEIVE_BYTES, RECEIVE_COUNT, Buffer, deadline_ns, far_ns, remaining_ns
 
@@ -162,13 +162,27 @@ class Publisher:
         """
         deadline = deadline_ns(timeout)
         pause = 0.0002
-        while self._state.ended is None and not self._writer.drained():
+        while self._state.ended is None:
+            self._meet_readers_that_changed(deadline)
+            if self._writer.drained():
+                return True
             left = remaining_ns(deadline)
             if left == 0:
                 return False
             time.sleep(pause if left == FOREVER else min(pause, left / 1e9))
             pause = min(pause * 2, 0.02)
-        return self._state.ended is None
+        return False
+
+    def _meet_readers_that_changed(self, deadline: int | None) -> None:
+        """Who came, or went without taking all, since the last publish is known only to the core."""
+        if self._room.acquire(blocking=False):
+            try:
+                is_current = self._writer.wait_room(0, 0) >= 0
+            finally:
+                self._room.release()
+            if not is_current:
+                with contextlib.suppress(Timeout, Unavailable):
+                    self._fetch_readers(deadline if deadline is not None else far_ns())
 
     def close(self) -> None:
         """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
