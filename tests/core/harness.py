@@ -177,7 +177,7 @@ def fingerprint(machine: Machine) -> object:
         machine.durable_state().channels,
         machine.durable_state().bindings,
         machine.durable_state().next_binding,
-        machine._revision,
+        machine._watches.revision,
         list(topics._generations),
         list(topics._free_cells),
         {
@@ -204,5 +204,5 @@ def fingerprint(machine: Machine) -> object:
         sessions._next,
         dict(reports._reports),
         dict(reports._reporters),
-        list(machine._watches),
+        list(machine._watches._watches),
     )

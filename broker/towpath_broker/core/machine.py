@@ -2,8 +2,9 @@
 
 Theory of operation
     The parts each hold one idea: ``registry`` the definitions, ``sessions`` who is connected and owns which
-    ids, ``channels`` who publishes and subscribes, ``reports`` how bindings fare. The machine judges each
-    command by them, lets them change, and says in effects what the world must be told.
+    ids, ``channels`` who publishes and subscribes, ``reports`` how bindings fare, ``watches`` who is told of
+    changes. The machine judges each command by them, lets them change, and says in effects what the world
+    must be told.
 
     Only definitions, the count of starts and the ids of bindings are durable. A durable command changes
     them by what the journal alone says, so that a replay decides as the run did. Where a decision also
@@ -30,7 +31,6 @@ from typing import Any, Final
 from towpath.errors import (
     BindingNotFound,
     InvalidArgument,
-    LimitExceeded,
     PermissionDenied,
     SourceNotFound,
     SubscriptionNotFound,
@@ -43,7 +43,7 @@ from .channels import Reader, Source, Topics
 from .codec import DurableState, decode_state, encode_state
 from .commands import Caller, ChannelOptions, Command
 from .effects import Effect
-from .ids import CallId, ReaderId, SessionId, SourceId
+from .ids import CallId, ReaderId, SourceId
 from .limits import ORIGIN_CHARS_MAX, Limits
 from .registry import (
     BindingDefinition,
@@ -56,6 +56,7 @@ from .registry import (
 )
 from .reports import Reports
 from .sessions import Session, Sessions
+from .watches import Watches
 
 BRIDGE: Final = "bridge"
 """The gateway that hosts the adapters, and alone may report on bindings."""
@@ -107,10 +108,9 @@ class Machine:
         self._sessions = Sessions()
         self._topics = Topics()
         self._reports = Reports()
-        self._watches: dict[tuple[SessionId, CallId], None] = {}
+        self._watches = Watches()
         self._now_ns = 0
         self._incarnation = 0
-        self._revision = 0
         self._commands = 0
         self._refused = 0
         self._handlers: dict[type[Command], Callable[[Any], list[Effect]]] = {
@@ -191,7 +191,7 @@ class Machine:
         """Return counts of what the machine holds and has done."""
         return Statistics(
             incarnation=self._incarnation,
-            revision=self._revision,
+            revision=self._watches.revision,
             sessions=len(self._sessions),
             channels=len(self._registry.channels),
             bindings=len(self._registry.bindings),
@@ -263,11 +263,6 @@ class Machine:
             return []
         return [e.Refuse(caller.session, caller.call, error)]
 
-    def _told(self, body: e.WatchBody) -> list[Effect]:
-        """Count a change of the registry and tell it to every watch."""
-        self._revision += 1
-        return [e.StreamItem(session, call, self._revision, body) for session, call in self._watches]
-
     def _channel_view(self, channel: ChannelDefinition) -> e.ChannelView:
         presence = self._topics.presence(channel.name)
         return e.ChannelView(
@@ -299,7 +294,8 @@ class Machine:
         self._topics.start()
         self._registry.limits = command.limits
         self._registry.defaults = command.defaults
-        self._revision = self._commands = self._refused = 0
+        self._watches.start()
+        self._commands = self._refused = 0
         return []
 
     def _open_session(self, command: c.OpenSession) -> list[Effect]:
@@ -319,9 +315,7 @@ class Machine:
         session = self._sessions.get(command.session)
         if session is None:
             return []
-        for call in session.watches:
-            del self._watches[session.id, call]
-        session.watches.clear()
+        self._watches.end_session(session)
         self._reports.end_session(session)
         effects: list[Effect] = []
         # Readers first: then no source of the session has to tell a reader of the session that it is gone.
@@ -358,7 +352,7 @@ class Machine:
             self._registry.replace_channel(channel)
         view = self._channel_view(channel)
         if plan.change is not Change.NOTHING:
-            effects.extend(self._told(e.WatchChannelDeclared(view)))
+            effects.extend(self._watches.tell(e.WatchChannelDeclared(view)))
         created = plan.change is Change.CHANNEL_ADDED
         return [*effects, *self._reply(command.caller, e.ChannelDeclared(view, created))]
 
@@ -371,7 +365,7 @@ class Machine:
         for binding in self._registry.bindings_of(channel.name):
             effects.extend(self._remove_binding(binding))
         self._registry.remove_channel(channel.name)
-        effects.extend(self._told(e.WatchChannelUndeclared(view)))
+        effects.extend(self._watches.tell(e.WatchChannelUndeclared(view)))
         return [*effects, *self._reply(command.caller, e.Done())]
 
     def _get_channel(self, command: c.GetChannel) -> list[Effect]:
@@ -397,7 +391,7 @@ class Machine:
             self._registry.add_binding(binding)
         view = self._binding_view(binding)
         if created:
-            effects.extend(self._told(e.WatchBindingCreated(view)))
+            effects.extend(self._watches.tell(e.WatchBindingCreated(view)))
         return [*effects, *self._reply(command.caller, e.BindingCreated(view, created))]
 
     def _delete_binding(self, command: c.DeleteBinding) -> list[Effect]:
@@ -408,7 +402,7 @@ class Machine:
         return [*self._remove_binding(binding), *self._reply(command.caller, e.BindingDeleted(view))]
 
     def _remove_binding(self, binding: BindingDefinition) -> list[Effect]:
-        effects = self._told(e.WatchBindingDeleted(self._binding_view(binding)))
+        effects = self._watches.tell(e.WatchBindingDeleted(self._binding_view(binding)))
         self._registry.remove_binding(binding.id)
         for waiter in self._reports.forget(binding.id):
             error = BindingNotFound(f"binding {binding.id} was deleted")
@@ -450,17 +444,11 @@ class Machine:
         if session is None:
             return []
         self._check_call(session, caller.call)
-        maximum = self._registry.limits.watches_per_session_max
-        if len(session.watches) >= maximum:
-            raise LimitExceeded(
-                f"the session has {len(session.watches)} watches: watches_per_session_max is {maximum}"
-            )
-        session.watches[caller.call] = None
-        self._watches[session.id, caller.call] = None
+        self._watches.add(session, caller.call, self._registry.limits.watches_per_session_max)
         bodies: list[e.WatchBody] = [e.WatchChannelDeclared(view) for view in self._channel_views()]
         bodies += [e.WatchBindingCreated(view) for view in self._binding_views()]
         bodies.append(e.WatchCurrent())
-        return [e.StreamItem(session.id, caller.call, self._revision, body) for body in bodies]
+        return [e.StreamItem(session.id, caller.call, self._watches.revision, body) for body in bodies]
 
     def _check_call(self, session: Session, call: CallId) -> None:
         if call in session.watches or call in session.waits:
@@ -469,9 +457,7 @@ class Machine:
     def _cancel_call(self, command: c.CancelCall) -> list[Effect]:
         session = self._sessions.get(command.session)
         if session is not None:
-            if command.call in session.watches:
-                del session.watches[command.call]
-                del self._watches[session.id, command.call]
+            self._watches.cancel(session, command.call)
             self._reports.cancel(session, command.call)
         return []
 

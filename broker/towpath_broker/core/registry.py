@@ -11,8 +11,8 @@ Invariants
     ``channels``, ``bindings`` and the indexes over them tell the same; ``assert_consistent`` says so.
     A binding's channel exists. One place has one binding. A binding's id is never used again.
 
-Not here: who publishes or subscribes (``channels``), how bindings fare (``reports``), watches
-(``machine``).
+Not here: who publishes or subscribes (``channels``), how bindings fare (``reports``), who is told of changes
+(``watches``).
 """
 
 from __future__ import annotations
