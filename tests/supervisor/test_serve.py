@@ -17,6 +17,11 @@ import pytest
 import towpath
 from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
 from towpath.errors import Unavailable
+from towpath_broker.host.directories import listen_at
+from towpath_broker.host.packets import close_all
+from towpath_broker.host.systemd import Notifier
+from towpath_broker.settings import Settings
+from towpath_broker.supervisor import HELD_CONNECTIONS_MAX, Supervisor
 
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
@@ -187,6 +192,23 @@ def test_the_core_is_started_again_and_clients_wait_for_it(daemon: DaemonHandle)
         assert daemon.core_pid != first
     [bridge] = daemon.status().gateways
     assert (bridge.state, bridge.restarts) == ("running", 0)
+
+
+def test_only_so_many_connections_of_gateways_are_held(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with listen_at(tmp_path / "s", mode=0o600) as listener:
+        supervisor = Supervisor(
+            Settings(),
+            load=Settings,
+            notifier=Notifier({}),
+            listener=listener,
+            socket_path=None,
+            state_lock=listener.fileno(),
+        )
+        for _ in range(3 * HELD_CONNECTIONS_MAX):
+            supervisor._relay("zeromq", 1, os.dup(listener.fileno()))
+        assert len(os.listdir("/proc/self/fd")) == before + 1 + HELD_CONNECTIONS_MAX
+        close_all([descriptor for _, descriptor in supervisor._held])
 
 
 def test_a_gateway_is_started_again(daemon: DaemonHandle) -> None:
