@@ -453,11 +453,12 @@ async def test_what_is_dropped_never_tears_a_frame_that_is_partly_in_the_pipe(tm
         assert read[:3] == frames[:3] and read[3:] == frames[rig.tally.refused + 3 :]
 
 
+@pytest.mark.parametrize("is_asked", [True, False], ids=["stop", "subscription ended"])
 @on_loop
-async def test_the_end_of_the_subscription_is_told_however_slow_the_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_reader_that_never_reads_does_not_hold_the_end_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked: bool
 ) -> None:
-    monkeypatch.setattr(outflow, "FLUSH_AFTER_ERROR_S", 0.01)
+    monkeypatch.setattr(outflow, "FLUSH_S", 0.01)
     path = tmp_path / "fifo"
     async with Rig() as rig:
         rig.fifo(path, "out")
@@ -465,9 +466,12 @@ async def test_the_end_of_the_subscription_is_told_however_slow_the_reader(
         reader = open_reader(path)  # and never reads
         rig.carrier.send([b"x" * 1000] * 500)
         await rig.until(lambda: not rig.carrier.waiting)
-        rig.carrier.fail(SlowConsumer("cut off"))
-        with pytest.raises(SlowConsumer):
-            await rig.ended()
+        if is_asked:
+            await rig.stop()
+        else:
+            rig.carrier.fail(SlowConsumer("cut off"))
+            with pytest.raises(SlowConsumer):
+                await rig.ended()
         os.close(reader)
         assert rig.tally.messages_out + rig.tally.refused == 500
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.bridge.rig import Rig, on_loop, processes_gone, read_bytes, within
-from towpath.errors import BadFrame, BindingFailed
-from towpath.model import BindingState
+from towpath.errors import BadFrame, BindingFailed, ChannelUndeclared
+from towpath.model import BindingState, Direction
 from towpath_broker.gateways.bridge.backoff import DELAY_MS_MAX, HEALTHY_AFTER_S, Backoff, format_delay
 from towpath_broker.gateways.bridge.command import STDERR_LINES_MAX, describe_exit
 
@@ -127,6 +127,15 @@ async def test_output_that_cannot_be_followed_ends_the_run_as_failed() -> None:
         assert rig.tally.refused == 1
         assert (rig.tally.state, rig.tally.detail) == ("stopped", "killed by SIGTERM")
         assert rig.tally.last_error is not None and "oops" in rig.tally.last_error.message
+
+
+@on_loop
+async def test_the_run_after_a_broken_one_is_followed_again() -> None:
+    async with Rig() as rig:
+        rig.pipe(["printf", "3:one,oops"], "in", restart_delay_ms="10", framing="netstring")
+        assert await rig.until_published(3) == [b"one"] * 3
+        await rig.stop()
+        assert rig.tally.refused >= 2
 
 
 @on_loop
@@ -314,6 +323,28 @@ async def test_it_is_killed_when_it_does_not_end_in_time(capfd: pytest.CaptureFi
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
     assert "bridge.command_killed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+@on_loop
+async def test_when_the_channel_goes_the_command_is_asked_to_end(
+    tmp_path: Path, direction: Direction
+) -> None:
+    # Tells through a FIFO that the trap is set.
+    os.mkfifo(tmp_path / "ready")
+    ready = os.open(tmp_path / "ready", os.O_RDWR | os.O_NONBLOCK)
+    trap = f"trap 'echo asked > {tmp_path}/asked; exit 0' TERM; echo > {tmp_path}/ready"
+    async with Rig() as rig:
+        rig.pipe(sh(f"{trap}; while echo hello; do sleep 0.01; done"), direction, stop_timeout_ms="2000")
+        await within(read_bytes(ready, 1))
+        os.close(ready)
+        if direction == "in":
+            rig.carrier.publish_error = ChannelUndeclared("test is gone")
+        else:
+            rig.carrier.fail(ChannelUndeclared("test is gone"))
+        with pytest.raises(ChannelUndeclared):
+            await rig.ended()
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 @pytest.mark.parametrize("ignores", ["", "trap '' TERM; "])

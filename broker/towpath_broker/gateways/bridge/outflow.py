@@ -67,8 +67,8 @@ more."""
 RECEIVE_COUNT_MAX: Final = 4096
 RECEIVE_BYTES_MAX: Final = 1 << 18
 """One batch from the channel."""
-FLUSH_AFTER_ERROR_S: Final = 1.0
-"""How long a reader may still take what is held when the subscription has ended."""
+FLUSH_S: Final = 1.0
+"""How long a reader may still take what is held, at the stop or when the subscription has ended."""
 _MERGE_BYTES: Final = 1 << 16
 """Batches below this are joined: fewer system calls, and less memory than many small objects."""
 _BATCH_COST_BYTES: Final = 512
@@ -161,10 +161,10 @@ class Outflow:
         return self._is_read
 
     async def run(self, *stops: Stop) -> None:
-        """Carry until one of the stops is set; then write what is held, as long as somebody reads it.
+        """Carry until one of the stops is set, or the subscription ends.
 
-        What is held in the end is given up and counted, also when this is cancelled because a slow reader
-        takes too long. No descriptor is attached afterwards.
+        Then what is held is written as long as somebody reads it, at most ``FLUSH_S``; the rest is given up
+        and counted, also when this is cancelled. No descriptor is attached afterwards.
 
         Raises:
             TowpathError: the subscription ended.
@@ -174,11 +174,9 @@ class Outflow:
         waiting = [asyncio.create_task(stop.wait()) for stop in stops]
         try:
             await asyncio.wait({pulling, pushing, *waiting}, return_when=asyncio.FIRST_COMPLETED)
-            # Whoever asks to stop sets his own limit; an error must become known, however slow the reader is.
-            flush_s = FLUSH_AFTER_ERROR_S if pulling.done() else None
             await cancel(pulling)
             waiting.append(asyncio.create_task(self._wait_idle()))
-            await asyncio.wait({pushing, waiting[-1]}, timeout=flush_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pushing, waiting[-1]}, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel(pulling, pushing, *waiting)
             if self._descriptor is not None and not has_reader(self._descriptor):

@@ -39,7 +39,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from towpath.bindings import PipeOptions, Restart, WhenAbsent
-from towpath.errors import BindingFailed
+from towpath.errors import BindingFailed, TowpathError
 from towpath.model import Direction
 from towpath_broker.gateways.bridge.backoff import Backoff, format_delay
 from towpath_broker.gateways.bridge.command import Command, describe_exit
@@ -48,7 +48,7 @@ from towpath_broker.gateways.bridge.outflow import Outflow
 from towpath_broker.gateways.bridge.ports import Carrier
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
-from towpath_broker.gateways.bridge.tasks import together
+from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error, together
 from towpath_broker.log import log
 
 
@@ -98,21 +98,29 @@ class PipeAdapter:
             BindingFailed: the command cannot be started.
             TowpathError: the channel takes or gives no more.
         """
-        ended = Stop()
-        runs = self._run_again_and_again(stop, ended)
         if self._outflow is None:
-            await runs
-        else:
-            await together(self._feed(self._outflow, stop, ended), runs)
-
-    async def _feed(self, outflow: Outflow, stop: Stop, ended: Stop) -> None:
+            await self._run_again_and_again(stop)
+            return
+        # The end of the subscription ends the command as a stop does, and is raised then.
+        ending, ended = stop.child(), Stop()
+        feeding = asyncio.create_task(self._feed(self._outflow, ending, ended))
         try:
-            await outflow.run(stop, ended)
+            await self._run_again_and_again(ending)
+            ended.set()
+            await asyncio.wait((feeding,))
+        finally:
+            await cancel(feeding)
+        raise_first_error(feeding)
+
+    async def _feed(self, outflow: Outflow, ending: Stop, ended: Stop) -> None:
+        try:
+            await outflow.run(ending, ended)
         finally:
             self._is_fed.set()
+            ending.set()
 
-    async def _run_again_and_again(self, stop: Stop, ended: Stop) -> None:
-        """Start the command until it is to be left so, or to stop; ``ended`` is set then."""
+    async def _run_again_and_again(self, stop: Stop) -> None:
+        """Start the command until it is to be left so, or to stop."""
         backoff = Backoff(self._options.restart_delay_ms)
         loop = asyncio.get_running_loop()
         while not stop.is_set:
@@ -133,7 +141,6 @@ class PipeAdapter:
             self._tally.set_state("retrying", f"{what}, again in {format_delay(delay_ms)}", error)
             if await stop.sleep(delay_ms / 1000):
                 self._tally.count_restart()
-        ended.set()
 
     async def _run_once(self, stop: Stop) -> tuple[int, BindingFailed | None]:
         """Run the command from its start to its end, and carry all that it wrote.
@@ -154,8 +161,8 @@ class PipeAdapter:
             if self._outflow is not None:
                 self._outflow.attach(command.stdin)
             await together(self._drain(run), self._see_to_end(run, stop))
-            if self._inflow is not None:
-                await self._inflow.finish(is_whole=True)
+            if run.failure is not None:
+                raise run.failure
             return command.reap(), run.broken
         finally:
             if self._outflow is not None:
@@ -170,11 +177,16 @@ class PipeAdapter:
     async def _read(self, run: _Run) -> None:
         if self._inflow is None:
             return
-        ended = await self._inflow.carry(run.command.stdout, run.is_quiet)
-        if ended is Ended.STOPPED:
-            ended = await self._inflow.carry_rest(run.command.stdout)
-        if ended is Ended.BROKEN:
-            run.broken = self._inflow.broken()
+        try:
+            ended = await self._inflow.carry(run.command.stdout, run.is_quiet)
+            if ended is Ended.STOPPED:
+                ended = await self._inflow.carry_rest(run.command.stdout)
+            if ended is Ended.BROKEN:
+                run.broken = self._inflow.broken()
+            await self._inflow.finish(is_whole=True)
+        except TowpathError as error:
+            run.failure = error
+        if run.broken or run.failure:
             run.ending.set()
 
     async def _see_to_end(self, run: _Run, stop: Stop) -> None:
@@ -214,6 +226,7 @@ class _Run:
         is_quiet: nobody is left who could write; what is in its pipes is all.
         is_drained: all that it wrote has been carried.
         broken: why its output could not be followed.
+        failure: why the channel took no more of it.
     """
 
     def __init__(self, command: Command, stop: Stop) -> None:
@@ -222,6 +235,7 @@ class _Run:
         self.is_quiet = Stop()
         self.is_drained = asyncio.Event()
         self.broken: BindingFailed | None = None
+        self.failure: TowpathError | None = None
 
 
 async def _wait_at_most(timeout_s: float, condition: Coroutine[Any, Any, object]) -> bool:
