@@ -163,8 +163,7 @@ class Engine:
 
         Args:
             command: carried out after all that were submitted before. After :meth:`run` has returned,
-                commands are
-                ignored: those who could be answered are being disconnected.
+                commands are ignored: those who could be answered are being disconnected.
             done: called from the engine's task when the command's effects have been emitted.
         """
         if self._is_over:
@@ -220,10 +219,10 @@ class Engine:
     def _can_judge(self, command: Command, round_: list[_Waiting], durable: set[int]) -> bool:
         """Whether a command that is judged by presence can be, while a round waits before it.
 
-        It can while nothing in the round changes who uses a channel, if it is then accepted (nobody uses the
-        channel, so a replay sees the same) or if no definitions wait to be changed either.
+        It can while nothing in the round brings somebody to a channel or takes somebody away, if it is then
+        accepted (nobody uses the channel, so a replay sees the same) or if no definitions wait to be changed.
         """
-        if any(map(_changes_presence, round_)):
+        if not all(waiting.command.DURABLE for waiting in round_):
             return False
         return not durable or self._machine.verdict(command) is not Verdict.NOT_NOW
 
@@ -281,9 +280,3 @@ def _is_judged_by_presence(command: Command) -> bool:
     return (isinstance(command, UndeclareChannel) and not command.force) or (
         isinstance(command, DeclareChannel) and command.replace
     )
-
-
-def _changes_presence(waiting: _Waiting) -> bool:
-    """Whether a command may change who uses a channel."""
-    command = waiting.command
-    return not command.DURABLE or (isinstance(command, UndeclareChannel) and command.force)

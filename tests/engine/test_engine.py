@@ -316,6 +316,29 @@ def test_a_channel_that_comes_into_use_in_the_same_batch_is_not_undeclared_by_a_
     asyncio.run(main())
 
 
+def test_a_channel_in_use_is_not_undeclared_by_a_replay_whatever_waits_before_it() -> None:
+    async def main() -> None:
+        journal = MemoryJournal()
+        async with running(journal) as run:
+            await run.engine.execute(c.DeclareChannel(run.caller(), "a"))
+            await run.engine.execute(c.AttachReader(run.caller(), "a", ReaderId(run.first_id), 8))
+            run.engine.submit(c.DeclareChannel(run.caller(), "b"))
+            run.engine.submit(c.UndeclareChannel(run.caller(), "a"))
+            await run.settle()
+            assert isinstance(run.emitted[-1], e.Refuse)
+            assert run.recorded() == ["DeclareChannel", "DeclareChannel"]
+            run.engine.submit(c.UndeclareChannel(run.caller(), "a", force=True))
+            run.engine.submit(c.DeclareChannel(run.caller(), "a"))
+            run.engine.submit(c.UndeclareChannel(run.caller(), "a"))
+            run.engine.submit(c.DeclareChannel(run.caller(), "a", StatedOptions(ring_bytes=4096)))
+            await run.settle()
+            assert isinstance(run.emitted[-1], e.Reply)
+            assert replayed(journal).durable_state().channels == run.machine.durable_state().channels
+            assert [channel.name for channel in run.machine.durable_state().channels] == ["b", "a"]
+
+    asyncio.run(main())
+
+
 # ---- time, snapshots, recovery -----------------------------------------------------------------------------
 
 

@@ -20,9 +20,9 @@ from towpath_broker.journal.memory import MemoryJournal
 from towpath_broker.ports import Journal
 
 LIMITS = Limits(channels_max=3, channels_per_principal_max=2, bindings_max=2)
-NAMES = ("a", "a", "b", "c", "not a name")
+NAMES = ("a", "a", "a", "b", "b", "c", "not a name")
 ADMIN = Caller("uid:0", is_admin=True)
-# The first session of the first run, and its ids; a second session that opens and closes is not told apart.
+# The first session of the first run, and its ids.
 SESSION = SessionId((1 << 40) + 1)
 FIRST_ID = SESSION + 1
 USER = Caller("uid:1", session=SESSION, call=CallId(1))
@@ -70,7 +70,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ),
     st.builds(c.DetachSource, st.just(USER), offsets.map(lambda n: SourceId(FIRST_ID + n))),
     st.builds(c.DetachReader, st.just(USER), offsets.map(lambda n: ReaderId(FIRST_ID + n))),
-    st.just(c.CloseSession(SESSION)),
+    st.integers(0, 5).map(lambda number: c.CloseSession(SessionId(SESSION if number == 5 else 1))),
 )
 bursts = st.lists(st.lists(commands, min_size=1, max_size=12), min_size=1, max_size=6)
 
@@ -108,8 +108,13 @@ def test_a_restart_finds_what_the_run_left(given_bursts: list[list[Command]], st
         plain.apply(plain.start_command(), 0)
         expected: list[Effect] = []
         task = asyncio.create_task(engine.run())
-        sessions: list[Command] = [open_session("uid:1"), open_session("uid:2")]
-        for burst in (sessions, *given_bursts):
+        first: list[Command] = [
+            open_session("uid:1"),
+            c.DeclareChannel(USER, "a"),
+            c.DeclareChannel(USER, "b"),
+            c.AttachReader(USER, "a", ReaderId(FIRST_ID), 8),
+        ]
+        for burst in (first, *given_bursts):
             for command in burst:
                 engine.submit(command)
                 expected += plain.apply(command, 0)

@@ -50,7 +50,10 @@ class SqliteJournal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        missing = [each for each in self._path.parents if not each.exists()]
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in missing:
+            _sync_directory(directory.parent)
         # Made by us first, so that it is never there with wider permissions than it shall have.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         _sync_directory(self._path.parent)
