@@ -1,7 +1,7 @@
 """What the ring carries between two processes, Python on both ends: run by hand or by ``make bench``.
 
-Each case forks a writer; this process reads. Figures are of one run on one machine, so only ratios mean much: the
-last column sets each case against the first.
+Each case forks a writer; this process reads. Figures are of one run on one machine, so only ratios mean much:
+the last column sets each case against the first.
 """
 
 from __future__ import annotations

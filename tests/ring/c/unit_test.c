@@ -306,10 +306,10 @@ static void test_hostile_rings(void) {
 
 /* Every single byte of what was published, changed to several values: never more than a violation. */
 static void test_hostile_bytes(void) {
+    volatile uint8_t touched = 0;
     for (size_t at = 0; at < 96; at++) {
         for (int value = 0; value < 256; value += 51) {
             struct tpr_view view;
-            uint64_t sum = 0;
             connect_both(4096);
             CHECK(tpr_writer_publish(&writer, "ab", 2, "0123456789", 10) == TPR_OK);
             CHECK(tpr_writer_publish(&writer, "ab", 2, "0123456789", 10) == TPR_OK);
@@ -317,11 +317,12 @@ static void test_hostile_bytes(void) {
             tpr_reader_begin(&reader);
             while (tpr_reader_peek(&reader, &view)) {
                 for (uint32_t i = 0; i < view.headers_bytes + view.payload_bytes; i++)
-                    sum += view.headers[i]; /* all of it is in the mapping */
+                    touched = view.headers[i]; /* all of it is in the mapping */
                 tpr_reader_consume(&reader, &view);
             }
             tpr_reader_end(&reader);
             CHECK(reader.source[0]->cursor <= writer.tail);
+            (void)touched;
             close_both();
         }
     }
