@@ -19,7 +19,7 @@ def test_a_follower_that_takes_nothing_is_ended_after_what_it_was_promised() -> 
     async def follow() -> list[int]:
         watch = FeedWatch()
         # The state as it stands may be longer than the bound on changes.
-        watch.put_state(change(0) for _ in range(EVENTS_MAX + 5))
+        watch.put_state([change(0)] * (EVENTS_MAX + 5))
         for revision in range(1, EVENTS_MAX + 2):
             watch.put(change(revision))
         taken = [(await watch.receive()).revision for _ in range(2 * EVENTS_MAX + 5)]

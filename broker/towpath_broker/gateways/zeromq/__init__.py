@@ -12,7 +12,7 @@ loop), ``prefixes`` and ``subscribers``, ``outlets`` and ``pushes``, ``rpc``, ``
 
 Counters, as ``towpath status`` shows them:
 
-``messages_in``, ``messages_out``   by ``push`` and ``rpc`` into channels; by ``sub`` and ``rpc`` out of them
+``messages_in``, ``messages_out``   into channels; out of them (by ``sub`` once for all its subscribers)
 ``push_refused_REASON``             parts, name, headers, channel, size, stalled, other (pushes.py)
 ``sub_overruns``                    how often a subscriber was full for too long and began to lose messages
 ``sub_refused``, ``sub_ignored``    subscriptions beyond a limit; messages that a subscriber sent

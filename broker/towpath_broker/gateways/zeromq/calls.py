@@ -250,6 +250,7 @@ class Calls:
                 frame = Frame(id=call.id)
                 frame.watch_response.CopyFrom(watch_event_to_proto(await watch.receive()))
                 await self._deliver(call, frame, self._settings.rpc_stall_ms / 1e3)
+                await asyncio.sleep(0)  # the state may be long
         finally:
             self._feed.forget(watch)
 

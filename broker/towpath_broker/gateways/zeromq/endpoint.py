@@ -93,7 +93,7 @@ class Endpoint:
             Unavailable: it is in use; another attempt may succeed.
         """
         address = check_endpoint(name, text)
-        self.socket.setsockopt(zmq.IPV6, 1)
+        self.socket.setsockopt(zmq.IPV6, "[" in address)
         is_ipc = address.startswith("ipc://")
         if is_ipc:
             _check_socket_path(name, address.removeprefix("ipc://"))
@@ -112,7 +112,7 @@ class Endpoint:
         self._loop.add_reader(self._fd, self._stir)
         self.touch()
         self._bound = str(self.socket.get_string(zmq.LAST_ENDPOINT))
-        return _plain(self._bound)
+        return self._bound
 
     def stop_accepting(self) -> None:
         """Take no new connections; those that there are go on."""
@@ -191,15 +191,6 @@ class Endpoint:
 def _set_done(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _plain(endpoint: str) -> str:
-    """Return an endpoint with an IPv4 address as such: libzmq tells a mapped one where IPv6 is on."""
-    return (
-        endpoint.replace("tcp://[::ffff:127.", "tcp://127.").replace("]", "")
-        if "::ffff:" in endpoint
-        else endpoint
-    )
 
 
 def _check_socket_path(name: str, path: str) -> None:

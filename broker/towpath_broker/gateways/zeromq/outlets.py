@@ -122,17 +122,17 @@ class Outlets:
             publisher = await self._client.publisher(channel)
         outlet.publisher = publisher
         if sum(each.publisher is not None for each in self._outlets.values()) > self._sources_max:
-            victim = next(
-                (each for each in self._outlets.values() if each.publisher and not each.users), outlet
-            )
-            assert victim.publisher is not None
-            closing, victim.publisher = victim.publisher, None
-            await closing.close()
-            if victim is outlet:
+            idle = [name for name, each in self._outlets.items() if each.publisher and not each.users]
+            if not idle:
+                outlet.publisher = None
+                await publisher.close()
                 raise LimitExceeded(
                     f"all {self._sources_max} sources (sources_max) of the gateway are in use"
                 )
-            self._outlets = OrderedDict((k, v) for k, v in self._outlets.items() if v is not victim)
+            # Taken out first: whoever wants that channel during the closing makes a new source.
+            closing = self._outlets.pop(idle[0]).publisher
+            assert closing is not None
+            await closing.close()
         return publisher
 
 

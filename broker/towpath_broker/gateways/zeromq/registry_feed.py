@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from towpath.errors import ConnectionLost, SlowConsumer, TowpathError
@@ -43,10 +43,11 @@ class FeedWatch:
     """One follower's events, in order."""
 
     def __init__(self) -> None:
-        self._events: deque[WatchEvent] = deque()
+        self._state: Sequence[WatchEvent] = ()
+        self._state_taken = 0
+        self._changes: deque[WatchEvent] = deque()
         self._ended: TowpathError | None = None
         self._changed = asyncio.Event()
-        self._state_left = 0
 
     async def receive(self) -> WatchEvent:
         """Return the next event.
@@ -55,26 +56,29 @@ class FeedWatch:
             ConnectionLost: the daemon was restarted; watch again.
             SlowConsumer: too many changes were not taken.
         """
-        while not self._events:
+        while True:
+            if self._state_taken < len(self._state):
+                self._state_taken += 1
+                return self._state[self._state_taken - 1]
+            self._state, self._state_taken = (), 0
+            if self._changes:
+                return self._changes.popleft()
             if self._ended is not None:
                 raise self._ended
             self._changed.clear()
             await self._changed.wait()
-        self._state_left = max(0, self._state_left - 1)
-        return self._events.popleft()
 
-    def put_state(self, events: Iterable[WatchEvent]) -> None:
-        """The state as it stands, which may be of any length."""
-        self._events.extend(events)
-        self._state_left = len(self._events)
+    def put_state(self, events: Sequence[WatchEvent]) -> None:
+        """The state as it stands, which may be of any length; it is shared between watches."""
+        self._state = events
         self._changed.set()
 
     def put(self, event: WatchEvent) -> None:
         """One change."""
-        if len(self._events) - self._state_left >= EVENTS_MAX:
+        if len(self._changes) >= EVENTS_MAX:
             self.end(SlowConsumer(f"over {EVENTS_MAX} changes of the registry were not taken"))
         elif self._ended is None:
-            self._events.append(event)
+            self._changes.append(event)
             self._changed.set()
 
     def end(self, error: TowpathError) -> None:
@@ -98,6 +102,7 @@ class RegistryFeed:
         self._channels: dict[str, ChannelInfo] = {}
         self._bindings: dict[int, BindingInfo] = {}
         self._revision = 0
+        self._state: Sequence[WatchEvent] | None = None
         self._is_current = False
         self._watches: set[FeedWatch] = set()
 
@@ -114,7 +119,7 @@ class RegistryFeed:
         """Begin to follow; give it back to :meth:`forget`."""
         watch = FeedWatch()
         if self._is_current:
-            watch.put_state(self._state())
+            watch.put_state(self._current_state())
         self._watches.add(watch)
         return watch
 
@@ -122,20 +127,18 @@ class RegistryFeed:
         """Follow no more."""
         self._watches.discard(watch)
 
-    def _state(self) -> list[WatchEvent]:
-        return [
-            *(
-                WatchEvent("channel_declared", self._revision, channel=each)
-                for each in self._channels.values()
-            ),
-            *(
-                WatchEvent("binding_created", self._revision, binding=each)
-                for each in self._bindings.values()
-            ),
-            WatchEvent("current", self._revision),
-        ]
+    def _current_state(self) -> Sequence[WatchEvent]:
+        if self._state is None:
+            channels, bindings = self._channels.values(), self._bindings.values()
+            self._state = (
+                *(WatchEvent("channel_declared", self._revision, channel=each) for each in channels),
+                *(WatchEvent("binding_created", self._revision, binding=each) for each in bindings),
+                WatchEvent("current", self._revision),
+            )
+        return self._state
 
     def _take(self, event: WatchEvent) -> None:
+        self._state = None
         if event.kind == "reset":
             self._is_current = False
             self._channels.clear()
@@ -156,7 +159,7 @@ class RegistryFeed:
             for listener in self._listeners:
                 listener.channels_replaced(self._channels)
             for watch in self._watches:
-                watch.put_state(self._state())
+                watch.put_state(self._current_state())
         elif self._is_current:
             for watch in self._watches:
                 watch.put(event)

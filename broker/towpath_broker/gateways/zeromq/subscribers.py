@@ -260,7 +260,9 @@ class Subscribers:
                 batch = await subscription.receive_many(_BATCH, bytes_max=_BATCH_BYTES)
                 sent = self._send_batch(name, batch, 0)
                 while sent < len(batch):
-                    await self._stalled(name, batch[sent])
+                    message = batch[sent]
+                    meta = META.pack(message.source, message.seq, message.time_ns) + message.headers_raw
+                    await self._send_one(name, message.payload, meta)
                     sent = self._send_batch(name, batch, sent + 1)
                 self._gateway.count("messages_out", len(batch))
                 self._endpoint.touch()
@@ -282,12 +284,9 @@ class Subscribers:
             _send(socket, pack(message.source, message.seq, message.time_ns) + message.headers_raw, _LAST)
         return len(batch)
 
-    async def _stalled(self, name: bytes, message: Message) -> None:
-        """Send the message that found a queue full: when there is room, or, at last, past the full queue."""
-        meta = META.pack(message.source, message.seq, message.time_ns) + message.headers_raw
-        await self._send_one(name, message.payload, meta)
-
     async def _send_one(self, name: bytes, payload: bytes, meta: bytes) -> None:
+        """Send a message as soon as there is room; after a while, past the queue that is full."""
+
         def attempt() -> bool:
             try:
                 _send(self._socket, name, _MORE)
