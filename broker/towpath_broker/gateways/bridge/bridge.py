@@ -7,9 +7,8 @@ Theory of operation
     its predecessor has put its things away.
 
     At the stop every binding is asked to end, all at once: nothing new is taken in, what was taken in is
-        handed on, what
-    was made is removed. What has not ended after ``DRAIN_S`` is cancelled: commands get SIGKILL, and what
-    could not be handed on is counted and logged.
+    handed on, what was made is removed. What has not ended after ``DRAIN_S`` is cancelled: commands get
+    SIGKILL, and what could not be handed on is counted and logged.
 
 Invariants
     A runner per binding that the daemon has told of, and no other.

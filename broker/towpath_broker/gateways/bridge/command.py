@@ -3,12 +3,11 @@
 Theory of operation
     The command gets a session, and so a process group, of its own. It is waited for through a pidfd and *not*
     reaped when it has exited: as long as it is a zombie its number names it and its group and nobody else, so
-        signals cannot
-    hit a stranger. ``end_group`` ends what it left running, and only ``reap`` lets go of the number.
+    signals cannot hit a stranger. They go to the whole group, and so to what it left running; only ``reap``
+    lets go of the number.
 
     It does not outlive the bridge: the kernel sends it SIGKILL when the bridge is gone (PR_SET_PDEATHSIG).
-        Its own children
-    see their pipes close; under systemd they end with the service.
+    Its own children see their pipes close; under systemd they end with the service.
 
     Its standard error goes to the log, line by line, at most ``STDERR_LINES_MAX`` lines in
     ``STDERR_WINDOW_S``; the rest is counted. It is always read, so that a talkative command is not stopped by

@@ -3,21 +3,19 @@ taken.
 
 Theory of operation
     One task pulls batches from the channel and frames them into ``_held``; another pushes them into the
-    descriptor. Between them lies a bound:
-    while a reader is there but slow, pulling stops, and the channel sees a slow subscriber. While *no* reader
-    is there (no FIFO open for reading, no command running) ``when_absent`` decides: ``block`` stops pulling
-    all the same, so that the channel's publishers wait; ``drop`` keeps the newest ``HELD_BYTES_MAX`` for the
-    next reader and drops what is older, counted. Dropping is the default, because a reader that is not there
-    must not stall everybody else on the channel.
+    descriptor. Between them lies a bound. While a reader is there but slow, pulling stops, and the channel
+    sees a slow subscriber. While *no* reader is there (no FIFO open for reading, no command running)
+    ``when_absent`` decides: ``block`` stops pulling all the same, so that the channel's publishers wait;
+    ``drop`` keeps the newest ``HELD_BYTES_MAX`` for the next reader and drops what is older, counted.
+    Dropping is the default, because a reader that is not there must not stall everybody else on the channel.
 
     What was written lies in the pipe until somebody reads it, and stays there while we hold the write end
     open. When the last reader goes away (``pause``), the bytes that it left tell to the byte what it
     consumed. If it stopped between two frames, everything stays as it is, and the next reader goes on there:
     a shell that opens and closes the FIFO for each line (``while :; do read x < fifo; done``) misses nothing.
     If it stopped inside a frame, or the pipe is to be closed (``detach``), the pipe is emptied, and every
-    frame that was not consumed *whole* is put in front of ``_held`` again.
-    For this the frames that may still lie in the pipe are remembered (``_flight``), as many bytes as the pipe
-    holds.
+    frame that was not consumed *whole* is put in front of ``_held`` again. For this the frames that may still
+    lie in the pipe are remembered (``_flight``), as many bytes as the pipe holds.
 
     ::
 
@@ -26,16 +24,16 @@ Theory of operation
 
 What is promised
     At least once at this edge: a frame of which the reader took only a part is sent again whole to the next
-        reader. What
-    a reader has taken is its own, whether it did anything with it or not. If a reader goes and another comes
-    before the bridge has noticed, the stream just goes on where the first stopped, as with any pipe of two
-    readers. If another program writes into the same FIFO, its bytes are taken for the newest of ours, and
-    some frames may come twice.
+    reader. What a reader has taken is its own, whether it did anything with it or not. If a reader goes and
+    another comes before the bridge has noticed, the stream just goes on where the first stopped, as with any
+    pipe of two readers. If another program writes into the same FIFO, its bytes are taken for the newest of
+    ours, and some frames may come twice.
 
 Invariants
     ``_held`` and ``_flight`` are in channel order, and every frame in ``_flight`` is before every frame in
     ``_held``.
-    Cost of ``_held`` <= HELD_BYTES_MAX + one received batch. A message is counted as out once, when first
+    Cost of ``_held`` <= max(HELD_BYTES_MAX, 2 * frame_bytes_max) + one received batch, and what was taken
+    back from one pipe. A message is counted as out once, when first
     written whole.
 
 Not here: opening descriptors and finding out that a reader came; adapters call ``attach``.

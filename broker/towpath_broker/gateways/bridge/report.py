@@ -3,8 +3,7 @@
 Theory of operation
     A :class:`Tally` is one binding's account; its adapter writes it. The :class:`Reporter` sends what
     changed: a change of state at once, counters and errors at most once per ``REPORT_INTERVAL_S``, and
-        nothing while nothing changes. So an
-    idle bridge has no timer and sends nothing.
+    nothing while nothing changes. So an idle bridge has no timer and sends nothing.
 
 Invariants
     The last change is always told, in the end. A report that could not be sent is told again, whole, after

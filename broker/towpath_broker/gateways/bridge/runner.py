@@ -8,6 +8,7 @@ Theory of operation
            v         v  |
         failed    retrying     after a retryable error; the pause doubles from 1 s to 30 s
                      |
+                     v
                   stopped      the adapter's word: a policy says to leave it so
 
     An error of the definition (no FIFO at the path, no such command, options out of range) is ``failed``:

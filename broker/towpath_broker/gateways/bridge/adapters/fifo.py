@@ -3,24 +3,21 @@
 Theory of operation, inward
     The bridge opens the FIFO for reading and *also* for writing, and never writes. So there always is a
     writer, and when the last program that wrote goes away there is no end of file: no storm of empty reads,
-        and the unfinished line
-    it may have left is kept until somebody completes it. Reading stops while the channel's publishers wait,
-    and the program then waits in its own write(2).
+    and the unfinished line it may have left is kept until somebody completes it. Reading stops while the
+    channel's publishers wait, and the program then waits in its own write(2).
 
 Theory of operation, outward
     Opening a FIFO for writing alone fails while nobody reads (ENXIO). So the bridge opens it for both, then
     for writing, and closes the first: it has a write end that outlives every reader, and a reader's open(2)
-        never hangs. Whether
-    anybody reads, poll(2) says; that this changed, inotify says. While nobody reads the state is ``waiting``,
-    and what comes is held or dropped as ``outflow`` describes; what the last reader left unread goes to the
-    next one.
+    never hangs. Whether anybody reads, poll(2) says; that this changed, inotify says. While nobody reads the
+    state is ``waiting``, and what comes is held or dropped as ``outflow`` describes; what the last reader
+    left unread goes to the next one.
 
 What users should know
     *Several writers.* write(2) of at most PIPE_BUF (4096) bytes is atomic: such lines never mix. Larger
     writes of several programs may interleave, inside the kernel, before the bridge sees a byte: it cannot be
-        repaired here. With ``line``
-    framing the damage ends at the next newline; with ``length`` and ``netstring`` write a frame with one
-    write(2) of at most 4096 bytes, or have one writer.
+    repaired here. With ``line`` framing the damage ends at the next newline; with ``length`` and
+    ``netstring`` write a frame with one write(2) of at most 4096 bytes, or have one writer.
     *Several readers* of an outgoing FIFO share its bytes, as with any pipe.
     *A writer that dies inside a line* leaves its half in front of the next writer's first line.
     *What exists already.* A FIFO at the path is adopted with its permissions as they are. Anything else is

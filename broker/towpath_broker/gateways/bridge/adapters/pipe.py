@@ -4,7 +4,7 @@ Theory of operation
     ``in`` carries its standard output into the channel, ``out`` the channel into its standard input, ``both``
     does both. The command is run without a shell; ``sh -c '...'`` brings one. One binding is one command at a
     time: when it ends, all that it wrote is carried first, then its end is told, and the policy says what
-        follows:
+    follows:
 
     ============== ================================== ======================================
     ``restart``    it exited with 0                   anything else
