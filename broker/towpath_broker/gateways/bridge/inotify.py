@@ -2,9 +2,8 @@
 
 Theory of operation
     A writer can wait in poll(2) for room in a FIFO, but for a reader's arrival there is no such wait: the
-    kernel wakes nobody.
-    Polling would cost an idle machine its rest. inotify tells of each open. One instance serves all bindings,
-    because a user has few (``fs.inotify.max_user_instances``, 128) and many watches.
+    kernel wakes nobody. Polling would cost an idle machine its rest. inotify tells of each open. One instance
+    serves all bindings, because a user has few (``fs.inotify.max_user_instances``, 128) and many watches.
 
     An event says only "look again": whoever watches asks the kernel how things are. So lost, merged and late
     events do no harm, and after an overflow of the queue everybody looks.

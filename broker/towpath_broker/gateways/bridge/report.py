@@ -6,8 +6,7 @@ Theory of operation
     nothing while nothing changes. So an idle bridge has no timer and sends nothing.
 
 Invariants
-    The last change is always told, in the end. A report that could not be sent is told again, whole, after
-    the reconnect.
+    The last change is always told, in the end. A report that could not be sent is told again, whole, later.
     Counters never go backwards.
 """
 

@@ -25,7 +25,10 @@ What users should know
     link in a directory that others may write to would choose the FIFO for us. Directories on the way may be
     links.
     *What is removed.* The FIFO that this binding made, when the binding ends or the bridge stops, if the path
-    still leads to it (device and inode). A bridge that is killed leaves it; the next run adopts it.
+    still leads to it (device and inode). A bridge that is killed leaves it; the next run adopts it, and then
+    leaves it too. While no FIFO is there, a shell's ``echo x > PATH`` makes a file, which is refused
+    afterwards:
+    make the FIFO yourself where writers do not wait for the daemon.
     *A path that was removed or replaced meanwhile* is noticed; the binding begins anew.
     *Access.* The bridge must be allowed to read and write the FIFO, whatever the direction.
 
