@@ -134,8 +134,8 @@ class Calls:
         asyncio.get_running_loop().remove_reader(int(self._monitor.FD))
         tasks = [running.task for running in self._running.values()]
         stopping = Unavailable("the gateway is stopping", hint="connect again in a moment")
-        for running in self._running:
-            self._send_or_drop(running.address, error_frame(running.id, stopping))
+        for call in self._running:
+            self._send_or_drop(call.address, error_frame(call.id, stopping))
         self._perform(self._protocol.stop_all())
         await asyncio.gather(*tasks, return_exceptions=True)
         self._socket.disable_monitor()
