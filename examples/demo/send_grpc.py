@@ -4,6 +4,7 @@ ADDRESS CHANNEL
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -13,9 +14,9 @@ from towpath.v1 import channels_pb2, channels_pb2_grpc
 
 
 def requests(channel: str) -> Iterator[channels_pb2.PublishStreamRequest]:
-    while data := sys.stdin.buffer.read1(1 << 16):
+    while data := os.read(0, 1 << 16):
         while not data.endswith(b"\n"):
-            data += sys.stdin.buffer.read1(1 << 16)
+            data += os.read(0, 1 << 16)
         yield channels_pb2.PublishStreamRequest(channel=channel, payloads=data.splitlines())
 
 
