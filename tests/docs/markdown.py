@@ -72,7 +72,22 @@ def links(name: str) -> Iterator[str]:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether a text is as a block says, ``...`` standing for anything."""
-    parts = [re.escape(part.strip(" ")) for part in re.split(r"\.\.\.", pattern.strip())]
-    loose = [re.sub(r"(\\ )+", r" +", part) for part in parts]
-    return re.fullmatch(r".*".join(rf"\s*{part}\s*" for part in loose), text.strip(), re.DOTALL) is not None
+    """Whether a text is as a block says: ``...`` stands for anything, and how many spaces does not count."""
+    first, *others = [_squeezed(part) for part in pattern.split("...")]
+    text = _squeezed(text)
+    if not others:
+        return text == first
+    *middle, last = others
+    if not text.startswith(first) or not text.endswith(last):
+        return False
+    at = len(first)
+    for part in middle:
+        found = text.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return at <= len(text) - len(last)
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r" +", " ", text).strip()
