@@ -296,24 +296,21 @@ def test_a_second_interrupt_ends_it_at_once(daemon: DaemonHandle) -> None:
 def test_reload_brings_channels_and_gateways_to_what_the_file_says(daemon: DaemonHandle) -> None:
     bridge = daemon.gateway("bridge").pid
     daemon.config.write_text('[grpc]\nlisten = "127.0.0.1:0"\n[channels."new.one"]\n')
-    mark = daemon.mark()
     assert "daemon.reloaded" in daemon.reload()
-    daemon.wait_log(r" gateway\.listening gateway=grpc", after=mark)
     status = daemon.status()
     assert [channel.name for channel in status.channels] == ["new.one"]
-    assert [gateway.name for gateway in status.gateways] == ["bridge", "grpc"]
-    assert status.gateways[0].pid == bridge
+    assert [(gateway.name, gateway.state) for gateway in status.gateways] == [
+        ("bridge", "running"),
+        ("grpc", "running"),
+    ]
     # A changed table restarts its gateway and no other; one that goes is ended.
     first = daemon.gateway("grpc").pid
     daemon.config.write_text('[grpc]\nlisten = "127.0.0.1:0"\ncalls_max = 5\n')
-    mark = daemon.mark()
     daemon.reload()
-    daemon.wait_log(r" gateway\.listening gateway=grpc", after=mark)
+    assert daemon.gateway("grpc").state == "running"
     assert daemon.gateway("grpc").pid != first
     daemon.config.write_text(LOCAL_ONLY)
-    mark = daemon.mark()
     daemon.reload()
-    daemon.wait_log(r" gateway\.stopped gateway=grpc", after=mark)
     assert [(gateway.name, gateway.pid) for gateway in daemon.status().gateways] == [("bridge", bridge)]
 
 

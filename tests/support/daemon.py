@@ -138,11 +138,20 @@ class DaemonHandle:
         self.wait_log(r" core\.ready ", after=mark)
 
     def kill_gateway(self, name: str) -> None:
-        """Kill a gateway as `kill -9` does, and wait until its successor listens."""
-        mark = self.mark()
-        os.kill(self.gateway(name).pid, signal.SIGKILL)
-        self.wait_log(rf" gateway\.exited gateway={name} ", after=mark)
-        self.wait_log(rf" gateway\.listening gateway={name}\b", after=mark)
+        """Kill a gateway as `kill -9` does, and wait until its successor runs."""
+        killed = self.gateway(name).pid
+        os.kill(killed, signal.SIGKILL)
+        self.wait_gateway(name, but_not=killed)
+
+    def wait_gateway(self, name: str, *, but_not: int = 0) -> towpath.GatewayInfo:
+        """Wait until a gateway runs, in another process than ``but_not``; return what the status says of it."""
+
+        def runs() -> bool:
+            gateways = [gateway for gateway in self.status().gateways if gateway.name == name]
+            return any(gateway.state == "running" and gateway.pid != but_not for gateway in gateways)
+
+        wait_until(runs, self.log)
+        return self.gateway(name)
 
     def reload(self) -> str:
         """Have the configuration read again; return the line that says how it went."""
