@@ -144,7 +144,7 @@ class DaemonHandle:
         self.wait_gateway(name, but_not=killed)
 
     def wait_gateway(self, name: str, *, but_not: int = 0) -> towpath.GatewayInfo:
-        """Wait until a gateway runs, in another process than ``but_not``; return what the status says of it."""
+        """Wait until a gateway runs, in another process than ``but_not``; return its line of the status."""
 
         def runs() -> bool:
             gateways = [gateway for gateway in self.status().gateways if gateway.name == name]
