@@ -244,7 +244,7 @@ class Calls:
                 await asyncio.sleep(0)
 
     async def _watch(self, call: Call) -> Frame:
-        watch = self._feed.watch()
+        watch = await self._feed.watch()
         try:
             while True:
                 frame = Frame(id=call.id)

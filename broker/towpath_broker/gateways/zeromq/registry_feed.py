@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 EVENTS_MAX: Final = 10_000
 
+_NO_CHANNEL: Final = "_towpath."
+
 
 class Listener(Protocol):
     """Who wants to know which channels there are: the ``sub`` and the ``push`` endpoint."""
@@ -37,6 +39,17 @@ class Listener(Protocol):
     def channel_undeclared(self, channel: str) -> None: ...
 
     def channels_replaced(self, channels: Iterable[str]) -> None: ...
+
+
+async def catch_up(client: AsyncClient) -> None:
+    """Wait until what the registry had when this was called is known here.
+
+    The answer to any call comes behind the changes that were made before it: one connection, one order.
+
+    Raises:
+        TowpathError: the daemon cannot be asked now.
+    """
+    await client.channels(_NO_CHANNEL)
 
 
 class FeedWatch:
@@ -115,8 +128,13 @@ class RegistryFeed:
         finally:
             await watch.close()
 
-    def watch(self) -> FeedWatch:
-        """Begin to follow; give it back to :meth:`forget`."""
+    async def watch(self) -> FeedWatch:
+        """Begin to follow; give it back to :meth:`forget`.
+
+        Raises:
+            TowpathError: the daemon cannot be asked now.
+        """
+        await catch_up(self._client)
         watch = FeedWatch()
         if self._is_current:
             watch.put_state(self._current_state())

@@ -50,6 +50,7 @@ from towpath_broker.gateways._common import GatewayContext, log
 from towpath_broker.gateways.zeromq.endpoint import Endpoint
 from towpath_broker.gateways.zeromq.messages import META, READY_PREFIX
 from towpath_broker.gateways.zeromq.prefixes import PrefixTable
+from towpath_broker.gateways.zeromq.registry_feed import catch_up
 from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
 
 if TYPE_CHECKING:
@@ -194,9 +195,7 @@ class Subscribers:
 
     async def _answer_ready(self, name: bytes) -> None:
         try:
-            # Whatever the registry had before this answer has been told to us when it arrives: one
-            # connection, one order.
-            await self._gateway.client.channels(READY_PREFIX.decode())
+            await catch_up(self._gateway.client)
             for reader in list(self._readers.values()):
                 await reader.settled.wait()
         except TowpathError:
