@@ -32,18 +32,17 @@ if TYPE_CHECKING:
         Status,
         WatchEvent,
     )
-    from towpath.sync.client import Client, connect
-    from towpath.sync.messages import Channel, Publisher, Subscription
-    from towpath.sync.watching import Watch
+    from towpath.sync.api import Channel, Client, Publisher, Subscription, Watch
+    from towpath.sync.client import connect
 
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
     "Message": "towpath._message",
-    "Channel": "towpath.sync.messages",
-    "Client": "towpath.sync.client",
-    "Publisher": "towpath.sync.messages",
-    "Subscription": "towpath.sync.messages",
-    "Watch": "towpath.sync.watching",
+    "Channel": "towpath.sync.api",
+    "Client": "towpath.sync.api",
+    "Publisher": "towpath.sync.api",
+    "Subscription": "towpath.sync.api",
+    "Watch": "towpath.sync.api",
     "connect": "towpath.sync.client",
     "BindingInfo": "towpath.model",
     "BindingReport": "towpath.model",

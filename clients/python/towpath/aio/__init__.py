@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from towpath.aio.client import AsyncClient, connect
-from towpath.aio.messages import AsyncChannel, AsyncPublisher, AsyncSubscription
+from towpath.aio.api import AsyncChannel, AsyncClient, AsyncPublisher, AsyncSubscription, AsyncWatch
+from towpath.aio.client import connect
 from towpath.aio.registry import AsyncRegistry
-from towpath.aio.watching import AsyncWatch
 
 __all__ = [
     "AsyncChannel",

@@ -1,4 +1,5 @@
-"""The asyncio client: ``await towpath.aio.connect()``. The same as ``client``, waiting on an event loop.
+"""The asyncio client of the daemon of this host: ``await towpath.aio.connect()``. The same as
+``towpath.sync.client``, waiting on an event loop.
 
 Theory of operation
     The door's socket and the session's doorbell are watched by the loop. A subscription that finds its
@@ -17,17 +18,14 @@ import contextlib
 import random
 import socket
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from types import TracebackType
 from typing import Final, TypeVar
 
-from towpath import addresses, calls, model, wire
+from towpath import addresses, calls, wire
 from towpath._version import __version__
-from towpath.aio.messages import AsyncChannel, AsyncPublisher, AsyncSubscription
-from towpath.aio.registry import AsyncRegistry
-from towpath.aio.watching import AsyncWatch
+from towpath.aio.api import AsyncClient
+from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
+from towpath.aio.watching import LocalAsyncWatch
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, ReaderState, SourceState
 from towpath.transport import FrameTransport
@@ -51,10 +49,8 @@ ROOM_TURN_NS: Final = 250_000_000
 """How long a full ring may keep one of the room threads before the next one has its turn."""
 
 
-class AsyncClient(AsyncRegistry):
-    """A session with the local daemon. Made by :func:`connect`; use it as an asynchronous context manager,
-    or close it.
-    """
+class LocalAsyncClient(AsyncClient):
+    """A session with the daemon of this host."""
 
     def __init__(self, url: str | None, name: str) -> None:
         self._url = url
@@ -82,9 +78,6 @@ class AsyncClient(AsyncRegistry):
     # ---- life ----
 
     async def close(self) -> None:
-        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
-        once is fine.
-        """
         if self._closed:
             return
         self._closed = True
@@ -105,14 +98,6 @@ class AsyncClient(AsyncRegistry):
         if self._room is not None:
             self._room.shutdown(wait=False)
 
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     @property
     def is_connected(self) -> bool:
         """Whether the daemon can be asked now. Messages flow in shared memory either way."""
@@ -120,37 +105,20 @@ class AsyncClient(AsyncRegistry):
 
     @property
     def session(self) -> int:
-        """The session's id; 0 while there is no connection."""
         welcome = self._protocol.welcome
         return welcome.session if welcome is not None else 0
 
-    def acting_for(self, principal: str) -> AsyncRegistry:
-        """The registry as somebody else may use it; honoured only from gateways that the daemon started."""
-        return _ActingFor(self, principal)
-
-    # ---- registry; the rest is inherited ----
-
-    def watch(self) -> AsyncWatch:
-        return AsyncWatch(self)
-
-    async def report_bindings(self, reports: Mapping[int, model.BindingReport]) -> None:
-        """From the bridge: how its bindings fare."""
-        await self._call(calls.report_bindings(reports))
-
-    async def report_gateway(
-        self, endpoints: Mapping[str, str], counters: Mapping[str, int], detail: str = ""
-    ) -> None:
-        """From a gateway: where it listens and what it counted."""
-        await self._call(calls.report_gateway(endpoints, counters, detail))
+    @property
+    def principal(self) -> str:
+        welcome = self._protocol.welcome
+        return welcome.principal if welcome is not None else ""
 
     # ---- messages ----
 
-    def channel(self, name: str) -> AsyncChannel:
-        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
-        return AsyncChannel(self, name)
+    def watch(self) -> LocalAsyncWatch:
+        return LocalAsyncWatch(self)
 
-    async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
-        """Become a publisher of a channel; see :meth:`towpath.Client.publisher`."""
+    async def publisher(self, name: str, *, origin: str = "") -> LocalAsyncPublisher:
         info = await self.channel_info(name)
         await self._ensure_ids()
         state, call = self._protocol.new_source(name, origin, info.ring_bytes)
@@ -161,12 +129,9 @@ class AsyncClient(AsyncRegistry):
             self._protocol.forget_source(state, ConnectionLost("it was never attached"))
             self._flush()
             raise
-        return AsyncPublisher(self, state)
+        return LocalAsyncPublisher(self, state)
 
-    async def subscribe(self, name: str, *, exclude_origin: str = "") -> AsyncSubscription:
-        """Subscribe: nothing published after this returned is missed; see
-        :meth:`towpath.Client.subscribe`.
-        """
+    async def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalAsyncSubscription:
         await self._ensure_ids()
         state, call = self._protocol.new_reader(name, exclude_origin, wants_doorbell=True)
         state.wake = lambda: self._wake(state)
@@ -176,7 +141,7 @@ class AsyncClient(AsyncRegistry):
             self._protocol.forget_reader(state, ConnectionLost("it was never attached"))
             self._flush()
             raise
-        return AsyncSubscription(self, state)
+        return LocalAsyncSubscription(self, state)
 
     # ---- calling ----
 
@@ -331,20 +296,9 @@ class AsyncClient(AsyncRegistry):
             raise
 
 
-class _ActingFor(AsyncRegistry):
-    """The registry as another principal may use it."""
-
-    def __init__(self, client: AsyncClient, principal: str) -> None:
-        self._client = client
-        self._principal = principal
-
-    async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
-        return await self._client._call(replace(call, principal=self._principal), deadline)
-
-
 async def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> AsyncClient:
     """Connect to the local daemon; arguments and errors as for :func:`towpath.connect`."""
-    client = AsyncClient(url, name)
+    client = LocalAsyncClient(url, name)
     try:
         client._open(addresses.open_socket(url))
         await client._wait_ready(deadline_ns(timeout))

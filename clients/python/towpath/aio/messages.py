@@ -1,30 +1,27 @@
-"""Publishing and subscribing, waiting on an event loop."""
+"""Publishing and subscribing in shared memory, waiting on an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
+from towpath.aio.api import AsyncPublisher, AsyncSubscription
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
 from towpath.protocol import ReaderState, SourceState, publication_error
-from towpath.waiting import FOREVER, RECEIVE_BYTES, RECEIVE_COUNT, Buffer, deadline_ns, remaining_ns
+from towpath.waiting import FOREVER, Buffer, deadline_ns, remaining_ns
 
 if TYPE_CHECKING:
-    from towpath.aio.client import AsyncClient
+    from towpath.aio.client import LocalAsyncClient
 
 
-class AsyncPublisher:
-    """One source: this program's presence as a writer on one channel. Attributes as for
-    :class:`towpath.Publisher`.
-    """
+class LocalAsyncPublisher(AsyncPublisher):
+    """A source with a ring of its own."""
 
-    def __init__(self, client: AsyncClient, state: SourceState) -> None:
+    def __init__(self, client: LocalAsyncClient, state: SourceState) -> None:
         self._client = client
         self._state = state
         self._writer = state.writer
@@ -41,7 +38,6 @@ class AsyncPublisher:
         headers_raw: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Publish one message; see :meth:`towpath.Publisher.publish`."""
         if headers is not None:
             headers_raw = convert.encode_headers(headers)
         raw = headers_raw or None
@@ -71,9 +67,6 @@ class AsyncPublisher:
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Publish a batch; see :meth:`towpath.Publisher.publish_many`. Batches of several tasks do not
-        mix.
-        """
         column = calls.headers_column(len(payloads), headers, headers_raw)
         deadline = deadline_ns(timeout)
         done = 0
@@ -121,9 +114,6 @@ class AsyncPublisher:
             await self._fetch_readers(None)
 
     async def wait_drained(self, timeout: float | None = None) -> bool:
-        """Wait until every subscriber has taken all that was published. Returns False when the time is
-        over.
-        """
         deadline = deadline_ns(timeout)
         pause = 0.0002
         while self._state.ended is None:
@@ -144,44 +134,17 @@ class AsyncPublisher:
                 await self._fetch_readers(deadline)
 
     async def close(self) -> None:
-        """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
         self._client._protocol.forget_source(self._state, ConnectionLost("the publisher was closed", hint=""))
         self._client._flush()
 
-    async def __aenter__(self) -> AsyncPublisher:
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+class LocalAsyncSubscription(AsyncSubscription):
+    """A reader of the rings of a channel's sources."""
 
-
-class AsyncSubscription:
-    """One subscription: ``async for`` over it, or receive from it; by one task at a time."""
-
-    def __init__(self, client: AsyncClient, state: ReaderState) -> None:
+    def __init__(self, client: LocalAsyncClient, state: ReaderState) -> None:
+        super().__init__(state.channel)
         self._client = client
         self._state = state
-        self._buffer: deque[Message] = deque()
-        self._closed = False
-        self.name = state.channel
-
-    async def receive(self, timeout: float | None = None) -> Message:
-        """Return the next message; see :meth:`towpath.Subscription.receive`."""
-        if not self._buffer:
-            self._buffer.extend(await self._take(RECEIVE_COUNT, RECEIVE_BYTES, timeout))
-            if not self._buffer:
-                raise Timeout(f"no message on {self.name} in {timeout} s")
-        return self._buffer.popleft()
-
-    async def receive_many(
-        self, count_max: int = 256, *, bytes_max: int = 1 << 20, timeout: float | None = None
-    ) -> list[Message]:
-        """Return what there is, up to the bounds; see :meth:`towpath.Subscription.receive_many`."""
-        if self._buffer:
-            return [self._buffer.popleft() for _ in range(min(count_max, len(self._buffer)))]
-        return await self._take(count_max, bytes_max, timeout)
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         deadline = deadline_ns(timeout)
@@ -201,75 +164,9 @@ class AsyncSubscription:
                 return []
             await self._client._sleep(state, deadline)
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """Yield messages until the subscription is closed; raises ChannelUndeclared when the channel goes."""
-        while not self._closed:
-            try:
-                message = await self.receive()
-            except ConnectionLost:
-                if self._closed:
-                    return
-                raise
-            yield message
-
     async def close(self) -> None:
-        """Leave the channel; a waiting receive ends. More than once is fine."""
         self._closed = True
         self._client._protocol.forget_reader(
             self._state, ConnectionLost("the subscription was closed", hint="")
         )
         self._client._flush()
-
-    async def __aenter__(self) -> AsyncSubscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class AsyncChannel:
-    """A channel by name: publishes through one source that is made at the first publish."""
-
-    def __init__(self, client: AsyncClient, name: str) -> None:
-        self._client = client
-        self._publisher: AsyncPublisher | None = None
-        self._opening = asyncio.Lock()
-        self.name = name
-
-    async def publisher(self) -> AsyncPublisher:
-        """The source behind ``publish``, made when first asked for."""
-        async with self._opening:
-            if self._publisher is None:
-                self._publisher = await self._client.publisher(self.name)
-            return self._publisher
-
-    async def publish(
-        self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
-    ) -> int:
-        """Publish one message; see :meth:`towpath.Publisher.publish`."""
-        publisher = self._publisher or await self.publisher()
-        return await publisher.publish(data, headers=headers, timeout=timeout)
-
-    async def publish_many(
-        self,
-        payloads: Sequence[Buffer],
-        *,
-        headers: model.Headers | Sequence[model.Headers | None] | None = None,
-        timeout: float | None = None,
-    ) -> int:
-        """Publish a batch; see :meth:`towpath.Publisher.publish_many`."""
-        publisher = self._publisher or await self.publisher()
-        return await publisher.publish_many(payloads, headers=headers, timeout=timeout)
-
-    async def subscribe(self) -> AsyncSubscription:
-        """Subscribe; see :meth:`towpath.Client.subscribe`."""
-        return await self._client.subscribe(self.name)
-
-    async def close(self) -> None:
-        """Give the source up, if one was made."""
-        async with self._opening:
-            publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            await publisher.close()

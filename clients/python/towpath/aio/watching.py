@@ -1,25 +1,23 @@
-"""Watching the registry, waiting on an event loop."""
+"""Watching the registry of this host's daemon, waiting on an event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from towpath import convert, model
+from towpath.aio.api import AsyncWatch
 from towpath.errors import Cancelled, ConnectionLost, TowpathError
 from towpath.v1.frame_pb2 import Frame
 
 if TYPE_CHECKING:
-    from towpath.aio.client import AsyncClient
+    from towpath.aio.client import LocalAsyncClient
 
 
-class AsyncWatch:
-    """The registry's changes, as an asynchronous iterator; survives reconnections, after which it says
-    ``reset``.
-    """
+class LocalAsyncWatch(AsyncWatch):
+    """A watch that goes through the door."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: LocalAsyncClient) -> None:
         self._client = client
         self._events: asyncio.Queue[model.WatchEvent | TowpathError] = asyncio.Queue()
         self._call_id = 0
@@ -42,7 +40,6 @@ class AsyncWatch:
         self._started = True
 
     async def receive(self) -> model.WatchEvent:
-        """Return the next change. Raises ConnectionLost when the client is closed."""
         if not self._started:
             await self._start()
         item = await self._events.get()
@@ -53,16 +50,7 @@ class AsyncWatch:
             raise item
         return item
 
-    async def __aiter__(self) -> AsyncIterator[model.WatchEvent]:
-        while True:
-            try:
-                event = await self.receive()
-            except (ConnectionLost, Cancelled):
-                return
-            yield event
-
     async def close(self) -> None:
-        """Stop watching; an iteration ends."""
         self._client._protocol.cancel(self._call_id)
         self._client._flush()
         self._events.put_nowait(Cancelled("the watch was closed"))

@@ -1,5 +1,5 @@
 """The synchronous client. ``towpath`` itself exports what is public: ``connect`` and what it leads to.
 
-``client`` has the session and its thread, ``messages`` publishing and subscribing, ``registry`` and
-``watching`` the rest.
+``api`` says what every client can do, ``registry`` how the registry is asked; ``client`` has the session with
+the daemon of this host and its thread, ``messages`` publishing and subscribing, ``watching`` the rest.
 """

@@ -1,4 +1,4 @@
-"""The synchronous client: ``towpath.connect()``.
+"""The synchronous client of the daemon of this host: ``towpath.connect()``.
 
 Theory of operation
     One background thread per client reads the door's socket: answers, notices, and the loss and return of
@@ -25,16 +25,15 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TypeVar
 
 from towpath import addresses, calls, wire
 from towpath._version import __version__
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol
-from towpath.sync.messages import Channel, Publisher, Subscription
-from towpath.sync.registry import Registry
-from towpath.sync.watching import Watch
+from towpath.sync.api import Client
+from towpath.sync.messages import LocalPublisher, LocalSubscription
+from towpath.sync.watching import LocalWatch
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
     CALL_TIMEOUT_S,
@@ -48,7 +47,7 @@ from towpath.waiting import (
 
 T = TypeVar("T")
 
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_clients: weakref.WeakSet[LocalClient] = weakref.WeakSet()
 
 
 def _forget_in_child() -> None:
@@ -78,8 +77,8 @@ class _Answer:
         return self._value
 
 
-class Client(Registry):
-    """A session with the local daemon. Made by :func:`connect`; use it as a context manager, or close it."""
+class LocalClient(Client):
+    """A session with the daemon of this host."""
 
     def __init__(self, url: str | None, *, timeout: float | None, name: str) -> None:
         self._url = url
@@ -107,9 +106,6 @@ class Client(Registry):
     # ---- life ----
 
     def close(self) -> None:
-        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
-        once is fine.
-        """
         with self._lock:
             if self._closed:
                 return
@@ -122,14 +118,6 @@ class Client(Registry):
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<towpath.Client session {self.session:#x}{'' if self.is_connected else ', not connected'}>"
 
@@ -140,32 +128,20 @@ class Client(Registry):
 
     @property
     def session(self) -> int:
-        """The session's id; 0 while there is no connection."""
         welcome = self._protocol.welcome
         return welcome.session if welcome is not None else 0
 
     @property
     def principal(self) -> str:
-        """For whom the session acts: ``uid:1000``; empty while there is no connection."""
         welcome = self._protocol.welcome
         return welcome.principal if welcome is not None else ""
 
     # ---- messages ----
 
-    def watch(self) -> Watch:
-        """Follow the registry: first the state as it stands, then every change. Close it when done."""
-        return Watch(self)
+    def watch(self) -> LocalWatch:
+        return LocalWatch(self)
 
-    def channel(self, name: str) -> Channel:
-        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
-        return Channel(self, name)
-
-    def publisher(self, name: str, *, origin: str = "") -> Publisher:
-        """Become a publisher of a channel: a source of its own, with a ring of its own.
-
-        Raises:
-            ChannelNotFound, LimitExceeded (publishers per channel), QuotaExceeded.
-        """
+    def publisher(self, name: str, *, origin: str = "") -> LocalPublisher:
         deadline = deadline_ns(CALL_TIMEOUT_S)
         info = self._call(calls.channel_info(name), deadline)
         with self._lock:
@@ -179,14 +155,9 @@ class Client(Registry):
             with self._sending():
                 self._protocol.forget_source(state, ConnectionLost("it was never attached"))
             raise
-        return Publisher(self, state)
+        return LocalPublisher(self, state)
 
-    def subscribe(self, name: str, *, exclude_origin: str = "") -> Subscription:
-        """Subscribe: nothing published after this returned is missed.
-
-        Raises:
-            ChannelNotFound, LimitExceeded (subscribers per channel), QuotaExceeded.
-        """
+    def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalSubscription:
         deadline = deadline_ns(CALL_TIMEOUT_S)
         with self._lock:
             self._ensure_ids(deadline)
@@ -197,7 +168,7 @@ class Client(Registry):
             with self._sending():
                 self._protocol.forget_reader(state, ConnectionLost("it was never attached"))
             raise
-        return Subscription(self, state)
+        return LocalSubscription(self, state)
 
     # ---- calling ----
 
@@ -393,4 +364,4 @@ def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = 
         Unavailable: no daemon answers.
         VersionMismatch: it speaks another protocol.
     """
-    return Client(url, timeout=timeout, name=name)
+    return LocalClient(url, timeout=timeout, name=name)

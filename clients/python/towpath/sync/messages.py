@@ -1,35 +1,28 @@
-"""Publishing and subscribing, waiting in the caller's thread."""
+"""Publishing and subscribing in shared memory, waiting in the caller's thread."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
 from towpath.protocol import ReaderState, SourceState, publication_error
-from towpath.waiting import FOREVER, RECEIVE_BYTES, RECEIVE_COUNT, Buffer, deadline_ns, far_ns, remaining_ns
+from towpath.sync.api import Publisher, Subscription
+from towpath.waiting import FOREVER, Buffer, deadline_ns, far_ns, remaining_ns
 
 if TYPE_CHECKING:
-    from towpath.sync.client import Client
+    from towpath.sync.client import LocalClient
 
 
-class Publisher:
-    """One source: this program's presence as a writer on one channel.
+class LocalPublisher(Publisher):
+    """A source with a ring of its own."""
 
-    Attributes:
-        source: its id; with a message's seq unique for ever.
-        channel: the channel's name.
-        message_bytes_max: the largest message, headers included.
-    """
-
-    def __init__(self, client: Client, state: SourceState) -> None:
+    def __init__(self, client: LocalClient, state: SourceState) -> None:
         self._client = client
         self._state = state
         self._writer = state.writer
@@ -47,22 +40,6 @@ class Publisher:
         headers_raw: bytes | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Publish one message; waits while a subscriber's ring is full.
-
-        Args:
-            data: any bytes-like object, 0 to ``message_bytes_max`` bytes; it is copied.
-            headers: what travels beside it.
-            headers_raw: the same, already serialized as ``towpath.v1.Headers``.
-            timeout: seconds to wait for room; None for ever.
-
-        Returns:
-            The message's seq.
-
-        Raises:
-            MessageTooLarge, InvalidArgument: nothing was published.
-            Timeout: a subscriber does not read; nothing was published.
-            ChannelUndeclared: the channel is gone.
-        """
         if headers is not None:
             headers_raw = convert.encode_headers(headers)
         try:
@@ -90,22 +67,7 @@ class Publisher:
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Publish a batch, in order, with one wake-up per ring-full.
-
-        Args:
-            payloads: any number of bytes-like objects.
-            headers: one for all, or one per payload.
-            headers_raw: the same, already serialized.
-            timeout: seconds to wait for room for all of it; None for ever.
-
-        Returns:
-            The last message's seq; of an empty batch, the last that there was.
-
-        Raises:
-            MessageTooLarge: one is too large; those before it were published, as the message says.
-            Timeout: those before it were published, as the message says.
-            ChannelUndeclared, InvalidArgument.
-        """
+        """As documented; one wake-up per ring-full."""
         column = calls.headers_column(len(payloads), headers, headers_raw)
         writer = self._writer
         deadline = deadline_ns(timeout)
@@ -157,9 +119,6 @@ class Publisher:
             self._fetch_readers(far_ns())
 
     def wait_drained(self, timeout: float | None = None) -> bool:
-        """Wait until every subscriber has taken all that was published. Returns False when the time is
-        over.
-        """
         deadline = deadline_ns(timeout)
         pause = 0.0002
         while self._state.ended is None:
@@ -185,71 +144,20 @@ class Publisher:
                     self._fetch_readers(deadline if deadline is not None else far_ns())
 
     def close(self) -> None:
-        """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
         with self._client._sending():
             self._client._protocol.forget_source(
                 self._state, ConnectionLost("the publisher was closed", hint="")
             )
 
-    def __enter__(self) -> Publisher:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class LocalSubscription(Subscription):
+    """A reader of the rings of a channel's sources."""
 
-
-class Subscription:
-    """One subscription: iterate over it, or receive from it.
-
-    Attributes:
-        name: the channel's name.
-    """
-
-    def __init__(self, client: Client, state: ReaderState) -> None:
+    def __init__(self, client: LocalClient, state: ReaderState) -> None:
+        super().__init__(state.channel)
         self._client = client
         self._state = state
         self._receive = state.reader.receive
-        self._buffer: deque[Message] = deque()
-        self._closed = False
-        self.name = state.channel
-
-    def receive(self, timeout: float | None = None) -> Message:
-        """Return the next message.
-
-        Args:
-            timeout: seconds to wait; None for ever, 0 not at all.
-
-        Raises:
-            Timeout: none came.
-            ChannelUndeclared, ConnectionLost: the subscription has ended, and all before that was handed out.
-        """
-        if not self._buffer:
-            self._buffer.extend(self._take(RECEIVE_COUNT, RECEIVE_BYTES, timeout))
-            if not self._buffer:
-                raise Timeout(f"no message on {self.name} in {timeout} s")
-        return self._buffer.popleft()
-
-    def receive_many(
-        self, count_max: int = 256, *, bytes_max: int = 1 << 20, timeout: float | None = None
-    ) -> list[Message]:
-        """Return what there is, up to the bounds; waits for the first message.
-
-        Args:
-            count_max: 1 or more.
-            bytes_max: payload bytes; one message may exceed it.
-            timeout: seconds to wait; None for ever, 0 not at all.
-
-        Returns:
-            At least one message, or none when the time is over.
-
-        Raises:
-            ChannelUndeclared, ConnectionLost: as for ``receive``.
-        """
-        if self._buffer:
-            return [self._buffer.popleft() for _ in range(min(count_max, len(self._buffer)))]
-        return self._take(count_max, bytes_max, timeout)
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         deadline = deadline_ns(timeout)
@@ -268,74 +176,9 @@ class Subscription:
             if remaining_ns(deadline) == 0:
                 return []
 
-    def __iter__(self) -> Iterator[Message]:
-        """Yield messages until the subscription is closed; raises ChannelUndeclared when the channel goes."""
-        while not self._closed:
-            try:
-                yield self.receive()
-            except ConnectionLost:
-                if self._closed:
-                    return
-                raise
-
     def close(self) -> None:
-        """Leave the channel; a waiting receive ends. More than once is fine."""
         with self._client._sending():
             self._closed = True
             self._client._protocol.forget_reader(
                 self._state, ConnectionLost("the subscription was closed", hint="")
             )
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Channel:
-    """A channel by name: publishes through one source that is made at the first publish."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self._client = client
-        self._publisher: Publisher | None = None
-        self._opening = threading.Lock()
-        self.name = name
-
-    def publisher(self) -> Publisher:
-        """The source behind ``publish``, made when first asked for."""
-        with self._opening:
-            if self._publisher is None:
-                self._publisher = self._client.publisher(self.name)
-            return self._publisher
-
-    def publish(
-        self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
-    ) -> int:
-        """Publish one message; see :meth:`Publisher.publish`."""
-        publisher = self._publisher or self.publisher()
-        return publisher.publish(data, headers=headers, timeout=timeout)
-
-    def publish_many(
-        self,
-        payloads: Sequence[Buffer],
-        *,
-        headers: model.Headers | Sequence[model.Headers | None] | None = None,
-        timeout: float | None = None,
-    ) -> int:
-        """Publish a batch; see :meth:`Publisher.publish_many`."""
-        publisher = self._publisher or self.publisher()
-        return publisher.publish_many(payloads, headers=headers, timeout=timeout)
-
-    def subscribe(self) -> Subscription:
-        """Subscribe; see :meth:`Client.subscribe`."""
-        return self._client.subscribe(self.name)
-
-    def close(self) -> None:
-        """Give the source up, if one was made."""
-        with self._opening:
-            publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            publisher.close()

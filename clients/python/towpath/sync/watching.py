@@ -1,25 +1,25 @@
-"""Watching the registry, waiting in the caller's thread."""
+"""Watching the registry of this host's daemon, waiting in the caller's thread."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from towpath import convert, model
 from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
+from towpath.sync.api import Watch
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import CALL_TIMEOUT_S, FOREVER, deadline_ns, remaining_ns
 
 if TYPE_CHECKING:
-    from towpath.sync.client import Client
+    from towpath.sync.client import LocalClient
 
 
-class Watch:
-    """The registry's changes, as an iterator; survives reconnections, after which it says ``reset``."""
+class LocalWatch(Watch):
+    """A watch that goes through the door."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: LocalClient) -> None:
         self._client = client
         self._events: deque[model.WatchEvent | TowpathError] = deque()
         self._arrived = threading.Condition()
@@ -47,7 +47,6 @@ class Watch:
             self._arrived.notify()
 
     def receive(self, timeout: float | None = None) -> model.WatchEvent:
-        """Return the next change. Raises Timeout, or ConnectionLost when the client is closed."""
         deadline = deadline_ns(timeout)
         with self._arrived:
             while not self._events:
@@ -62,15 +61,7 @@ class Watch:
             raise item
         return item
 
-    def __iter__(self) -> Iterator[model.WatchEvent]:
-        while True:
-            try:
-                yield self.receive()
-            except (ConnectionLost, Cancelled):
-                return
-
     def close(self) -> None:
-        """Stop watching; an iteration ends."""
         with self._client._sending():
             self._client._protocol.cancel(self._call_id)
         self._handle(Cancelled("the watch was closed"))

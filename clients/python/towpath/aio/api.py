@@ -1,0 +1,250 @@
+"""What the asyncio client looks like, wherever the daemon is: the classes that programs name.
+
+The same as ``towpath.sync.api``, where each method is documented; here all that waits is a coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, TypeVar
+
+from towpath import calls, model
+from towpath._message import Message
+from towpath.aio.registry import AsyncRegistry
+from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
+
+T = TypeVar("T")
+
+
+class AsyncHandle(ABC):
+    """Something that is closed when it is no longer used; an asynchronous context manager."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give it up. More than once is fine."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncClient(AsyncRegistry, AsyncHandle):
+    """A session with a daemon. Made by ``towpath.aio.connect``; use it as an asynchronous context manager, or
+    close it. All calls are made from the loop that ``connect`` ran on.
+    """
+
+    @property
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """Whether the daemon can be asked now."""
+
+    @property
+    @abstractmethod
+    def session(self) -> int:
+        """The session's id; 0 while there is no connection, and always 0 from afar."""
+
+    @property
+    @abstractmethod
+    def principal(self) -> str:
+        """For whom the session acts: ``uid:1000``; empty while that is not known."""
+
+    def acting_for(self, principal: str) -> AsyncRegistry:
+        """The registry as somebody else may use it; honoured only from gateways that the daemon started."""
+        return _ActingFor(self, principal)
+
+    async def report_bindings(self, reports: Mapping[int, model.BindingReport]) -> None:
+        """From the bridge: how its bindings fare."""
+        await self._call(calls.report_bindings(reports))
+
+    async def report_gateway(
+        self, endpoints: Mapping[str, str], counters: Mapping[str, int], detail: str = ""
+    ) -> None:
+        """From a gateway: where it listens and what it counted."""
+        await self._call(calls.report_gateway(endpoints, counters, detail))
+
+    @abstractmethod
+    def watch(self) -> AsyncWatch:
+        """Follow the registry; see :meth:`towpath.Client.watch`."""
+
+    def channel(self, name: str) -> AsyncChannel:
+        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
+        return AsyncChannel(self, name)
+
+    @abstractmethod
+    async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
+        """Become a publisher of a channel; see :meth:`towpath.Client.publisher`."""
+
+    @abstractmethod
+    async def subscribe(self, name: str, *, exclude_origin: str = "") -> AsyncSubscription:
+        """Subscribe: nothing published after this returned is missed; see
+        :meth:`towpath.Client.subscribe`.
+        """
+
+
+class AsyncPublisher(AsyncHandle):
+    """One source: this program's presence as a writer on one channel. Attributes as for
+    :class:`towpath.Publisher`.
+    """
+
+    source: int
+    channel: str
+    message_bytes_max: int
+
+    @abstractmethod
+    async def publish(
+        self,
+        data: Buffer,
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish one message; see :meth:`towpath.Publisher.publish`. From afar, calls of several tasks share
+        a batch.
+        """
+
+    @abstractmethod
+    async def publish_many(
+        self,
+        payloads: Sequence[Buffer],
+        *,
+        headers: model.Headers | Sequence[model.Headers | None] | None = None,
+        headers_raw: bytes | Sequence[bytes] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish a batch; see :meth:`towpath.Publisher.publish_many`. Batches of several tasks do not
+        mix.
+        """
+
+    @abstractmethod
+    async def wait_drained(self, timeout: float | None = None) -> bool:
+        """Wait until every subscriber has taken all that was published; see
+        :meth:`towpath.Publisher.wait_drained`.
+        """
+
+
+class AsyncSubscription(AsyncHandle):
+    """One subscription: ``async for`` over it, or receive from it; by one task at a time."""
+
+    name: str
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._buffer: deque[Message] = deque()
+        self._closed = False
+
+    @abstractmethod
+    async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
+        """What :meth:`receive_many` does when nothing is in hand."""
+
+    async def receive(self, timeout: float | None = None) -> Message:
+        """Return the next message; see :meth:`towpath.Subscription.receive`."""
+        if not self._buffer:
+            self._buffer.extend(await self._take(RECEIVE_COUNT, RECEIVE_BYTES, timeout))
+            if not self._buffer:
+                raise Timeout(f"no message on {self.name} in {timeout} s")
+        return self._buffer.popleft()
+
+    async def receive_many(
+        self, count_max: int = 256, *, bytes_max: int = 1 << 20, timeout: float | None = None
+    ) -> list[Message]:
+        """Return what there is, up to the bounds; see :meth:`towpath.Subscription.receive_many`."""
+        if self._buffer:
+            return [self._buffer.popleft() for _ in range(min(count_max, len(self._buffer)))]
+        return await self._take(count_max, bytes_max, timeout)
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """Yield messages until the subscription is closed; raises ChannelUndeclared when the channel goes."""
+        while not self._closed:
+            try:
+                message = await self.receive()
+            except ConnectionLost:
+                if self._closed:
+                    return
+                raise
+            yield message
+
+
+class AsyncWatch(AsyncHandle):
+    """The registry's changes, as an asynchronous iterator; survives reconnections, after which it says
+    ``reset``.
+    """
+
+    @abstractmethod
+    async def receive(self) -> model.WatchEvent:
+        """Return the next change. Raises ConnectionLost when the client is closed."""
+
+    async def __aiter__(self) -> AsyncIterator[model.WatchEvent]:
+        while True:
+            try:
+                event = await self.receive()
+            except (ConnectionLost, Cancelled):
+                return
+            yield event
+
+
+class AsyncChannel(AsyncHandle):
+    """A channel by name: publishes through one source that is made at the first publish."""
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self._client = client
+        self._publisher: AsyncPublisher | None = None
+        self._opening = asyncio.Lock()
+        self.name = name
+
+    async def publisher(self) -> AsyncPublisher:
+        """The source behind ``publish``, made when first asked for."""
+        async with self._opening:
+            if self._publisher is None:
+                self._publisher = await self._client.publisher(self.name)
+            return self._publisher
+
+    async def publish(
+        self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
+    ) -> int:
+        """Publish one message; see :meth:`towpath.Publisher.publish`."""
+        publisher = self._publisher or await self.publisher()
+        return await publisher.publish(data, headers=headers, timeout=timeout)
+
+    async def publish_many(
+        self,
+        payloads: Sequence[Buffer],
+        *,
+        headers: model.Headers | Sequence[model.Headers | None] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish a batch; see :meth:`towpath.Publisher.publish_many`."""
+        publisher = self._publisher or await self.publisher()
+        return await publisher.publish_many(payloads, headers=headers, timeout=timeout)
+
+    async def subscribe(self) -> AsyncSubscription:
+        """Subscribe; see :meth:`towpath.Client.subscribe`."""
+        return await self._client.subscribe(self.name)
+
+    async def close(self) -> None:
+        """Give the source up, if one was made."""
+        async with self._opening:
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            await publisher.close()
+
+
+class _ActingFor(AsyncRegistry):
+    """The registry as another principal may use it."""
+
+    def __init__(self, client: AsyncClient, principal: str) -> None:
+        self._client = client
+        self._principal = principal
+
+    async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
+        return await self._client._call(replace(call, principal=self._principal), deadline)

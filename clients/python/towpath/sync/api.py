@@ -1,0 +1,312 @@
+"""What the synchronous client looks like, wherever the daemon is: the classes that programs name.
+
+``towpath.connect`` gives a :class:`Client` of one of two kinds. With the daemon of this host (``client``)
+messages travel in shared memory; through a gateway (``towpath.remote``) over ZeroMQ or gRPC. What both do
+alike is done here, on the few things that each kind does its own way.
+
+Not here: waiting, sockets, rings.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from towpath import model
+from towpath._message import Message
+from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.sync.registry import Registry
+from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
+
+
+class Handle(ABC):
+    """Something that is closed when it is no longer used; a context manager."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give it up. More than once is fine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Client(Registry, Handle):
+    """A session with a daemon. Made by ``towpath.connect``; use it as a context manager, or close it."""
+
+    @property
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """Whether the daemon can be asked now."""
+
+    @property
+    @abstractmethod
+    def session(self) -> int:
+        """The session's id; 0 while there is no connection, and always 0 from afar."""
+
+    @property
+    @abstractmethod
+    def principal(self) -> str:
+        """For whom the session acts: ``uid:1000``; empty while that is not known."""
+
+    @abstractmethod
+    def watch(self) -> Watch:
+        """Follow the registry: first the state as it stands, then every change. Close it when done."""
+
+    def channel(self, name: str) -> Channel:
+        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
+        return Channel(self, name)
+
+    @abstractmethod
+    def publisher(self, name: str, *, origin: str = "") -> Publisher:
+        """Become a publisher of a channel: a source of its own.
+
+        Args:
+            origin: what the messages' origin is, for no echo; the session's own unless given. Only on this
+                host.
+
+        Raises:
+            ChannelNotFound, LimitExceeded (publishers per channel), QuotaExceeded.
+        """
+
+    @abstractmethod
+    def subscribe(self, name: str, *, exclude_origin: str = "") -> Subscription:
+        """Subscribe: nothing published after this returned is missed.
+
+        Args:
+            exclude_origin: sources of this origin are not wanted (no echo). Only on this host.
+
+        Raises:
+            ChannelNotFound, LimitExceeded (subscribers per channel), QuotaExceeded.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
+        once is fine.
+        """
+
+
+class Publisher(Handle):
+    """One source: this program's presence as a writer on one channel.
+
+    Attributes:
+        source: its id; with a message's seq unique for ever. From afar 0 until a message was acknowledged.
+        channel: the channel's name.
+        message_bytes_max: the largest message, headers included.
+    """
+
+    source: int
+    channel: str
+    message_bytes_max: int
+
+    @abstractmethod
+    def publish(
+        self,
+        data: Buffer,
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish one message; waits while a subscriber's ring is full.
+
+        From afar it also waits for the acknowledgement. Calls of several threads share a batch then.
+
+        Args:
+            data: any bytes-like object, 0 to ``message_bytes_max`` bytes; it is copied.
+            headers: what travels beside it.
+            headers_raw: the same, already serialized as ``towpath.v1.Headers``.
+            timeout: seconds to wait for room; None for ever.
+
+        Returns:
+            The message's seq.
+
+        Raises:
+            MessageTooLarge, InvalidArgument: nothing was published.
+            Timeout: a subscriber does not read; nothing was published, unless the message says that it is not
+                known (from afar).
+            ConnectionLost: from afar: it is not known whether it was published.
+            ChannelUndeclared: the channel is gone.
+        """
+
+    @abstractmethod
+    def publish_many(
+        self,
+        payloads: Sequence[Buffer],
+        *,
+        headers: model.Headers | Sequence[model.Headers | None] | None = None,
+        headers_raw: bytes | Sequence[bytes] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish a batch, in order.
+
+        Args:
+            payloads: any number of bytes-like objects.
+            headers: one for all, or one per payload.
+            headers_raw: the same, already serialized.
+            timeout: seconds to wait for room for all of it; None for ever.
+
+        Returns:
+            The last message's seq; of an empty batch, the last that there was.
+
+        Raises:
+            MessageTooLarge: one is too large; those before it were published, as the message says.
+            Timeout, ConnectionLost: some of it was published, as the message says.
+            ChannelUndeclared, InvalidArgument.
+        """
+
+    @abstractmethod
+    def wait_drained(self, timeout: float | None = None) -> bool:
+        """Wait until every subscriber has taken all that was published. Returns False when the time is
+        over.
+
+        Raises:
+            NotSupported: from afar, where a publisher does not see its subscribers.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
+
+
+class Subscription(Handle):
+    """One subscription: iterate over it, or receive from it.
+
+    Attributes:
+        name: the channel's name.
+    """
+
+    name: str
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._buffer: deque[Message] = deque()
+        self._closed = False
+
+    @abstractmethod
+    def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
+        """What :meth:`receive_many` does when nothing is in hand."""
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """Return the next message.
+
+        Args:
+            timeout: seconds to wait; None for ever, 0 not at all.
+
+        Raises:
+            Timeout: none came.
+            ChannelUndeclared, ConnectionLost: the subscription has ended, and all before that was handed out.
+        """
+        if not self._buffer:
+            self._buffer.extend(self._take(RECEIVE_COUNT, RECEIVE_BYTES, timeout))
+            if not self._buffer:
+                raise Timeout(f"no message on {self.name} in {timeout} s")
+        return self._buffer.popleft()
+
+    def receive_many(
+        self, count_max: int = 256, *, bytes_max: int = 1 << 20, timeout: float | None = None
+    ) -> list[Message]:
+        """Return what there is, up to the bounds; waits for the first message.
+
+        Args:
+            count_max: 1 or more.
+            bytes_max: payload bytes; one message may exceed it.
+            timeout: seconds to wait; None for ever, 0 not at all.
+
+        Returns:
+            At least one message, or none when the time is over.
+
+        Raises:
+            ChannelUndeclared, ConnectionLost: as for ``receive``.
+        """
+        if self._buffer:
+            return [self._buffer.popleft() for _ in range(min(count_max, len(self._buffer)))]
+        return self._take(count_max, bytes_max, timeout)
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield messages until the subscription is closed; raises ChannelUndeclared when the channel goes."""
+        while not self._closed:
+            try:
+                yield self.receive()
+            except ConnectionLost:
+                if self._closed:
+                    return
+                raise
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the channel; a waiting receive ends. More than once is fine."""
+
+
+class Watch(Handle):
+    """The registry's changes, as an iterator; survives reconnections, after which it says ``reset``."""
+
+    @abstractmethod
+    def receive(self, timeout: float | None = None) -> model.WatchEvent:
+        """Return the next change. Raises Timeout, or ConnectionLost when the client is closed."""
+
+    def __iter__(self) -> Iterator[model.WatchEvent]:
+        while True:
+            try:
+                yield self.receive()
+            except (ConnectionLost, Cancelled):
+                return
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop watching; an iteration ends."""
+
+
+class Channel(Handle):
+    """A channel by name: publishes through one source that is made at the first publish."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._publisher: Publisher | None = None
+        self._opening = threading.Lock()
+        self.name = name
+
+    def publisher(self) -> Publisher:
+        """The source behind ``publish``, made when first asked for."""
+        with self._opening:
+            if self._publisher is None:
+                self._publisher = self._client.publisher(self.name)
+            return self._publisher
+
+    def publish(
+        self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
+    ) -> int:
+        """Publish one message; see :meth:`Publisher.publish`."""
+        publisher = self._publisher or self.publisher()
+        return publisher.publish(data, headers=headers, timeout=timeout)
+
+    def publish_many(
+        self,
+        payloads: Sequence[Buffer],
+        *,
+        headers: model.Headers | Sequence[model.Headers | None] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Publish a batch; see :meth:`Publisher.publish_many`."""
+        publisher = self._publisher or self.publisher()
+        return publisher.publish_many(payloads, headers=headers, timeout=timeout)
+
+    def subscribe(self) -> Subscription:
+        """Subscribe; see :meth:`Client.subscribe`."""
+        return self._client.subscribe(self.name)
+
+    def close(self) -> None:
+        """Give the source up, if one was made."""
+        with self._opening:
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
