@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md speaks of functions and files that exist."""
+"""ARCHITECTURE.md and the decisions speak of functions and files that exist."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Final
 import pytest
 
 from tests.docs.markdown import ROOT, code_spans
+from towpath.v1 import channels_pb2, frame_pb2, registry_pb2
 
-SPANS: Final = sorted(set(code_spans("ARCHITECTURE.md")))
-PYTHON: Final = [span for span in SPANS if re.fullmatch(r"towpath(_broker)?(\.\w+)+", span)]
+DECISIONS: Final = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "decisions").glob("*.md"))
+SPANS: Final = sorted({span for name in ("ARCHITECTURE.md", *DECISIONS) for span in code_spans(name)})
+CONTRACT: Final = [span for span in SPANS if re.fullmatch(r"towpath\.v1\.[A-Z]\w*", span)]
+PYTHON: Final = [
+    span for span in SPANS if re.fullmatch(r"towpath(_broker)?(\.\w+)+", span) and span not in CONTRACT
+]
 C: Final = [span for span in SPANS if re.fullmatch(r"(tpr|TPR)_\w+", span)]
 FILES: Final = [span for span in SPANS if re.fullmatch(r"[\w./]+\.(py|h|c|proto|md|sh|toml)", span)]
 
@@ -49,6 +54,17 @@ def test_python_name_exists(name: str) -> None:
     assert resolve(name) is not None
 
 
+@pytest.mark.parametrize("name", CONTRACT)
+def test_name_of_the_contract_exists(name: str) -> None:
+    files = (channels_pb2, registry_pb2, frame_pb2)
+    names = [
+        part
+        for file in files
+        for part in (file.DESCRIPTOR.services_by_name, file.DESCRIPTOR.message_types_by_name)
+    ]
+    assert any(name.rpartition(".")[2] in part for part in names)
+
+
 @pytest.mark.parametrize("name", C)
 def test_c_name_exists(name: str) -> None:
     assert name in c_names()
@@ -67,7 +83,7 @@ def test_file_exists(name: str) -> None:
 
 def test_there_is_something_to_check() -> None:
     """So that a change of the document's style does not make the tests above empty."""
-    assert len(PYTHON) > 50 and len(C) > 15 and len(FILES) > 20
+    assert len(PYTHON) > 50 and len(C) > 15 and len(FILES) > 20 and len(DECISIONS) >= 5
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:
