@@ -139,7 +139,9 @@ class SubscribeRequest(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
-    """Required in the first request, empty in later ones."""
+    """Required in the first request, empty in later ones. A channel's name, or a pattern: in `plant.*.temp` the `*` stands
+    for one level, in `plant.>` the `>` for one or more. A pattern follows channels that are declared later, too.
+    """
     credit: _builtins.int
     """How many more messages the subscriber will take. 0 in the first request: no window, the transport's own flow
     control alone (gRPC), or the server's default window (ZeroMQ, which has none of its own).
@@ -190,6 +192,7 @@ class Subscribed(_message.Message):
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
+    """The name or pattern that was asked for; each batch names its own channel."""
     def __init__(
         self,
         *,

@@ -82,6 +82,9 @@ class Frame(_message.Message):
     READER_GONE_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ENDED_FIELD_NUMBER: _builtins.int
     PUBLICATION_ENDED_FIELD_NUMBER: _builtins.int
+    DETACH_STALLED_REQUEST_FIELD_NUMBER: _builtins.int
+    DETACH_STALLED_RESPONSE_FIELD_NUMBER: _builtins.int
+    SOURCE_DETACHED_FIELD_NUMBER: _builtins.int
     REPORT_BINDINGS_REQUEST_FIELD_NUMBER: _builtins.int
     REPORT_BINDINGS_RESPONSE_FIELD_NUMBER: _builtins.int
     REPORT_GATEWAY_REQUEST_FIELD_NUMBER: _builtins.int
@@ -198,6 +201,12 @@ class Frame(_message.Message):
     @_builtins.property
     def publication_ended(self) -> Global___PublicationEnded: ...
     @_builtins.property
+    def detach_stalled_request(self) -> Global___DetachStalledRequest: ...
+    @_builtins.property
+    def detach_stalled_response(self) -> Global___DetachStalledResponse: ...
+    @_builtins.property
+    def source_detached(self) -> Global___SourceDetached: ...
+    @_builtins.property
     def report_bindings_request(self) -> Global___ReportBindingsRequest:
         """Gateways that the daemon started."""
 
@@ -262,16 +271,19 @@ class Frame(_message.Message):
         reader_gone: Global___ReaderGone | None = ...,
         subscription_ended: Global___SubscriptionEnded | None = ...,
         publication_ended: Global___PublicationEnded | None = ...,
+        detach_stalled_request: Global___DetachStalledRequest | None = ...,
+        detach_stalled_response: Global___DetachStalledResponse | None = ...,
+        source_detached: Global___SourceDetached | None = ...,
         report_bindings_request: Global___ReportBindingsRequest | None = ...,
         report_bindings_response: Global___ReportBindingsResponse | None = ...,
         report_gateway_request: Global___ReportGatewayRequest | None = ...,
         report_gateway_response: Global___ReportGatewayResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "body", b"body", "cancel", b"cancel", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "hello", b"hello", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "source_added", b"source_added", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "body", b"body", "cancel", b"cancel", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "detach_stalled_request", b"detach_stalled_request", "detach_stalled_response", b"detach_stalled_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "hello", b"hello", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "source_added", b"source_added", "source_detached", b"source_detached", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "body", b"body", "cancel", b"cancel", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "descriptors", b"descriptors", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "hello", b"hello", "id", b"id", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "principal", b"principal", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "source_added", b"source_added", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "body", b"body", "cancel", b"cancel", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "descriptors", b"descriptors", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "detach_stalled_request", b"detach_stalled_request", "detach_stalled_response", b"detach_stalled_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "hello", b"hello", "id", b"id", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "principal", b"principal", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "source_added", b"source_added", "source_detached", b"source_detached", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["error", "cancel", "end", "hello", "welcome", "declare_channel_request", "declare_channel_response", "undeclare_channel_request", "undeclare_channel_response", "get_channel_request", "get_channel_response", "list_channels_request", "list_channels_response", "create_binding_request", "create_binding_response", "delete_binding_request", "delete_binding_response", "get_binding_request", "get_binding_response", "list_bindings_request", "list_bindings_response", "get_status_request", "get_status_response", "watch_request", "watch_response", "publish_request", "publish_response", "subscribe_request", "subscribe_response", "allocate_ids_request", "allocate_ids_response", "attach_source_request", "attach_source_response", "detach_source_request", "detach_source_response", "attach_reader_request", "attach_reader_response", "detach_reader_request", "detach_reader_response", "fetch_readers_request", "fetch_readers_response", "release_slot_request", "release_slot_response", "source_added", "source_gone", "reader_added", "reader_gone", "subscription_ended", "publication_ended", "report_bindings_request", "report_bindings_response", "report_gateway_request", "report_gateway_response"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["error", "cancel", "end", "hello", "welcome", "declare_channel_request", "declare_channel_response", "undeclare_channel_request", "undeclare_channel_response", "get_channel_request", "get_channel_response", "list_channels_request", "list_channels_response", "create_binding_request", "create_binding_response", "delete_binding_request", "delete_binding_response", "get_binding_request", "get_binding_response", "list_bindings_request", "list_bindings_response", "get_status_request", "get_status_response", "watch_request", "watch_response", "publish_request", "publish_response", "subscribe_request", "subscribe_response", "allocate_ids_request", "allocate_ids_response", "attach_source_request", "attach_source_response", "detach_source_request", "detach_source_response", "attach_reader_request", "attach_reader_response", "detach_reader_request", "detach_reader_response", "fetch_readers_request", "fetch_readers_response", "release_slot_request", "release_slot_response", "source_added", "source_gone", "reader_added", "reader_gone", "subscription_ended", "publication_ended", "detach_stalled_request", "detach_stalled_response", "source_detached", "report_bindings_request", "report_bindings_response", "report_gateway_request", "report_gateway_response"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -530,6 +542,7 @@ class AttachReaderRequest(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     WANTS_DOORBELL_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
+    """A channel's name, or a pattern: `plant.*.temp`, `plant.>`."""
     reader: _builtins.int
     """An id of the session's own block; or, with `resumed`, the id it had on an earlier connection."""
     resumed: _builtins.bool
@@ -715,8 +728,51 @@ class ReleaseSlotResponse(_message.Message):
 Global___ReleaseSlotResponse: _TypeAlias = ReleaseSlotResponse  # noqa: Y015
 
 @_typing.final
+class DetachStalledRequest(_message.Message):
+    """Asked by a publisher whose full ring waits for a subscriber that did not move for the channel's `stall_ms_max`: part
+    us. Before the response comes `reader_gone`. Refused where the channel has no such bound, or there is no such pair.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
+    source: _builtins.int
+    reader: _builtins.int
+    def __init__(
+        self,
+        *,
+        source: _builtins.int = ...,
+        reader: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachStalledRequest: _TypeAlias = DetachStalledRequest  # noqa: Y015
+
+@_typing.final
+class DetachStalledResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachStalledResponse: _TypeAlias = DetachStalledResponse  # noqa: Y015
+
+@_typing.final
 class SourceAdded(_message.Message):
-    """To a subscriber. One descriptor: the source's ring."""
+    """To a subscriber. One descriptor: the source's ring; a second where the source's session has a doorbell, which the
+    subscriber rings when it has made the room that a publisher in an event loop waits for.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -725,12 +781,18 @@ class SourceAdded(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     FROM_START_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    FROM_HISTORY_FIELD_NUMBER: _builtins.int
     reader: _builtins.int
     source: _builtins.int
     slot: _builtins.int
     from_start: _builtins.bool
     """Read from the ring's first record (the source came after the subscription), or from its tail."""
     origin: _builtins.str
+    channel: _builtins.str
+    """Which channel the source publishes on; a pattern matches many."""
+    from_history: _builtins.bool
+    """Instead of the tail: read from as many messages before it as the channel's `history` says."""
     def __init__(
         self,
         *,
@@ -739,14 +801,44 @@ class SourceAdded(_message.Message):
         slot: _builtins.int = ...,
         from_start: _builtins.bool = ...,
         origin: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        from_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_start", b"from_start", "origin", b"origin", "reader", b"reader", "slot", b"slot", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "from_history", b"from_history", "from_start", b"from_start", "origin", b"origin", "reader", b"reader", "slot", b"slot", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SourceAdded: _TypeAlias = SourceAdded  # noqa: Y015
+
+@_typing.final
+class SourceDetached(_message.Message):
+    """To a subscriber that was too slow for one source: it is parted from that one, and keeps the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READER_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    reader: _builtins.int
+    source: _builtins.int
+    @_builtins.property
+    def error(self) -> _error_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        reader: _builtins.int = ...,
+        source: _builtins.int = ...,
+        error: _error_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reader", b"reader", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceDetached: _TypeAlias = SourceDetached  # noqa: Y015
 
 @_typing.final
 class SourceGone(_message.Message):
@@ -781,12 +873,15 @@ class ReaderAdded(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     FROM_START_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    FROM_HISTORY_FIELD_NUMBER: _builtins.int
     source: _builtins.int
     reader: _builtins.int
     slot: _builtins.int
     from_start: _builtins.bool
     session: _builtins.int
     """The reader's session; its doorbell is the same for all its readers."""
+    from_history: _builtins.bool
+    """As told to the reader."""
     def __init__(
         self,
         *,
@@ -795,10 +890,11 @@ class ReaderAdded(_message.Message):
         slot: _builtins.int = ...,
         from_start: _builtins.bool = ...,
         session: _builtins.int = ...,
+        from_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_start", b"from_start", "reader", b"reader", "session", b"session", "slot", b"slot", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_history", b"from_history", "from_start", b"from_start", "reader", b"reader", "session", b"session", "slot", b"slot", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -103,10 +103,13 @@ class MessageBatch(_message.Message):
     PAYLOADS_FIELD_NUMBER: _builtins.int
     PUBLISH_TIMES_NS_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     source: _builtins.int
     """The writer's presence on the channel; (source, seq) is unique for ever."""
     first_seq: _builtins.int
+    missed: _builtins.int
+    """How many messages of this source were lost just before the first of the run (overflow = drop)."""
     @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -126,10 +129,11 @@ class MessageBatch(_message.Message):
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
         publish_times_ns: _abc.Iterable[_builtins.int] | None = ...,
         headers: _abc.Iterable[Global___Headers] | None = ...,
+        missed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "first_seq", b"first_seq", "headers", b"headers", "payloads", b"payloads", "publish_times_ns", b"publish_times_ns", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "first_seq", b"first_seq", "headers", b"headers", "missed", b"missed", "payloads", b"payloads", "publish_times_ns", b"publish_times_ns", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

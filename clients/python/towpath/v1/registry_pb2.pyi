@@ -71,6 +71,28 @@ OVERFLOW_DROP: Overflow.ValueType  # 2
 """The subscriber loses the oldest and is told how many."""
 Global___Overflow: _TypeAlias = Overflow  # noqa: Y015
 
+class _Order:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Order.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_UNSPECIFIED: _Order.ValueType  # 0
+    ORDER_SOURCE: _Order.ValueType  # 1
+    """Each publisher's own; between publishers there is none."""
+    ORDER_TOTAL: _Order.ValueType  # 2
+    """One order for all subscribers; the core makes it."""
+
+class Order(_Order, metaclass=_OrderEnumTypeWrapper):
+    """Whose order subscribers see."""
+
+ORDER_UNSPECIFIED: Order.ValueType  # 0
+ORDER_SOURCE: Order.ValueType  # 1
+"""Each publisher's own; between publishers there is none."""
+ORDER_TOTAL: Order.ValueType  # 2
+"""One order for all subscribers; the core makes it."""
+Global___Order: _TypeAlias = Order  # noqa: Y015
+
 class _Direction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -166,11 +188,23 @@ class ChannelOptions(_message.Message):
     DURABLE_FIELD_NUMBER: _builtins.int
     OVERFLOW_FIELD_NUMBER: _builtins.int
     RING_BYTES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    STALL_MS_MAX_FIELD_NUMBER: _builtins.int
     kind: Global___Kind.ValueType
     durable: _builtins.bool
     overflow: Global___Overflow.ValueType
     ring_bytes: _builtins.int
     """Bytes of each publisher's ring: a power of two, 4 KiB to 1 GiB. The largest message is a quarter of it."""
+    order: Global___Order.ValueType
+    history: _builtins.int
+    """A new subscriber first gets each live publisher's last messages, so many of them, as far as its ring still has
+    them: 0 (none) to 65,536.
+    """
+    stall_ms_max: _builtins.int
+    """How long, in milliseconds, a publisher waits for one subscriber that does not move before the core parts the two.
+    0: for ever; at most 86,400,000 (a day).
+    """
     def __init__(
         self,
         *,
@@ -178,19 +212,30 @@ class ChannelOptions(_message.Message):
         durable: _builtins.bool | None = ...,
         overflow: Global___Overflow.ValueType = ...,
         ring_bytes: _builtins.int | None = ...,
+        order: Global___Order.ValueType = ...,
+        history: _builtins.int | None = ...,
+        stall_ms_max: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "_ring_bytes", b"_ring_bytes", "durable", b"durable", "ring_bytes", b"ring_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "_history", b"_history", "_ring_bytes", b"_ring_bytes", "_stall_ms_max", b"_stall_ms_max", "durable", b"durable", "history", b"history", "ring_bytes", b"ring_bytes", "stall_ms_max", b"stall_ms_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "_ring_bytes", b"_ring_bytes", "durable", b"durable", "kind", b"kind", "overflow", b"overflow", "ring_bytes", b"ring_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "_history", b"_history", "_ring_bytes", b"_ring_bytes", "_stall_ms_max", b"_stall_ms_max", "durable", b"durable", "history", b"history", "kind", b"kind", "order", b"order", "overflow", b"overflow", "ring_bytes", b"ring_bytes", "stall_ms_max", b"stall_ms_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__durable: _TypeAlias = _typing.Literal["durable"]  # noqa: Y015
     _WhichOneofArgType__durable: _TypeAlias = _typing.Literal["_durable", b"_durable"]  # noqa: Y015
+    _WhichOneofReturnType__history: _TypeAlias = _typing.Literal["history"]  # noqa: Y015
+    _WhichOneofArgType__history: _TypeAlias = _typing.Literal["_history", b"_history"]  # noqa: Y015
     _WhichOneofReturnType__ring_bytes: _TypeAlias = _typing.Literal["ring_bytes"]  # noqa: Y015
     _WhichOneofArgType__ring_bytes: _TypeAlias = _typing.Literal["_ring_bytes", b"_ring_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__stall_ms_max: _TypeAlias = _typing.Literal["stall_ms_max"]  # noqa: Y015
+    _WhichOneofArgType__stall_ms_max: _TypeAlias = _typing.Literal["_stall_ms_max", b"_stall_ms_max"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__durable) -> _WhichOneofReturnType__durable | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__history) -> _WhichOneofReturnType__history | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ring_bytes) -> _WhichOneofReturnType__ring_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stall_ms_max) -> _WhichOneofReturnType__stall_ms_max | None: ...
 
 Global___ChannelOptions: _TypeAlias = ChannelOptions  # noqa: Y015
 
