@@ -155,7 +155,7 @@ def test_what_is_not_the_right_socket_is_refused(tmp_path: Path, kind: str, said
         "other = socket.socket() if sys.argv[1] == 'tcp' else open('/dev/null')\n"
         "os.dup2(other.fileno(), 3)\n"
         "try: activated_socket({'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1'})\n"
-        "except InvalidConfiguration as error: print(error.message)\n"
+        "except InvalidConfiguration as error: print(error.message, flush=True)\n"
         "os._exit(0)\n"
     )
     run = subprocess.run(
