@@ -62,9 +62,9 @@ class Reader:
         self._beside: Beside | None = None
 
     def close(self) -> None:
-        self._client.close()
         if self._beside is not None:
             self._beside.end()
+        self._client.close()
 
     def carry_out(self, block: Block) -> None:
         """Do what the comment above a block says.
