@@ -1,0 +1,20 @@
+"""Misuse that a type checker must point out, one per line marked `# wrong`. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+import towpath
+
+
+def misuse(client: towpath.Client, subscription: towpath.Subscription) -> None:
+    client.declare("a.b", kind="stream")  # wrong
+    client.declare("a.b", overflow=1)  # wrong
+    client.bind("a.b", "fifo:/tmp/x")  # wrong
+    client.bind("a.b", "fifo:/tmp/x", direction="sideways")  # wrong
+    client.channel("a.b").publish("text")  # wrong
+    client.channel("a.b").publish(b"x", headers={"a": "b"})  # wrong
+    client.channel("a.b").publish_many(b"x")  # wrong
+    subscription.receive("1")  # wrong
+    text: str = subscription.receive().payload  # wrong
+    subscription.receive().payload = b"x"  # wrong
+    towpath.Headers(priority="high")  # wrong
+    print(text, client.no_such_method())  # wrong

@@ -1,0 +1,55 @@
+"""How programs use the library, with the type of everything that comes back. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import towpath
+from towpath import aio, errors
+
+
+def synchronous() -> None:
+    with towpath.connect() as client:
+        assert_type(client, towpath.Client)
+        assert_type(client.declare("a.b", kind="topic", ring_bytes=65536), towpath.ChannelInfo)
+        assert_type(client.channels(), list[towpath.ChannelInfo])
+        assert_type(client.status(), towpath.Status)
+        assert_type(client.bind("a.b", "fifo:/tmp/x", direction="in"), towpath.BindingInfo)
+        assert_type(client.status().gateways[0].endpoints["sub"], str)
+        channel = client.channel("a.b")
+        assert_type(channel, towpath.Channel)
+        assert_type(channel.publish(b"x", headers=towpath.Headers(priority=3)), int)
+        assert_type(channel.publish_many([b"x", bytearray(b"y"), memoryview(b"z")]), int)
+        with client.publisher("a.b") as publisher, client.subscribe("a.b") as subscription:
+            assert_type(publisher, towpath.Publisher)
+            assert_type(publisher.publish(b"x", timeout=1.5), int)
+            message = subscription.receive(timeout=1)
+            assert_type(message, towpath.Message)
+            assert_type(message.payload, bytes)
+            assert_type(message.seq, int)
+            assert_type(message.time_ns, int)
+            assert_type(message.headers, towpath.Headers)
+            assert_type(message.headers.user["a"], str)
+            assert_type(subscription.receive_many(10), list[towpath.Message])
+            for each in subscription:
+                assert_type(each, towpath.Message)
+        for event in client.watch():
+            assert_type(event, towpath.WatchEvent)
+
+
+async def asynchronous() -> None:
+    async with await aio.connect() as client:
+        assert_type(client, aio.AsyncClient)
+        assert_type(await client.declare("a.b"), towpath.ChannelInfo)
+        channel = client.channel("a.b")
+        assert_type(await channel.publish(b"x"), int)
+        subscription = await client.subscribe("a.b")
+        assert_type(await subscription.receive(timeout=1), towpath.Message)
+        async for message in subscription:
+            assert_type(message.payload, bytes)
+
+
+def errors_are_typed(error: towpath.TowpathError) -> None:
+    assert_type(error.code, towpath.Code)
+    assert_type(error.row.exit_code, int)
+    assert_type(errors.error_from_code(40, "late"), towpath.TowpathError)
