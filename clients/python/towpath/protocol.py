@@ -277,13 +277,27 @@ class ClientProtocol:
 
     def watch(self, handler: Handler) -> int:
         """Queue a watch of the registry; ``handler`` gets each item, and at the end an error."""
-        call_id = self._take_call()
-        self._pending[call_id] = handler
-        self._streams.add(call_id)
-        frame = Frame(id=call_id)
+        frame = Frame()
         frame.watch_request.SetInParent()
+        return self.open_stream(frame, handler)
+
+    def open_stream(self, frame: Frame, handler: Handler) -> int:
+        """Queue a request that has any number of answers; ``handler`` gets each, and at the end an error.
+
+        Args:
+            frame: the request; its id is set here.
+        """
+        frame.id = self._take_call()
+        self._pending[frame.id] = handler
+        self._streams.add(frame.id)
         self._outgoing.append((frame, ()))
-        return call_id
+        return frame.id
+
+    def add_to_stream(self, call_id: int, frame: Frame) -> None:
+        """Queue one more request of a stream; nothing happens when it has ended."""
+        if call_id in self._streams:
+            frame.id = call_id
+            self._outgoing.append((frame, ()))
 
     def cancel(self, call_id: int) -> None:
         """Forget a call, and tell the other side."""
