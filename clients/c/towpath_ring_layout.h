@@ -10,6 +10,7 @@
  *   0    magic version header_bytes                  0    magic version slots
  *        capacity source created_ns                  16   reader
  *   128  tail | closed bit  <- readers sleep here    128  sleeping = epoch << 2 | mode
+ *        last_seq (for who counts; not for readers)
  *   256  writer_waits_for                            256  slot 0: cursor | 1  <- its writer sleeps here
  *        oldest_pos tail_intent (reserved)                        source
  *   4096 data[capacity]                              320  slot 1 ...
@@ -97,7 +98,8 @@ struct tpr_ring_page {
     uint64_t created_ns; /* CLOCK_REALTIME */
     uint8_t unused_a[88];
     uint64_t tail; /* end of the newest record | TPR_TAIL_CLOSED */
-    uint8_t unused_b[120];
+    uint64_t last_seq; /* of the newest message, or of the batch that is about to be: to count by, not to read by */
+    uint8_t unused_b[112];
     uint64_t writer_waits_for; /* 0, or the position every cursor must reach for the writer to go on */
     uint64_t oldest_pos;       /* reserved for overflow = drop */
     uint64_t tail_intent;      /* reserved for overflow = drop */
@@ -150,6 +152,7 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, capacity) == 16, "capacity");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, source) == 24, "source");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, created_ns) == 32, "created_ns");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, tail) == 128, "tail");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, last_seq) == 136, "last_seq");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, writer_waits_for) == 256, "writer_waits_for");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, oldest_pos) == 264, "oldest_pos");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, tail_intent) == 272, "tail_intent");

@@ -23,6 +23,7 @@
     X(RECORD_HEADER)   /* writer */                                                                           \
     X(RECORD_HEADERS)  /* writer */                                                                           \
     X(RECORD_PAYLOAD)  /* writer */                                                                           \
+    X(LAST_SEQ)        /* writer: how many there have been, for statistics */                                 \
     X(TAIL)            /* writer: publishes the batch */                                                      \
     X(WAITS_SET)       /* writer: is about to sleep for room */                                               \
     X(WAITS_CLEAR)     /* writer: sleeps no more */                                                           \

@@ -265,6 +265,7 @@ static inline void tpr_writer_flush(struct tpr_writer *writer) {
     writer->batch_count = 0;
     writer->previous_tail = writer->tail;
     writer->tail = writer->position;
+    TPR_STORE(LAST_SEQ, &writer->page->last_seq, writer->last_seq, __ATOMIC_RELAXED);
     TPR_STORE(TAIL, &writer->page->tail, writer->tail, __ATOMIC_RELEASE); /* with the reader's load of tail */
     tpr_writer_wake_(writer);
 }

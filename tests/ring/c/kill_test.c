@@ -319,6 +319,7 @@ static int victim_of(int step) {
     case TPR_STEP_RECORD_HEADER:
     case TPR_STEP_RECORD_HEADERS:
     case TPR_STEP_RECORD_PAYLOAD:
+    case TPR_STEP_LAST_SEQ:
     case TPR_STEP_TAIL:
     case TPR_STEP_WAITS_SET:
     case TPR_STEP_WAITS_CLEAR:
