@@ -845,6 +845,81 @@ class Gateway(_message.Message):
 Global___Gateway: _TypeAlias = Gateway  # noqa: Y015
 
 @_typing.final
+class Traffic(_message.Message):
+    """How much was published. Counted by looking at rings now and then: it costs publishers and subscribers nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    RING_BYTES_FIELD_NUMBER: _builtins.int
+    messages: _builtins.int
+    ring_bytes: _builtins.int
+    """What the messages took in rings: payloads, headers, 32 bytes for each message, and padding."""
+    def __init__(
+        self,
+        *,
+        messages: _builtins.int = ...,
+        ring_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "ring_bytes", b"ring_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Traffic: _TypeAlias = Traffic  # noqa: Y015
+
+@_typing.final
+class Session(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    PUBLISHERS_FIELD_NUMBER: _builtins.int
+    SUBSCRIBERS_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    PENDING_BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    name: _builtins.str
+    """What the client calls itself."""
+    principal: _builtins.str
+    pid: _builtins.int
+    """0 where the kernel hides it."""
+    gateway: _builtins.str
+    """Which gateway it is, when the daemon started it; else empty."""
+    publishers: _builtins.int
+    subscribers: _builtins.int
+    pending_bytes: _builtins.int
+    """What lies in rings for its subscribers that they have not taken yet."""
+    @_builtins.property
+    def published(self) -> Global___Traffic:
+        """By its publishers of now."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        gateway: _builtins.str = ...,
+        publishers: _builtins.int = ...,
+        subscribers: _builtins.int = ...,
+        published: Global___Traffic | None = ...,
+        pending_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["published", b"published"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "id", b"id", "name", b"name", "pending_bytes", b"pending_bytes", "pid", b"pid", "principal", b"principal", "published", b"published", "publishers", b"publishers", "subscribers", b"subscribers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -883,6 +958,27 @@ class GetStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TrafficEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Traffic: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Traffic | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
@@ -894,6 +990,8 @@ class GetStatusResponse(_message.Message):
     GATEWAYS_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    SESSION_LIST_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     pid: _builtins.int
     incarnation: _builtins.int
@@ -915,6 +1013,14 @@ class GetStatusResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What an operator should know: a configuration that could not be applied, say."""
 
+    @_builtins.property
+    def traffic(self) -> _containers.MessageMap[_builtins.str, Global___Traffic]:
+        """By channel: what was published on it on this host, in shared memory, since the core started."""
+
+    @_builtins.property
+    def session_list(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """Who is connected, the oldest first; as many as `sessions` says."""
+
     def __init__(
         self,
         *,
@@ -929,10 +1035,12 @@ class GetStatusResponse(_message.Message):
         gateways: _abc.Iterable[Global___Gateway] | None = ...,
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        traffic: _abc.Mapping[_builtins.str, Global___Traffic] | None = ...,
+        session_list: _abc.Iterable[Global___Session] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bindings", b"bindings", "channels", b"channels", "counters", b"counters", "gateways", b"gateways", "incarnation", b"incarnation", "pid", b"pid", "sessions", b"sessions", "socket", b"socket", "started_at_ns", b"started_at_ns", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bindings", b"bindings", "channels", b"channels", "counters", b"counters", "gateways", b"gateways", "incarnation", b"incarnation", "pid", b"pid", "session_list", b"session_list", "sessions", b"sessions", "socket", b"socket", "started_at_ns", b"started_at_ns", "traffic", b"traffic", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
