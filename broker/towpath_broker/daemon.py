@@ -1,7 +1,8 @@
 """The core process: puts the parts together. ``python -m towpath_broker.daemon``, started by the supervisor.
 
 Theory of operation
-    The supervisor hands over the listening socket, a control socket and the settings. From then on:
+    The supervisor hands over the listening socket, a control socket, the settings, and what an earlier core
+    had stored with it (host/store.py). From then on:
     recover the machine from the journal, bring the registry to what the configuration says, open the door,
     say ``ready``. Commands flow from the door through the engine to the machine; effects flow back to the
     door. The loss of the control socket means that the supervisor is gone, and ends the process.
@@ -28,7 +29,7 @@ from typing import Any, Final
 
 from towpath import _ring
 from towpath._version import __version__
-from towpath.errors import ProtocolViolation, TowpathError
+from towpath.errors import ProtocolViolation, TowpathError, Unavailable
 
 from . import configuration
 from .core import effects
@@ -89,6 +90,8 @@ class Daemon:
             OSError, sqlite3.Error: the journal failed.
         """
         loop = asyncio.get_running_loop()
+        stored = await self._take_stored()
+        close_all(list(stored.values()))
         await self._engine.recover()
         self._board.incarnation = self._machine.incarnation
         engine = asyncio.create_task(self._engine.run(), name="engine")
@@ -155,6 +158,34 @@ class Daemon:
 
     # ---- the supervisor ----
 
+    async def _take_stored(self) -> dict[str, int]:
+        """Receive what an earlier core had the supervisor keep: it comes before anything else.
+
+        Returns:
+            Descriptors by name, the caller's to close.
+
+        Raises:
+            Unavailable: the supervisor is gone.
+        """
+        stored: dict[str, int] = {}
+        while True:
+            try:
+                received = receive_packet(self._control)
+            except BlockingIOError:
+                await _wait_readable(self._control)
+                continue
+            if received is None:
+                raise Unavailable("the supervisor is gone")
+            packet, descriptors = received
+            names = packet.get("names", [])
+            if packet["type"] == "stored" and len(names) == len(descriptors):
+                stored.update(zip(names, descriptors, strict=True))
+                continue
+            close_all(descriptors)
+            if packet["type"] == "stored_end":
+                return stored
+            log("core.bad_packet", level="error", message=f"{packet['type']} came before what was stored")
+
     def _told(self) -> None:
         try:
             received = receive_packet(self._control)
@@ -200,6 +231,16 @@ class Daemon:
         self._board.forget_warnings()
         await self._configure()
         self._outbox.send({"type": "reloaded", "warnings": []})
+
+
+async def _wait_readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ Theory of operation
     Control socket to the core, packets of host/packets.py. To it: ``gateways`` (how they fare; only the
     newest counts), ``gateway_connection`` with a descriptor (serve this as that gateway's session),
     ``reload`` with settings, ``warning`` (for the status), ``stop_accepting``, ``drain`` (finish, commit,
-    close, exit). From it: ``ready``, ``reloaded``, ``status``, ``warning``.
+    close, exit), and before all of them ``stored`` and ``stored_end``: what an earlier core had kept here.
+    From it: ``ready``, ``reloaded``, ``status``, ``warning``, and ``store`` and ``unstore`` (host/store.py).
 
 Life
     Start: directories, locks, socket; then core and gateways at once; READY when the core is ready and each
@@ -54,6 +55,7 @@ from .gateway_keeper import GatewayKeeper, missing_package
 from .host import directories
 from .host.children import Backoff, Child, describe_exit
 from .host.packets import Outbox, Packet, close_all, control_pair, receive_packet
+from .host.store import Store
 from .host.systemd import Notifier, activated_socket
 from .log import log, set_level
 from .settings import Settings, with_directories
@@ -124,6 +126,7 @@ class Supervisor:
         self._core: Child | None = None
         self._outbox: Outbox | None = None
         self._held: deque[tuple[Packet, int]] = deque()
+        self._store = Store()
         self._keepers: dict[str, GatewayKeeper] = {}
         self._tasks: asyncio.TaskGroup
         self._status = ""
@@ -164,6 +167,7 @@ class Supervisor:
         finally:
             self._kill_children()
             self._close_listener()
+            self._store.close()
             while self._held:
                 os.close(self._held.popleft()[1])
         log("daemon.stopped", status=self._status_at_exit)
@@ -270,6 +274,8 @@ class Supervisor:
                 )
             log("core.started", pid=self._core.pid)
             self._outbox = Outbox(control)
+            if not self._store.hand_out(self._outbox):
+                log("core.store_not_sent", level="error", descriptors=len(self._store))
             self._tell_gateways()
             while self._held:
                 packet, descriptor = self._held.popleft()
@@ -281,26 +287,39 @@ class Supervisor:
             if self._core is not None:
                 self._core.signal(signal.SIGKILL)
             loop.remove_reader(control)
+            while self._receive(control):
+                pass  # what it sent before its end counts: the next core finds what this one stored
             if self._outbox is not None:
                 self._outbox.close()
             control.close()
             self._outbox = self._core = None
             self._core_reloaded.set()
 
-    def _receive(self, control: socket.socket) -> None:
+    def _receive(self, control: socket.socket) -> bool:
+        """Take one packet of the core; return whether there may be more."""
         try:
             received = receive_packet(control)
         except BlockingIOError:
-            return
+            return False
         except ProtocolViolation as error:
             log("core.violation", level="error", message=error.message)
-            return
+            return True
         if received is None:
             asyncio.get_running_loop().remove_reader(control)
-            return
+            return False
         packet, descriptors = received
+        if packet["type"] == "store":
+            if why := self._store.put(packet, descriptors):
+                log("core.not_stored", level="warning", message=why)
+            return True
         close_all(descriptors)
+        self._carry_out(packet)
+        return True
+
+    def _carry_out(self, packet: Packet) -> None:
         match packet["type"]:
+            case "unstore":
+                self._store.remove(packet.get("name"))
             case "ready":
                 log("core.ready", pid=self._core.pid if self._core else 0)
                 self._core_ready.set()

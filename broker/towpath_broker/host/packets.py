@@ -27,7 +27,8 @@ from towpath.errors import ProtocolViolation
 
 PACKET_BYTES_MAX: Final = 160_000
 """More than the largest settings (settings.SETTINGS_BYTES_MAX), less than a socket's send buffer."""
-DESCRIPTORS_MAX: Final = 4
+DESCRIPTORS_MAX: Final = 64
+"""In one packet; the kernel takes 253."""
 OUTBOX_MAX: Final = 256
 """Packets that wait for a side that does not read; beyond it sending is refused."""
 
