@@ -71,6 +71,7 @@ class Daemon:
             started_at_ns=time.time_ns(),
             incarnation=0,
             counters=self._counters,
+            traffic=lambda: self._door.descriptors.traffic,
         )
         self._door = Door(
             submit=self._engine.submit,

@@ -16,6 +16,7 @@ from towpath._version import __version__
 from towpath.v1 import frame_pb2
 from towpath_broker.core import effects
 from towpath_broker.local import translate
+from towpath_broker.rings.traffic import RingTraffic
 
 WARNINGS_MAX: Final = 100
 """Of what an operator should know, the latest are kept."""
@@ -28,12 +29,14 @@ class StatusBoard:
     Attributes:
         incarnation: counts the starts of the core on this host.
         counters: asked for whenever a status is.
+        traffic: who looks at the rings.
     """
 
     socket: str
     started_at_ns: int
     incarnation: int
     counters: Callable[[], Mapping[str, int]]
+    traffic: Callable[[], RingTraffic]
     _gateways: list[dict[str, Any]] = field(default_factory=list)
     _reports: dict[str, frame_pb2.ReportGatewayRequest] = field(default_factory=dict)
     _warnings: dict[str, None] = field(default_factory=dict)
@@ -69,17 +72,33 @@ class StatusBoard:
             incarnation=self.incarnation,
             started_at_ns=self.started_at_ns,
             socket=self.socket,
-            sessions=told.sessions,
+            sessions=len(told.sessions),
             channels=tuple(translate.channel_model(channel) for channel in told.channels),
             bindings=tuple(translate.binding_model(binding) for binding in told.bindings),
             gateways=tuple(self._gateway(gateway) for gateway in self._gateways),
             counters=self.counters(),
             warnings=tuple(self._warnings),
+            traffic=self.traffic().by_channel(channel.name for channel in told.channels),
+            session_list=tuple(self._session(session) for session in told.sessions),
         )
 
     def frame(self, call: int, told: effects.StatusTold) -> frame_pb2.Frame:
         """Return the whole status as the answer to a call."""
         return frame_pb2.Frame(id=call, get_status_response=convert.status_to_proto(self.status(told)))
+
+    def _session(self, session: effects.SessionView) -> model.SessionInfo:
+        traffic = self.traffic()
+        return model.SessionInfo(
+            id=session.id,
+            name=session.name,
+            principal=session.principal,
+            pid=session.pid,
+            gateway=session.gateway,
+            publishers=len(session.sources),
+            subscribers=len(session.readers),
+            published=traffic.published(session.sources),
+            pending_bytes=traffic.pending_bytes(session.readers),
+        )
 
     def _gateway(self, gateway: dict[str, Any]) -> model.GatewayInfo:
         report = self._reports.get(gateway["name"])

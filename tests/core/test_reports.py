@@ -118,9 +118,22 @@ def test_status_has_the_reports(core: Core) -> None:
     core.bridge().report({1: RUNNING})
     client = core.open()
     body = reply(core.apply(c.GetStatus(client.caller())), e.StatusTold)
-    assert body.sessions == 3
+    assert len(body.sessions) == 3
     assert [channel.name for channel in body.channels] == ["a"]
     assert [binding.report for binding in body.bindings] == [RUNNING]
+
+
+def test_status_has_who_is_connected_and_by_what(core: Core) -> None:
+    bridge, client = core.bridge(), core.open()
+    source, reader = client.next_id(), bridge.next_id()
+    client.publish("a", source)
+    bridge.subscribe("a", reader)
+    body = reply(core.apply(c.GetStatus(client.caller())), e.StatusTold)
+    _, of_bridge, of_client = body.sessions
+    assert (of_bridge.id, of_bridge.gateway, of_bridge.sources) == (bridge.session, "bridge", ())
+    assert of_bridge.readers == ((reader, {source: 0}),)
+    assert (of_client.id, of_client.principal, of_client.sources) == (client.session, "uid:1", (source,))
+    assert of_client.readers == ()
 
 
 # ---- watches -----------------------------------------------------------------------------------------------

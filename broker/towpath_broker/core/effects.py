@@ -96,10 +96,28 @@ class BindingsListed:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as it is told to others.
+
+    Attributes:
+        sources: what it publishes by.
+        readers: what it subscribes by, each with the slots that its sources have in its control page.
+    """
+
+    id: SessionId
+    name: str
+    principal: str
+    pid: int
+    gateway: str
+    sources: tuple[SourceId, ...]
+    readers: tuple[tuple[ReaderId, Mapping[SourceId, int]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StatusTold:
     """The core's part of a status; the shell adds what it knows itself."""
 
-    sessions: int
+    sessions: tuple[SessionView, ...]
     channels: tuple[ChannelView, ...]
     bindings: tuple[BindingView, ...]
 

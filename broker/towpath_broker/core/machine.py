@@ -435,8 +435,21 @@ class Machine:
         return tuple(self._binding_view(binding) for binding in bindings)
 
     def _get_status(self, command: c.GetStatus) -> list[Effect]:
-        body = e.StatusTold(len(self._sessions), self._channel_views(), self._binding_views())
+        sessions = tuple(self._session_view(session) for session in self._sessions)
+        body = e.StatusTold(sessions, self._channel_views(), self._binding_views())
         return self._reply(command.caller, body)
+
+    def _session_view(self, session: Session) -> e.SessionView:
+        readers = self._topics.readers
+        return e.SessionView(
+            session.id,
+            session.name,
+            session.principal,
+            session.pid,
+            session.gateway,
+            tuple(session.sources),
+            tuple((reader, dict(readers[reader].slots)) for reader in session.readers),
+        )
 
     def _watch(self, command: c.Watch) -> list[Effect]:
         caller = command.caller

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from towpath.errors import InvalidArgument, LimitExceeded, PermissionDenied
@@ -71,6 +72,10 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Session]:
+        """The sessions, the oldest first."""
+        return iter(self._by_id.values())
 
     def start(self, incarnation: int) -> None:
         """Begin the sequence of an incarnation."""

@@ -159,8 +159,10 @@ class Connection:
         if request == "attach_source_request":
             ring = self._only(descriptors, "a ring")
             source = SourceId(body.source)
-            ring_bytes = self._door.descriptors.offer_ring(source, ring)
-            self._offers[frame.id] = lambda: self._door.descriptors.drop_source(source)
+            ring_bytes = self._door.descriptors.offer_ring(
+                source, ring, channel=body.channel, is_resumed=body.resumed
+            )
+            self._offers[frame.id] = lambda: self._door.descriptors.withdraw_ring(source)
             self._door.submit(translate.attach_source(caller, body, ring_bytes))
             return
         if request == "attach_reader_request":

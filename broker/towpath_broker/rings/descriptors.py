@@ -16,19 +16,31 @@ from towpath import _ring, wire
 from towpath.errors import BadDescriptor, InvalidArgument
 from towpath_broker.core.ids import ReaderId, SessionId, SourceId
 
+from .traffic import RingTraffic
+
 
 class Descriptors:
     """The table. Descriptors close when their entry goes and no frame that waits to be sent has them any
     more.
+
+    Attributes:
+        traffic: what the rings that are held tell of themselves.
     """
 
     def __init__(self) -> None:
+        self.traffic = RingTraffic()
         self._rings: dict[SourceId, wire.Descriptor] = {}
         self._pages: dict[ReaderId, wire.Descriptor] = {}
         self._doorbells: dict[SessionId, wire.Descriptor] = {}
 
-    def offer_ring(self, source: SourceId, ring: wire.Descriptor) -> int:
+    def offer_ring(
+        self, source: SourceId, ring: wire.Descriptor, *, channel: str = "", is_resumed: bool = False
+    ) -> int:
         """Check a ring and keep it; return its capacity in bytes.
+
+        Args:
+            channel: where what it carries is counted.
+            is_resumed: what it carried so far has been counted.
 
         Raises:
             BadDescriptor: it is not a ring that can be trusted, or was made for another id.
@@ -43,6 +55,7 @@ class Descriptors:
         if source in self._rings:
             raise InvalidArgument(f"source {source} is attached already")
         self._rings[source] = ring
+        self.traffic.begin(source, channel, ring, is_resumed=is_resumed)
         return capacity
 
     def offer_page(self, reader: ReaderId, slots: int, page: wire.Descriptor) -> None:
@@ -65,6 +78,7 @@ class Descriptors:
         if reader in self._pages:
             raise InvalidArgument(f"reader {reader} is attached already")
         self._pages[reader] = page
+        self.traffic.begin_reader(reader, page)
 
     def keep_doorbell(self, session: SessionId, doorbell: wire.Descriptor) -> None:
         """Keep the sending end of a session's doorbell."""
@@ -82,10 +96,17 @@ class Descriptors:
         """A session's doorbell; None when it gave none."""
         return self._doorbells.get(session)
 
+    def withdraw_ring(self, source: SourceId) -> None:
+        """The source that was offered with it is refused: it was never there."""
+        self.traffic.withdraw(source)
+        self._rings.pop(source, None)
+
     def drop_source(self, source: SourceId) -> None:
+        self.traffic.end(source)
         self._rings.pop(source, None)
 
     def drop_reader(self, reader: ReaderId) -> None:
+        self.traffic.end_reader(reader)
         self._pages.pop(reader, None)
 
     def drop_session(self, session: SessionId) -> None:

@@ -285,6 +285,42 @@ def gateway_from_proto(gateway: registry_pb2.Gateway) -> model.GatewayInfo:
     )
 
 
+def traffic_to_proto(traffic: model.Traffic) -> registry_pb2.Traffic:
+    return registry_pb2.Traffic(messages=traffic.messages, ring_bytes=traffic.ring_bytes)
+
+
+def traffic_from_proto(traffic: registry_pb2.Traffic) -> model.Traffic:
+    return model.Traffic(traffic.messages, traffic.ring_bytes)
+
+
+def session_to_proto(session: model.SessionInfo) -> registry_pb2.Session:
+    return registry_pb2.Session(
+        id=session.id,
+        name=session.name,
+        principal=session.principal,
+        pid=session.pid,
+        gateway=session.gateway,
+        publishers=session.publishers,
+        subscribers=session.subscribers,
+        published=traffic_to_proto(session.published),
+        pending_bytes=session.pending_bytes,
+    )
+
+
+def session_from_proto(session: registry_pb2.Session) -> model.SessionInfo:
+    return model.SessionInfo(
+        id=session.id,
+        name=session.name,
+        principal=session.principal,
+        pid=session.pid,
+        gateway=session.gateway,
+        publishers=session.publishers,
+        subscribers=session.subscribers,
+        published=traffic_from_proto(session.published),
+        pending_bytes=session.pending_bytes,
+    )
+
+
 def status_to_proto(status: model.Status) -> registry_pb2.GetStatusResponse:
     return registry_pb2.GetStatusResponse(
         version=status.version,
@@ -298,6 +334,8 @@ def status_to_proto(status: model.Status) -> registry_pb2.GetStatusResponse:
         gateways=[gateway_to_proto(gateway) for gateway in status.gateways],
         counters=status.counters,
         warnings=status.warnings,
+        traffic={name: traffic_to_proto(traffic) for name, traffic in status.traffic.items()},
+        session_list=[session_to_proto(session) for session in status.session_list],
     )
 
 
@@ -314,6 +352,8 @@ def status_from_proto(status: registry_pb2.GetStatusResponse) -> model.Status:
         gateways=tuple(gateway_from_proto(gateway) for gateway in status.gateways),
         counters=dict(status.counters),
         warnings=tuple(status.warnings),
+        traffic={name: traffic_from_proto(traffic) for name, traffic in status.traffic.items()},
+        session_list=tuple(session_from_proto(session) for session in status.session_list),
     )
 
 

@@ -126,8 +126,51 @@ class GatewayInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """How much was published; counted by looking at rings, at no cost to whoever uses them.
+
+    Attributes:
+        messages: how many.
+        ring_bytes: what they took in rings: payloads, headers, 32 bytes for each message, and padding.
+    """
+
+    messages: int = 0
+    ring_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """Somebody who is connected to the daemon.
+
+    Attributes:
+        name: what the client calls itself.
+        pid: 0 where the kernel hides it.
+        gateway: which gateway it is, when the daemon started it; else empty.
+        publishers, subscribers: how many it has.
+        published: by the publishers that it has now.
+        pending_bytes: what lies in rings for its subscribers that they have not taken yet.
+    """
+
+    id: int
+    name: str
+    principal: str
+    pid: int
+    gateway: str
+    publishers: int
+    subscribers: int
+    published: Traffic
+    pending_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """What the daemon says of itself."""
+    """What the daemon says of itself.
+
+    Attributes:
+        sessions: how many there are.
+        traffic: by channel, what was published on it on this host since the core started.
+        session_list: who is connected, the oldest first.
+    """
 
     version: str
     pid: int
@@ -140,6 +183,8 @@ class Status:
     gateways: tuple[GatewayInfo, ...]
     counters: Mapping[str, int]
     warnings: tuple[str, ...]
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    session_list: tuple[SessionInfo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -106,6 +106,8 @@ def status_document(status: Status) -> dict[str, object]:
         "gateways": [gateway_document(gateway) for gateway in status.gateways],
         "counters": dict(status.counters),
         "warnings": list(status.warnings),
+        "traffic": {name: asdict(traffic) for name, traffic in status.traffic.items()},
+        "session_list": [asdict(session) for session in status.session_list],
     }
 
 
