@@ -188,6 +188,25 @@ async def test_a_place_that_is_bound_anew_waits_for_its_predecessor(tmp_path: Pa
 
 
 @on_loop
+async def test_one_fifo_by_two_names_is_bound_once_and_the_second_comes_when_the_first_goes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    async with At() as at:
+        at.hub.bind(1, f"fifo:{tmp_path}/place", "out")
+        await at.until_state(1, "waiting")
+        at.hub.bind(2, f"fifo:{tmp_path}/link/place", "in")
+        await at.until_state(2, "retrying")
+        assert at.hub.reports[1].state == "waiting"
+        at.hub.unbind(1)
+        await at.until_state(2, "running")
+        await shell(f"echo hello > {tmp_path}/place")
+        await at.until(lambda: at.hub.published["test"] == [b"hello"])
+        await at.stop()
+    assert not (tmp_path / "place").exists()
+
+
+@on_loop
 async def test_after_a_reconnect_what_stayed_goes_on_and_what_went_is_stopped(tmp_path: Path) -> None:
     async with At() as at:
         at.hub.bind(1, f"fifo:{tmp_path}/stays", "in")

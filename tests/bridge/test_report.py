@@ -9,6 +9,7 @@ import pytest
 
 from tests.bridge.hub import Hub
 from tests.bridge.rig import on_loop, within
+from towpath import convert, wire
 from towpath.errors import BindingFailed, ConnectionLost, PermissionDenied, Timeout, TowpathError
 from towpath.model import BindingReport
 from towpath_broker.gateways.bridge.report import Reporter
@@ -126,3 +127,22 @@ async def test_after_a_reset_everything_is_told_again_and_closed_ones_never() ->
     reporter.tell_all()
     await reporter.flush()
     assert list(await daemon.told.get()) == [1]
+
+
+@on_loop
+async def test_no_call_is_longer_than_the_daemon_takes_and_none_is_left_out() -> None:
+    daemon = Daemon()
+    reporter = Reporter(daemon)
+    path = "/".join(["", *["\N{SNOWMAN}" * 80] * 16])
+    count = 1000
+    for binding in range(count):
+        error = BindingFailed(f"cannot make {path}")
+        reporter.open(binding).set_state("retrying", f"{error.message}, again in 1 s", error)
+    await reporter.flush()
+    told: list[int] = []
+    while not daemon.told.empty():
+        reports = daemon.told.get_nowait()
+        size = sum(convert.report_to_proto(report).ByteSize() + 16 for report in reports.values())
+        assert size < wire.REQUEST_BYTES_MAX
+        told += reports
+    assert told == list(range(count))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -27,6 +28,8 @@ IN_ATTRIB: Final = 0x0004
 IN_CLOSE: Final = 0x0018
 IN_OPEN: Final = 0x0020
 IN_MOVE_SELF: Final = 0x0800
+_IN_MASK_CREATE: Final = 0x1000_0000
+"""Fail where there is a watch of this file already, instead of changing that one."""
 _IN_Q_OVERFLOW: Final = 0x4000
 _IN_IGNORED: Final = 0x8000
 _EVENT: Final = struct.Struct("iIII")
@@ -48,7 +51,7 @@ class PathWatcher:
         asyncio.get_running_loop().add_reader(self._descriptor, self._on_readable)
 
     def watch(self, path: str, mask: int, callback: Callable[[], object]) -> int:
-        """Watch a file, followed through links; one watch per file.
+        """Watch a file, followed through links. A file has one watch, whatever names lead to it.
 
         Args:
             path: e.g. ``/proc/self/fd/7`` for an open file.
@@ -59,8 +62,10 @@ class PathWatcher:
             The watch, for :meth:`unwatch`.
 
         Raises:
-            BindingFailed: the user has no watch left.
+            BindingFailed: the user has no watch left; or another binding watches this file, which is then
+                the same FIFO under another name.
         """
+        mask |= _IN_MASK_CREATE
         watch = _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask), "watches")
         self._callbacks[watch] = callback
         return watch
@@ -99,9 +104,15 @@ class PathWatcher:
 
 
 def _checked(result: int, what: str) -> int:
-    if result < 0:
-        error = ctypes.get_errno()
+    if result >= 0:
+        return result
+    error = ctypes.get_errno()
+    if error == errno.EEXIST:
         raise BindingFailed(
-            f"inotify: {os.strerror(error)}", hint=f"raise fs.inotify.max_user_{what}", retryable=True
+            "another binding has the same FIFO, by a path through a link",
+            hint="one place has one binding; remove one of the two",
+            retryable=True,
         )
-    return result
+    raise BindingFailed(
+        f"inotify: {os.strerror(error)}", hint=f"raise fs.inotify.max_user_{what}", retryable=True
+    )

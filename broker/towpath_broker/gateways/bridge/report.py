@@ -3,7 +3,8 @@
 Theory of operation
     A :class:`Tally` is one binding's account; its adapter writes it. The :class:`Reporter` sends what
     changed: a change of state at once, counters and errors at most once per ``REPORT_INTERVAL_S``, and
-    nothing while nothing changes. So an idle bridge has no timer and sends nothing.
+    nothing while nothing changes. So an idle bridge has no timer and sends nothing. Many reports go in
+    several calls, because the daemon takes no request of any length.
 
 Invariants
     The last change is always told, in the end. A report that could not be sent is told again, whole, later.
@@ -14,15 +15,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from towpath import wire
 from towpath.errors import ConnectionLost, PermissionDenied, Timeout, TowpathError, Unavailable
 from towpath.model import BindingReport, BindingState
 from towpath_broker.gateways.bridge.ports import Client
 from towpath_broker.log import log
 
 REPORT_INTERVAL_S: Final = 1.0
+CALL_BYTES_MAX: Final = wire.REQUEST_BYTES_MAX // 4
+"""Reports in one call, about; or one that is longer, which a command line of ``COMMAND_BYTES_MAX`` makes half
+as long as a request may be."""
+_REPORT_COST_BYTES: Final = 256
+"""What a report takes beyond its texts, at most."""
 
 
 class Tally:
@@ -146,8 +153,10 @@ class Reporter:
             self._timer = None
         reports = {binding: self._tallies[binding].report() for binding in self._changed}
         self._changed.clear()
-        if not reports:
-            return
+        for part in _in_calls(reports):
+            await self._tell(part)
+
+    async def _tell(self, reports: Mapping[int, BindingReport]) -> None:
         try:
             await self._client.report_bindings(reports)
         except (ConnectionLost, Timeout, Unavailable):
@@ -170,3 +179,20 @@ class Reporter:
     def _on_time(self) -> None:
         self._timer = None
         self._due.set()
+
+
+def _in_calls(reports: Mapping[int, BindingReport]) -> Iterator[dict[int, BindingReport]]:
+    """Divide reports into what one call carries."""
+    part: dict[int, BindingReport] = {}
+    part_bytes = 0
+    for binding, report in reports.items():
+        error = report.last_error
+        texts = (report.detail, error.message, error.hint) if error else (report.detail,)
+        cost_bytes = _REPORT_COST_BYTES + sum(len(text.encode(errors="replace")) for text in texts)
+        if part and part_bytes + cost_bytes > CALL_BYTES_MAX:
+            yield part
+            part, part_bytes = {}, 0
+        part[binding] = report
+        part_bytes += cost_bytes
+    if part:
+        yield part
