@@ -39,7 +39,7 @@ EXTENSION_STAMP = VENV / ".extension"
 PACKAGE = ROOT / "clients" / "python" / "towpath"
 HEADERS = ROOT / "clients" / "c"
 # All but `systemd`, which is installed by itself: where libsystemd is missing the rest must still come.
-EXTRAS = "dev,broker,zmq,grpc,mq,cluster"
+EXTRAS = "dev,broker,zmq,grpc,mq,cluster,tracing"
 
 
 class SetupError(Exception):

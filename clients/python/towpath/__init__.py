@@ -21,7 +21,7 @@ from towpath._version import __version__
 from towpath.errors import Code, TowpathError
 
 if TYPE_CHECKING:
-    from towpath import aio
+    from towpath import aio, tracing
     from towpath._message import Message
     from towpath.model import (
         BindingInfo,
@@ -72,12 +72,13 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "tracing",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "aio":
-        return importlib.import_module("towpath.aio")
+    if name in ("aio", "tracing"):
+        return importlib.import_module(f"towpath.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'towpath' has no attribute {name!r}")
@@ -87,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "aio"})
+    return sorted({*globals(), *_HOMES, "aio", "tracing"})

@@ -21,9 +21,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from towpath import addresses, calls, wire
+from towpath import addresses, calls, tracing, wire
 from towpath._version import __version__
-from towpath.aio.api import AsyncClient
+from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
 from towpath.aio.watching import LocalAsyncWatch
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
@@ -118,7 +118,7 @@ class LocalAsyncClient(AsyncClient):
     def watch(self) -> LocalAsyncWatch:
         return LocalAsyncWatch(self)
 
-    async def publisher(self, name: str, *, origin: str = "") -> LocalAsyncPublisher:
+    async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
         info = await self.channel_info(name)
         await self._ensure_ids()
         state, call = self._protocol.new_source(name, origin, info.ring_bytes)
@@ -129,7 +129,7 @@ class LocalAsyncClient(AsyncClient):
             self._protocol.forget_source(state, ConnectionLost("it was never attached"))
             self._flush()
             raise
-        return LocalAsyncPublisher(self, state)
+        return tracing.traced_async(LocalAsyncPublisher(self, state))
 
     async def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalAsyncSubscription:
         await self._ensure_ids()

@@ -27,11 +27,11 @@ import weakref
 from collections.abc import Iterator
 from typing import TypeVar
 
-from towpath import addresses, calls, wire
+from towpath import addresses, calls, tracing, wire
 from towpath._version import __version__
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol
-from towpath.sync.api import Client
+from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
 from towpath.sync.watching import LocalWatch
 from towpath.v1.frame_pb2 import Frame
@@ -141,7 +141,7 @@ class LocalClient(Client):
     def watch(self) -> LocalWatch:
         return LocalWatch(self)
 
-    def publisher(self, name: str, *, origin: str = "") -> LocalPublisher:
+    def publisher(self, name: str, *, origin: str = "") -> Publisher:
         deadline = deadline_ns(CALL_TIMEOUT_S)
         info = self._call(calls.channel_info(name), deadline)
         with self._lock:
@@ -155,7 +155,7 @@ class LocalClient(Client):
             with self._sending():
                 self._protocol.forget_source(state, ConnectionLost("it was never attached"))
             raise
-        return LocalPublisher(self, state)
+        return tracing.traced(LocalPublisher(self, state))
 
     def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalSubscription:
         deadline = deadline_ns(CALL_TIMEOUT_S)
