@@ -12,7 +12,7 @@ from typing import Final
 
 from .core import commands
 from .core.codec import DurableState
-from .core.commands import Caller, Command, Direction, Kind, Overflow, StatedOptions
+from .core.commands import Caller, Command, Direction, Kind, Order, Overflow, StatedOptions
 from .settings import ChannelSettings, Settings
 
 CONFIG: Final = Caller("config", is_admin=True)
@@ -55,4 +55,7 @@ def _stated(channel: ChannelSettings) -> StatedOptions:
         durable=channel.durable,
         overflow=Overflow[channel.overflow.upper()] if channel.overflow is not None else None,
         ring_bytes=channel.ring_bytes,
+        order=Order[channel.order.upper()] if channel.order is not None else None,
+        history=channel.history,
+        stall_ms_max=channel.stall_ms_max,
     )

@@ -38,11 +38,12 @@ from typing import Any, Final
 
 from towpath.bindings import OPTIONS, check_options, parse_url
 from towpath.errors import InvalidConfiguration, TowpathError
-from towpath.model import Kind, Overflow
+from towpath.model import Kind, Order, Overflow
 from towpath.names import check_name
 
+from .core.commands import ChannelOptions
+from .core.limits import HISTORY_MAX, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .core.limits import RING_BYTES_LIMIT as RING_BYTES_MAX
-from .core.limits import RING_BYTES_MIN, Limits
 from .log import Level
 from .tables import (
     Setting,
@@ -140,6 +141,22 @@ class ChannelSettings:
         "Bytes of each publisher's ring; a power of two.",
         minimum=RING_BYTES_MIN,
         maximum=RING_BYTES_MAX,
+    )
+    order: Order | None = setting(
+        None, "Whose order subscribers see: each publisher's own, or one for all of them."
+    )
+    history: int | None = setting(
+        None,
+        "Messages of each publisher that a new subscriber gets first, as far as they are still in its ring.",
+        minimum=0,
+        maximum=HISTORY_MAX,
+    )
+    stall_ms_max: int | None = setting(
+        None,
+        "Milliseconds that a publisher waits for a subscriber that does not move, before the two are parted; "
+        "0 is for ever.",
+        minimum=0,
+        maximum=STALL_MS_LIMIT,
     )
 
     def __post_init__(self) -> None:
@@ -440,10 +457,10 @@ def example_toml() -> str:
         lines.append("")
     lines.append(_EXAMPLE_CHANNELS)
     values = {
+        **to_table(ChannelOptions()),
         "kind": "topic",
-        "durable": False,
         "overflow": "block",
-        "ring_bytes": DaemonSettings().ring_bytes,
+        "order": "source",
     }
     for item in settings_of(ChannelSettings):
         lines += [*_as_comment(item), f"#{item.name} = {format_toml(values[item.name])}"]

@@ -143,6 +143,9 @@ class Client:
     def fetch(self, source: int) -> list[Effect]:
         return self.core.apply(c.FetchReaders(self.caller(), SourceId(source)))
 
+    def detach_stalled(self, source: int, reader: int) -> list[Effect]:
+        return self.core.apply(c.DetachStalled(self.caller(), SourceId(source), ReaderId(reader)))
+
     def release(self, reader: int, source: int) -> list[Effect]:
         return self.core.apply(c.ReleaseSlot(self.caller(), ReaderId(reader), SourceId(source)))
 
@@ -183,14 +186,21 @@ def fingerprint(machine: Machine) -> object:
         {
             topic.name: (
                 topic.cell,
+                topic.patterns,
+                list(topic.readers),
                 {
-                    source.id: (list(source.paired), {r: id(record) for r, record in source.known.items()})
+                    source.id: (
+                        list(source.paired),
+                        {r: id(record) for r, record in source.known.items()},
+                        dict(source.starts),
+                    )
                     for source in topic.sources.values()
                 },
-                {reader.id: (reader.free, dict(reader.slots)) for reader in topic.readers.values()},
             )
             for topic in topics.topics.values()
         },
+        {reader.id: (reader.name, reader.free, dict(reader.slots)) for reader in topics.readers.values()},
+        list(topics._patterns),
         {
             session.id: (
                 [(block.first, block.count, block.unused) for block in session.blocks],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.core.harness import Core, fingerprint, notices, refusal, reply
+from tests.core.harness import Client, Core, fingerprint, notices, refusal, reply
 from towpath.errors import (
     ChannelNotFound,
     InvalidArgument,
@@ -38,6 +38,13 @@ def bumps(effects: list[Effect]) -> list[int]:
     return [effect.generation for effect in effects if isinstance(effect, e.BumpGeneration)]
 
 
+def source_added(
+    reader: ReaderId, source: SourceId, slot: int, start: e.StartAt, publisher: Client, channel: str = "a"
+) -> e.SourceAdded:
+    origin = f"session:{publisher.session}"
+    return e.SourceAdded(reader, source, slot, start, origin, channel, publisher.session)
+
+
 # ---- attaching ---------------------------------------------------------------------------------------------
 
 
@@ -49,8 +56,8 @@ def test_source_that_comes_after_the_reader(core: Core) -> None:
     source, effects = publisher.publish("a")
     r, s = ReaderId(reader), SourceId(source)
     assert effects[:-1] == [
-        e.Notice(publisher.session, e.ReaderAdded(s, r, 0, True, subscriber.session, True)),
-        e.Notice(subscriber.session, e.SourceAdded(r, s, 0, True, f"session:{publisher.session}")),
+        e.Notice(publisher.session, e.ReaderAdded(s, r, 0, e.StartAt.START, subscriber.session, True)),
+        e.Notice(subscriber.session, source_added(r, s, 0, e.StartAt.START, publisher)),
     ]
     assert reply(effects, e.SourceAttached) == e.SourceAttached(0, 1)
     assert reply(publisher.fetch(source), e.ReadersFetched).generation == 1
@@ -67,12 +74,12 @@ def test_reader_that_comes_after_the_source(core: Core) -> None:
     # The cell first: after it no publisher writes past a reader that it does not know.
     assert effects[:-1] == [
         e.BumpGeneration(0, 1),
-        e.Notice(subscriber.session, e.SourceAdded(r, s, 0, False, f"session:{publisher.session}")),
+        e.Notice(subscriber.session, source_added(r, s, 0, e.StartAt.TAIL, publisher)),
     ]
     reply(effects, e.Done)
     effects = publisher.fetch(source)
     assert effects[:-1] == [
-        e.Notice(publisher.session, e.ReaderAdded(s, r, 0, False, subscriber.session, False))
+        e.Notice(publisher.session, e.ReaderAdded(s, r, 0, e.StartAt.TAIL, subscriber.session, False))
     ]
     assert reply(effects, e.ReadersFetched).generation == 1
     assert len(publisher.fetch(source)) == 1
@@ -124,7 +131,7 @@ def test_reader_that_was_resumed_between_two_fetches_is_told_again(core: Core) -
     again.subscribe("a", reader, resumed=True, held={source: 0})
     gone, added = notices(publisher.fetch(source), publisher.session)
     assert gone == e.ReaderGone(SourceId(source), ReaderId(reader))
-    assert added == e.ReaderAdded(SourceId(source), ReaderId(reader), 0, False, again.session, False)
+    assert added == e.ReaderAdded(SourceId(source), ReaderId(reader), 0, e.StartAt.TAIL, again.session, False)
 
 
 def test_sessions_own_what_they_attach(core: Core) -> None:
@@ -203,7 +210,7 @@ def test_page_with_too_few_slots(core: Core) -> None:
     publisher = core.open("uid:1")
     publisher.publish("a"), publisher.publish("a")
     before = fingerprint(core.machine)
-    refusal(publisher.subscribe("a", slots=1)[1], LimitExceeded, "of 1 slots 1 are free")
+    refusal(publisher.subscribe("a", slots=1)[1], LimitExceeded, "2 publishers; of 1 slots 1 are free")
     assert fingerprint(core.machine) == before
     reply(publisher.subscribe("a", slots=2)[1], e.Done)
 
@@ -276,9 +283,8 @@ def test_both_come_back_after_a_restart(core: Core, reader_is_first: bool) -> No
         _, effects = subscriber.subscribe("a", reader, resumed=True, held={source: 5})
         told = notices(publisher.fetch(source), publisher.session)
     r, s = ReaderId(reader), SourceId(source)
-    assert told == [e.ReaderAdded(s, r, 5, False, subscriber.session, False)]
-    origin = f"session:{publisher.session}"
-    assert notices(effects, subscriber.session) == [e.SourceAdded(r, s, 5, False, origin)]
+    assert told == [e.ReaderAdded(s, r, 5, e.StartAt.TAIL, subscriber.session, False)]
+    assert notices(effects, subscriber.session) == [source_added(r, s, 5, e.StartAt.TAIL, publisher)]
     core.machine.assert_consistent()
 
 
@@ -290,7 +296,7 @@ def test_reader_that_comes_back_keeps_slots_of_sources_that_do_not(core: Core) -
     subscriber.subscribe("a", reader, resumed=True, slots=2, held={gone: 0})
     _, effects = publisher.publish("a")
     (added,) = notices(effects, subscriber.session)
-    assert isinstance(added, e.SourceAdded) and (added.slot, added.from_start) == (1, True)
+    assert isinstance(added, e.SourceAdded) and (added.slot, added.start) == (1, e.StartAt.START)
     reply(subscriber.release(reader, gone), e.Done)
     _, effects = publisher.publish("a")
     (added,) = notices(effects, subscriber.session)
@@ -306,7 +312,7 @@ def test_source_that_comes_back_finds_new_readers_at_its_tail(core: Core) -> Non
     _, effects = publisher.publish("a", source, resumed=True)
     for body in notices(effects, publisher.session) + notices(effects, subscriber.session):
         assert isinstance(body, e.ReaderAdded | e.SourceAdded)
-        assert (body.reader, body.from_start) == (reader, False)
+        assert (body.reader, body.start) == (reader, e.StartAt.TAIL)
 
 
 def test_source_that_comes_back_before_its_slot_was_released_keeps_it(core: Core) -> None:
@@ -318,7 +324,7 @@ def test_source_that_comes_back_before_its_slot_was_released_keeps_it(core: Core
     publisher = core.open("uid:1")
     _, effects = publisher.publish("a", source, resumed=True)
     (added,) = notices(effects, subscriber.session)
-    assert isinstance(added, e.SourceAdded) and (added.slot, added.from_start) == (1, False)
+    assert isinstance(added, e.SourceAdded) and (added.slot, added.start) == (1, e.StartAt.TAIL)
     refusal(subscriber.release(reader, source), InvalidArgument, "still publishes")
 
 

@@ -24,6 +24,7 @@ from towpath_broker.core.commands import (
     Command,
     Direction,
     Kind,
+    Order,
     Overflow,
     StatedOptions,
 )
@@ -35,7 +36,14 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 CALLERS = st.builds(Caller, TEXT, st.booleans())
 MAPPINGS = st.dictionaries(TEXT, TEXT, max_size=3)
 OPTIONS = st.builds(
-    ChannelOptions, st.sampled_from(Kind), st.booleans(), st.sampled_from(Overflow), st.integers(0, 1 << 40)
+    ChannelOptions,
+    st.sampled_from(Kind),
+    st.booleans(),
+    st.sampled_from(Overflow),
+    st.integers(0, 1 << 40),
+    st.sampled_from(Order),
+    st.integers(0, 1 << 32),
+    st.integers(0, 1 << 32),
 )
 STATED = st.builds(
     StatedOptions,
@@ -43,6 +51,9 @@ STATED = st.builds(
     st.none() | st.booleans(),
     st.none() | st.sampled_from(Overflow),
     st.none() | st.integers(0, 1 << 40),
+    st.none() | st.sampled_from(Order),
+    st.none() | st.integers(0, 1 << 32),
+    st.none() | st.integers(0, 1 << 32),
 )
 LIMITS = st.builds(Limits, sessions_max=st.integers(1, 65_536), ring_bytes_max=st.integers(4096, 1 << 30))
 IDS = st.integers(1, 1 << 63).map(BindingId)
@@ -149,7 +160,37 @@ VERSION_1 = [
             '"watches_per_session_max":4},"defaults":{"kind":"topic","durable":false,"overflow":"block",'
             '"ring_bytes":1048576}}'
         ),
-        c.Start(Limits(), ChannelOptions(Kind.TOPIC, False, Overflow.BLOCK, 1 << 20)),
+        c.Start(
+            Limits(),
+            ChannelOptions(Kind.TOPIC, False, Overflow.BLOCK, 1 << 20, Order.SOURCE, 0, stall_ms_max=0),
+        ),
+    ),
+]
+VERSION_2 = [
+    (
+        (
+            '{"v":2,"now_ns":7,"command":"declare_channel","principal":"uid:1","is_admin":false,"name":"a.b",'
+            '"options":{"kind":"topic","durable":false,"overflow":"drop","ring_bytes":4096,"order":"total",'
+            '"history":10,"stall_ms_max":0},"replace":true}'
+        ),
+        c.DeclareChannel(
+            Caller("uid:1"),
+            "a.b",
+            StatedOptions(Kind.TOPIC, False, Overflow.DROP, 4096, Order.TOTAL, 10, 0),
+            replace=True,
+        ),
+    ),
+    (
+        (
+            '{"v":2,"now_ns":7,"command":"start","limits":{"sessions_max":4096,"sessions_per_principal_max":1024,'
+            '"channels_max":65536,"channels_per_principal_max":16384,"bindings_max":4096,'
+            '"sources_per_principal_max":16384,"readers_per_principal_max":16384,"publishers_per_channel_max":255,'
+            '"subscribers_per_channel_max":1024,"patterns_max":1024,"patterns_per_principal_max":256,'
+            '"ring_bytes_max":1073741824,"waits_per_session_max":64,"watches_per_session_max":4},'
+            '"defaults":{"kind":"topic","durable":false,"overflow":"block","ring_bytes":1048576,"order":"source",'
+            '"history":0,"stall_ms_max":30000}}'
+        ),
+        c.Start(Limits(), ChannelOptions()),
     ),
 ]
 
@@ -157,8 +198,33 @@ VERSION_1 = [
 @pytest.mark.parametrize(("record", "command"), VERSION_1)
 def test_records_of_version_1(record: str, command: Command) -> None:
     assert decode_command(record.encode()) == (command, 7)
-    if MACHINE_VERSION == 1:
-        assert encode_command(command, 7).decode() == record
+
+
+@pytest.mark.parametrize(("record", "command"), VERSION_2)
+def test_records_of_version_2(record: str, command: Command) -> None:
+    assert decode_command(record.encode()) == (command, 7)
+    assert MACHINE_VERSION == 2
+    assert encode_command(command, 7).decode() == record
+
+
+def test_snapshot_of_version_1() -> None:
+    options = '{"kind":"topic","durable":false,"overflow":"block","ring_bytes":4096}'
+    state = decode_state(
+        (
+            f'{{"v":1,"now_ns":7,"incarnation":3,"next_binding":2,"limits":{{"sessions_max":9}},"defaults":{options},'
+            f'"channels":[{{"name":"a","options":{options},"owner":"uid:1","declared_at_ns":5}}],"bindings":[]}}'
+        ).encode()
+    )
+    as_it_was = ChannelOptions(ring_bytes=4096, history=0, stall_ms_max=0)
+    assert state.defaults == state.channels[0].options == as_it_was
+    assert state.limits == Limits(sessions_max=9)
+
+
+def test_what_version_2_must_say_is_missed() -> None:
+    data = json.loads(encode_command(c.Start(), 1))
+    del data["defaults"]["stall_ms_max"]
+    with pytest.raises(InvalidConfiguration, match="damaged"):
+        decode_command(json.dumps(data).encode())
 
 
 @pytest.mark.parametrize(
@@ -193,5 +259,5 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 def test_record_of_a_later_version() -> None:
     with pytest.raises(InvalidConfiguration) as caught:
-        decode_command(b'{"v":2,"command":"declare_channel"}')
-    assert "machine version 2" in str(caught.value) and "a later one" in caught.value.hint
+        decode_command(b'{"v":3,"command":"declare_channel"}')
+    assert "machine version 3" in str(caught.value) and "a later one" in caught.value.hint

@@ -116,7 +116,8 @@ def test_snapshot_holds_what_is_durable_and_nothing_else() -> None:
         (b"[]", "damaged"),
         (b"{}", "damaged"),
         (b'{"v":1}', "damaged"),
-        (b'{"v":2}', "machine version 2; this one reads 1"),
+        (b'{"v":2}', "damaged"),
+        (b'{"v":3}', "machine version 3; this one reads 1 to 2"),
     ],
 )
 def test_snapshot_that_cannot_be_read(snapshot: bytes, text: str) -> None:

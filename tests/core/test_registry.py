@@ -24,7 +24,15 @@ from towpath.errors import (
 )
 from towpath_broker.core import commands as c
 from towpath_broker.core import effects as e
-from towpath_broker.core.commands import Caller, ChannelOptions, Direction, Kind, Overflow, StatedOptions
+from towpath_broker.core.commands import (
+    Caller,
+    ChannelOptions,
+    Direction,
+    Kind,
+    Order,
+    Overflow,
+    StatedOptions,
+)
 from towpath_broker.core.ids import BindingId
 from towpath_broker.core.limits import Limits
 from towpath_broker.core.machine import Machine
@@ -40,6 +48,16 @@ def test_declare_fills_in_the_defaults() -> None:
         e.ChannelView("plant.line1.temp", ChannelOptions(ring_bytes=8192), "uid:7", 0, 0, 0, core.now_ns),
         True,
     )
+
+
+def test_redeclare_compares_what_came_with_version_2() -> None:
+    core = Core()
+    client = core.open()
+    first = reply(client.declare("a", history=10, stall_ms_max=0), e.ChannelDeclared).channel
+    assert (first.options.order, first.options.history, first.options.stall_ms_max) == (Order.SOURCE, 10, 0)
+    assert reply(client.declare("a", order=Order.SOURCE, history=10), e.ChannelDeclared).channel == first
+    refusal(client.declare("a", history=11), ChannelConflict, "history is 10, asked for 11")
+    refusal(client.declare("a", stall_ms_max=5), ChannelConflict, "stall_ms_max is 0, asked for 5")
 
 
 def test_redeclare_compares_only_what_is_stated() -> None:
@@ -77,6 +95,12 @@ def test_conflict_names_each_option_with_both_values() -> None:
         ("a", {"kind": Kind.SERVICE}, NotSupported, "kind=service"),
         ("a", {"durable": True}, NotSupported, "durable=true"),
         ("a", {"overflow": Overflow.DROP}, NotSupported, "overflow=drop"),
+        ("a", {"order": Order.TOTAL}, NotSupported, "order=total"),
+        ("a", {"history": 65_537}, InvalidArgument, "history is 0 to 65536"),
+        ("a", {"history": -1}, InvalidArgument, "history cannot be -1"),
+        ("a", {"stall_ms_max": 86_400_001}, InvalidArgument, "stall_ms_max is 0 to 86400000"),
+        ("a.*", {}, InvalidName, "patterns are for subscribing"),
+        (">", {}, InvalidName, "is a pattern"),
         ("a", {"replace": True}, PermissionDenied, "may not replace"),
     ],
 )

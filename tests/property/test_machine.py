@@ -26,6 +26,7 @@ from towpath.errors import (
     LimitExceeded,
     PermissionDenied,
     QuotaExceeded,
+    SubscriptionNotFound,
     TowpathError,
 )
 from towpath_broker.core import commands as c
@@ -46,9 +47,15 @@ LIMITS = Limits(
     readers_per_principal_max=4,
     publishers_per_channel_max=3,
     subscribers_per_channel_max=3,
+    patterns_max=3,
+    patterns_per_principal_max=2,
 )
 NAMES = ("a",) * 5 + ("b",) * 2 + ("c", "d")
 """More often the same than not: what is interesting happens where many meet."""
+PATTERNS = (*NAMES, "*", "*", ">", "a.>")
+HISTORIES = {"a": 0, "b": 5, "c": 5, "d": 0}
+"""Of each channel, always the same."""
+STALLS = {"a": 250, "b": 0, "c": 250, "d": 250}
 PRINCIPALS = ("uid:0", "uid:1", "uid:2")
 ORIGINS = ("", "binding:1", "binding:2")
 SIZES = (4096, 8192)
@@ -81,6 +88,10 @@ class Publisher:
     seen_generation: int = -1
     told: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By reader: its attachment's number, and the slot."""
+    starts: dict[int, e.StartAt] = field(default_factory=dict)
+    """By reader: where it was told to begin, which must be what the source is told."""
+    parted: set[int] = field(default_factory=set)
+    """Readers that it was parted from because they stalled, by attachment's number."""
 
 
 @dataclass
@@ -93,6 +104,10 @@ class Subscriber:
     """By live source: the slot."""
     draining: dict[int, int] = field(default_factory=dict)
     """By source that is gone, or that is held and has not come back: the slot."""
+
+    def follows(self, name: str) -> bool:
+        """Whether what is published on a channel is for it; the channels here have one level."""
+        return self.channel in (name, "*", ">")
 
 
 @dataclass
@@ -187,7 +202,12 @@ class Comparison(RuleBasedStateMachine):
                 taken = [*subscriber.told.values(), *subscriber.draining.values()]
                 assert body.slot not in taken
                 subscriber.told[body.source] = body.slot
-                assert body.origin == self.publishers[body.source].origin
+                publisher = self.publishers[body.source]
+                if publisher.told.get(body.reader) == (subscriber.attachment, body.slot):
+                    assert publisher.starts[body.reader] is body.start
+                publisher.starts[body.reader] = body.start
+                assert (body.origin, body.channel) == (publisher.origin, publisher.channel)
+                assert body.session == publisher.party.session
             case e.SourceGone():
                 subscriber = self.subscribers[body.reader]
                 assert subscriber.party.session == session
@@ -199,11 +219,17 @@ class Comparison(RuleBasedStateMachine):
                 assert body.reader not in publisher.told
                 subscriber = self.subscribers[body.reader]
                 assert body.session == subscriber.party.session
+                assert publisher.starts.setdefault(body.reader, body.start) is body.start
                 publisher.told[body.reader] = subscriber.attachment, body.slot
             case e.ReaderGone():
                 publisher = self.publishers[body.source]
                 assert publisher.party.session == session
                 del publisher.told[body.reader]
+            case e.SourceDetached():
+                subscriber = self.subscribers[body.reader]
+                assert subscriber.party.session == session
+                subscriber.draining[body.source] = subscriber.told.pop(body.source)
+                self.publishers[body.source].parted.add(subscriber.attachment)
             case e.SubscriptionEnded():
                 assert self.subscribers.pop(body.reader).party.session == session
                 self.ids_ended.append(body.reader)
@@ -343,7 +369,8 @@ class Comparison(RuleBasedStateMachine):
     @rule(choice=pick, name=st.sampled_from(NAMES), ring_bytes=st.sampled_from(SIZES), replace=st.booleans())
     def declare(self, choice: int, name: str, ring_bytes: int, replace: bool) -> None:
         party = self.party(choice)
-        command = c.DeclareChannel(self.caller(party), name, StatedOptions(ring_bytes=ring_bytes), replace)
+        options = StatedOptions(ring_bytes=ring_bytes, history=HISTORIES[name], stall_ms_max=STALLS[name])
+        command = c.DeclareChannel(self.caller(party), name, options, replace)
         channel = self.channels.get(name)
         error: type[TowpathError] | None = None
         if replace and party.principal != "uid:0":
@@ -469,7 +496,7 @@ class Comparison(RuleBasedStateMachine):
         full = [
             reader
             for reader, each in self.subscribers.items()
-            if each.channel == name
+            if each.follows(name)
             and each.exclude_origin != publisher.origin
             and len(each.told) + len(each.draining) == SLOTS
             and identifier not in each.draining
@@ -483,14 +510,15 @@ class Comparison(RuleBasedStateMachine):
             publisher.cell = answer.body.generation_index
             publisher.seen_generation = answer.body.generation
             assert not set(full) & set(self.subscribers)
-            self.expect_starts(effects, from_start=not is_resumed)
+            start = e.StartAt.TAIL if is_resumed else e.StartAt.START
+            assert set(publisher.starts.values()) <= {start}
             # It was told of everybody: nothing to fetch.
             assert set(publisher.told) == {reader for reader, _ in self.readers_of(identifier)}
 
     @precondition(has_parties)
     @rule(
         choice=pick,
-        name=st.sampled_from(NAMES),
+        name=st.sampled_from(PATTERNS),
         exclude_origin=st.sampled_from(ORIGINS),
         resume=st.none() | pick,
         held=st.dictionaries(pick, st.integers(-1, SLOTS), max_size=3),
@@ -520,26 +548,18 @@ class Comparison(RuleBasedStateMachine):
         wanted = {
             source
             for source, each in self.publishers.items()
-            if each.channel == name and (not exclude_origin or each.origin != exclude_origin)
+            if name in (each.channel, "*", ">") and (not exclude_origin or each.origin != exclude_origin)
         }
-        if error is None and name not in self.channels:
+        is_pattern = name not in HISTORIES
+        if error is None and not is_pattern and name not in self.channels:
             error = ChannelNotFound
         elif error is None and (
             len(set(holding.values())) < len(holding)
             or any(not 0 <= slot < SLOTS for slot in holding.values())
         ):
             error = InvalidArgument
-        elif (
-            error is None and self.count(self.subscribers, channel=name) == LIMITS.subscribers_per_channel_max
-        ):
-            error = LimitExceeded
-        elif (
-            error is None
-            and self.count(self.subscribers, principal=party.principal) == LIMITS.readers_per_principal_max
-        ):
-            error = QuotaExceeded
-        elif error is None and len(wanted | set(holding)) > SLOTS:
-            error = LimitExceeded
+        elif error is None:
+            error = self.room_error(party, name, len(wanted | set(holding)))
         self.attachments += 1
         if error is None:
             self.shell_pages.add(identifier)
@@ -561,13 +581,29 @@ class Comparison(RuleBasedStateMachine):
         if self.expect(party, effects, error):
             if not is_resumed:
                 party.unused.pop(0)
-            assert isinstance(effects[0], e.BumpGeneration)
-            self.expect_starts(effects, from_start=False)
+            assert wanted <= self.subscribers[identifier].told.keys()
+            bumps = sum(isinstance(effect, e.BumpGeneration) for effect in effects)
+            assert all(isinstance(effect, e.BumpGeneration) for effect in effects[:bumps])
+            assert is_pattern or bumps == 1
+            for source in wanted:
+                publisher = self.publishers[source]
+                has_history = not is_resumed and HISTORIES[publisher.channel] > 0
+                expected = e.StartAt.HISTORY if has_history else e.StartAt.TAIL
+                assert publisher.starts[identifier] is expected
 
-    def expect_starts(self, effects: list[Effect], *, from_start: bool) -> None:
-        for effect in effects:
-            if isinstance(effect, e.Notice) and isinstance(effect.body, e.SourceAdded | e.ReaderAdded):
-                assert effect.body.from_start is from_start
+    def room_error(self, party: Party, name: str, slots_needed: int) -> type[TowpathError] | None:
+        """Foretell whether there is room for one more subscriber."""
+        if self.count(self.subscribers, principal=party.principal) == LIMITS.readers_per_principal_max:
+            return QuotaExceeded
+        if name in HISTORIES:
+            is_full = self.count(self.subscribers, channel=name) == LIMITS.subscribers_per_channel_max
+        else:
+            patterns = [each for each in self.subscribers.values() if each.channel not in HISTORIES]
+            of_principal = sum(each.party.principal == party.principal for each in patterns)
+            if of_principal == LIMITS.patterns_per_principal_max:
+                return QuotaExceeded
+            is_full = len(patterns) == LIMITS.patterns_max
+        return LimitExceeded if is_full or slots_needed > SLOTS else None
 
     def count(
         self, records: dict[int, Publisher] | dict[int, Subscriber], *, channel: str = "", principal: str = ""
@@ -593,7 +629,23 @@ class Comparison(RuleBasedStateMachine):
         self.ids_ended.append(identifier)
         effects = self.apply(c.DetachReader(self.caller(party), ReaderId(identifier)))
         self.expect(party, effects, None)
-        assert isinstance(effects[0], e.BumpGeneration)
+
+    @precondition(lambda self: self.publishers)
+    @rule(choice=pick, of=pick)
+    def detach_stalled(self, choice: int, of: int) -> None:
+        source = sorted(self.publishers)[choice % len(self.publishers)]
+        publisher = self.publishers[source]
+        readers = sorted({*self.subscribers, 12345})
+        reader = readers[of % len(readers)]
+        error: type[TowpathError] | None = None
+        if STALLS[publisher.channel] == 0:
+            error = PermissionDenied
+        elif reader not in dict(self.readers_of(source)):
+            error = SubscriptionNotFound
+        command = c.DetachStalled(self.caller(publisher.party), SourceId(source), ReaderId(reader))
+        if self.expect(publisher.party, self.apply(command), error):
+            assert reader not in publisher.told
+            assert source in self.subscribers[reader].draining
 
     @precondition(lambda self: self.publishers)
     @rule(choice=pick)
@@ -629,8 +681,9 @@ class Comparison(RuleBasedStateMachine):
         return [
             (reader, each)
             for reader, each in self.subscribers.items()
-            if each.channel == publisher.channel
+            if each.follows(publisher.channel)
             and (not each.exclude_origin or each.exclude_origin != publisher.origin)
+            and each.attachment not in publisher.parted
         ]
 
     @invariant()

@@ -10,6 +10,7 @@ Theory of operation
                           its channel's cell change asks with FetchReaders, and gets ReaderAdded
         reader detaches   cell + 1; sources get ReaderGone when they ask
         source detaches   SourceGone to each reader, which drains the ring and then frees the slot
+        reader stalls     its source asks: ReaderGone to the source, SourceDetached to the reader
 
     A source and a reader that follow each other are a *pair*, which has a slot in the reader's control
     page. A pair is live while its source is; after that it is kept, slot and all, until the reader releases
@@ -18,23 +19,43 @@ Theory of operation
 
     ``Source.paired`` is who follows the source; ``Source.known`` is who the source was told of.
     FetchReaders tells the difference. Both map to the reader's record, not just its id, since a reader that
-    was resumed in between has the same id and another page.
+    was resumed in between has the same id and another page. ``Source.starts`` has where readers begin that
+    the source was not told of yet.
+
+Patterns
+    A reader of a pattern follows the sources of all topics that the pattern stands for, those declared later
+    too. It is not listed in any of them: what there is of it is its pairs, which its slots bound, and a
+    number in each topic (``patterns``). So a pattern costs no memory for channels that nobody publishes on,
+    and raises only the cells that some source looks at. Attaching one goes over all topics once; declaring
+    a channel, and attaching a source, over all pattern readers, which ``patterns_max`` bounds.
+
+A stalled pair
+    is parted at the source's request, because only the source sees that the reader does not move. It may
+    ask that of its own pairs alone, so it harms nobody but who listens to it. The pair comes back only when
+    one of both attaches anew.
 
 Invariants
-    A reader is in ``paired`` of each source of its topic whose origin it wants, and of no other.
+    In ``paired`` of a source are readers that want it, and all of them but those it was parted from.
     A reader's slots in use and free are disjoint, and together all of them.
-    Every change of a topic's readers raises its cell. In one run cells are never set back, whichever
-    channel has them.
+    Every change of ``paired`` that the source was not told of raises its topic's cell. In one run cells are
+    never set back, whichever channel has them.
 
 Not here: which channels exist and may be used (``registry``), who may use which id (``sessions``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 
-from towpath.errors import ChannelUndeclared, InvalidArgument, LimitExceeded, TowpathError
+from towpath.errors import (
+    ChannelUndeclared,
+    InvalidArgument,
+    LimitExceeded,
+    SlowConsumer,
+    SubscriptionNotFound,
+    TowpathError,
+)
+from towpath.names import is_pattern, matcher
 
 from .effects import (
     BumpGeneration,
@@ -43,72 +64,17 @@ from .effects import (
     Effect,
     Notice,
     PublicationEnded,
-    ReaderAdded,
     ReaderGone,
-    SourceAdded,
-    SourceGone,
+    SourceDetached,
+    StartAt,
     SubscriptionEnded,
 )
 from .ids import ReaderId, SourceId
-from .limits import CELLS_MAX, SLOTS_MAX, Limits
+from .limits import CELLS_MAX, Limits
+from .pairs import Reader, Source, Topic, free_after, reader_added, source_added, source_gone
 from .quotas import Tally
 from .registry import NOBODY, Presence
 from .sessions import Session
-
-
-@dataclass(slots=True, eq=False)
-class Topic:
-    """One channel's publishers and subscribers."""
-
-    name: str
-    cell: int
-    sources: dict[SourceId, Source] = field(default_factory=dict)
-    readers: dict[ReaderId, Reader] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """A publisher. Quotas are charged to ``principal``."""
-
-    id: SourceId
-    session: Session
-    principal: str
-    topic: Topic
-    origin: str
-    paired: dict[ReaderId, Reader] = field(default_factory=dict)
-    known: dict[ReaderId, Reader] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Reader:
-    """A subscriber. Bit i of ``free`` is set while slot i serves no source; ``slots`` has the others."""
-
-    id: ReaderId
-    session: Session
-    principal: str
-    topic: Topic
-    exclude_origin: str
-    wants_doorbell: bool
-    free: int
-    slots: dict[SourceId, int] = field(default_factory=dict)
-
-    def wants(self, origin: str) -> bool:
-        """Whether sources of this origin are for this reader (no echo)."""
-        return not self.exclude_origin or origin != self.exclude_origin
-
-    def has_slot_for(self, source: SourceId) -> bool:
-        """Whether :meth:`take` can give the source a slot."""
-        return self.free != 0 or source in self.slots
-
-    def take(self, source: SourceId) -> int:
-        """Return the source's slot: the one it had, else the lowest that is free."""
-        slot = self.slots.get(source)
-        if slot is None:
-            lowest = self.free & -self.free
-            assert lowest
-            self.free ^= lowest
-            slot = self.slots[source] = lowest.bit_length() - 1
-        return slot
 
 
 class Topics:
@@ -118,10 +84,12 @@ class Topics:
         self.topics: dict[str, Topic] = {}
         self.sources: dict[SourceId, Source] = {}
         self.readers: dict[ReaderId, Reader] = {}
+        self._patterns: dict[ReaderId, Reader] = {}
         self._generations: list[int] = []
         self._free_cells: list[int] = []
         self._sources_tally = Tally("sources_per_principal_max", "publishers")
         self._readers_tally = Tally("readers_per_principal_max", "subscribers")
+        self._patterns_tally = Tally("patterns_per_principal_max", "subscriptions to patterns")
 
     def start(self) -> None:
         """Begin a run: its generation table is new, with every cell at zero."""
@@ -133,11 +101,11 @@ class Topics:
         return identifier in self.sources or identifier in self.readers
 
     def presence(self, name: str) -> Presence:
-        """Return who uses a channel now."""
+        """Return who is on a channel now."""
         topic = self.topics.get(name)
-        if topic is None or not (topic.sources or topic.readers):
+        if topic is None or not (topic.sources or topic.readers or topic.patterns):
             return NOBODY
-        return Presence(len(topic.sources), len(topic.readers))
+        return Presence(len(topic.sources), len(topic.readers), topic.patterns)
 
     def generation(self, topic: Topic) -> int:
         """Return the value of a topic's cell."""
@@ -146,23 +114,30 @@ class Topics:
     # ---- topics come and go --------------------------------------------------------------------------------
 
     def open(self, name: str) -> None:
-        """Make the topic of a new channel."""
+        """Make the topic of a new channel; pattern readers that match it follow it. O(patterns)."""
         if self._free_cells:
             cell = self._free_cells.pop()
         else:
             cell = len(self._generations)
             assert cell < CELLS_MAX
             self._generations.append(0)
-        self.topics[name] = Topic(name, cell)
+        patterns = sum(reader.matches(name) for reader in self._patterns.values())
+        self.topics[name] = Topic(name, cell, patterns)
 
     def close(self, name: str) -> list[Effect]:
-        """End a topic: everybody on it is told, and a publisher that waits for a subscriber wakes up."""
+        """End a topic: everybody on it is told, and a publisher that waits for a subscriber wakes up.
+
+        A subscription to the channel ends; one to a pattern loses the publishers that were here, and goes on.
+        """
         topic = self.topics[name]
         told: list[Effect] = []
         dropped: list[Effect] = []
         for source in tuple(topic.sources.values()):
             error: TowpathError = ChannelUndeclared(f"channel {name!r} was undeclared")
             told.append(Notice(source.session.id, PublicationEnded(source.id, error)))
+            told.extend(
+                source_gone(source, (reader for reader in source.paired.values() if reader.topic is None))
+            )
             dropped.append(DropSource(source.id))
             self._remove_source(source)
         for reader in tuple(topic.readers.values()):
@@ -202,11 +177,16 @@ class Topics:
             )
         self._sources_tally.check(principal, limits.sources_per_principal_max)
         source = Source(source_id, session, principal, topic, origin)
-        wanting = [reader for reader in topic.readers.values() if reader.wants(origin)]
+        wanting = [
+            reader
+            for readers in (topic.readers, self._patterns)
+            for reader in readers.values()
+            if reader.wants(source)
+        ]
         effects: list[Effect] = []
         for reader in [reader for reader in wanting if not reader.has_slot_for(source_id)]:
             error = LimitExceeded(
-                f"a subscription to {topic.name!r} has no slot left for one more publisher",
+                f"a subscription to {reader.name!r} has no slot left for one more publisher",
                 hint="subscribe with more slots, and read on: so the slots of publishers that left are freed",
             )
             effects.append(Notice(reader.session.id, SubscriptionEnded(reader.id, error)))
@@ -215,23 +195,18 @@ class Topics:
         self.sources[source_id] = topic.sources[source_id] = source
         session.sources[source_id] = None
         self._sources_tally.add(principal)
-        from_start = not is_resumed
+        start = StartAt.TAIL if is_resumed else StartAt.START
         for reader in wanting:
-            slot = reader.take(source_id)
+            reader.take(source_id)
             source.paired[reader.id] = source.known[reader.id] = reader
-            effects.append(_reader_added(source, reader, from_start=from_start))
-            added = SourceAdded(reader.id, source_id, slot, from_start, origin)
-            effects.append(Notice(reader.session.id, added))
+            effects.append(reader_added(source, reader, start))
+            effects.append(source_added(source, reader, start))
         return effects
 
     def detach_source(self, source: Source) -> list[Effect]:
         """End a publisher; its subscribers drain its ring and free the slot."""
         self._remove_source(source)
-        effects: list[Effect] = [
-            Notice(reader.session.id, SourceGone(reader.id, source.id)) for reader in source.paired.values()
-        ]
-        effects.append(DropSource(source.id))
-        return effects
+        return [*source_gone(source, source.paired.values()), DropSource(source.id)]
 
     def fetch_readers(self, source: Source) -> list[Effect]:
         """Tell a publisher how its subscribers differ from those it was told of."""
@@ -243,11 +218,36 @@ class Topics:
             if paired.get(reader) is not record
         ]
         effects.extend(
-            _reader_added(source, record, from_start=False)
+            reader_added(source, record, source.starts[reader])
             for reader, record in paired.items()
             if known.get(reader) is not record
         )
         source.known = dict(paired)
+        source.starts.clear()
+        return effects
+
+    def detach_stalled(self, source: Source, reader_id: ReaderId, stall_ms_max: int) -> list[Effect]:
+        """Part a publisher from a subscriber that does not move, at the publisher's request.
+
+        The cell stays as it is: the source is told at once, and its other readers are no other. The slot
+        stays the pair's until the reader releases it, as when the source leaves.
+
+        Raises:
+            SubscriptionNotFound: the reader does not follow this source (any more).
+        """
+        reader = source.paired.pop(reader_id, None)
+        if reader is None:
+            raise SubscriptionNotFound(f"source {source.id} has no subscriber {reader_id}")
+        source.starts.pop(reader_id, None)
+        effects: list[Effect] = []
+        if source.known.pop(reader_id, None) is not None:
+            effects.append(Notice(source.session.id, ReaderGone(source.id, reader_id)))
+        error = SlowConsumer(
+            f"this subscription took nothing from publisher {source.id} of {source.topic.name!r} for"
+            f" {stall_ms_max} ms while it waited, and is detached from it",
+            hint="what was not read of that publisher is lost; subscribe again to follow it again",
+        )
+        effects.append(Notice(reader.session.id, SourceDetached(reader_id, source.id, error)))
         return effects
 
     # ---- readers -------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class Topics:
     def attach_reader(
         self,
         *,
-        topic: Topic,
+        name: str,
         reader_id: ReaderId,
         session: Session,
         principal: str,
@@ -263,6 +263,7 @@ class Topics:
         held: Mapping[SourceId, int],
         exclude_origin: str,
         wants_doorbell: bool,
+        has_history: Callable[[str], bool],
         limits: Limits,
     ) -> list[Effect]:
         """Make a session a subscriber: raise the cell, then tell it of each publisher.
@@ -270,45 +271,73 @@ class Topics:
         The cell is raised first: a publisher that has not seen it raised may write on, and the subscriber,
         which reads the tail after it was told, starts behind all that was published before.
 
+        Args:
+            name: a channel's name, or a pattern. O(channels) for a pattern.
+            has_history: whether this reader begins with the history of the channel of this name.
+
         Raises:
             InvalidArgument: the slots are too many, or those held are not slots of this page, or are so
             twice.
             LimitExceeded, QuotaExceeded: there are as many subscribers as there may be, or the page has too
                 few slots for the publishers there are.
         """
-        free = _free_after(slots, held)
-        if len(topic.readers) >= limits.subscribers_per_channel_max:
+        free = free_after(slots, held)
+        topic = None if is_pattern(name) else self.topics[name]
+        self._check_room(topic, principal, limits)
+        reader = Reader(
+            id=reader_id,
+            session=session,
+            principal=principal,
+            name=name,
+            topic=topic,
+            matches=matcher(name),
+            exclude_origin=exclude_origin,
+            wants_doorbell=wants_doorbell,
+            free=free,
+            slots=dict(held),
+        )
+        matching = [topic] if topic else [each for each in self.topics.values() if reader.matches(each.name)]
+        wanted = [source for each in matching for source in each.sources.values() if reader.wants(source)]
+        needed = sum(source.id not in held for source in wanted)
+        if needed > free.bit_count():
+            raise LimitExceeded(
+                f"{name!r} has {len(wanted)} publishers; of {slots} slots {free.bit_count()} are free",
+                hint="subscribe with more slots",
+            )
+        self._add_reader(reader, matching)
+        effects: list[Effect] = [self._bump(each) for each in matching if topic or each.sources]
+        for source in wanted:
+            start = StartAt.HISTORY if has_history(source.topic.name) else StartAt.TAIL
+            reader.take(source.id)
+            source.paired[reader_id] = reader
+            source.starts[reader_id] = start
+            effects.append(source_added(source, reader, start))
+        return effects
+
+    def _check_room(self, topic: Topic | None, principal: str, limits: Limits) -> None:
+        self._readers_tally.check(principal, limits.readers_per_principal_max)
+        if topic is None:
+            self._patterns_tally.check(principal, limits.patterns_per_principal_max)
+            if len(self._patterns) >= limits.patterns_max:
+                raise LimitExceeded(
+                    f"there are {len(self._patterns)} subscriptions to patterns:"
+                    f" patterns_max is {limits.patterns_max}"
+                )
+        elif len(topic.readers) >= limits.subscribers_per_channel_max:
             raise LimitExceeded(
                 f"channel {topic.name!r} has {len(topic.readers)} subscribers:"
                 f" subscribers_per_channel_max is {limits.subscribers_per_channel_max}"
             )
-        self._readers_tally.check(principal, limits.readers_per_principal_max)
-        reader = Reader(
-            reader_id, session, principal, topic, exclude_origin, wants_doorbell, free, dict(held)
-        )
-        wanted = [source for source in topic.sources.values() if reader.wants(source.origin)]
-        needed = sum(source.id not in held for source in wanted)
-        if needed > free.bit_count():
-            raise LimitExceeded(
-                f"channel {topic.name!r} has {len(topic.sources)} publishers; of {slots} slots"
-                f" {free.bit_count()} are free",
-                hint="subscribe with more slots",
-            )
-        self.readers[reader_id] = topic.readers[reader_id] = reader
-        session.readers[reader_id] = None
-        self._readers_tally.add(principal)
-        effects: list[Effect] = [self._bump(topic)]
-        for source in wanted:
-            slot = reader.take(source.id)
-            source.paired[reader_id] = reader
-            added = SourceAdded(reader_id, source.id, slot, False, source.origin)
-            effects.append(Notice(session.id, added))
-        return effects
 
     def detach_reader(self, reader: Reader) -> list[Effect]:
         """End a subscriber; publishers learn of it when they see the cell raised."""
+        if reader.topic is not None:
+            touched = [reader.topic]
+        else:
+            paired = (source for source in self._sources_of(reader) if reader.id in source.paired)
+            touched = list({source.topic.name: source.topic for source in paired}.values())
         self._remove_reader(reader)
-        return [self._bump(reader.topic), DropReader(reader.id)]
+        return [*map(self._bump, touched), DropReader(reader.id)]
 
     def release_slot(self, reader: Reader, source: SourceId) -> None:
         """Free the slot of a pair whose source is gone; nothing to do where there is no such pair.
@@ -316,7 +345,7 @@ class Topics:
         Raises:
             InvalidArgument: the source is live.
         """
-        live = reader.topic.sources.get(source)
+        live = self.sources.get(source)
         if live is not None and reader.id in live.paired:
             raise InvalidArgument(f"source {source} still publishes: its slot cannot be released")
         slot = reader.slots.pop(source, None)
@@ -335,15 +364,36 @@ class Topics:
         del source.topic.sources[source.id]
         self._sources_tally.remove(source.principal)
 
+    def _add_reader(self, reader: Reader, matching: Iterable[Topic]) -> None:
+        self.readers[reader.id] = reader
+        reader.session.readers[reader.id] = None
+        self._readers_tally.add(reader.principal)
+        if reader.topic is not None:
+            reader.topic.readers[reader.id] = reader
+            return
+        self._patterns[reader.id] = reader
+        self._patterns_tally.add(reader.principal)
+        for topic in matching:
+            topic.patterns += 1
+
     def _remove_reader(self, reader: Reader) -> None:
+        for source in self._sources_of(reader):
+            source.paired.pop(reader.id, None)
+            source.starts.pop(reader.id, None)
         del self.readers[reader.id]
         del reader.session.readers[reader.id]
-        del reader.topic.readers[reader.id]
-        for identifier in reader.slots:
-            source = reader.topic.sources.get(identifier)
-            if source is not None:
-                source.paired.pop(reader.id, None)
         self._readers_tally.remove(reader.principal)
+        if reader.topic is not None:
+            del reader.topic.readers[reader.id]
+            return
+        del self._patterns[reader.id]
+        self._patterns_tally.remove(reader.principal)
+        for topic in self.topics.values():
+            topic.patterns -= reader.matches(topic.name)
+
+    def _sources_of(self, reader: Reader) -> list[Source]:
+        """Return the live sources that have a slot of the reader's."""
+        return [source for each in reader.slots if (source := self.sources.get(each)) is not None]
 
     def assert_consistent(self) -> None:
         """Assert the invariants; for tests. O(pairs)."""
@@ -352,38 +402,22 @@ class Topics:
         cells = [topic.cell for topic in self.topics.values()]
         assert sorted(cells + self._free_cells) == list(range(len(self._generations)))
         assert sum(len(topic.sources) for topic in self.topics.values()) == len(self.sources)
-        assert sum(len(topic.readers) for topic in self.topics.values()) == len(self.readers)
+        listed = sum(len(topic.readers) for topic in self.topics.values())
+        assert listed + len(self._patterns) == len(self.readers)
+        assert self._patterns_tally.total() == len(self._patterns)
         for topic in self.topics.values():
-            for source in topic.sources.values():
-                assert source.id in source.session.sources
-                wanting = [reader for reader in topic.readers.values() if reader.wants(source.origin)]
-                assert list(source.paired.values()) == wanting or set(source.paired) == {
-                    r.id for r in wanting
-                }
-                assert all(source.id in reader.slots for reader in wanting)
-            for reader in topic.readers.values():
-                assert reader.id in reader.session.readers
-                used = sum(1 << slot for slot in reader.slots.values())
-                assert used & reader.free == 0 and used.bit_count() == len(reader.slots)
-                assert (used | reader.free) & ((used | reader.free) + 1) == 0
-
-
-def _reader_added(source: Source, reader: Reader, *, from_start: bool) -> Notice:
-    body = ReaderAdded(
-        source.id, reader.id, reader.slots[source.id], from_start, reader.session.id, reader.wants_doorbell
-    )
-    return Notice(source.session.id, body)
-
-
-def _free_after(slots: int, held: Mapping[SourceId, int]) -> int:
-    """Return the mask of free slots of a page of which some are held."""
-    if not 1 <= slots <= SLOTS_MAX:
-        raise InvalidArgument(f"a control page cannot have {slots} slots", hint=f"it has 1 to {SLOTS_MAX}")
-    free = (1 << slots) - 1
-    for source, slot in held.items():
-        if not 0 <= slot < slots:
-            raise InvalidArgument(f"source {source} cannot hold slot {slot}: the page has {slots} slots")
-        if not free >> slot & 1:
-            raise InvalidArgument(f"slot {slot} is held for two sources, {source} and another")
-        free ^= 1 << slot
-    return free
+            assert topic.patterns == sum(reader.matches(topic.name) for reader in self._patterns.values())
+        for source in self.sources.values():
+            assert source.id in source.session.sources and source.topic.sources[source.id] is source
+            for reader in source.paired.values():
+                assert self.readers[reader.id] is reader and reader.wants(source)
+                assert source.id in reader.slots
+            untold = {each for each, reader in source.paired.items() if source.known.get(each) is not reader}
+            assert source.starts.keys() == untold
+        for reader in self.readers.values():
+            assert reader.id in reader.session.readers
+            home = self._patterns if reader.topic is None else reader.topic.readers
+            assert home[reader.id] is reader
+            used = sum(1 << slot for slot in reader.slots.values())
+            assert used & reader.free == 0 and used.bit_count() == len(reader.slots)
+            assert (used | reader.free) & ((used | reader.free) + 1) == 0

@@ -31,6 +31,7 @@ from .commands import (
     DeleteBinding,
     Direction,
     Kind,
+    Order,
     Overflow,
     Start,
     StatedOptions,
@@ -40,7 +41,13 @@ from .ids import BindingId
 from .limits import Limits
 from .registry import BindingDefinition, ChannelDefinition
 
-MACHINE_VERSION: Final = 1
+MACHINE_VERSION: Final = 2
+"""What is written. 2 added to a channel's options ``order``, ``history`` and ``stall_ms_max``."""
+MACHINE_VERSIONS: Final = (1, 2)
+"""What can be read."""
+
+_V1_OPTIONS: Final = {"order": "source", "history": 0, "stall_ms_max": 0}
+"""How channels behaved that version 1 declared: a publisher waited for ever."""
 
 _Json = dict[str, Any]
 
@@ -135,11 +142,11 @@ def decode_state(snapshot: bytes) -> DurableState:
             incarnation=int(data["incarnation"]),
             next_binding=int(data["next_binding"]),
             limits=_limits_in(data["limits"]),
-            defaults=_options_in(data["defaults"]),
+            defaults=_options_in(data["defaults"], data["v"]),
             channels=tuple(
                 ChannelDefinition(
                     channel["name"],
-                    _options_in(channel["options"]),
+                    _options_in(channel["options"], data["v"]),
                     channel["owner"],
                     int(channel["declared_at_ns"]),
                 )
@@ -178,15 +185,23 @@ def _options_out(options: ChannelOptions) -> _Json:
         "durable": options.durable,
         "overflow": options.overflow.name.lower(),
         "ring_bytes": options.ring_bytes,
+        "order": options.order.name.lower(),
+        "history": options.history,
+        "stall_ms_max": options.stall_ms_max,
     }
 
 
-def _options_in(data: _Json) -> ChannelOptions:
+def _options_in(data: _Json, version: int) -> ChannelOptions:
+    if version == 1:
+        data = {**data, **_V1_OPTIONS}
     return ChannelOptions(
-        Kind[data["kind"].upper()],
-        bool(data["durable"]),
-        Overflow[data["overflow"].upper()],
-        int(data["ring_bytes"]),
+        kind=Kind[data["kind"].upper()],
+        durable=bool(data["durable"]),
+        overflow=Overflow[data["overflow"].upper()],
+        ring_bytes=int(data["ring_bytes"]),
+        order=Order[data["order"].upper()],
+        history=int(data["history"]),
+        stall_ms_max=int(data["stall_ms_max"]),
     )
 
 
@@ -200,6 +215,12 @@ def _stated_out(options: StatedOptions) -> _Json:
         stated["overflow"] = options.overflow.name.lower()
     if options.ring_bytes is not None:
         stated["ring_bytes"] = options.ring_bytes
+    if options.order is not None:
+        stated["order"] = options.order.name.lower()
+    if options.history is not None:
+        stated["history"] = options.history
+    if options.stall_ms_max is not None:
+        stated["stall_ms_max"] = options.stall_ms_max
     return stated
 
 
@@ -209,6 +230,9 @@ def _stated_in(data: _Json) -> StatedOptions:
         durable=bool(data["durable"]) if "durable" in data else None,
         overflow=Overflow[data["overflow"].upper()] if "overflow" in data else None,
         ring_bytes=int(data["ring_bytes"]) if "ring_bytes" in data else None,
+        order=Order[data["order"].upper()] if "order" in data else None,
+        history=int(data["history"]) if "history" in data else None,
+        stall_ms_max=int(data["stall_ms_max"]) if "stall_ms_max" in data else None,
     )
 
 
@@ -228,7 +252,7 @@ def _start_out(command: Start) -> _Json:
 
 
 def _start_in(data: _Json) -> Start:
-    return Start(limits=_limits_in(data["limits"]), defaults=_options_in(data["defaults"]))
+    return Start(limits=_limits_in(data["limits"]), defaults=_options_in(data["defaults"], data["v"]))
 
 
 def _declare_out(command: DeclareChannel) -> _Json:
@@ -316,9 +340,10 @@ def _loaded(data: bytes, what: str) -> _Json:
         version = loaded["v"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(what, error) from error
-    if version != MACHINE_VERSION:
+    if version not in MACHINE_VERSIONS:
+        known = f"{MACHINE_VERSIONS[0]} to {MACHINE_VERSIONS[-1]}"
         raise InvalidConfiguration(
-            f"a {what} of the journal is of machine version {version}; this one reads {MACHINE_VERSION}",
+            f"a {what} of the journal is of machine version {version}; this one reads {known}",
             hint="run the version of Towpath that wrote the journal, or a later one",
         )
     assert isinstance(loaded, dict)

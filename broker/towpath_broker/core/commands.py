@@ -36,6 +36,13 @@ class Overflow(IntEnum):
     DROP = 2
 
 
+class Order(IntEnum):
+    """Whose order subscribers see; numbers as in registry.proto."""
+
+    SOURCE = 1
+    TOTAL = 2
+
+
 class Direction(IntEnum):
     """Which way a binding carries; numbers as in registry.proto."""
 
@@ -57,12 +64,21 @@ class BindingState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
-    """A channel's options, all of them settled; as they stand here, the daemon's defaults."""
+    """A channel's options, all of them settled; as they stand here, the daemon's defaults.
+
+    Attributes:
+        ring_bytes: of each publisher's ring.
+        history: how many of each publisher's last messages a new subscriber gets first.
+        stall_ms_max: how long a publisher waits for a subscriber that does not move; 0 for ever.
+    """
 
     kind: Kind = Kind.TOPIC
     durable: bool = False
     overflow: Overflow = Overflow.BLOCK
     ring_bytes: int = 1 << 20
+    order: Order = Order.SOURCE
+    history: int = 0
+    stall_ms_max: int = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,9 @@ class StatedOptions:
     durable: bool | None = None
     overflow: Overflow | None = None
     ring_bytes: int | None = None
+    order: Order | None = None
+    history: int | None = None
+    stall_ms_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +303,13 @@ class DetachSource(Command):
 
 @dataclass(frozen=True, slots=True)
 class AttachReader(Command):
-    """The session subscribes; the shell holds the control page's descriptor under the reader's id."""
+    """The session subscribes; the shell holds the control page's descriptor under the reader's id.
+
+    Attributes:
+        channel: a channel's name, or a pattern.
+        slots: that the control page has.
+        held: the slots in use by sources of before, of a reader that is resumed.
+    """
 
     caller: Caller
     channel: str
@@ -313,3 +338,12 @@ class ReleaseSlot(Command):
     caller: Caller
     reader: ReaderId
     source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class DetachStalled(Command):
+    """From a publisher: part its source from a reader that did not move for ``stall_ms_max``."""
+
+    caller: Caller
+    source: SourceId
+    reader: ReaderId

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from towpath.errors import TowpathError
 
@@ -148,18 +149,37 @@ ReplyBody = (
     | ReadersFetched
 )
 
+
+class StartAt(Enum):
+    """Where a reader begins in a source's ring."""
+
+    START = auto()
+    """At its first record: the source came after the reader, which misses nothing."""
+    TAIL = auto()
+    """Behind all that was published before the reader was told."""
+    HISTORY = auto()
+    """Before the tail by as many messages as the channel's ``history`` says."""
+
+
 # ---- bodies of notices -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SourceAdded:
-    """To a subscriber; the shell adds the ring's descriptor."""
+    """To a subscriber; the shell adds the ring's descriptor, and the doorbell of the source's ``session``
+    where it has one.
+
+    Attributes:
+        start: where in the ring to begin.
+    """
 
     reader: ReaderId
     source: SourceId
     slot: int
-    from_start: bool
+    start: StartAt
     origin: str
+    channel: str
+    session: SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +196,7 @@ class ReaderAdded:
     source: SourceId
     reader: ReaderId
     slot: int
-    from_start: bool
+    start: StartAt
     session: SessionId
     wants_doorbell: bool
 
@@ -185,6 +205,15 @@ class ReaderAdded:
 class ReaderGone:
     source: SourceId
     reader: ReaderId
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDetached:
+    """To a subscriber: it was too slow for one source, and is parted from that one."""
+
+    reader: ReaderId
+    source: SourceId
+    error: TowpathError
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +228,15 @@ class PublicationEnded:
     error: TowpathError
 
 
-NoticeBody = SourceAdded | SourceGone | ReaderAdded | ReaderGone | SubscriptionEnded | PublicationEnded
+NoticeBody = (
+    SourceAdded
+    | SourceGone
+    | SourceDetached
+    | ReaderAdded
+    | ReaderGone
+    | SubscriptionEnded
+    | PublicationEnded
+)
 
 # ---- bodies of watch items ---------------------------------------------------------------------------------
 

@@ -27,6 +27,10 @@ ID_BLOCKS_PER_SESSION_MAX: Final = 16
 session may use any number of ids over its life, and none can hoard them."""
 SLOTS_MAX: Final = 4096
 """Slots that a control page can have."""
+HISTORY_MAX: Final = 65_536
+"""Messages of each publisher that a new subscriber may be given."""
+STALL_MS_LIMIT: Final = 86_400_000
+"""A day: the longest that ``stall_ms_max`` can say, short of for ever (0)."""
 ORIGIN_CHARS_MAX: Final = 128
 
 
@@ -54,7 +58,13 @@ class Limits:
     sources_per_principal_max: int = _limit(16_384, 1 << 20, "Publishers of one principal at one time.")
     readers_per_principal_max: int = _limit(16_384, 1 << 20, "Subscribers of one principal at one time.")
     publishers_per_channel_max: int = _limit(255, SLOTS_MAX, "Publishers on one channel at one time.")
-    subscribers_per_channel_max: int = _limit(1024, 65_536, "Subscribers on one channel at one time.")
+    subscribers_per_channel_max: int = _limit(
+        1024, 65_536, "Subscribers on one channel at one time, without those to patterns."
+    )
+    patterns_max: int = _limit(1024, 4096, "Subscriptions to patterns at one time.")
+    patterns_per_principal_max: int = _limit(
+        256, 4096, "Subscriptions of one principal to patterns at one time."
+    )
     ring_bytes_max: int = _limit(
         RING_BYTES_LIMIT, RING_BYTES_LIMIT, "The largest ring a channel may ask for."
     )

@@ -36,15 +36,17 @@ from towpath.errors import (
     SubscriptionNotFound,
     TowpathError,
 )
+from towpath.names import check_pattern, is_pattern
 
 from . import commands as c
 from . import effects as e
-from .channels import Reader, Source, Topics
+from .channels import Topics
 from .codec import DurableState, decode_state, encode_state
 from .commands import Caller, ChannelOptions, Command
 from .effects import Effect
 from .ids import CallId, ReaderId, SourceId
 from .limits import ORIGIN_CHARS_MAX, Limits
+from .pairs import Reader, Source
 from .registry import (
     BindingDefinition,
     Change,
@@ -136,6 +138,7 @@ class Machine:
             c.DetachReader: self._detach_reader,
             c.FetchReaders: self._fetch_readers,
             c.ReleaseSlot: self._release_slot,
+            c.DetachStalled: self._detach_stalled,
         }
 
     # ---- the outside ---------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ class Machine:
             options=channel.options,
             owner=channel.owner,
             publishers=presence.publishers,
-            subscribers=presence.subscribers,
+            subscribers=presence.subscribers + presence.pattern_subscribers,
             bindings=len(self._registry.bindings_of(channel.name)),
             declared_at_ns=channel.declared_at_ns,
         )
@@ -532,9 +535,11 @@ class Machine:
         if command.held and not command.resumed:
             raise InvalidArgument("only a subscription that is resumed holds slots")
         self._check_id(session, command.reader, is_resumed=command.resumed)
-        channel = self._registry.require(command.channel)
+        check_pattern(command.channel)
+        if not is_pattern(command.channel):
+            self._registry.require(command.channel)
         effects = self._topics.attach_reader(
-            topic=self._topics.topics[channel.name],
+            name=command.channel,
             reader_id=command.reader,
             session=session,
             principal=command.caller.principal,
@@ -542,6 +547,7 @@ class Machine:
             held=command.held,
             exclude_origin=command.exclude_origin,
             wants_doorbell=command.wants_doorbell,
+            has_history=lambda name: not command.resumed and self._options(name).history > 0,
             limits=self._registry.limits,
         )
         self._sessions.use(command.reader)
@@ -561,6 +567,20 @@ class Machine:
         reader = self._reader_of(command.caller, command.reader)
         self._topics.release_slot(reader, command.source)
         return self._reply(command.caller, e.Done())
+
+    def _detach_stalled(self, command: c.DetachStalled) -> list[Effect]:
+        source = self._source_of(command.caller, command.source)
+        stall_ms_max = self._options(source.topic.name).stall_ms_max
+        if stall_ms_max == 0:
+            raise PermissionDenied(
+                f"channel {source.topic.name!r} has stall_ms_max = 0: its publishers wait for ever",
+                hint="declare it with a stall_ms_max above 0",
+            )
+        effects = self._topics.detach_stalled(source, command.reader, stall_ms_max)
+        return [*effects, *self._reply(command.caller, e.Done())]
+
+    def _options(self, name: str) -> ChannelOptions:
+        return self._registry.channels[name].options
 
     def _check_id(self, session: Session, identifier: int, *, is_resumed: bool) -> None:
         if self._topics.is_live(identifier):

@@ -17,9 +17,10 @@ Not here: who publishes or subscribes (``channels``), how bindings fare (``repor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import Enum, IntEnum, auto
+from typing import Final
 
 from towpath.bindings import check_options, parse_options, parse_url, place_key
 from towpath.errors import (
@@ -43,13 +44,20 @@ from .commands import (
     DeleteBinding,
     Direction,
     Kind,
+    Order,
     Overflow,
     StatedOptions,
     UndeclareChannel,
 )
 from .ids import BindingId
-from .limits import RING_BYTES_LIMIT, RING_BYTES_MIN, Limits
+from .limits import HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .quotas import Tally
+
+ORDERS_BUILT: Final = (Order.SOURCE,)
+"""What ``order`` may be. ``Order.TOTAL`` needs the core to order messages itself; it does not do so yet."""
+
+OVERFLOWS_BUILT: Final = (Overflow.BLOCK,)
+"""What ``overflow`` may be."""
 
 DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBinding
 
@@ -78,10 +86,23 @@ class BindingDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who uses a channel now; nobody ever does at a replay."""
+    """Who is on a channel now; nobody ever is at a replay.
+
+    Attributes:
+        subscribers: those that named the channel.
+        pattern_subscribers: those to a pattern that stands for it.
+    """
 
     publishers: int = 0
     subscribers: int = 0
+    pattern_subscribers: int = 0
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether somebody came for this very channel. A pattern stands for whatever channels there are: that
+        one of them goes is nothing its subscriber would have to agree to.
+        """
+        return self.publishers > 0 or self.subscribers > 0
 
 
 NOBODY = Presence()
@@ -183,7 +204,7 @@ class Registry:
         differences = _differences(channel.options, options)
         if not command.replace:
             raise ChannelConflict(f"channel {command.name!r} is declared with other options: {differences}")
-        if presence != NOBODY:
+        if presence.is_in_use:
             raise ChannelConflict(
                 f"channel {command.name!r} keeps its options while it is used: {differences}",
                 hint="the configured options are taken at the next start when nobody uses the channel",
@@ -200,7 +221,7 @@ class Registry:
                 hint=f"it belongs to {channel.owner}; its owner and the daemon's administrators may",
             )
         bindings = len(self.bindings_of(channel.name))
-        if not command.force and (bindings or presence != NOBODY):
+        if not command.force and (bindings or presence.is_in_use):
             users = [
                 f"{count} {what}{'' if count == 1 else 's'}"
                 for count, what in (
@@ -352,9 +373,8 @@ def check_defaults(defaults: ChannelOptions, limits: Limits) -> None:
     Raises:
         InvalidArgument, NotSupported, LimitExceeded: as when they were stated.
     """
-    _check_channel_options(
-        StatedOptions(defaults.kind, defaults.durable, defaults.overflow, defaults.ring_bytes), limits
-    )
+    stated = {option.name: getattr(defaults, option.name) for option in fields(ChannelOptions)}
+    _check_channel_options(StatedOptions(**stated), limits)
 
 
 def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
@@ -364,14 +384,26 @@ def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
             raise LimitExceeded(
                 f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
             )
-    if options.kind not in (None, Kind.TOPIC):
-        raise NotSupported(f"kind={_told(options.kind)} comes in a later version", hint="kind may be topic")
+    _check_built("kind", options.kind, (Kind.TOPIC,))
     if options.durable:
         raise NotSupported("durable=true comes in a later version", hint="durable may be false")
-    if options.overflow not in (None, Overflow.BLOCK):
+    _check_built("overflow", options.overflow, OVERFLOWS_BUILT)
+    _check_built("order", options.order, ORDERS_BUILT)
+    _check_range("history", options.history, HISTORY_MAX)
+    _check_range("stall_ms_max", options.stall_ms_max, STALL_MS_LIMIT)
+
+
+def _check_built(name: str, value: IntEnum | None, built: Sequence[IntEnum]) -> None:
+    if value is not None and value not in built:
         raise NotSupported(
-            f"overflow={_told(options.overflow)} comes in a later version", hint="overflow may be block"
+            f"{name}={_told(value)} comes in a later version",
+            hint=f"{name} may be {', '.join(map(_told, built))}",
         )
+
+
+def _check_range(name: str, value: int | None, maximum: int) -> None:
+    if value is not None and not 0 <= value <= maximum:
+        raise InvalidArgument(f"{name} cannot be {value}", hint=f"{name} is 0 to {maximum}")
 
 
 def _check_may_bind(caller: Caller) -> None:
@@ -384,20 +416,14 @@ def _check_may_bind(caller: Caller) -> None:
 
 
 def _settled(stated: StatedOptions, otherwise: ChannelOptions) -> ChannelOptions:
-    return ChannelOptions(
-        otherwise.kind if stated.kind is None else stated.kind,
-        otherwise.durable if stated.durable is None else stated.durable,
-        otherwise.overflow if stated.overflow is None else stated.overflow,
-        otherwise.ring_bytes if stated.ring_bytes is None else stated.ring_bytes,
-    )
+    chosen = {option.name: getattr(stated, option.name) for option in fields(ChannelOptions)}
+    return replace(otherwise, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def _differences(has: ChannelOptions, asked: ChannelOptions) -> str:
-    pairs: Iterable[tuple[str, object, object]] = (
-        ("kind", has.kind, asked.kind),
-        ("durable", has.durable, asked.durable),
-        ("overflow", has.overflow, asked.overflow),
-        ("ring_bytes", has.ring_bytes, asked.ring_bytes),
+    pairs = (
+        (option.name, getattr(has, option.name), getattr(asked, option.name))
+        for option in fields(ChannelOptions)
     )
     return "; ".join(
         f"{name} is {_told(one)}, asked for {_told(other)}" for name, one, other in pairs if one != other
@@ -405,4 +431,4 @@ def _differences(has: ChannelOptions, asked: ChannelOptions) -> str:
 
 
 def _told(value: object) -> str:
-    return value.name.lower() if isinstance(value, (Kind, Overflow)) else str(value).lower()
+    return value.name.lower() if isinstance(value, IntEnum) else str(value).lower()

@@ -221,13 +221,17 @@ class Door:
     def _descriptors_for(self, body: effects.NoticeBody) -> tuple[wire.Descriptor, ...]:
         match body:
             case effects.SourceAdded():
-                return (self.descriptors.ring(body.source),)
+                return self._with_doorbell(self.descriptors.ring(body.source), body.session)
             case effects.ReaderAdded():
                 page = self.descriptors.page(body.reader)
-                doorbell = self.descriptors.doorbell(body.session) if body.wants_doorbell else None
-                return (page, doorbell) if doorbell is not None else (page,)
+                return self._with_doorbell(page, body.session) if body.wants_doorbell else (page,)
             case _:
                 return ()
+
+    def _with_doorbell(self, memory: wire.Descriptor, session: SessionId) -> tuple[wire.Descriptor, ...]:
+        """A session without a doorbell (no event loop sleeps there) sends none."""
+        doorbell = self.descriptors.doorbell(session)
+        return (memory,) if doorbell is None else (memory, doorbell)
 
     # ---- the end ----
 

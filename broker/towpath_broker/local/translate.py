@@ -14,7 +14,7 @@ from towpath.errors import InvalidArgument, NotSupported, TowpathError
 from towpath.v1 import frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core import commands, effects
-from towpath_broker.core.commands import BindingReport, BindingState, Caller, Direction, Kind, Overflow
+from towpath_broker.core.commands import BindingReport, BindingState, Caller, Direction, Kind, Order, Overflow
 from towpath_broker.core.ids import BindingId, ReaderId, SourceId
 
 MakeCommand = Callable[[Caller, Any], commands.Command]
@@ -27,6 +27,9 @@ def _stated(options: registry_pb2.ChannelOptions) -> commands.StatedOptions:
             durable=options.durable if options.HasField("durable") else None,
             overflow=Overflow(options.overflow) if options.overflow else None,
             ring_bytes=options.ring_bytes if options.HasField("ring_bytes") else None,
+            order=Order(options.order) if options.order else None,
+            history=options.history if options.HasField("history") else None,
+            stall_ms_max=options.stall_ms_max if options.HasField("stall_ms_max") else None,
         )
     except ValueError as error:
         raise InvalidArgument(f"a channel's option is not known: {error}") from None
@@ -112,6 +115,9 @@ _REQUESTS: Final[Mapping[str, MakeCommand]] = {
     "release_slot_request": lambda caller, body: commands.ReleaseSlot(
         caller, ReaderId(body.reader), SourceId(body.source)
     ),
+    "detach_stalled_request": lambda caller, body: commands.DetachStalled(
+        caller, SourceId(body.source), ReaderId(body.reader)
+    ),
     "report_bindings_request": lambda caller, body: commands.ReportBindings(
         caller, {BindingId(number): _report(report) for number, report in body.reports.items()}
     ),
@@ -123,6 +129,7 @@ DONE_RESPONSES: Final[Mapping[str, str]] = {
     "attach_reader_request": "attach_reader_response",
     "detach_reader_request": "detach_reader_response",
     "release_slot_request": "release_slot_response",
+    "detach_stalled_request": "detach_stalled_response",
     "report_bindings_request": "report_bindings_response",
 }
 """The empty response of each request that is answered by ``Done``."""
@@ -152,6 +159,9 @@ def channel_model(channel: effects.ChannelView) -> model.ChannelInfo:
         durable=channel.options.durable,
         overflow=cast(model.Overflow, channel.options.overflow.name.lower()),
         ring_bytes=channel.options.ring_bytes,
+        order=cast(model.Order, channel.options.order.name.lower()),
+        history=channel.options.history,
+        stall_ms_max=channel.options.stall_ms_max,
         owner=channel.owner,
         publishers=channel.publishers,
         subscribers=channel.subscribers,
@@ -267,8 +277,10 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
                     reader=body.reader,
                     source=body.source,
                     slot=body.slot,
-                    from_start=body.from_start,
+                    from_start=body.start is effects.StartAt.START,
+                    from_history=body.start is effects.StartAt.HISTORY,
                     origin=body.origin,
+                    channel=body.channel,
                 )
             )
         case effects.SourceGone():
@@ -279,12 +291,17 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
                     source=body.source,
                     reader=body.reader,
                     slot=body.slot,
-                    from_start=body.from_start,
+                    from_start=body.start is effects.StartAt.START,
+                    from_history=body.start is effects.StartAt.HISTORY,
                     session=body.session,
                 )
             )
         case effects.ReaderGone():
             frame.reader_gone.CopyFrom(frame_pb2.ReaderGone(source=body.source, reader=body.reader))
+        case effects.SourceDetached():
+            frame.source_detached.reader = body.reader
+            frame.source_detached.source = body.source
+            frame.source_detached.error.CopyFrom(convert.error_to_proto(body.error))
         case effects.SubscriptionEnded():
             frame.subscription_ended.reader = body.reader
             frame.subscription_ended.error.CopyFrom(convert.error_to_proto(body.error))

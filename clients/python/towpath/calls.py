@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from towpath import convert, model
 from towpath.errors import InvalidArgument, ProtocolViolation, Timeout
 from towpath.names import check_name
-from towpath.v1 import frame_pb2, registry_pb2
+from towpath.v1 import channels_pb2, frame_pb2, message_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 
 T = TypeVar("T")
@@ -87,11 +87,14 @@ def declare(
     durable: bool | None = None,
     overflow: model.Overflow | None = None,
     ring_bytes: int | None = None,
+    order: model.Order | None = None,
+    history: int | None = None,
+    stall_ms_max: int | None = None,
 ) -> Call[model.ChannelInfo]:
     body = _request(
         registry_pb2.DeclareChannelRequest,
         name=check_name(name),
-        options=convert.stated_options(kind, durable, overflow, ring_bytes),
+        options=convert.stated_options(kind, durable, overflow, ring_bytes, order, history, stall_ms_max),
     )
     return Call(
         "declare_channel_request",
@@ -192,6 +195,24 @@ def allocate_ids(count: int) -> Call[tuple[int, int]]:
     )
 
 
+def publish(
+    channel: str, payloads: Sequence[bytes], headers_raw: bytes = b""
+) -> Call[tuple[int, int, int]]:
+    """Publish over the connection: 1 to 10,000 payloads, all with the same headers. The answer is the source,
+    the first seq and the count.
+    """
+    headers = [message_pb2.Headers.FromString(headers_raw)] * len(payloads) if headers_raw else []
+    body = _request(
+        channels_pb2.PublishRequest, channel=check_name(channel), payloads=payloads, headers=headers
+    )
+    return Call(
+        "publish_request",
+        body,
+        "publish_response",
+        lambda response: (response.source, response.first_seq, response.count),
+    )
+
+
 def attach_source(channel: str, source: int, *, origin: str, resumed: bool = False) -> Call[tuple[int, int]]:
     """The answer is the channel's cell in the generation table, and its value. Goes with the ring's
     descriptor.
@@ -220,8 +241,8 @@ def attach_reader(
     wants_doorbell: bool,
     held: Mapping[int, int] | None = None,
 ) -> Call[None]:
-    """With ``held`` (source to slot), a subscription is taken up again. Goes with the control page's
-    descriptor.
+    """With ``held`` (source to slot), a subscription is taken up again. ``channel`` may be a pattern. Goes with
+    the control page's descriptor.
     """
     body = _request(
         frame_pb2.AttachReaderRequest,
@@ -247,6 +268,11 @@ def fetch_readers(source: int) -> Call[int]:
     return Call(
         "fetch_readers_request", body, "fetch_readers_response", lambda response: int(response.generation)
     )
+
+
+def detach_stalled(source: int, reader: int) -> Call[None]:
+    body = _request(frame_pb2.DetachStalledRequest, source=source, reader=reader)
+    return Call("detach_stalled_request", body, "detach_stalled_response", _nothing)
 
 
 def release_slot(reader: int, source: int) -> Call[None]:

@@ -20,6 +20,7 @@ HEADERS_BYTES_MAX: Final = 16384
 
 _KINDS: Final[Mapping[str, int]] = {"topic": 1, "queue": 2, "state": 3, "service": 4}
 _OVERFLOWS: Final[Mapping[str, int]] = {"block": 1, "drop": 2}
+_ORDERS: Final[Mapping[str, int]] = {"source": 1, "total": 2}
 _DIRECTIONS: Final[Mapping[str, int]] = {"in": 1, "out": 2, "both": 3}
 _BINDING_STATES: Final[Mapping[str, int]] = {
     "pending": 1,
@@ -37,6 +38,7 @@ _GATEWAY_STATES: Final[Mapping[str, int]] = {
 }
 _KIND_NAMES: Final = {number: cast(model.Kind, name) for name, number in _KINDS.items()}
 _OVERFLOW_NAMES: Final = {number: cast(model.Overflow, name) for name, number in _OVERFLOWS.items()}
+_ORDER_NAMES: Final = {number: cast(model.Order, name) for name, number in _ORDERS.items()}
 _DIRECTION_NAMES: Final = {number: cast(model.Direction, name) for name, number in _DIRECTIONS.items()}
 _BINDING_STATE_NAMES: Final = {
     number: cast(model.BindingState, name) for name, number in _BINDING_STATES.items()
@@ -151,9 +153,12 @@ def stated_options(
     durable: bool | None,
     overflow: model.Overflow | None,
     ring_bytes: int | None,
+    order: model.Order | None = None,
+    history: int | None = None,
+    stall_ms_max: int | None = None,
 ) -> registry_pb2.ChannelOptions:
-    """Raises InvalidArgument for a kind or an overflow that does not exist, or a ring_bytes that is no
-    64-bit number.
+    """Raises InvalidArgument for a word that is not known, or a number that the contract's fields cannot
+    hold.
     """
     options = registry_pb2.ChannelOptions()
     if kind is not None:
@@ -162,17 +167,35 @@ def stated_options(
         options.durable = durable
     if overflow is not None:
         options.overflow = cast(registry_pb2.Overflow.ValueType, _number("overflow", _OVERFLOWS, overflow))
+    if order is not None:
+        options.order = cast(registry_pb2.Order.ValueType, _number("order", _ORDERS, order))
     if ring_bytes is not None:
-        if not 0 <= ring_bytes < 1 << 64:
-            raise InvalidArgument(f"ring_bytes {ring_bytes} is out of range")
-        options.ring_bytes = ring_bytes
+        options.ring_bytes = _checked("ring_bytes", ring_bytes, 64)
+    if history is not None:
+        options.history = _checked("history", history, 32)
+    if stall_ms_max is not None:
+        options.stall_ms_max = _checked("stall_ms_max", stall_ms_max, 32)
     return options
+
+
+def _checked(what: str, value: int, bits: int) -> int:
+    if not 0 <= value < 1 << bits:
+        raise InvalidArgument(f"{what} {value} is out of range")
+    return value
 
 
 def channel_to_proto(channel: model.ChannelInfo) -> registry_pb2.Channel:
     return registry_pb2.Channel(
         name=channel.name,
-        options=stated_options(channel.kind, channel.durable, channel.overflow, channel.ring_bytes),
+        options=stated_options(
+            channel.kind,
+            channel.durable,
+            channel.overflow,
+            channel.ring_bytes,
+            channel.order,
+            channel.history,
+            channel.stall_ms_max,
+        ),
         owner=channel.owner,
         publishers=channel.publishers,
         subscribers=channel.subscribers,
@@ -188,6 +211,9 @@ def channel_from_proto(channel: registry_pb2.Channel) -> model.ChannelInfo:
         durable=channel.options.durable,
         overflow=_OVERFLOW_NAMES.get(channel.options.overflow, "block"),
         ring_bytes=channel.options.ring_bytes,
+        order=_ORDER_NAMES.get(channel.options.order, "source"),
+        history=channel.options.history,
+        stall_ms_max=channel.options.stall_ms_max,
         owner=channel.owner,
         publishers=channel.publishers,
         subscribers=channel.subscribers,

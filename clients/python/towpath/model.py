@@ -14,6 +14,7 @@ from towpath.errors import TowpathError
 
 Kind = Literal["topic", "queue", "state", "service"]
 Overflow = Literal["block", "drop"]
+Order = Literal["source", "total"]
 Direction = Literal["in", "out", "both"]
 BindingState = Literal["pending", "running", "waiting", "retrying", "stopped", "failed"]
 GatewayState = Literal["starting", "running", "backing_off", "failed"]
@@ -58,8 +59,12 @@ class ChannelInfo:
 
     Attributes:
         ring_bytes: bytes of each publisher's ring; the largest message is a quarter of it.
+        order: ``source``: each publisher's own; ``total``: one for all subscribers.
+        history: how many of each publisher's last messages a new subscriber gets first.
+        stall_ms_max: how long a publisher waits for a subscriber that does not move; 0 for ever.
         owner: the principal that declared it.
-        publishers, subscribers, bindings: how many there are now.
+        publishers, subscribers, bindings: how many there are now; a subscriber of a pattern counts on each
+            channel that the pattern stands for.
         declared_at_ns: nanoseconds since the epoch.
     """
 
@@ -73,6 +78,9 @@ class ChannelInfo:
     subscribers: int
     bindings: int
     declared_at_ns: int
+    order: Order = "source"
+    history: int = 0
+    stall_ms_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)

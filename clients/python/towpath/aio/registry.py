@@ -31,9 +31,21 @@ class AsyncRegistry:
         durable: bool | None = None,
         overflow: model.Overflow | None = None,
         ring_bytes: int | None = None,
+        order: model.Order | None = None,
+        history: int | None = None,
+        stall_ms_max: int | None = None,
     ) -> model.ChannelInfo:
         return await self._call(
-            calls.declare(name, kind=kind, durable=durable, overflow=overflow, ring_bytes=ring_bytes)
+            calls.declare(
+                name,
+                kind=kind,
+                durable=durable,
+                overflow=overflow,
+                ring_bytes=ring_bytes,
+                order=order,
+                history=history,
+                stall_ms_max=stall_ms_max,
+            )
         )
 
     async def undeclare(self, name: str, *, force: bool = False) -> None:

@@ -25,6 +25,9 @@ class Registry:
         durable: bool | None = None,
         overflow: model.Overflow | None = None,
         ring_bytes: int | None = None,
+        order: model.Order | None = None,
+        history: int | None = None,
+        stall_ms_max: int | None = None,
     ) -> model.ChannelInfo:
         """Declare a channel, or see that it is declared alike.
 
@@ -32,9 +35,16 @@ class Registry:
             name: levels of ``A-Z a-z 0-9 _ -`` joined by dots; 1 to 255 characters.
             kind: what the channel does; ``topic`` unless stated.
             durable: whether messages are kept on disk.
-            overflow: what happens when a subscriber's ring is full; ``block`` unless stated.
+            overflow: what happens when a subscriber does not keep up: ``block`` (unless stated), the
+                publisher waits; ``drop``, the subscriber loses the oldest and is told how many.
             ring_bytes: bytes of each publisher's ring, a power of two from 4096 to 2**30; the largest
                 message is a quarter.
+            order: whose order subscribers see: ``source`` (unless stated), each publisher's own; ``total``,
+                one for all.
+            history: how many of each publisher's last messages a new subscriber gets first, as far as they
+                are still in its ring; 0 (unless stated) to 65,536.
+            stall_ms_max: how long a publisher waits for a subscriber that does not move before the two are
+                parted; 0 for ever, at most 86,400,000; 30,000 unless stated.
 
         Returns:
             The channel as it is now.
@@ -45,7 +55,16 @@ class Registry:
             QuotaExceeded, LimitExceeded: too many channels.
         """
         return self._call(
-            calls.declare(name, kind=kind, durable=durable, overflow=overflow, ring_bytes=ring_bytes)
+            calls.declare(
+                name,
+                kind=kind,
+                durable=durable,
+                overflow=overflow,
+                ring_bytes=ring_bytes,
+                order=order,
+                history=history,
+                stall_ms_max=stall_ms_max,
+            )
         )
 
     def undeclare(self, name: str, *, force: bool = False) -> None:

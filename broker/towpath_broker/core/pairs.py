@@ -1,0 +1,126 @@
+"""A topic, its sources and its readers, and what each is told of the other. How they meet: ``channels``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from towpath.errors import InvalidArgument
+
+from .effects import Effect, Notice, ReaderAdded, SourceAdded, SourceGone, StartAt
+from .ids import ReaderId, SourceId
+from .limits import SLOTS_MAX
+from .sessions import Session
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """One channel's publishers and subscribers; ``patterns`` counts the pattern readers that match it."""
+
+    name: str
+    cell: int
+    patterns: int = 0
+    sources: dict[SourceId, Source] = field(default_factory=dict)
+    readers: dict[ReaderId, Reader] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """A publisher. Quotas are charged to ``principal``."""
+
+    id: SourceId
+    session: Session
+    principal: str
+    topic: Topic
+    origin: str
+    paired: dict[ReaderId, Reader] = field(default_factory=dict)
+    known: dict[ReaderId, Reader] = field(default_factory=dict)
+    starts: dict[ReaderId, StartAt] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """A subscriber.
+
+    Attributes:
+        name: the channel's, or the pattern.
+        topic: the channel's; None for a pattern.
+        matches: which channels it follows.
+        free: bit i is set while slot i serves no source; ``slots`` has the others.
+    """
+
+    id: ReaderId
+    session: Session
+    principal: str
+    name: str
+    topic: Topic | None
+    matches: Callable[[str], bool]
+    exclude_origin: str
+    wants_doorbell: bool
+    free: int
+    slots: dict[SourceId, int] = field(default_factory=dict)
+
+    def wants(self, source: Source) -> bool:
+        """Whether the source is for this reader: its channel, and not its own echo."""
+        return self.matches(source.topic.name) and (
+            not self.exclude_origin or source.origin != self.exclude_origin
+        )
+
+    def has_slot_for(self, source: SourceId) -> bool:
+        """Whether :meth:`take` can give the source a slot."""
+        return self.free != 0 or source in self.slots
+
+    def take(self, source: SourceId) -> int:
+        """Return the source's slot: the one it had, else the lowest that is free."""
+        slot = self.slots.get(source)
+        if slot is None:
+            lowest = self.free & -self.free
+            assert lowest
+            self.free ^= lowest
+            slot = self.slots[source] = lowest.bit_length() - 1
+        return slot
+
+
+def source_added(source: Source, reader: Reader, start: StartAt) -> Notice:
+    """Tell a reader of a source that it has a slot for."""
+    body = SourceAdded(
+        reader.id,
+        source.id,
+        reader.slots[source.id],
+        start,
+        source.origin,
+        source.topic.name,
+        source.session.id,
+    )
+    return Notice(reader.session.id, body)
+
+
+def source_gone(source: Source, readers: Iterable[Reader]) -> list[Effect]:
+    """Tell readers that a source is gone."""
+    return [Notice(reader.session.id, SourceGone(reader.id, source.id)) for reader in readers]
+
+
+def reader_added(source: Source, reader: Reader, start: StartAt) -> Notice:
+    """Tell a source of a reader that has a slot for it."""
+    body = ReaderAdded(
+        source.id, reader.id, reader.slots[source.id], start, reader.session.id, reader.wants_doorbell
+    )
+    return Notice(source.session.id, body)
+
+
+def free_after(slots: int, held: Mapping[SourceId, int]) -> int:
+    """Return the mask of free slots of a page of which some are held.
+
+    Raises:
+        InvalidArgument: the slots are too many, or those held are not slots of this page, or are so twice.
+    """
+    if not 1 <= slots <= SLOTS_MAX:
+        raise InvalidArgument(f"a control page cannot have {slots} slots", hint=f"it has 1 to {SLOTS_MAX}")
+    free = (1 << slots) - 1
+    for source, slot in held.items():
+        if not 0 <= slot < slots:
+            raise InvalidArgument(f"source {source} cannot hold slot {slot}: the page has {slots} slots")
+        if not free >> slot & 1:
+            raise InvalidArgument(f"slot {slot} is held for two sources, {source} and another")
+        free ^= 1 << slot
+    return free
