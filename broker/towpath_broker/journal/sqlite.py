@@ -30,9 +30,16 @@ from towpath.errors import InvalidConfiguration
 APPLICATION_ID: Final = 0x546F7770  # "Towp": file(1) and we know our files by it
 SCHEMA_VERSION: Final = 1
 
-_SCHEMA: Final = """ CREATE TABLE record (position INTEGER PRIMARY KEY, data TEXT NOT NULL) STRICT; CREATE
-TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, data BLOB NOT NULL)
-STRICT;
+_SCHEMA: Final = """
+CREATE TABLE record (
+    position INTEGER PRIMARY KEY,
+    data TEXT NOT NULL
+) STRICT;
+CREATE TABLE snapshot (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    position INTEGER NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
 """
 
 

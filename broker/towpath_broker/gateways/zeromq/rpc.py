@@ -9,9 +9,9 @@ Theory of operation
     What a frame may be is one table, ``BODIES``, by the name of its body::
 
         HELLO      hello                          answered by welcome; optional, it only settles the version
-        UNARY      registry calls, publish        one response or one error STREAM     subscribe_request,
-        watch       responses until ``end`` or ``error`` CANCEL     cancel                         ends the
-        call with that id; an unknown id may just have ended
+        UNARY      registry calls, publish        one response or one error
+        STREAM     subscribe_request, watch       responses until ``end`` or ``error``
+        CANCEL     cancel                         ends that call; an unknown id may just have ended
         DOOR_ONLY  descriptors and reports        NOT_SUPPORTED: they belong to the UNIX socket
         ANSWER     responses, notices, error      PROTOCOL_VIOLATION: they go the other way
 
