@@ -296,9 +296,11 @@ class Comparison(RuleBasedStateMachine):
         )
 
     @precondition(has_parties)
-    @rule(choice=pick, readers_first=st.booleans())
-    def reconnect(self, choice: int, readers_first: bool) -> None:
+    @rule(choice=pick, readers_first=st.booleans(), is_meant=seldom)
+    def reconnect(self, choice: int, readers_first: bool, is_meant: bool) -> None:
         """A connection breaks; its client comes back and takes up again what it had, as clients do."""
+        if not is_meant:
+            return
         party = self.party(choice)
         sources, readers = self.belongings(party)
         self.close_session(choice)
@@ -449,6 +451,14 @@ class Comparison(RuleBasedStateMachine):
             del self.bindings[binding]
 
     # ---- publishers and subscribers ------------------------------------------------------------------------
+
+    @precondition(has_parties)
+    @rule(one=pick, other=pick, name=st.sampled_from(("a", "b")), pattern=st.sampled_from(("", "*", ">")))
+    def meet(self, one: int, other: int, name: str, pattern: str) -> None:
+        """One publishes where another subscribes: without this they would seldom find each other."""
+        reader, source = self.party(one), self.party(other)
+        self.try_reader(reader, pattern or name, reader.unused[0], "", {}, is_resumed=False)
+        self.try_source(source, name, source.unused[0], "", is_resumed=False, is_right_size=True)
 
     @precondition(has_parties)
     @rule(
@@ -635,7 +645,7 @@ class Comparison(RuleBasedStateMachine):
     def detach_stalled(self, choice: int, of: int) -> None:
         source = sorted(self.publishers)[choice % len(self.publishers)]
         publisher = self.publishers[source]
-        readers = sorted({*self.subscribers, 12345})
+        readers = [12345, *sorted(dict(self.readers_of(source)) or self.subscribers)]
         reader = readers[of % len(readers)]
         error: type[TowpathError] | None = None
         if STALLS[publisher.channel] == 0:
