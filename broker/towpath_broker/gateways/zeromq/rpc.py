@@ -44,7 +44,7 @@ from towpath.errors import (
     TowpathError,
     VersionMismatch,
 )
-from towpath.names import check_name
+from towpath.names import check_pattern
 from towpath.v1.frame_pb2 import Frame, Welcome
 from towpath.wire import VERSION
 from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
@@ -85,6 +85,7 @@ _DOOR: Final = (
     "detach_source",
     "attach_reader",
     "detach_reader",
+    "detach_stalled",
     "fetch_readers",
     "release_slot",
     "report_bindings",
@@ -93,6 +94,7 @@ _DOOR: Final = (
 _NOTICES: Final = (
     "source_added",
     "source_gone",
+    "source_detached",
     "reader_added",
     "reader_gone",
     "subscription_ended",
@@ -322,7 +324,7 @@ class RpcProtocol:
             raise LimitExceeded("too many calls are open over all peers (rpc_calls_max)")
         call = Call(address, frame, body, role)
         if body == "subscribe_request":
-            check_name(frame.subscribe_request.channel)
+            check_pattern(frame.subscribe_request.channel)
             call.credit = frame.subscribe_request.credit or self._settings.rpc_window
         if peer is None:
             peer = self._peers[address[0]] = _Peer(connection)
