@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import towpath
-from tests.client.blocking import BlockingClient
+from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon
 
 Connect = Callable[[], Any]

@@ -1,19 +1,39 @@
-"""Where the daemon is: the search order of ``towpath.connect()``, and how a connection is made. No
-protocol in here.
+"""Where the daemon is: the search order of ``towpath.connect()``, what its URLs mean, and how the daemon of
+this host is connected to. No protocol in here.
 """
 
 from __future__ import annotations
 
 import array
 import os
+import re
 import socket
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from towpath.errors import InvalidArgument, NotSupported, Unavailable
+from towpath.errors import InvalidArgument, Unavailable
 
 SOCKET_NAME: Final = "towpath.sock"
 GATEWAY_ENV: Final = "TOWPATH_GATEWAY_FD"
 SOCKET_ENV: Final = "TOWPATH_SOCKET"
+
+_PORTS: Final = {"grpc": 50551, "zmq": 5558}
+_HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?/?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAddress:
+    """An address of a gateway.
+
+    Attributes:
+        carrier: how it is reached; also the name of the extra that this needs.
+        target: as the carrier's own library has it: ``host:50551``, ``tcp://host:5558``.
+        url: as it was given.
+    """
+
+    carrier: Literal["grpc", "zmq"]
+    target: str
+    url: str
 
 
 def candidates() -> list[str]:
@@ -27,28 +47,57 @@ def candidates() -> list[str]:
 
 
 def parse_url(url: str | None) -> list[str]:
-    """Return the socket paths that a URL stands for, in the order in which to try them.
+    """Return the socket paths that a URL of this host's daemon stands for, in the order in which to try them.
 
     Args:
         url: None (search), a path, or ``unix:/path``.
 
     Raises:
-        NotSupported: a carrier that this version cannot use.
-        InvalidArgument: not a URL of a carrier.
+        InvalidArgument: neither a path nor a URL.
     """
     if url is None:
         return candidates()
     if url.startswith("unix:"):
         path = url.removeprefix("unix:")
         return [path.removeprefix("//") if path.startswith("///") else path]
-    if url.startswith(("grpc:", "zmq:")):
-        raise NotSupported(
-            f"{url!r}: the Python client reaches only the local daemon yet",
-            hint="from afar use plain gRPC or ZeroMQ, as the README shows",
-        )
     if "://" in url or not url:
-        raise InvalidArgument(f"{url!r} is not an address of a daemon", hint="a path, or unix:/path")
+        raise InvalidArgument(
+            f"{url!r} is not an address of a daemon",
+            hint="a path, unix:/path, grpc://HOST[:PORT] or zmq://HOST[:PORT]",
+        )
     return [url]
+
+
+def parse_remote(url: str | None) -> RemoteAddress | None:
+    """Take a gateway's URL apart.
+
+    Args:
+        url: ``grpc://HOST[:PORT]``, ``grpc+unix:///PATH``, ``zmq://HOST[:PORT]``, ``zmq+ipc:///PATH``; the
+            ports are 50551 and 5558 unless given.
+
+    Returns:
+        None for what is no gateway's URL, but perhaps the local daemon's.
+
+    Raises:
+        InvalidArgument: it is malformed.
+    """
+    if url is None or not url.startswith(("grpc:", "grpc+", "zmq:", "zmq+")):
+        return None
+    scheme, _, rest = url.partition("://")
+    if scheme in ("grpc+unix", "zmq+ipc") and re.match(r"/[^/\0]", rest):
+        if scheme == "grpc+unix":
+            return RemoteAddress("grpc", f"unix:{rest}", url)
+        return RemoteAddress("zmq", f"ipc://{rest}", url)
+    match = _HOST_AND_PORT.match(rest)
+    if scheme not in ("grpc", "zmq") or match is None or int(match[2] or 1) not in range(1, 65_536):
+        raise InvalidArgument(
+            f"{url!r} is not an address of a gateway",
+            hint="grpc://HOST[:PORT], grpc+unix:///PATH, zmq://HOST[:PORT] or zmq+ipc:///PATH",
+        )
+    port = int(match[2] or _PORTS[scheme])
+    if scheme == "grpc":
+        return RemoteAddress("grpc", f"{match[1]}:{port}", url)
+    return RemoteAddress("zmq", f"tcp://{match[1]}:{port}", url)
 
 
 def _connect_through_supervisor(control: int) -> socket.socket:

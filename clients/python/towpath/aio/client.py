@@ -297,7 +297,12 @@ class LocalAsyncClient(AsyncClient):
 
 
 async def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> AsyncClient:
-    """Connect to the local daemon; arguments and errors as for :func:`towpath.connect`."""
+    """Connect to a daemon; arguments and errors as for :func:`towpath.connect`."""
+    remote = addresses.parse_remote(url)
+    if remote is not None:
+        from towpath.remote import aio  # it brings what the local client does not need
+
+        return await aio.connect(remote, timeout=timeout, name=name)
     client = LocalAsyncClient(url, name)
     try:
         client._open(addresses.open_socket(url))

@@ -349,11 +349,12 @@ class LocalClient(Client):
 
 
 def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> Client:
-    """Connect to the local daemon.
+    """Connect to a daemon.
 
     Args:
         url: None searches ``$TOWPATH_SOCKET``, ``$XDG_RUNTIME_DIR/towpath/``, ``/run/towpath/`` and
-            ``/tmp/towpath-UID/``; otherwise a path or ``unix:/path``.
+            ``/tmp/towpath-UID/``; otherwise a path or ``unix:/path``, or a gateway's address:
+            ``grpc://HOST[:PORT]``, ``zmq://HOST[:PORT]``, ``grpc+unix:///PATH``, ``zmq+ipc:///PATH``.
         timeout: seconds to wait for the daemon's welcome.
         name: what ``towpath status`` calls this session; the program's name unless given.
 
@@ -363,5 +364,11 @@ def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = 
     Raises:
         Unavailable: no daemon answers.
         VersionMismatch: it speaks another protocol.
+        NotSupported: the carrier's package is not installed.
     """
+    remote = addresses.parse_remote(url)
+    if remote is not None:
+        from towpath.remote import blocking  # it brings what the local client does not need
+
+        return blocking.connect(remote, timeout=timeout, name=name)
     return LocalClient(url, timeout=timeout, name=name)

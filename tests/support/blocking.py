@@ -1,27 +1,31 @@
 """Runs the asyncio client from a test's thread, so that one suite serves both clients.
 
-Every coroutine method is awaited on a loop of its own thread; asynchronous iterators become plain ones.
-Attributes that are no coroutines are passed through.
+Every coroutine method is awaited on one loop for the whole run, in a thread; asynchronous iterators become
+plain ones. Attributes that are no coroutines are passed through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import inspect
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import towpath.aio
+from towpath.aio.api import AsyncHandle
 
 
 class LoopThread:
-    """An event loop in a thread."""
+    """An event loop in a thread, until the process ends: so what is closed can still be asked."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread = threading.Thread(target=self.loop.run_forever, name="test-loop", daemon=True)
         self._thread.start()
+        atexit.register(self._stop)
 
     def run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
@@ -32,10 +36,16 @@ class LoopThread:
 
         return self.run(called())
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+@functools.cache
+def loop_thread() -> LoopThread:
+    """The loop of all clients."""
+    return LoopThread()
 
 
 class Blocking:
@@ -54,8 +64,7 @@ class Blocking:
             result = self._thread.call(value, *args, **kwargs)
             if inspect.isawaitable(result):
                 result = self._thread.run(_awaited(result))
-            is_handle = type(result).__module__.startswith("towpath.aio")
-            return Blocking(self._thread, result) if is_handle else result
+            return Blocking(self._thread, result) if isinstance(result, AsyncHandle) else result
 
         return called
 
@@ -75,23 +84,11 @@ class Blocking:
 
 
 class BlockingClient(Blocking):
-    """`towpath.aio.connect()` with a loop of its own."""
+    """`towpath.aio.connect()` on the loop of all clients."""
 
-    def __init__(self, url: str) -> None:
-        thread = LoopThread()
-        try:
-            super().__init__(thread, thread.run(towpath.aio.connect(url)))
-        except BaseException:
-            thread.stop()
-            raise
-
-    def close(self) -> None:
-        if not self._thread.loop.is_closed():
-            self._thread.run(self._inner.close())
-            self._thread.stop()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __init__(self, url: str, **options: Any) -> None:
+        thread = loop_thread()
+        super().__init__(thread, thread.run(towpath.aio.connect(url, **options)))
 
 
 async def _awaited(awaitable: Any) -> Any:

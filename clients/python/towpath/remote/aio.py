@@ -1,0 +1,88 @@
+"""The asyncio client for a daemon elsewhere: what ``await towpath.aio.connect("grpc://...")`` gives."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from towpath import calls
+from towpath.addresses import RemoteAddress
+from towpath.aio.api import AsyncClient, AsyncHandle
+from towpath.errors import NotSupported
+from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
+from towpath.remote.publishing import RemoteAsyncPublisher
+from towpath.remote.session import Session, make_carrier
+from towpath.waiting import CALL_TIMEOUT_S, deadline_ns, program_name, seconds
+
+T = TypeVar("T")
+
+
+class RemoteAsyncClient(AsyncClient):
+    """A session with a gateway. Made by :func:`connect`."""
+
+    def __init__(self, address: RemoteAddress, name: str) -> None:
+        self._session = Session(make_carrier(address, program_name(name)))
+        self._handles: set[AsyncHandle] = set()
+
+    async def open(self, deadline: int | None) -> None:
+        """Connect; see :meth:`Session.open`."""
+        await self._session.open(seconds(deadline))
+
+    async def close(self) -> None:
+        for handle in list(self._handles):
+            await handle.close()
+        await self._session.close()
+
+    @property
+    def is_connected(self) -> bool:
+        connection = self._session.connection
+        return connection is not None and not connection.is_lost
+
+    @property
+    def session(self) -> int:
+        return 0
+
+    @property
+    def principal(self) -> str:
+        connection = self._session.connection
+        return connection.principal if connection is not None else ""
+
+    async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
+        return await self._session.ask(call, deadline)
+
+    def watch(self) -> RemoteAsyncWatch:
+        watch = RemoteAsyncWatch(self._session, self._handles.discard)
+        self._handles.add(watch)
+        return watch
+
+    async def publisher(self, name: str, *, origin: str = "") -> RemoteAsyncPublisher:
+        if origin:
+            raise _needs_the_host("an origin")
+        info = await self.channel_info(name)
+        publisher = RemoteAsyncPublisher(self._session, info, self._handles.discard)
+        self._handles.add(publisher)
+        return publisher
+
+    async def subscribe(self, name: str, *, exclude_origin: str = "") -> RemoteAsyncSubscription:
+        if exclude_origin:
+            raise _needs_the_host("exclude_origin")
+        subscription = RemoteAsyncSubscription(self._session, name, self._handles.discard)
+        await subscription.open(deadline_ns(CALL_TIMEOUT_S))
+        self._handles.add(subscription)
+        return subscription
+
+
+def _needs_the_host(what: str) -> NotSupported:
+    return NotSupported(
+        f"{what} cannot be stated through a gateway", hint="connect to the daemon on its own host"
+    )
+
+
+async def connect(address: RemoteAddress, *, timeout: float | None, name: str) -> RemoteAsyncClient:
+    """Connect to a gateway; see :func:`towpath.connect`."""
+    client = RemoteAsyncClient(address, name)
+    try:
+        await client.open(deadline_ns(timeout))
+    except BaseException:
+        await client.close()
+        raise
+    return client

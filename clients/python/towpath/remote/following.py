@@ -1,0 +1,228 @@
+"""Subscribing and watching from afar, on an event loop.
+
+Theory of operation
+    Each subscription has a task that reads batches from the session's connection into an :class:`Inbox`,
+    while that has room. When the connection breaks it subscribes again on the next one; the inbox knows what
+    was seen. A refusal that trying again does not change ends the subscription.
+
+    A watch is the same without numbers: on a new connection everything is told again, after ``reset``.
+
+Invariants
+    What is held for a program is bounded by the inbox (or ``EVENTS_MAX``) and the carrier's window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from towpath import convert, model
+from towpath._message import Message
+from towpath.aio.api import AsyncHandle, AsyncSubscription, AsyncWatch
+from towpath.errors import (
+    Cancelled,
+    ChannelNotFound,
+    ChannelUndeclared,
+    ConnectionLost,
+    SlowConsumer,
+    Timeout,
+    TowpathError,
+    Unavailable,
+)
+from towpath.remote.inbox import Inbox
+from towpath.remote.ports import Batches
+from towpath.remote.session import Session
+from towpath.waiting import RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, remaining_ns, seconds
+
+EVENTS_MAX: Final = 4_096
+"""Changes of the registry that wait for the program; beyond, nothing more is read."""
+
+_TRY_AGAIN: Final = (Cancelled, ConnectionLost, Timeout, Unavailable)
+"""What ends a stream but not what is carried on it."""
+
+
+class RemoteAsyncSubscription(AsyncSubscription):
+    """A subscription through a gateway.
+
+    Attributes:
+        lost: messages that were missed, in total.
+    """
+
+    def __init__(self, session: Session, name: str, on_closed: Callable[[AsyncHandle], None]) -> None:
+        super().__init__(name)
+        self._session = session
+        self._on_closed = on_closed
+        self._inbox = Inbox(name)
+        self._stream: Batches | None = None
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+
+    @property
+    def lost(self) -> int:
+        return self._inbox.lost
+
+    async def open(self, deadline: int | None) -> None:
+        """Subscribe, and follow from then on.
+
+        Raises:
+            TowpathError: the subscription was refused, or nobody answers.
+        """
+        connection = await self._session.ready(deadline)
+        try:
+            async with asyncio.timeout(seconds(deadline)):
+                self._stream = await connection.subscribe(self.name, 0)
+        except TimeoutError:
+            raise Timeout("the daemon did not answer in time") from None
+        self._following = asyncio.create_task(self._follow(), name="towpath-subscription")
+
+    # ---- following ----
+
+    async def _follow(self) -> None:
+        """Fill the inbox until the subscription ends."""
+        pause_s = RECONNECT_FIRST_S
+        while True:
+            try:
+                if self._stream is None:
+                    connection = await self._session.ready()
+                    self._stream = await connection.subscribe(self.name, len(self._inbox))
+                pause_s = RECONNECT_FIRST_S
+                await self._read(self._stream)
+            except TowpathError as error:
+                self._stream = None
+                if self._session.ended is not None:
+                    self._end(self._session.ended)
+                    return
+                if not isinstance(error, _TRY_AGAIN):
+                    self._end(self._reason(error))
+                    return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    async def _read(self, stream: Batches) -> None:
+        while True:
+            while not self._inbox.has_room:
+                self._has_room.clear()
+                await self._has_room.wait()
+            seen = self._inbox.put(await stream.receive())
+            if seen:
+                stream.consumed(seen)
+            self._changed.set()
+
+    def _reason(self, error: TowpathError) -> TowpathError:
+        """A channel that is gone when we come back was undeclared meanwhile."""
+        if isinstance(error, ChannelNotFound):
+            return ChannelUndeclared(f"channel {self.name} was undeclared")
+        return error
+
+    def _end(self, error: TowpathError) -> None:
+        self._inbox.end(error)
+        self._changed.set()
+
+    # ---- receiving ----
+
+    async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
+        deadline = deadline_ns(timeout)
+        while True:
+            messages = self._inbox.take(count_max, bytes_max)
+            if messages:
+                if self._stream is not None:
+                    self._stream.consumed(len(messages))
+                if self._inbox.has_room:
+                    self._has_room.set()
+                return messages
+            if self._inbox.ended is not None:
+                raise self._inbox.ended
+            if remaining_ns(deadline) == 0:
+                return []
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds(deadline)):
+                    await self._changed.wait()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._on_closed(self)
+        self._inbox.close(ConnectionLost("the subscription was closed", hint=""))
+        self._changed.set()
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.wait((following,))
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
+
+
+class RemoteAsyncWatch(AsyncWatch):
+    """A watch through a gateway."""
+
+    def __init__(self, session: Session, on_closed: Callable[[AsyncHandle], None]) -> None:
+        self._session = session
+        self._on_closed = on_closed
+        self._events: deque[model.WatchEvent] = deque()
+        self._ended: TowpathError | None = None
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch, unless that was done."""
+        if self._watching is None and self._ended is None:
+            self._watching = asyncio.create_task(self._watch(), name="towpath-watch")
+
+    async def _watch(self) -> None:
+        pause_s = RECONNECT_FIRST_S
+        while True:
+            try:
+                connection = await self._session.ready()
+                changes = await connection.watch()
+                try:
+                    while True:
+                        await self._put(convert.watch_event_from_proto(await changes.receive()))
+                        pause_s = RECONNECT_FIRST_S
+                finally:
+                    changes.close()
+            except TowpathError as error:
+                if self._session.ended is not None:
+                    self._end(self._session.ended)
+                    return
+                if not isinstance(error, (*_TRY_AGAIN, SlowConsumer)):
+                    self._end(error)
+                    return
+            await self._put(model.WatchEvent("reset", 0))
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    async def _put(self, event: model.WatchEvent) -> None:
+        while len(self._events) >= EVENTS_MAX:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._events.append(event)
+        self._changed.set()
+
+    def _end(self, error: TowpathError) -> None:
+        self._ended = self._ended or error
+        self._changed.set()
+
+    async def receive(self) -> model.WatchEvent:
+        self.start()
+        while not self._events:
+            if self._ended is not None:
+                raise self._ended
+            self._changed.clear()
+            await self._changed.wait()
+        self._has_room.set()
+        return self._events.popleft()
+
+    async def close(self) -> None:
+        self._on_closed(self)
+        self._events.clear()
+        self._end(Cancelled("the watch was closed"))
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait((watching,))

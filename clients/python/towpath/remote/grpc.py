@@ -1,0 +1,316 @@
+"""The gRPC carrier: the services ``Channels`` and ``Registry`` of a grpc gateway.
+
+Theory of operation
+    One gRPC channel is one connection: it is made anew, without what gRPC itself remembers of the address,
+    when its state leaves READY. Pings find a gateway that fell silent.
+
+    A subscription asks for no credit: what it does not read stays in HTTP/2's flow control, which is held to
+    ``STREAM_BYTES`` for each. A publisher has a stream, and so a source, of its own. Registry calls are found
+    by the names of their requests, so that this knows none of them.
+
+    An error is the trailer ``towpath-error-bin`` where there is one. Without it gRPC itself speaks: the
+    connection broke, the deadline passed, a bound was exceeded.
+
+Invariants
+    Used from the loop's thread only. What is received at once is at most ``RESPONSE_BYTES_MAX``.
+
+Not here: TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from towpath import calls, convert
+from towpath.calls import Call
+from towpath.errors import (
+    Cancelled,
+    ConnectionLost,
+    LimitExceeded,
+    NotSupported,
+    PermissionDenied,
+    ProtocolViolation,
+    Timeout,
+    TowpathError,
+    Unavailable,
+)
+from towpath.names import is_pattern
+from towpath.v1 import channels_pb2_grpc, registry_pb2_grpc
+from towpath.v1.channels_pb2 import PublishStreamRequest, SubscribeRequest, SubscribeResponse
+from towpath.v1.error_pb2 import Error
+from towpath.v1.message_pb2 import Headers, MessageBatch
+from towpath.v1.registry_pb2 import WatchRequest, WatchResponse
+
+T = TypeVar("T")
+
+ERROR_TRAILER: Final = "towpath-error-bin"
+MESSAGE_BYTES_MAX: Final = (4 << 20) - 4_096
+"""What the gateway takes in one request, less what a request has beside one message."""
+RESPONSE_BYTES_MAX: Final = (256 << 20) + (1 << 20)
+"""The largest message that a ring holds, and what is beside it."""
+STREAM_BYTES: Final = 1 << 20
+CLOSE_S: Final = 1.0
+"""How long leaving a channel waits for the gateway's word."""
+
+_OPTIONS: Final = (
+    # Another channel's view of the address, its back-off above all, is not ours.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", STREAM_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
+)
+
+
+class GrpcCarrier:
+    """Reaches a grpc gateway.
+
+    Args:
+        target: ``127.0.0.1:50551`` or ``unix:/path``.
+    """
+
+    message_bytes_max = MESSAGE_BYTES_MAX
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    async def open(self, timeout_s: float | None) -> GrpcConnection:
+        channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wait_ready(channel)
+        except TimeoutError:
+            await channel.close()
+            raise Unavailable(f"no grpc gateway answers at {self._target}") from None
+        except BaseException:
+            await channel.close()
+            raise
+        return GrpcConnection(channel)
+
+    async def _wait_ready(self, channel: grpc.aio.Channel) -> None:
+        state = channel.get_state(try_to_connect=True)
+        while state is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                raise Unavailable(f"no grpc gateway answers at {self._target}")
+            await channel.wait_for_state_change(state)
+            state = channel.get_state()
+
+
+class GrpcConnection:
+    """One connection; see :class:`towpath.remote.ports.Connection`."""
+
+    principal = ""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._registry: Any = registry_pb2_grpc.RegistryStub(channel)
+        self._channels: Any = channels_pb2_grpc.ChannelsStub(channel)
+        self._lost: asyncio.Future[TowpathError] = asyncio.get_running_loop().create_future()
+        self._watching = asyncio.create_task(self._watch_state(), name="towpath-grpc-state")
+
+    # ---- life ----
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lost.done()
+
+    async def _watch_state(self) -> None:
+        await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        self._fail(ConnectionLost("the connection to the gateway was lost"))
+
+    def _fail(self, error: TowpathError) -> None:
+        if not self._lost.done():
+            self._lost.set_result(error)
+
+    async def wait_lost(self) -> TowpathError:
+        return await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        self._fail(ConnectionLost("the connection was closed", hint=""))
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+        await self._channel.close()
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise gRPC's errors as Towpath's, and note when they mean that the connection has broken."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error.code(), error.details(), error.trailing_metadata()) from None
+        except grpc.aio.UsageError:
+            raise ConnectionLost("the connection was closed", hint="") from None
+        except asyncio.CancelledError:
+            # gRPC raises it too, in whoever waits for a call of a channel that is closed.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ConnectionLost("the connection was closed", hint="") from None
+        except DecodeError:
+            raise ProtocolViolation("a response cannot be decoded") from None
+
+    async def read(self, call: Any) -> Any:
+        """Return a stream's next response.
+
+        Raises:
+            Cancelled: it has ended well.
+            TowpathError: it has ended otherwise.
+        """
+        with self.translated():
+            response = await call.read()
+            if response is grpc.aio.EOF:
+                raise await self.reason(call)
+            return response
+
+    async def reason(self, call: Any) -> TowpathError:
+        """Say why a stream has ended."""
+        return self._error(await call.code(), await call.details(), await call.trailing_metadata())
+
+    def _error(self, code: grpc.StatusCode, details: str | None, trailers: Any) -> TowpathError:
+        for key, value in trailers or ():
+            if key == ERROR_TRAILER:
+                with contextlib.suppress(DecodeError):
+                    return convert.error_from_proto(Error.FromString(value))
+        # From here on it is gRPC itself that speaks, not the gateway.
+        match code:
+            case grpc.StatusCode.UNAVAILABLE:
+                error = ConnectionLost(f"the connection to the gateway was lost: {details}")
+                self._fail(error)
+                return error
+            case grpc.StatusCode.CANCELLED | grpc.StatusCode.OK:
+                return Cancelled("the call was ended")
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Timeout("the daemon did not answer in time")
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return LimitExceeded(f"the gateway refused: {details}")
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return NotSupported(f"the gateway does not know this call: {details}")
+            case _:
+                return ProtocolViolation(f"the gateway answered {code.name}: {details}")
+
+    # ---- calls ----
+
+    async def ask(self, call: Call[T], timeout_s: float | None) -> T:
+        if call.principal:
+            raise PermissionDenied("a principal is stated by gateways of the daemon only")
+        name = type(call.body).__name__.removesuffix("Request")
+        method = getattr(self._registry, name, None)
+        if method is None:
+            raise NotSupported(f"{call.request} exists on the UNIX socket only")
+        with self.translated():
+            return call.decode(await method(call.body, timeout=timeout_s))
+
+    async def subscribe(self, channel: str, held: int) -> GrpcBatches:
+        batches = GrpcBatches(self, self._channels.Subscribe(), channel)
+        try:
+            await batches.wait_subscribed()
+        except BaseException:
+            batches.cancel()
+            raise
+        return batches
+
+    def publication(self, channel: str) -> GrpcPublication:
+        return GrpcPublication(self, self._channels.PublishStream, channel)
+
+    async def watch(self) -> GrpcChanges:
+        return GrpcChanges(self, self._registry.Watch(WatchRequest()))
+
+
+class GrpcBatches:
+    """A subscription; see :class:`towpath.remote.ports.Batches`."""
+
+    def __init__(self, connection: GrpcConnection, call: Any, channel: str) -> None:
+        self._connection = connection
+        self._call = call
+        self._channel = channel
+
+    async def wait_subscribed(self) -> None:
+        """Wait until nothing published from now on is missed."""
+        with self._connection.translated():
+            await self._call.write(SubscribeRequest(channel=self._channel))
+        if not (await self._receive()).HasField("subscribed"):
+            raise ProtocolViolation("a subscription began without its first response")
+
+    async def receive(self) -> MessageBatch:
+        return (await self._receive()).batch
+
+    async def _receive(self) -> SubscribeResponse:
+        response: SubscribeResponse = await self._connection.read(self._call)
+        return response
+
+    def consumed(self, count: int) -> None:
+        """What is not read holds the gateway up by itself."""
+
+    def cancel(self) -> None:
+        """End the call; nothing is waited for."""
+        self._call.cancel()
+
+    async def close(self) -> None:
+        self._call.cancel()
+        # gRPC tells a caller of a cancelled call's end at once. The gateway takes requests in their order, so
+        # when it has answered another one it has left the channel.
+        if not is_pattern(self._channel):
+            with contextlib.suppress(TowpathError):
+                await self._connection.ask(calls.channel_info(self._channel), CLOSE_S)
+
+
+class GrpcPublication:
+    """A stream with a source of its own; see :class:`towpath.remote.ports.Publication`."""
+
+    def __init__(self, connection: GrpcConnection, method: Callable[[], Any], channel: str) -> None:
+        self._connection = connection
+        self._method = method
+        self._channel = channel
+        self._call: Any = None
+
+    async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> tuple[int, int]:
+        request = PublishStreamRequest(payloads=payloads, headers=headers)
+        with self._connection.translated():
+            if self._call is None:
+                self._call = self._method()
+                request.channel = self._channel
+            try:
+                await self._call.write(request)
+            except asyncio.InvalidStateError:
+                # The stream had ended before; how, its status says.
+                raise await self._connection.reason(self._call) from None
+        response = await self._connection.read(self._call)
+        return response.source, response.first_seq
+
+    async def close(self) -> None:
+        if self._call is None:
+            return
+        # The status comes when the gateway has given the source up.
+        with contextlib.suppress(TimeoutError, TowpathError), self._connection.translated():
+            async with asyncio.timeout(CLOSE_S):
+                await self._call.done_writing()
+                await self._call.code()
+        self._call.cancel()
+
+
+class GrpcChanges:
+    """A watch; see :class:`towpath.remote.ports.Changes`."""
+
+    def __init__(self, connection: GrpcConnection, call: Any) -> None:
+        self._connection = connection
+        self._call = call
+
+    async def receive(self) -> WatchResponse:
+        response: WatchResponse = await self._connection.read(self._call)
+        return response
+
+    def close(self) -> None:
+        self._call.cancel()

@@ -1,0 +1,196 @@
+"""What a publisher waits to publish, and what became of it. Sans-I/O.
+
+Theory of operation
+    Each ``publish`` or ``publish_many`` is a :class:`Submission`. ``take`` makes a batch of what waits,
+    from the front, up to the bounds: several small submissions in one batch, or a part of a large one.
+    One batch is on its way at a time, so what is submitted meanwhile gathers for the next. Its
+    acknowledgement settles the submissions that it completes; an error settles those that it touched.
+
+Invariants
+    Messages leave in the order of their submission, and those of one submission follow each other. A
+    submission is settled once. What was on its way when an error came is never sent again.
+
+Not here: waiting, timeouts; the connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from towpath.errors import TowpathError
+from towpath.v1.message_pb2 import Headers
+
+BATCH_MESSAGES_MAX: Final = 4_096
+BATCH_BYTES_MAX: Final = 1 << 20
+"""One batch has no more, unless one message alone is larger. Gateways take 10,000 messages and 4 MiB."""
+
+_NO_HEADERS: Final = Headers()
+
+
+class Submission:
+    """Messages that one call publishes.
+
+    Attributes:
+        acknowledged: how many of them are published.
+        on_way: how many of them may be: they were sent, and nothing was heard of them.
+        last_seq: the last acknowledged one's.
+        error: why the rest will not be published, once settled.
+        is_settled: whether nothing more will happen.
+    """
+
+    __slots__ = (
+        "_headers",
+        "_next",
+        "_on_settled",
+        "_payloads",
+        "acknowledged",
+        "error",
+        "is_settled",
+        "last_seq",
+        "on_way",
+    )
+
+    def __init__(
+        self,
+        payloads: Sequence[bytes | bytearray | memoryview],
+        headers: Headers | Sequence[Headers] | None,
+        on_settled: Callable[[], None],
+    ) -> None:
+        self._payloads = payloads
+        self._headers = headers
+        self._on_settled = on_settled
+        self._next = 0
+        self.acknowledged = 0
+        self.on_way = 0
+        self.last_seq = 0
+        self.error: TowpathError | None = None
+        self.is_settled = False
+
+    def settle(self, error: TowpathError | None) -> None:
+        if not self.is_settled:
+            self.is_settled = True
+            self.error = error
+            self._on_settled()
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether all of it was given to a batch."""
+        return self._next == len(self._payloads)
+
+    def move_into(self, batch: Batch) -> None:
+        """Give the batch as much as it takes."""
+        first = self._next
+        while self._next < len(self._payloads):
+            payload = bytes(self._payloads[self._next])
+            headers = self._headers
+            if headers is not None and not isinstance(headers, Headers):
+                headers = headers[self._next]
+            if not batch.add(payload, headers):
+                break
+            self._next += 1
+        if self._next > first:
+            batch.shares.append((self, self._next - first))
+            self.on_way += self._next - first
+
+
+class Batch:
+    """What is sent at once.
+
+    Attributes:
+        payloads: at least one.
+        shares: which submission has how many of them, in order.
+    """
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.shares: list[tuple[Submission, int]] = []
+        self._headers: list[Headers] = []
+        self._has_headers = False
+        self._bytes = 0
+
+    @property
+    def headers(self) -> list[Headers] | None:
+        """One per payload, or None when none has any."""
+        return self._headers if self._has_headers else None
+
+    def add(self, payload: bytes, headers: Headers | None) -> bool:
+        """Append a message; False when there is no room for it."""
+        size = len(payload) + (headers.ByteSize() if headers is not None else 0)
+        if self.payloads and (
+            len(self.payloads) >= BATCH_MESSAGES_MAX or self._bytes + size > BATCH_BYTES_MAX
+        ):
+            return False
+        self.payloads.append(payload)
+        self._headers.append(headers if headers is not None else _NO_HEADERS)
+        self._has_headers = self._has_headers or headers is not None
+        self._bytes += size
+        return True
+
+
+class Outbox:
+    """One publisher's submissions."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Submission] = deque()
+        self._batch: Batch | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def submit(self, submission: Submission) -> None:
+        """Append a submission."""
+        self._waiting.append(submission)
+
+    def withdraw(self, submission: Submission) -> None:
+        """Send nothing more of a submission; ``on_way`` says what may still be published."""
+        if submission in self._waiting:
+            self._waiting.remove(submission)
+        submission.is_settled = True
+
+    def take(self) -> Batch:
+        """Make the next batch; something must wait, and the last batch must be settled."""
+        assert self._batch is None and self._waiting
+        batch = self._batch = Batch()
+        while self._waiting:
+            self._waiting[0].move_into(batch)
+            if not self._waiting[0].is_sent:
+                break
+            self._waiting.popleft()
+        return batch
+
+    def acknowledge(self, first_seq: int) -> None:
+        """The batch on its way is published."""
+        assert self._batch is not None
+        batch, self._batch = self._batch, None
+        seq = first_seq
+        for submission, count in batch.shares:
+            seq += count
+            submission.on_way -= count
+            submission.acknowledged += count
+            submission.last_seq = seq - 1
+            if submission.is_sent and submission.on_way == 0:
+                submission.settle(None)
+
+    def fail(self, error: TowpathError, *, is_known: bool) -> None:
+        """The batch on its way was refused, or nothing will be heard of it.
+
+        Args:
+            is_known: whether it is certain that none of it was published.
+        """
+        assert self._batch is not None
+        batch, self._batch = self._batch, None
+        for submission, count in batch.shares:
+            if is_known:
+                submission.on_way -= count
+            if self._waiting and self._waiting[0] is submission:
+                self._waiting.popleft()
+            submission.settle(error)
+
+    def fail_all(self, error: TowpathError) -> None:
+        """Nothing more will be published."""
+        if self._batch is not None:
+            self.fail(error, is_known=False)
+        while self._waiting:
+            self._waiting.popleft().settle(error)

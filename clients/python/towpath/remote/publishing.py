@@ -1,0 +1,234 @@
+"""Publishing from afar, on an event loop.
+
+Theory of operation
+    Submissions wait in an :class:`Outbox`; one task sends batch after batch on the session's connection, each
+    when the one before is acknowledged. When the connection breaks, what was on its way fails (nobody knows
+    whether it arrived), and what waited goes out on the next one, from a new source.
+
+    What a message may be is checked before it is submitted, as the ring would, so that one caller's mistake
+    does not cost others who share the batch.
+
+Invariants
+    A message is sent at most once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from towpath import calls, convert, model
+from towpath.aio.api import AsyncHandle, AsyncPublisher
+from towpath.errors import (
+    ChannelNotFound,
+    ChannelUndeclared,
+    ConnectionLost,
+    InvalidArgument,
+    InvalidName,
+    LimitExceeded,
+    MessageTooLarge,
+    NotSupported,
+    PermissionDenied,
+    QuotaExceeded,
+    Timeout,
+    TowpathError,
+    Unavailable,
+)
+from towpath.remote.outbox import Outbox, Submission
+from towpath.remote.ports import Connection, Publication
+from towpath.remote.session import Session
+from towpath.v1.message_pb2 import Headers
+from towpath.waiting import Buffer, deadline_ns, seconds
+
+RECORD_BYTES: Final = 32
+"""What a ring needs beside payload and headers; its largest message is a quarter of it less these."""
+
+_NOTHING_WAS_PUBLISHED: Final = (
+    InvalidArgument,
+    InvalidName,
+    LimitExceeded,
+    MessageTooLarge,
+    NotSupported,
+    PermissionDenied,
+    QuotaExceeded,
+)
+"""Errors of a gateway that say so. After others it is not known."""
+
+
+class RemoteAsyncPublisher(AsyncPublisher):
+    """A publisher through a gateway."""
+
+    def __init__(
+        self, session: Session, info: model.ChannelInfo, on_closed: Callable[[AsyncHandle], None]
+    ) -> None:
+        self._session = session
+        self._on_closed = on_closed
+        self._outbox = Outbox()
+        self._work = asyncio.Event()
+        self._ended: TowpathError | None = None
+        self._publication: Publication | None = None
+        self._sending = asyncio.create_task(self._send(), name="towpath-publisher")
+        self._last_seq = 0
+        self.source = 0
+        self.channel = info.name
+        self.message_bytes_max = min(info.ring_bytes // 4 - RECORD_BYTES, session.message_bytes_max)
+
+    # ---- publishing ----
+
+    async def publish(
+        self,
+        data: Buffer,
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        return await self.publish_many([data], headers=headers, headers_raw=headers_raw, timeout=timeout)
+
+    async def publish_many(
+        self,
+        payloads: Sequence[Buffer],
+        *,
+        headers: model.Headers | Sequence[model.Headers | None] | None = None,
+        headers_raw: bytes | Sequence[bytes] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        if self._ended is not None:
+            raise self._ended
+        column = _parsed(calls.headers_column(len(payloads), headers, headers_raw))
+        deadline = deadline_ns(timeout)
+        fitting = self._count_fitting(payloads, column)
+        last = self._last_seq
+        if fitting:
+            fits = payloads if fitting == len(payloads) else payloads[:fitting]
+            last = await self._submit(fits, column, deadline, len(payloads))
+        if fitting < len(payloads):
+            size = _message_bytes(payloads, column, fitting)
+            so_far = f"; {fitting} of {len(payloads)} were published" if len(payloads) > 1 else ""
+            raise MessageTooLarge(
+                f"a message of {size} bytes; at most {self.message_bytes_max} are allowed{so_far}"
+            )
+        return last
+
+    def _count_fitting(self, payloads: Sequence[Buffer], column: _Column) -> int:
+        """How many of them may be published, up to the first that is too large."""
+        for index in range(len(payloads)):
+            if _message_bytes(payloads, column, index) > self.message_bytes_max:
+                return index
+        return len(payloads)
+
+    async def _submit(
+        self, payloads: Sequence[Buffer], column: _Column, deadline: int | None, count: int
+    ) -> int:
+        """Publish messages that fit; ``count`` is for people."""
+        settled = asyncio.Event()
+        submission = Submission(payloads, column, settled.set)
+        self._outbox.submit(submission)
+        self._work.set()
+        try:
+            async with asyncio.timeout(seconds(deadline)):
+                await settled.wait()
+        except TimeoutError:
+            self._outbox.withdraw(submission)
+            raise self._late(submission, count) from None
+        except asyncio.CancelledError:
+            self._outbox.withdraw(submission)
+            raise
+        if submission.error is not None:
+            raise _so_far(submission.error, submission, count)
+        return submission.last_seq
+
+    def _late(self, submission: Submission, count: int) -> TowpathError:
+        """What a publisher is told whose time is over."""
+        if self._session.connection is None and not submission.on_way:
+            return _so_far(Unavailable("the daemon does not answer"), submission, count)
+        error = Timeout(
+            f"a subscriber of {self.channel} does not read, or the gateway is slow",
+            hint="towpath status shows the channel's subscribers",
+        )
+        return _so_far(error, submission, count)
+
+    # ---- sending ----
+
+    async def _send(self) -> None:
+        on: Connection | None = None
+        while self._ended is None:
+            while not self._outbox:
+                self._work.clear()
+                await self._work.wait()
+            try:
+                connection = await self._session.ready()
+            except TowpathError as error:
+                self._end(error)
+                return
+            if self._publication is None or on is not connection:
+                self._publication, on = connection.publication(self.channel), connection
+            if self._outbox:  # what waited may have given up meanwhile
+                await self._send_batch(self._publication)
+
+    async def _send_batch(self, publication: Publication) -> None:
+        batch = self._outbox.take()
+        try:
+            source, first_seq = await publication.publish(batch.payloads, batch.headers)
+        except TowpathError as error:
+            self._publication = None
+            if isinstance(error, ChannelNotFound):  # it was there when the publisher was made
+                error = ChannelUndeclared(f"channel {self.channel} was undeclared")
+            self._outbox.fail(error, is_known=isinstance(error, _NOTHING_WAS_PUBLISHED))
+            if isinstance(error, ChannelUndeclared):
+                self._end(error)
+        else:
+            self.source = source
+            self._last_seq = first_seq + len(batch.payloads) - 1
+            self._outbox.acknowledge(first_seq)
+
+    def _end(self, error: TowpathError) -> None:
+        if self._ended is None:
+            self._ended = error
+            self._outbox.fail_all(error)
+
+    async def wait_drained(self, timeout: float | None = None) -> bool:
+        raise NotSupported(
+            "a publisher behind a gateway does not see its subscribers",
+            hint="what publish returned for is in the channel's ring",
+        )
+
+    async def close(self) -> None:
+        self._on_closed(self)
+        self._end(ConnectionLost("the publisher was closed", hint=""))
+        self._sending.cancel()
+        await asyncio.wait((self._sending,))
+        publication, self._publication = self._publication, None
+        if publication is not None:
+            await publication.close()
+
+
+_Column = Headers | list[Headers] | None
+
+
+def _parsed(column: bytes | list[bytes] | None) -> _Column:
+    """Serialized headers as they go into a request."""
+    if column is None:
+        return None
+    if isinstance(column, bytes):
+        return _parse(column)
+    return [_parse(raw) for raw in column]
+
+
+def _parse(raw: bytes) -> Headers:
+    return Headers.FromString(convert.encode_headers(convert.decode_headers(raw)))
+
+
+def _message_bytes(payloads: Sequence[Buffer], column: _Column, index: int) -> int:
+    headers = column[index] if isinstance(column, list) else column
+    return memoryview(payloads[index]).nbytes + (headers.ByteSize() if headers is not None else 0)
+
+
+def _so_far(error: TowpathError, submission: Submission, count: int) -> TowpathError:
+    """The error with what became of the messages, where that is not plain."""
+    known = f"{submission.acknowledged} of {count} were published" if count > 1 else ""
+    if submission.on_way:
+        unknown = f"perhaps {submission.on_way} more" if known else "it is not known whether it was published"
+        known = f"{known}, and {unknown}" if known else unknown
+    return type(error)(f"{error.message}; {known}", hint=error.hint) if known else error
