@@ -54,8 +54,8 @@ def test_without_a_daemon_every_verb_says_how_to_start_one(arguments: list[str])
     [
         ([], 2, "a verb is missing"),
         (["status", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
-        (["sub", "plant.*"], 2, "'plant.*' is a pattern, and one subscription is for one channel"),
-        (["sub", "plant.>"], 2, "'plant.>' is a pattern, and one subscription is for one channel"),
+        (["sub", "plant*"], 2, "'plant*' is not a pattern"),
+        (["sub", "plant.>.x"], 2, "'plant.>.x' is not a pattern"),
         (["sub", "a", "--json", "--frame", "raw"], 2, "--frame cannot go with --json or --meta"),
         (["sub", "a", "--delimiter", "x"], 2, "--delimiter needs --frame"),
         (["sub", "a", "--frame", "delimiter"], 2, "framing=delimiter needs option delimiter"),

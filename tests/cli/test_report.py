@@ -138,6 +138,18 @@ def test_colours_change_nothing_but_colours() -> None:
 def test_sentences() -> None:
     assert report.channel_line(CHANNEL) == "plant.line1.temp: topic, overflow block, ring 4 MiB"
     assert report.channel_line(DURABLE) == "b: topic, durable, overflow drop, ring 64 KiB"
+    rare = dataclasses.replace(CHANNEL, name="c", order="total", history=1_000, stall_ms_max=0)
+    assert report.channel_line(rare) == (
+        "c: topic, overflow block, ring 4 MiB, order total, history 1,000, stall never"
+    )
+
+
+def test_columns_that_say_the_same_of_all_are_left_out() -> None:
+    quick = dataclasses.replace(CHANNEL, name="quick", stall_ms_max=250)
+    heading, first, second = report.channels_lines([CHANNEL, quick], PLAIN)
+    assert "STALL" in heading and "HISTORY" not in heading
+    assert " - " in first and " 250 ms " in second
+    assert not any("STALL" in line for line in report.channels_lines([CHANNEL], PLAIN))
     assert (
         report.binding_line(RUNNING) == "binding 3: pipe:vmstat 1 into plant.line1.temp, running (pid 4711)"
     )
@@ -230,6 +242,8 @@ def test_every_payload_comes_back_from_json(payload: bytes) -> None:
 
 def test_what_precedes_a_payload() -> None:
     assert report.message_prefix(message(b"")) == b"2025-11-22T08:26:40.123456Z\t42\t7\t"
+    told = report.message_prefix(message(b""), with_channel=True)
+    assert told == b"2025-11-22T08:26:40.123456Z\t42\t7\t%s\t" % message(b"").channel.encode()
 
 
 @pytest.mark.parametrize(

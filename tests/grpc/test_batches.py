@@ -64,7 +64,7 @@ def test_the_largest_request_is_accepted() -> None:
 
 def test_one_source_in_order_is_one_response() -> None:
     messages = [message(7, seq, b"%d" % seq) for seq in range(5, 300)]
-    [response], unreadable = pack("a.b", messages)
+    [response], unreadable = pack(messages)
     assert unreadable == 0
     batch = response.batch
     assert (batch.channel, batch.source, batch.first_seq) == ("a.b", 7, 5)
@@ -76,7 +76,7 @@ def test_one_source_in_order_is_one_response() -> None:
 def test_headers_of_one_message_make_a_column_for_its_run() -> None:
     headers = Headers(content_type="text/plain")
     messages = [message(1, 1), message(1, 2, headers_raw=headers.SerializeToString()), message(2, 1)]
-    (first, second), unreadable = pack("a.b", messages)
+    (first, second), unreadable = pack(messages)
     assert unreadable == 0
     assert list(first.batch.headers) == [Headers(), headers]
     assert not second.batch.headers
@@ -85,7 +85,7 @@ def test_headers_of_one_message_make_a_column_for_its_run() -> None:
 def test_headers_that_cannot_be_read_are_left_out_and_counted() -> None:
     good = Headers(key=b"k").SerializeToString()
     messages = [message(1, 1, b"a", good), message(1, 2, b"b", b"\xff\xff"), message(1, 3, b"c", good[:-1])]
-    [response], unreadable = pack("a.b", messages)
+    [response], unreadable = pack(messages)
     assert unreadable == 2
     assert list(response.batch.headers) == [Headers(key=b"k"), Headers(), Headers()]
     assert list(response.batch.payloads) == [b"a", b"b", b"c"]
@@ -100,7 +100,7 @@ def test_every_message_comes_out_once_in_order_with_its_number(steps: list[tuple
         last[source] = last.get(source, 0) + step
         messages.append(message(source, last[source], b"%d/%d" % (source, last[source])))
     told = []
-    runs, _ = pack("a.b", messages)
+    runs, _ = pack(messages)
     for response in runs:
         batch = response.batch
         assert len(batch.payloads) == len(batch.publish_times_ns)

@@ -88,9 +88,9 @@ def test_runs_keep_the_order_and_are_as_long_as_they_can_be(keys: list[tuple[int
 
 def test_a_batch_has_a_column_of_headers_only_when_there_are_some() -> None:
     plain, mixed = MessageBatch(), MessageBatch()
-    fill_batch(plain, "a", [message(7, 1), message(7, 2)])
+    fill_batch(plain, [message(7, 1), message(7, 2)])
     assert (plain.channel, plain.source, plain.first_seq) == ("a", 7, 1)
     assert (list(plain.payloads), list(plain.publish_times_ns)) == ([b"7/1", b"7/2"], [10, 20])
     assert not plain.headers
-    fill_batch(mixed, "a", [message(7, 1), message(7, 2, encode_headers(Headers(priority=4)))])
+    fill_batch(mixed, [message(7, 1), message(7, 2, encode_headers(Headers(priority=4)))])
     assert [headers.priority for headers in mixed.headers] == [0, 4]

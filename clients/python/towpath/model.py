@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from towpath.errors import TowpathError
 
@@ -18,6 +18,9 @@ Order = Literal["source", "total"]
 Direction = Literal["in", "out", "both"]
 BindingState = Literal["pending", "running", "waiting", "retrying", "stopped", "failed"]
 GatewayState = Literal["starting", "running", "backing_off", "failed"]
+STALL_MS_DEFAULT: Final = 30_000
+"""How long a publisher waits for a subscriber that does not move, where nothing is said."""
+
 WatchKind = Literal[
     "channel_declared", "channel_undeclared", "binding_created", "binding_deleted", "current", "reset"
 ]
@@ -80,7 +83,7 @@ class ChannelInfo:
     declared_at_ns: int
     order: Order = "source"
     history: int = 0
-    stall_ms_max: int = 0
+    stall_ms_max: int = STALL_MS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

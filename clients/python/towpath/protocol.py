@@ -7,10 +7,9 @@ Theory of operation
     ring objects, at once.
 
     A session outlives its connection. When a new one is made, every source and reader is attached again
-    under its old id with the
-    memory it has: rings and pages are the client's own, so nothing that is in them is lost. Until the
-    other sides have done the same, a source keeps the readers that it had, and a reader its sources; who
-    has not come back when ``RESUME_GRACE_NS`` has passed is taken for dead.
+    under its old id with the memory it has: rings and pages are the client's own, so nothing that is in
+    them is lost. Until the other sides have done the same, a source keeps the readers that it had, and a
+    reader its sources; who has not come back when ``RESUME_GRACE_NS`` has passed is taken for dead.
 
 Invariants
     A reader that the core has told a source of is attached to its writer before the generation that
@@ -25,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -39,7 +39,7 @@ from towpath.errors import (
     TowpathError,
     VersionMismatch,
 )
-from towpath.names import check_name
+from towpath.names import check_name, check_pattern, is_pattern
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame
 
@@ -57,7 +57,13 @@ RESUME_GRACE_NS: Final = 3_000_000_000
 """How long after a reconnection the other sides have to come back."""
 
 SLOTS: Final = 255
-"""Sources that one subscription can follow at a time."""
+"""Sources that one subscription to a channel can follow at a time."""
+
+PATTERN_SLOTS: Final = 4096
+"""Sources that one subscription to a pattern can follow at a time."""
+
+TROUBLES_MAX: Final = 256
+"""Errors that a subscription keeps for a program that does not ask; beyond it the oldest are forgotten."""
 
 IDS_PER_REQUEST: Final = 1024
 
@@ -112,7 +118,7 @@ class SourceState:
 
 
 class ReaderState:
-    """One subscription: its control page, and the sources that it follows.
+    """One subscription, to a channel or to a pattern: its control page, and the sources that it follows.
 
     A source's life here: *added* (it has a slot, and its ring is followed), then, in either order,
     *drained* (its writer closed the ring, or is gone, and all of it was received) and *gone* (the core
@@ -124,6 +130,7 @@ class ReaderState:
         following: sources whose rings are not drained yet.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
+        troubles: what the program must be told once, although the subscription goes on.
         wake: makes a waiting receive look again; set by the client that owns this.
     """
 
@@ -132,13 +139,15 @@ class ReaderState:
         self.id = reader
         self.exclude_origin = exclude_origin
         self.wants_doorbell = wants_doorbell
-        self.reader = _ring.Reader(reader, SLOTS)
+        self.slot_count = PATTERN_SLOTS if is_pattern(channel) else SLOTS
+        self.reader = _ring.Reader(reader, self.slot_count)
         self.page = wire.Descriptor(self.reader.share())
         self.ended: TowpathError | None = None
         self.slots: dict[int, int] = {}
         self.following: set[int] = set()
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()
+        self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
         self.wake: Callable[[], None] = self.reader.notify
 
     def end(self, error: TowpathError) -> None:
@@ -360,11 +369,15 @@ class ClientProtocol:
     ) -> tuple[ReaderState, calls.Call[None]]:
         """Make a control page, and the call that attaches it."""
         require_ring()
-        check_name(channel)
+        check_pattern(channel)
         state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell)
         self.readers[state.id] = state
         return state, calls.attach_reader(
-            channel, state.id, slots=SLOTS, exclude_origin=exclude_origin, wants_doorbell=wants_doorbell
+            channel,
+            state.id,
+            slots=state.slot_count,
+            exclude_origin=exclude_origin,
+            wants_doorbell=wants_doorbell,
         )
 
     def forget_reader(self, state: ReaderState, why: TowpathError) -> None:
@@ -429,7 +442,7 @@ class ClientProtocol:
                 take_up = calls.attach_reader(
                     reader.channel,
                     reader.id,
-                    slots=SLOTS,
+                    slots=reader.slot_count,
                     exclude_origin=reader.exclude_origin,
                     wants_doorbell=reader.wants_doorbell,
                     held=reader.slots,
@@ -489,6 +502,8 @@ class ClientProtocol:
                 self._source_added(frame.source_added, descriptors)
             case "source_gone":
                 self._source_gone(frame.source_gone)
+            case "source_detached":
+                self._source_detached(frame.source_detached)
             case "reader_added":
                 self._reader_added(frame.reader_added, descriptors)
             case "reader_gone":
@@ -516,9 +531,9 @@ class ClientProtocol:
         if notice.source in state.following:
             return
         try:
-            state.reader.add(descriptors[0].fd, notice.slot, notice.source, state.channel, notice.from_start)
+            state.reader.add(descriptors[0].fd, notice.slot, notice.source, notice.channel, notice.from_start)
         except _ring.RingError as error:
-            _log.warning("source %d of channel %s is not followed: %s", notice.source, state.channel, error)
+            _log.warning("source %d of channel %s is not followed: %s", notice.source, notice.channel, error)
             return
         state.following.add(notice.source)
         state.wake()
@@ -527,6 +542,16 @@ class ClientProtocol:
         state = self.readers.get(notice.reader)
         if state is not None and notice.source in state.slots:
             self._let_go(state, notice.source)
+
+    def _source_detached(self, notice: frame_pb2.SourceDetached) -> None:
+        """We were too slow for one source. What of it is unread may be overwritten at any time now."""
+        state = self.readers.get(notice.reader)
+        if state is None or notice.source not in state.slots:
+            return
+        state.troubles.append(convert.error_from_proto(notice.error))
+        state.gone.add(notice.source)
+        self._stop_following(state, notice.source)
+        state.wake()
 
     def _reader_added(self, notice: frame_pb2.ReaderAdded, descriptors: list[wire.Descriptor]) -> None:
         state = self.sources.get(notice.source)

@@ -76,11 +76,10 @@ def _encode(index: int, headers: message_pb2.Headers) -> bytes:
     return raw
 
 
-def pack(channel: str, messages: Sequence[Message]) -> tuple[list[channels_pb2.SubscribeResponse], int]:
+def pack(messages: Sequence[Message]) -> tuple[list[channels_pb2.SubscribeResponse], int]:
     """Pack received messages into responses, in their order.
 
     Args:
-        channel: its name.
         messages: at least one.
 
     Returns:
@@ -93,7 +92,7 @@ def pack(channel: str, messages: Sequence[Message]) -> tuple[list[channels_pb2.S
     for run in runs(messages):
         response = channels_pb2.SubscribeResponse()
         batch = response.batch
-        batch.channel = channel
+        batch.channel = run[0].channel
         batch.source = run[0].source
         batch.first_seq = run[0].seq
         batch.payloads.extend([message.payload for message in run])

@@ -83,7 +83,9 @@ class ChannelsService(channels_pb2_grpc.ChannelsServicer):
     async def Subscribe(  # type: ignore[override]
         self, request_iterator: AsyncIterator[channels_pb2.SubscribeRequest], context: Context
     ) -> None:
-        """Send what is published on a channel until the peer ends the call or its window is used up."""
+        """Send what is published on a channel, or on all that a pattern stands for, until the peer ends the
+        call or its window is used up.
+        """
         window = Window()
         await self._calls.run(context, self._send(context, window), _read_requests(context, window))
 
@@ -132,7 +134,7 @@ class ChannelsService(channels_pb2_grpc.ChannelsServicer):
                 messages = await subscription.receive_many(count_max, bytes_max=settings.batch_bytes_max)
                 count = len(messages)
                 window.spend(count)
-                responses, unreadable = pack(channel, messages)
+                responses, unreadable = pack(messages)
                 # A peer that does not read keeps us in write(); then there shall be one copy of the batch,
                 # not two.
                 del messages

@@ -16,7 +16,7 @@ import asyncio
 from typing import Final
 
 from towpath.errors import InvalidArgument
-from towpath.names import check_name
+from towpath.names import check_pattern
 from towpath.v1 import channels_pb2
 
 CREDIT_MAX: Final = 1 << 32
@@ -42,10 +42,10 @@ class Window:
         Raises:
             InvalidArgument: a later request names a channel, or adds credit where there is no window or above
                 ``CREDIT_MAX``.
-            InvalidName: the first request's channel is not well formed.
+            InvalidName: the first request's channel, or pattern, is not well formed.
         """
         if not self._channel:
-            self._channel = check_name(request.channel)
+            self._channel = check_pattern(request.channel)
             self._is_limited = request.credit > 0
         elif request.channel:
             raise InvalidArgument(
@@ -73,7 +73,7 @@ class Window:
         self._changed.set()
 
     async def opened(self) -> str:
-        """Wait for the first request; return the channel that it names."""
+        """Wait for the first request; return the channel, or pattern, that it names."""
         while not self._channel:
             await self._wait_changed()
         return self._channel

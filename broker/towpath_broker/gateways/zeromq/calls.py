@@ -236,7 +236,7 @@ class Calls:
                 batch = await subscription.receive_many(count_max, bytes_max=self._settings.rpc_batch_bytes)
                 for run in runs(batch):
                     frame = Frame(id=call.id)
-                    fill_batch(frame.subscribe_response.batch, channel, run)
+                    fill_batch(frame.subscribe_response.batch, run)
                     call.spend(len(run))
                     await self._deliver(call, frame, None)
                 self._gateway.count("messages_out", len(batch))

@@ -82,10 +82,10 @@ def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
             start = index
 
 
-def fill_batch(batch: message_pb2.MessageBatch, channel: str, run: Sequence[Message]) -> None:
+def fill_batch(batch: message_pb2.MessageBatch, run: Sequence[Message]) -> None:
     """Put one stretch of messages (see :func:`runs`) into an empty batch: a column at a time, no object per
     message."""
-    batch.channel = channel
+    batch.channel = run[0].channel
     batch.source = run[0].source
     batch.first_seq = run[0].seq
     batch.payloads.extend([message.payload for message in run])

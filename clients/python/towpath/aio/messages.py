@@ -153,6 +153,8 @@ class LocalAsyncSubscription(AsyncSubscription):
             if state.is_drained:
                 assert state.ended is not None
                 raise state.ended
+            if state.troubles:
+                raise state.troubles.popleft()
             messages = state.reader.receive(count_max, bytes_max, 0)
             if messages:
                 return messages

@@ -59,6 +59,9 @@ def declare(arguments: Namespace) -> int:
             durable=arguments.durable,
             overflow=arguments.overflow,
             ring_bytes=arguments.ring_bytes,
+            order=arguments.order,
+            history=arguments.history,
+            stall_ms_max=arguments.stall_ms_max,
         )
     emit(
         report.to_json(report.channel_document(channel))

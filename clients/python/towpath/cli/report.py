@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from towpath.cli.text import Cell, Style, ago, byte_size, duration, one_line, ordinal, plural, table
 from towpath.errors import TowpathError
-from towpath.model import BindingInfo, BindingReport, ChannelInfo, GatewayInfo, Headers, Status
+from towpath.model import (
+    STALL_MS_DEFAULT,
+    BindingInfo,
+    BindingReport,
+    ChannelInfo,
+    GatewayInfo,
+    Headers,
+    Status,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -160,9 +168,12 @@ def _text_or_base64(data: bytes) -> tuple[str, str]:
 # ---- text --------------------------------------------------------------------------------------------------
 
 
-def message_prefix(message: MessageLike) -> bytes:
-    """What ``sub --meta`` puts before a payload: publish time, source and seq, each with a tab."""
-    return f"{timestamp(message.time_ns)}\t{message.source}\t{message.seq}\t".encode()
+def message_prefix(message: MessageLike, *, with_channel: bool = False) -> bytes:
+    """What ``sub --meta`` puts before a payload: publish time, source, seq and, of a pattern, the channel,
+    each with a tab.
+    """
+    channel = f"{message.channel}\t" if with_channel else ""
+    return f"{timestamp(message.time_ns)}\t{message.source}\t{message.seq}\t{channel}".encode()
 
 
 def timestamp(time_ns: int) -> str:
@@ -175,7 +186,21 @@ def channel_line(channel: ChannelInfo) -> str:
     """One sentence on a channel, as ``declare`` prints it."""
     durable = ", durable" if channel.durable else ""
     ring = byte_size(channel.ring_bytes)
-    return f"{channel.name}: {channel.kind}{durable}, overflow {channel.overflow}, ring {ring}"
+    order = "" if channel.order == "source" else f", order {channel.order}"
+    more = "".join(f", {what} {text}" for what, text in zip(_RARE, _rare(channel), strict=True) if text)
+    return f"{channel.name}: {channel.kind}{durable}, overflow {channel.overflow}, ring {ring}{order}{more}"
+
+
+_RARE: Final = ("history", "stall")
+
+
+def _rare(channel: ChannelInfo) -> tuple[str, str]:
+    """A channel's history and how long its publishers wait; empty where it is the default."""
+    stall = "never" if channel.stall_ms_max == 0 else f"{channel.stall_ms_max:,} ms"
+    return (
+        f"{channel.history:,}" if channel.history else "",
+        "" if channel.stall_ms_max == STALL_MS_DEFAULT else stall,
+    )
 
 
 def binding_line(binding: BindingInfo) -> str:
@@ -188,7 +213,9 @@ def binding_line(binding: BindingInfo) -> str:
 
 
 def channels_lines(channels: Sequence[ChannelInfo], style: Style, *, indent: str = "") -> list[str]:
-    """The table of channels, one line each."""
+    """The table of channels, one line each; what is the default on all of them has no column."""
+    rare = [_rare(channel) for channel in channels]
+    shown = [index for index in range(len(_RARE)) if any(values[index] for values in rare)]
     rows = [
         (
             channel.name,
@@ -196,12 +223,13 @@ def channels_lines(channels: Sequence[ChannelInfo], style: Style, *, indent: str
             "yes" if channel.durable else "no",
             channel.overflow,
             byte_size(channel.ring_bytes),
+            *(values[index] or "-" for index in shown),
             str(channel.publishers),
             str(channel.subscribers),
             str(channel.bindings),
             channel.owner,
         )
-        for channel in channels
+        for channel, values in zip(channels, rare, strict=True)
     ]
     headings = (
         "NAME",
@@ -209,6 +237,7 @@ def channels_lines(channels: Sequence[ChannelInfo], style: Style, *, indent: str
         "DURABLE",
         "OVERFLOW",
         ">RING",
+        *(f">{_RARE[index].upper()}" for index in shown),
         ">PUBLISHERS",
         ">SUBSCRIBERS",
         ">BINDINGS",

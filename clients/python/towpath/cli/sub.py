@@ -21,8 +21,9 @@ from towpath.cli.connection import connect
 from towpath.cli.frames import Refusals, framing_options
 from towpath.cli.grammar import UsageError
 from towpath.cli.text import plural, printable
-from towpath.errors import NotSupported, Timeout
+from towpath.errors import Timeout
 from towpath.framing import encoder
+from towpath.names import check_pattern, is_pattern
 
 if TYPE_CHECKING:
     import towpath
@@ -36,11 +37,7 @@ Writer = Callable[[Sequence["towpath.Message"]], list[bytes]]
 
 def run(arguments: Namespace) -> int:
     """Print messages until there were enough, or nothing came for too long, or somebody stops it."""
-    if any(wildcard in arguments.channel for wildcard in "*>"):
-        raise NotSupported(
-            f"{arguments.channel!r} is a pattern, and one subscription is for one channel",
-            hint="name the channel; towpath channels lists them",
-        )
+    check_pattern(arguments.channel)
     refusals = Refusals("not printed")
     write = _writer(arguments, refusals)
     with connect(arguments) as client, client.subscribe(arguments.channel) as subscription:
@@ -99,8 +96,9 @@ def _writer(arguments: Namespace, refusals: Refusals) -> Writer:
         return lambda batch: [report.message_json_line(message) for message in batch]
     is_terminal = streams.is_terminal(streams.STDOUT)
     if arguments.meta:
+        with_channel = is_pattern(arguments.channel)
         return lambda batch: [
-            report.message_prefix(message)
+            report.message_prefix(message, with_channel=with_channel)
             + (printable(message.payload) if is_terminal else message.payload)
             + b"\n"
             for message in batch

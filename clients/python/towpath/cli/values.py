@@ -48,6 +48,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    if not (text.isascii() and text.isdigit() and int(text[:20]) <= COUNT_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
 def pair(text: str) -> tuple[str, str]:
     """Read ``key=value``; only the first ``=`` divides."""
     key, equals, value = text.partition("=")

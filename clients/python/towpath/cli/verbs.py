@@ -17,6 +17,7 @@ from towpath.cli import values
 
 KINDS: Final = ("topic", "queue", "state", "service")
 OVERFLOWS: Final = ("block", "drop")
+ORDERS: Final = ("source", "total")
 DIRECTIONS: Final = ("in", "out", "both")
 FRAMINGS: Final = ("line", "length", "netstring", "delimiter", "fixed", "raw")
 SHELLS: Final = ("bash", "zsh", "tcsh")
@@ -106,6 +107,24 @@ def _declare(parser: ArgumentParser) -> None:
         type=values.size,
         help="of each publisher's ring: a power of two, as in 4M; the largest message is a quarter of it",
     )
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        help="whose order subscribers see: each publisher's own, or one for all. Default: source",
+    )
+    parser.add_argument(
+        "--history",
+        metavar="N",
+        type=values.number,
+        help="give a new subscriber each publisher's last N messages first. Default: 0",
+    )
+    parser.add_argument(
+        "--stall-ms-max",
+        metavar="MS",
+        type=values.number,
+        help="detach a subscriber that does not move for so long while a publisher waits for it; "
+        "0: never. Default: 30000",
+    )
     _add_json(parser)
 
 
@@ -191,7 +210,9 @@ def _pub(parser: ArgumentParser) -> None:
 
 
 def _sub(parser: ArgumentParser) -> None:
-    parser.add_argument("channel", metavar="CHANNEL")
+    parser.add_argument(
+        "channel", metavar="CHANNEL", help="or a pattern: 'plant.*.temp' (one level), 'plant.>' (one or more)"
+    )
     parser.add_argument("-n", "--count", metavar="N", type=values.count, help="leave after N messages")
     parser.add_argument(
         "--timeout",
@@ -205,7 +226,8 @@ def _sub(parser: ArgumentParser) -> None:
     form.add_argument(
         "--meta",
         action="store_true",
-        help="before each message its publish time (UTC), source and seq, and a tab",
+        help="before each message its publish time (UTC), source, seq and, for a pattern, its channel, each "
+        "with a tab",
     )
 
 
@@ -258,6 +280,7 @@ VERBS: Final = {
                 "towpath sub plant.temp --count 1 --timeout 5",
                 'towpath sub plant.temp | while read -r line; do echo "got $line"; done',
                 "towpath sub plant.temp --json | jq -r .payload",
+                "towpath sub 'plant.>' --meta",
             ),
         ),
         Verb(

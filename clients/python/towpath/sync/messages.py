@@ -166,6 +166,8 @@ class LocalSubscription(Subscription):
             if state.is_drained:
                 assert state.ended is not None
                 raise state.ended
+            if state.troubles:
+                raise state.troubles.popleft()
             messages = self._receive(count_max, bytes_max, 0 if state.ended else remaining_ns(deadline))
             if messages:
                 return messages
