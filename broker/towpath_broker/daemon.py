@@ -144,6 +144,7 @@ class Daemon:
     def _counters(self) -> Mapping[str, int]:
         machine, engine = self._machine.statistics(), self._engine.statistics()
         rings, pages, doorbells = self._door.descriptors.counts()
+        own_sources, waiting_bytes = self._door.mediator.counts()
         return {
             **self._door.counters,
             "commands": engine.commands,
@@ -155,6 +156,8 @@ class Daemon:
             "rings_held": rings,
             "control_pages_held": pages,
             "doorbells_held": doorbells,
+            "own_sources": own_sources,
+            "publish_bytes_waiting": waiting_bytes,
         }
 
     # ---- the supervisor ----

@@ -124,17 +124,33 @@ def test_ctrl_c_ends_by_the_signal_and_quietly(
 def test_a_stopped_subscriber_makes_publishing_wait_and_only_as_long_as_asked(
     client: library.Client, channel: str, env: dict[str, str], start: Start
 ) -> None:
-    subscriber = start("sub", channel, "--count", "1")
+    subscriber = start("sub", channel, "--count", "71")
     subscribed(client, channel)
     subscriber.send_signal(signal.SIGSTOP)
-    published = towpath("pub", channel, "x", "--timeout", "0.3", env=env)
+    # Little is the core's from now on, and nobody has to wait for it to be read.
+    assert towpath("pub", channel, "x", "--timeout", "0.3", env=env).returncode == 0
+    much = (b"y" * 999 + b"\n") * 70
+    published = towpath("pub", channel, "--timeout", "0.3", env=env, stdin=much)
     assert published.returncode == 124
     assert published.stderr.decode().splitlines() == [
         f"towpath: a subscriber of {channel} has not read everything after 0.3 s",
         "hint: everything was published, and stays in its ring for it",
     ]
     subscriber.send_signal(signal.SIGCONT)
-    assert output(subscriber) == (0, b"x\n", b"")
+    assert output(subscriber) == (0, b"x\n" + much, b"")
+
+
+def test_a_full_ring_makes_a_brief_publisher_wait_and_only_as_long_as_asked(
+    client: library.Client, env: dict[str, str]
+) -> None:
+    client.declare("t.tight", ring_bytes=4096)
+    with client.subscribe("t.tight") as subscription:
+        published = towpath("pub", "t.tight", *["x" * 900] * 9, "--timeout", "0.3", env=env)
+        assert published.returncode == 124
+        assert b" of 9 were published" in published.stderr
+        got = subscription.receive_many(100, timeout=10)
+        assert 0 < len(got) < 9
+        assert f"{len(got)} of 9".encode() in published.stderr
 
 
 def test_without_subscribers_publishing_is_quiet_and_fine(channel: str, env: dict[str, str]) -> None:

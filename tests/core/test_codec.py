@@ -186,7 +186,8 @@ VERSION_2 = [
             '"channels_max":65536,"channels_per_principal_max":16384,"bindings_max":4096,'
             '"sources_per_principal_max":16384,"readers_per_principal_max":16384,"publishers_per_channel_max":255,'
             '"subscribers_per_channel_max":1024,"patterns_max":1024,"patterns_per_principal_max":256,'
-            '"ring_bytes_max":1073741824,"waits_per_session_max":64,"watches_per_session_max":4},'
+            '"own_sources_max":1024,"ring_bytes_max":1073741824,"waits_per_session_max":64,'
+            '"watches_per_session_max":4},'
             '"defaults":{"kind":"topic","durable":false,"overflow":"block","ring_bytes":1048576,"order":"source",'
             '"history":0,"stall_ms_max":30000}}'
         ),

@@ -147,7 +147,7 @@ def test_a_client_that_does_not_read_is_cut_off(daemon: DaemonHandle, bystander:
 
 def test_requests_that_are_refused_leave_the_connection_open(daemon: DaemonHandle) -> None:
     requests = {
-        Code.NOT_SUPPORTED: empty(2, "publish_request"),
+        Code.NOT_SUPPORTED: empty(2, "subscribe_request"),
         Code.PERMISSION_DENIED: empty(3, "get_status_request", principal="grpc:root"),
         Code.BAD_DESCRIPTOR: empty(4, "attach_source_request"),
         Code.INVALID_ARGUMENT: empty(5, "create_binding_request"),

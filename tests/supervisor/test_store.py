@@ -38,7 +38,7 @@ def handed_out(store: Store) -> list[tuple[dict[str, object], list[int]]]:
         with ours, theirs:
             outbox = Outbox(ours)
             assert store.hand_out(outbox)
-            packets = []
+            packets: list[tuple[dict[str, object], list[int]]] = []
             while not packets or packets[-1][0]["type"] != "stored_end":
                 received = await asyncio.get_running_loop().run_in_executor(None, receive_packet, theirs)
                 assert received is not None

@@ -34,6 +34,11 @@ A stalled pair
     ask that of its own pairs alone, so it harms nobody but who listens to it. The pair comes back only when
     one of both attaches anew.
 
+The core's own ends
+    A topic may have a source and a reader of the core's own (``own``), which count in no number told to
+    people. With such a reader, the *intake*, ordinary readers and ordinary sources never meet: each is
+    paired with the core (``Reader.wants``). An own source is told of its readers at once.
+
 Invariants
     In ``paired`` of a source are readers that want it, and all of them but those it was parted from.
     A reader's slots in use and free are disjoint, and together all of them.
@@ -46,6 +51,7 @@ Not here: which channels exist and may be used (``registry``), who may use which
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 from towpath.errors import (
     ChannelUndeclared,
@@ -71,7 +77,16 @@ from .effects import (
 )
 from .ids import ReaderId, SourceId
 from .limits import CELLS_MAX, Limits
-from .pairs import Reader, Source, Topic, free_after, reader_added, source_added, source_gone
+from .pairs import (
+    Reader,
+    Source,
+    Topic,
+    free_after,
+    reader_added,
+    source_added,
+    source_excluded,
+    source_gone,
+)
 from .quotas import Tally
 from .registry import NOBODY, Presence
 from .sessions import Session
@@ -103,9 +118,9 @@ class Topics:
     def presence(self, name: str) -> Presence:
         """Return who is on a channel now."""
         topic = self.topics.get(name)
-        if topic is None or not (topic.sources or topic.readers or topic.patterns):
+        if topic is None or not (topic.publishers or topic.subscribers or topic.patterns):
             return NOBODY
-        return Presence(len(topic.sources), len(topic.readers), topic.patterns)
+        return Presence(topic.publishers, topic.subscribers, topic.patterns)
 
     def generation(self, topic: Topic) -> int:
         """Return the value of a topic's cell."""
@@ -170,19 +185,10 @@ class Topics:
         Raises:
             LimitExceeded, QuotaExceeded: there are as many publishers as there may be.
         """
-        if len(topic.sources) >= limits.publishers_per_channel_max:
-            raise LimitExceeded(
-                f"channel {topic.name!r} has {len(topic.sources)} publishers:"
-                f" publishers_per_channel_max is {limits.publishers_per_channel_max}"
-            )
-        self._sources_tally.check(principal, limits.sources_per_principal_max)
+        if not session.is_own:
+            self.check_source(topic, source_id, principal, limits)
         source = Source(source_id, session, principal, topic, origin)
-        wanting = [
-            reader
-            for readers in (topic.readers, self._patterns)
-            for reader in readers.values()
-            if reader.wants(source)
-        ]
+        wanting = [reader for reader in self._readers_at(topic) if reader.wants(source)]
         effects: list[Effect] = []
         for reader in [reader for reader in wanting if not reader.has_slot_for(source_id)]:
             error = LimitExceeded(
@@ -193,8 +199,12 @@ class Topics:
             effects.extend(self.detach_reader(reader))
             wanting.remove(reader)
         self.sources[source_id] = topic.sources[source_id] = source
+        if session.is_own:
+            topic.own = source
         session.sources[source_id] = None
         self._sources_tally.add(principal)
+        excluding = [reader for reader in self._readers_at(topic) if reader.excludes(source)]
+        effects.extend(source_excluded(source, reader) for reader in excluding)
         start = StartAt.TAIL if is_resumed else StartAt.START
         for reader in wanting:
             reader.take(source_id)
@@ -202,6 +212,34 @@ class Topics:
             effects.append(reader_added(source, reader, start))
             effects.append(source_added(source, reader, start))
         return effects
+
+    def check_source(self, topic: Topic, source_id: SourceId, principal: str, limits: Limits) -> None:
+        """Refuse one publisher more where there are as many as there may be.
+
+        Raises:
+            LimitExceeded, QuotaExceeded: says of what.
+        """
+        if topic.publishers >= limits.publishers_per_channel_max:
+            raise LimitExceeded(
+                f"channel {topic.name!r} has {topic.publishers} publishers:"
+                f" publishers_per_channel_max is {limits.publishers_per_channel_max}"
+            )
+        self._sources_tally.check(principal, limits.sources_per_principal_max)
+        if topic.intake is not None and not topic.intake.has_slot_for(source_id):
+            raise LimitExceeded(
+                f"channel {topic.name!r} has as many publishers as the core can read, with those that left"
+                " and were not read to the end",
+                hint="a subscriber does not read; towpath status shows the channel's subscribers",
+            )
+
+    def _readers_at(self, topic: Topic) -> Iterable[Reader]:
+        """All readers that could follow a source of this topic."""
+        return chain(topic.readers.values(), self._patterns.values())
+
+    def detach_own(self, topic: Topic) -> list[Effect]:
+        """Take the core's own ends off a topic; what it wrote is drained as any ring is."""
+        effects = [] if topic.intake is None else self.detach_reader(topic.intake)
+        return effects if topic.own is None else [*effects, *self.detach_source(topic.own)]
 
     def detach_source(self, source: Source) -> list[Effect]:
         """End a publisher; its subscribers drain its ring and free the slot."""
@@ -283,7 +321,8 @@ class Topics:
         """
         free = free_after(slots, held)
         topic = None if is_pattern(name) else self.topics[name]
-        self._check_room(topic, principal, limits)
+        if not session.is_own:
+            self._check_room(topic, principal, limits)
         reader = Reader(
             id=reader_id,
             session=session,
@@ -306,11 +345,19 @@ class Topics:
             )
         self._add_reader(reader, matching)
         effects: list[Effect] = [self._bump(each) for each in matching if topic or each.sources]
+        effects.extend(
+            source_excluded(source, reader)
+            for each in matching
+            for source in each.sources.values()
+            if reader.excludes(source)
+        )
         for source in wanted:
             start = StartAt.HISTORY if has_history(source.topic.name) else StartAt.TAIL
             reader.take(source.id)
             source.paired[reader_id] = reader
             source.starts[reader_id] = start
+            if source.session.is_own:
+                effects.extend(self.fetch_readers(source))
             effects.append(source_added(source, reader, start))
         return effects
 
@@ -323,9 +370,9 @@ class Topics:
                     f"there are {len(self._patterns)} subscriptions to patterns:"
                     f" patterns_max is {limits.patterns_max}"
                 )
-        elif len(topic.readers) >= limits.subscribers_per_channel_max:
+        elif topic.subscribers >= limits.subscribers_per_channel_max:
             raise LimitExceeded(
-                f"channel {topic.name!r} has {len(topic.readers)} subscribers:"
+                f"channel {topic.name!r} has {topic.subscribers} subscribers:"
                 f" subscribers_per_channel_max is {limits.subscribers_per_channel_max}"
             )
 
@@ -336,8 +383,10 @@ class Topics:
         else:
             paired = (source for source in self._sources_of(reader) if reader.id in source.paired)
             touched = list({source.topic.name: source.topic for source in paired}.values())
+        own = [source for source in self._sources_of(reader) if source.session.is_own]
         self._remove_reader(reader)
-        return [*map(self._bump, touched), DropReader(reader.id)]
+        told = [effect for source in own for effect in self.fetch_readers(source)]
+        return [*map(self._bump, touched), *told, DropReader(reader.id)]
 
     def release_slot(self, reader: Reader, source: SourceId) -> None:
         """Free the slot of a pair whose source is gone; nothing to do where there is no such pair.
@@ -362,6 +411,8 @@ class Topics:
         del self.sources[source.id]
         del source.session.sources[source.id]
         del source.topic.sources[source.id]
+        if source.session.is_own:
+            source.topic.own = None
         self._sources_tally.remove(source.principal)
 
     def _add_reader(self, reader: Reader, matching: Iterable[Topic]) -> None:
@@ -370,6 +421,8 @@ class Topics:
         self._readers_tally.add(reader.principal)
         if reader.topic is not None:
             reader.topic.readers[reader.id] = reader
+            if reader.session.is_own:
+                reader.topic.intake = reader
             return
         self._patterns[reader.id] = reader
         self._patterns_tally.add(reader.principal)
@@ -385,6 +438,8 @@ class Topics:
         self._readers_tally.remove(reader.principal)
         if reader.topic is not None:
             del reader.topic.readers[reader.id]
+            if reader.session.is_own:
+                reader.topic.intake = None
             return
         del self._patterns[reader.id]
         self._patterns_tally.remove(reader.principal)

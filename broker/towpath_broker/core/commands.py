@@ -9,12 +9,13 @@ what a client says of itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar
 
 from towpath.errors import TowpathError
+from towpath.model import STALL_MS_DEFAULT
 
 from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
 from .limits import Limits
@@ -78,7 +79,7 @@ class ChannelOptions:
     ring_bytes: int = 1 << 20
     order: Order = Order.SOURCE
     history: int = 0
-    stall_ms_max: int = 30_000
+    stall_ms_max: int = STALL_MS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,3 +348,47 @@ class DetachStalled(Command):
     caller: Caller
     source: SourceId
     reader: ReaderId
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Command):
+    """Messages that came over the socket, for the core to write. The shell answers when they are written.
+
+    Attributes:
+        payloads: 1 or more.
+        headers: serialized, one for each payload; empty when none has any.
+    """
+
+    caller: Caller
+    channel: str
+    payloads: Sequence[bytes]
+    headers: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CloseOwnSource(Command):
+    """The core's source on a channel has been idle for long. Nothing happens where it is needed."""
+
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFound:
+    """What an earlier core left on a channel: its source's ring and its intake's control page.
+
+    Attributes:
+        held: the slots that sources had in the page.
+    """
+
+    channel: str
+    source: SourceId
+    ring_bytes: int
+    reader: ReaderId
+    held: Mapping[SourceId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverOwn(Command):
+    """A run begins: go on with what an earlier one left, as far as it still fits. Before any session."""
+
+    found: Sequence[OwnFound]

@@ -7,7 +7,7 @@ orders to the shell, which holds what the core does not: descriptors, connection
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -228,8 +228,17 @@ class PublicationEnded:
     error: TowpathError
 
 
+@dataclass(frozen=True, slots=True)
+class SourceExcluded:
+    """To a subscriber of a channel in total order: messages that came from this source are not for it."""
+
+    reader: ReaderId
+    source: SourceId
+
+
 NoticeBody = (
     SourceAdded
+    | SourceExcluded
     | SourceGone
     | SourceDetached
     | ReaderAdded
@@ -349,6 +358,44 @@ class DropReader:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenOwnSource:
+    """Make the core's own ring on a channel; before anyone is told of it.
+
+    Attributes:
+        session: the core's own, to which notices about it go.
+        is_recovered: go on with the ring that an earlier core left.
+    """
+
+    channel: str
+    source: SourceId
+    session: SessionId
+    options: ChannelOptions
+    is_recovered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOwnReader:
+    """Make the control page with which the core reads a channel's publishers; after its source."""
+
+    channel: str
+    reader: ReaderId
+    slots: int
+    is_recovered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMessages:
+    """Write into the core's own ring, and then answer the call."""
+
+    session: SessionId
+    call: CallId
+    principal: str
+    source: SourceId
+    payloads: Sequence[bytes]
+    headers: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something an operator should know (a configured channel that conflicts); logged and shown in the
     status."""
@@ -366,5 +413,8 @@ Effect = (
     | BumpGeneration
     | DropSource
     | DropReader
+    | OpenOwnSource
+    | OpenOwnReader
+    | WriteMessages
     | Warn
 )

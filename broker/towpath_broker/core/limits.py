@@ -65,6 +65,9 @@ class Limits:
     patterns_per_principal_max: int = _limit(
         256, 4096, "Subscriptions of one principal to patterns at one time."
     )
+    own_sources_max: int = _limit(
+        1024, CELLS_MAX, "Channels on which the core writes itself: order=total, and published on by socket."
+    )
     ring_bytes_max: int = _limit(
         RING_BYTES_LIMIT, RING_BYTES_LIMIT, "The largest ring a channel may ask for."
     )

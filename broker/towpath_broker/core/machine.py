@@ -46,6 +46,7 @@ from .commands import Caller, ChannelOptions, Command
 from .effects import Effect
 from .ids import CallId, ReaderId, SourceId
 from .limits import ORIGIN_CHARS_MAX, Limits
+from .own import OwnEnds
 from .pairs import Reader, Source
 from .registry import (
     BindingDefinition,
@@ -109,6 +110,7 @@ class Machine:
         self._registry = Registry(self._configured.limits, self._configured.defaults)
         self._sessions = Sessions()
         self._topics = Topics()
+        self._own = OwnEnds(self._topics, self._sessions)
         self._reports = Reports()
         self._watches = Watches()
         self._now_ns = 0
@@ -139,6 +141,9 @@ class Machine:
             c.FetchReaders: self._fetch_readers,
             c.ReleaseSlot: self._release_slot,
             c.DetachStalled: self._detach_stalled,
+            c.Publish: self._publish,
+            c.CloseOwnSource: self._close_own_source,
+            c.RecoverOwn: self._recover_own,
         }
 
     # ---- the outside ---------------------------------------------------------------------------------------
@@ -295,6 +300,7 @@ class Machine:
         self._incarnation += 1
         self._sessions.start(self._incarnation)
         self._topics.start()
+        self._own.start()
         self._registry.limits = command.limits
         self._registry.defaults = command.defaults
         self._watches.start()
@@ -353,6 +359,7 @@ class Machine:
             self._topics.open(channel.name)
         elif plan.change is Change.CHANNEL_REPLACED:
             self._registry.replace_channel(channel)
+            effects.extend(self._topics.detach_own(self._topics.topics[channel.name]))
         view = self._channel_view(channel)
         if plan.change is not Change.NOTHING:
             effects.extend(self._watches.tell(e.WatchChannelDeclared(view)))
@@ -509,6 +516,8 @@ class Machine:
                 hint=f"its rings have {channel.options.ring_bytes} bytes",
             )
         topic = self._topics.topics[channel.name]
+        self._topics.check_source(topic, command.source, command.caller.principal, self._registry.limits)
+        mediating = self._own.ensure_intake(channel, self._registry.limits)
         effects = self._topics.attach_source(
             topic=topic,
             source_id=command.source,
@@ -520,7 +529,7 @@ class Machine:
         )
         self._sessions.use(command.source)
         body = e.SourceAttached(topic.cell, self._topics.generation(topic))
-        return [*effects, *self._reply(command.caller, body)]
+        return [*mediating, *effects, *self._reply(command.caller, body)]
 
     def _detach_source(self, command: c.DetachSource) -> list[Effect]:
         source = self._source_of(command.caller, command.source)
@@ -578,6 +587,33 @@ class Machine:
             )
         effects = self._topics.detach_stalled(source, command.reader, stall_ms_max)
         return [*effects, *self._reply(command.caller, e.Done())]
+
+    # ---- the core's own ends -------------------------------------------------------------------------------
+
+    def _publish(self, command: c.Publish) -> list[Effect]:
+        caller = command.caller
+        if self._sessions.get(caller.session) is None:
+            return []
+        assert caller.session is not None
+        channel = self._registry.require(command.channel)
+        source, effects = self._own.ensure_source(channel, self._registry.limits)
+        write = e.WriteMessages(
+            caller.session, caller.call, caller.principal, source.id, command.payloads, command.headers
+        )
+        return [*effects, write]
+
+    def _close_own_source(self, command: c.CloseOwnSource) -> list[Effect]:
+        source = self._topics.sources.get(command.source)
+        if source is None or not source.session.is_own or source.topic.intake is not None:
+            return []
+        return self._topics.detach_source(source)
+
+    def _recover_own(self, command: c.RecoverOwn) -> list[Effect]:
+        effects: list[Effect] = []
+        for found in command.found:
+            channel = self._registry.channels.get(found.channel)
+            effects.extend(self._own.recover(found, channel, self._registry.limits))
+        return effects
 
     def _options(self, name: str) -> ChannelOptions:
         return self._registry.channels[name].options

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from towpath.errors import InvalidArgument
 
-from .effects import Effect, Notice, ReaderAdded, SourceAdded, SourceGone, StartAt
+from .effects import Effect, Notice, ReaderAdded, SourceAdded, SourceExcluded, SourceGone, StartAt
 from .ids import ReaderId, SourceId
 from .limits import SLOTS_MAX
 from .sessions import Session
@@ -15,13 +15,31 @@ from .sessions import Session
 
 @dataclass(slots=True, eq=False)
 class Topic:
-    """One channel's publishers and subscribers; ``patterns`` counts the pattern readers that match it."""
+    """One channel's publishers and subscribers.
+
+    Attributes:
+        patterns: how many pattern readers match it.
+        own: the core's own source, if there is one; one of ``sources``.
+        intake: the core's own reader, where it stands between publishers and subscribers; one of ``readers``.
+    """
 
     name: str
     cell: int
     patterns: int = 0
+    own: Source | None = None
+    intake: Reader | None = None
     sources: dict[SourceId, Source] = field(default_factory=dict)
     readers: dict[ReaderId, Reader] = field(default_factory=dict)
+
+    @property
+    def publishers(self) -> int:
+        """How many sources there are that are not the core's own."""
+        return len(self.sources) - (self.own is not None)
+
+    @property
+    def subscribers(self) -> int:
+        """How many readers there are that are not the core's own."""
+        return len(self.readers) - (self.intake is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +54,11 @@ class Source:
     paired: dict[ReaderId, Reader] = field(default_factory=dict)
     known: dict[ReaderId, Reader] = field(default_factory=dict)
     starts: dict[ReaderId, StartAt] = field(default_factory=dict)
+
+    @property
+    def is_taken_in(self) -> bool:
+        """Whether only the core reads it, and puts its messages in order."""
+        return self.topic.intake is not None and not self.session.is_own
 
 
 @dataclass(slots=True, eq=False)
@@ -61,9 +84,20 @@ class Reader:
     slots: dict[SourceId, int] = field(default_factory=dict)
 
     def wants(self, source: Source) -> bool:
-        """Whether the source is for this reader: its channel, and not its own echo."""
-        return self.matches(source.topic.name) and (
-            not self.exclude_origin or source.origin != self.exclude_origin
+        """Whether the source is for this reader: its channel, its side of the core, not its own echo."""
+        return (
+            self.matches(source.topic.name)
+            and (not self.exclude_origin or source.origin != self.exclude_origin)
+            and (self.session.is_own is source.is_taken_in)
+        )
+
+    def excludes(self, source: Source) -> bool:
+        """Whether it must leave out what the core took in from this source, to hear no echo."""
+        return (
+            self.exclude_origin != ""
+            and source.origin == self.exclude_origin
+            and source.is_taken_in
+            and self.matches(source.topic.name)
         )
 
     def has_slot_for(self, source: SourceId) -> bool:
@@ -93,6 +127,11 @@ def source_added(source: Source, reader: Reader, start: StartAt) -> Notice:
         source.session.id,
     )
     return Notice(reader.session.id, body)
+
+
+def source_excluded(source: Source, reader: Reader) -> Notice:
+    """Tell a reader of a source whose messages, wherever it finds them, are its own echo."""
+    return Notice(reader.session.id, SourceExcluded(reader.id, source.id))
 
 
 def source_gone(source: Source, readers: Iterable[Reader]) -> list[Effect]:

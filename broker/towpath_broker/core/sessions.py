@@ -43,7 +43,10 @@ class Block:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One connection that has said hello. The dictionaries without values are sets that keep their order."""
+    """One connection that has said hello. The dictionaries without values are sets that keep their order.
+
+    ``is_own`` is true of the core's own session alone, which has no connection.
+    """
 
     id: SessionId
     connection: ConnectionId
@@ -52,6 +55,7 @@ class Session:
     gateway: str
     pid: int
     name: str
+    is_own: bool = False
     blocks: deque[Block] = field(default_factory=deque)
     sources: dict[SourceId, None] = field(default_factory=dict)
     readers: dict[ReaderId, None] = field(default_factory=dict)
@@ -112,6 +116,25 @@ class Sessions:
         self._by_id[session.id] = session
         self._tally.add(session.principal)
         return session, self._give(session, IDS_PER_SESSION)
+
+    def make_own(self, principal: str) -> Session:
+        """Make the core's own session: it is not listed, counts for no quota, and lasts for the run."""
+        identifier = SessionId(self.take_own_id())
+        return Session(identifier, ConnectionId(0), principal, False, "", 0, principal, is_own=True)
+
+    def take_own_id(self) -> int:
+        """Return an id for the core's own use.
+
+        Raises:
+            LimitExceeded: this incarnation has no ids left.
+        """
+        self._check_left(1)
+        self._next += 1
+        return self._next - 1
+
+    def was_given(self, identifier: int) -> bool:
+        """Whether an id was given out in this run or an earlier one. O(1)."""
+        return 1 <= identifier < self._next
 
     def allocate(self, session: Session, count: int) -> Block:
         """Give a session one more block of ids; what is unused of its oldest may lapse.

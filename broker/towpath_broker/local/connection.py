@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from towpath import wire
 from towpath.errors import (
     BadDescriptor,
+    Cancelled,
     ConnectionLost,
     PermissionDenied,
     ProtocolViolation,
@@ -33,6 +34,7 @@ from towpath_broker.core import commands
 from towpath_broker.core.commands import Caller
 from towpath_broker.core.effects import SessionOpened
 from towpath_broker.core.ids import CallId, ConnectionId, ReaderId, SessionId, SourceId
+from towpath_broker.rings.own_channel import partly
 
 from . import translate
 from .credentials import Peer, open_pidfd
@@ -46,6 +48,7 @@ OUTBOX_BYTES_MAX: Final = 4 << 20
 CALLS_MAX: Final = 64
 """Calls of one connection that wait for their answer; above it the connection is not read."""
 NAME_CHARS_MAX: Final = 64
+RING_FULL_HINT: Final = "towpath status shows the channel's subscribers"
 
 
 class Connection:
@@ -193,9 +196,27 @@ class Connection:
 
     def _cancel(self, call: int) -> None:
         if self.session is not None and call in self._calls:
+            if self._calls[call] == "publish_request":
+                self._withdraw(CallId(call))
+                return
             self._door.submit(commands.CancelCall(self.session, CallId(call)))
             if self._calls[call] in ("watch_request", "get_binding_request"):
                 self._end(call)
+
+    def _withdraw(self, call: CallId) -> None:
+        """Publish no more of what is not written. Unlike other calls this one is answered all the same, since
+        the client must know how much was written."""
+        assert self.session is not None
+        error: TowpathError = Cancelled(
+            "there was no room in time: a subscriber's ring is full", hint=RING_FULL_HINT
+        )
+        for publication in self._door.mediator.withdraw(self.session, call):
+            error = partly(error, publication)
+        self.refuse(call, error)
+
+    def is_withdrawn(self, call: CallId) -> bool:
+        """Whether a publication was cancelled, and answered so, before the core came to it."""
+        return call not in self._calls
 
     # ---- calls under way ----
 

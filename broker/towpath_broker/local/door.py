@@ -27,9 +27,11 @@ from towpath.errors import ConnectionLost, LimitExceeded, TowpathError
 from towpath.v1 import frame_pb2
 from towpath_broker.core import commands, effects
 from towpath_broker.core.effects import Effect
-from towpath_broker.core.ids import ConnectionId, SessionId
+from towpath_broker.core.ids import ConnectionId, SessionId, SourceId
 from towpath_broker.log import log
 from towpath_broker.rings.descriptors import Descriptors
+from towpath_broker.rings.mediator import Mediator
+from towpath_broker.rings.own_channel import Publication, partly
 
 from . import translate
 from .connection import Connection
@@ -68,6 +70,9 @@ class Door:
         software: str,
     ) -> None:
         self.descriptors = Descriptors()
+        self.mediator = Mediator(
+            self.descriptors, submit=submit, written=self._written, refused=self._not_written
+        )
         self.submit = submit
         self.counters: Counter[str] = Counter()
         self._table = table
@@ -163,6 +168,7 @@ class Door:
         if connection.session is not None:
             del self._sessions[connection.session]
             self.descriptors.drop_session(connection.session)
+            self.mediator.withdraw(connection.session)
             self.submit(commands.CloseSession(connection.session))
         if not self._connections:
             self._is_empty.set()
@@ -183,6 +189,8 @@ class Door:
             case effects.Refuse():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.refuse(effect.call, effect.error)
+            case effects.Notice() if effect.session == self.mediator.session:
+                self.mediator.tell(effect.body)
             case effects.Notice():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.send(translate.notice_frame(effect.body), self._descriptors_for(effect.body))
@@ -193,9 +201,14 @@ class Door:
                 raised = self._table.bump(effect.index)
                 assert raised == effect.generation, (raised, effect)
             case effects.DropSource():
+                self.mediator.drop_source(effect.source)
                 self.descriptors.drop_source(effect.source)
             case effects.DropReader():
                 self.descriptors.drop_reader(effect.reader)
+            case effects.OpenOwnSource():
+                self.mediator.open_source(effect)
+            case effects.WriteMessages():
+                self._write(effect)
             case effects.Warn():
                 self._warn(effect.message)
 
@@ -218,19 +231,43 @@ class Door:
         else:
             connection.answer(translate.reply_frame(effect.call, request, effect.body))
 
+    def _write(self, effect: effects.WriteMessages) -> None:
+        """Write for a connection that is there and still wants it."""
+        connection = self._sessions.get(effect.session)
+        if connection is None or connection.is_withdrawn(effect.call):
+            return
+        try:
+            self.mediator.write(effect)
+        except TowpathError as error:
+            connection.refuse(effect.call, error)
+
+    def _written(self, publication: Publication, source: SourceId, last_seq: int) -> None:
+        if (connection := self._sessions.get(publication.session)) is not None:
+            connection.answer(
+                translate.published_frame(publication.call, source, last_seq, len(publication.payloads))
+            )
+
+    def _not_written(self, publication: Publication, error: TowpathError) -> None:
+        if (connection := self._sessions.get(publication.session)) is not None:
+            connection.refuse(publication.call, partly(error, publication))
+
     def _descriptors_for(self, body: effects.NoticeBody) -> tuple[wire.Descriptor, ...]:
         match body:
             case effects.SourceAdded():
-                return self._with_doorbell(self.descriptors.ring(body.source), body.session)
+                return self._with_doorbell(self.descriptors.ring(body.source), body)
             case effects.ReaderAdded():
                 page = self.descriptors.page(body.reader)
-                return self._with_doorbell(page, body.session) if body.wants_doorbell else (page,)
+                return self._with_doorbell(page, body) if body.wants_doorbell else (page,)
             case _:
                 return ()
 
-    def _with_doorbell(self, memory: wire.Descriptor, session: SessionId) -> tuple[wire.Descriptor, ...]:
-        """A session without a doorbell (no event loop sleeps there) sends none."""
-        doorbell = self.descriptors.doorbell(session)
+    def _with_doorbell(
+        self, memory: wire.Descriptor, body: effects.SourceAdded | effects.ReaderAdded
+    ) -> tuple[wire.Descriptor, ...]:
+        """A session without a doorbell (no event loop sleeps there) sends none; the core has one per pair."""
+        if body.session == self.mediator.session:
+            return (memory, self.mediator.bell(body.source, body.reader))
+        doorbell = self.descriptors.doorbell(body.session)
         return (memory,) if doorbell is None else (memory, doorbell)
 
     # ---- the end ----

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from towpath import convert, model
 from towpath.errors import InvalidArgument, NotSupported, TowpathError
-from towpath.v1 import frame_pb2, registry_pb2
+from towpath.v1 import channels_pb2, frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core import commands, effects
 from towpath_broker.core.commands import BindingReport, BindingState, Caller, Direction, Kind, Order, Overflow
@@ -77,6 +77,11 @@ def _attach_reader(caller: Caller, body: frame_pb2.AttachReaderRequest) -> comma
     )
 
 
+def _publish(caller: Caller, body: channels_pb2.PublishRequest) -> commands.Command:
+    payloads, headers = convert.checked_publish(body)
+    return commands.Publish(caller, body.channel, payloads, headers or ())
+
+
 def attach_source(
     caller: Caller, body: frame_pb2.AttachSourceRequest, ring_bytes: int
 ) -> commands.AttachSource:
@@ -118,6 +123,7 @@ _REQUESTS: Final[Mapping[str, MakeCommand]] = {
     "detach_stalled_request": lambda caller, body: commands.DetachStalled(
         caller, SourceId(body.source), ReaderId(body.reader)
     ),
+    "publish_request": _publish,
     "report_bindings_request": lambda caller, body: commands.ReportBindings(
         caller, {BindingId(number): _report(report) for number, report in body.reports.items()}
     ),
@@ -248,6 +254,15 @@ def reply_frame(call: int, request: str, body: effects.ReplyBody) -> Frame:
     return frame
 
 
+def published_frame(call: int, source: int, last_seq: int, count: int) -> Frame:
+    """Return the answer to a publication that is written."""
+    frame = Frame(id=call)
+    frame.publish_response.source = source
+    frame.publish_response.first_seq = last_seq - count + 1
+    frame.publish_response.count = count
+    return frame
+
+
 def watch_frame(call: int, revision: int, body: effects.WatchBody) -> Frame:
     """Return one item of a watch as a frame."""
     frame = Frame(id=call)
@@ -283,6 +298,8 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
                     channel=body.channel,
                 )
             )
+        case effects.SourceExcluded():
+            frame.source_excluded.CopyFrom(frame_pb2.SourceExcluded(reader=body.reader, source=body.source))
         case effects.SourceGone():
             frame.source_gone.CopyFrom(frame_pb2.SourceGone(reader=body.reader, source=body.source))
         case effects.ReaderAdded():

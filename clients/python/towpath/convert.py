@@ -11,10 +11,12 @@ from google.protobuf.message import DecodeError
 
 from towpath import model
 from towpath.errors import BadFrame, InvalidArgument, TowpathError, error_from_code
-from towpath.v1 import error_pb2, message_pb2, registry_pb2
+from towpath.v1 import channels_pb2, error_pb2, message_pb2, registry_pb2
 
 USER_HEADERS_MAX: Final = 64
 USER_HEADER_NAME_BYTES_MAX: Final = 128
+PAYLOADS_MAX: Final = 10_000
+"""Payloads in one publish request."""
 HEADERS_BYTES_MAX: Final = 16384
 """A message's headers, serialized, may not be larger."""
 
@@ -143,6 +145,28 @@ def decode_headers(raw: bytes) -> model.Headers:
         return headers_from_proto(message_pb2.Headers.FromString(raw))
     except DecodeError:
         raise BadFrame("a message's headers are not towpath.v1.Headers") from None
+
+
+def checked_publish(request: channels_pb2.PublishRequest) -> tuple[list[bytes], list[bytes] | None]:
+    """Check a publish request as a whole and take its columns out.
+
+    Returns:
+        The payloads, and their serialized headers (``b""`` for a message without), or None when none has any.
+
+    Raises:
+        InvalidArgument: the number of payloads or headers, or a header, is out of its range.
+    """
+    count = len(request.payloads)
+    if not 1 <= count <= PAYLOADS_MAX:
+        raise InvalidArgument(f"the request has {count} payloads; 1 to {PAYLOADS_MAX} are allowed")
+    if not request.headers:
+        return list(request.payloads), None
+    if len(request.headers) != count:
+        raise InvalidArgument(
+            f"the request has {count} payloads and {len(request.headers)} headers",
+            hint="leave `headers` empty, or give one per payload, an empty one for a message without",
+        )
+    return list(request.payloads), [encode_headers(headers_from_proto(each)) for each in request.headers]
 
 
 # ---- channels --------------------------------------------------------------------------------------------

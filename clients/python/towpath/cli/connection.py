@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 import towpath
+
+if TYPE_CHECKING:
+    from towpath.sync.brief import BriefClient
 
 
 def connect(arguments: Namespace, *, timeout: float = 5.0) -> towpath.Client:
@@ -18,7 +22,25 @@ def connect(arguments: Namespace, *, timeout: float = 5.0) -> towpath.Client:
     Raises:
         Unavailable: no daemon answers there.
     """
-    url: str | None = arguments.url
+    return towpath.connect(_url(arguments), timeout=timeout, name=f"towpath {arguments.verb}")
+
+
+def connect_briefly(arguments: Namespace, *, timeout: float = 5.0) -> BriefClient | None:
+    """The same for a few calls; None where only the whole client can reach the daemon: from afar.
+
+    Raises:
+        Unavailable: no daemon answers there.
+    """
+    from towpath.sync.brief import BriefClient
+
+    url = _url(arguments)
+    if url is not None and "://" in url:
+        return None
+    return BriefClient(url, timeout=timeout, name=f"towpath {arguments.verb}")
+
+
+def _url(arguments: Namespace) -> str | None:
     if arguments.socket is not None:
-        url = f"unix:{os.path.abspath(arguments.socket)}"
-    return towpath.connect(url, timeout=timeout, name=f"towpath {arguments.verb}")
+        return f"unix:{os.path.abspath(arguments.socket)}"
+    url: str | None = arguments.url
+    return url

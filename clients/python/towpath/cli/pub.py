@@ -1,50 +1,117 @@
 """``towpath pub``: messages from the arguments, or from standard input cut into frames.
 
 Theory of operation
-    Input is read as it comes, in pieces of up to 1 MiB; each piece's frames are published as one batch,
-    so a single line goes out at once and a large file goes in large batches. A subscriber whose ring is
-    full makes the publisher wait, and through the pipe whoever writes to us; nothing is dropped here.
-    Frames longer than the channel takes are told of and left out, and the exit code says so. At the end
-    it waits until everyone has read everything. A subscriber that does not read must not make us fail, so
-    without ``--timeout`` what follows the wait is a note: its messages stay in the ring for it.
+    Little that is known at once, a few words or a short file, goes to the daemon in one request, which the
+    core writes into a ring of its own: there it stays for the subscribers when this process is gone.
+
+    More, or input that comes bit by bit, is published from a ring of this process. It is read in pieces of
+    up to 1 MiB, and each piece's frames are published as one batch, so a single line goes out at once and a
+    large file goes in large batches. At the end it waits until everyone has read everything. A subscriber
+    that does not read must not make us fail, so without ``--timeout`` what follows the wait is a note: its
+    messages stay in the ring for it.
+
+    Either way, a subscriber whose ring is full makes the publisher wait, and through the pipe whoever writes
+    to us; nothing is dropped here. Frames longer than the channel takes are told of and left out, and the
+    exit code says so.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from towpath import calls
 from towpath.cli import streams
-from towpath.cli.connection import connect
+from towpath.cli.connection import connect, connect_briefly
 from towpath.cli.grammar import mapping
 from towpath.convert import encode_headers
-from towpath.errors import Timeout
-from towpath.model import Headers
+from towpath.errors import NotSupported, Timeout
+from towpath.model import ChannelInfo, Headers
+from towpath.waiting import CALL_TIMEOUT_S
 
 if TYPE_CHECKING:
     import towpath
     from towpath.cli.progress import Progress
+    from towpath.sync.brief import BriefClient
 
 DRAIN_TIMEOUT_S: Final = 10.0
 """How long to wait at the end, when ``--timeout`` does not say."""
+BRIEF_BYTES_MAX: Final = 64 << 10
+"""What goes to the daemon in one request, at most."""
+PAYLOADS_MAX: Final = 10_000
+"""Payloads of one request; the contract's."""
 
 
 def run(arguments: Namespace) -> int:
-    """Publish, and leave when everyone has read it."""
+    """Publish, and leave when it is where subscribers find it."""
+    if arguments.data:
+        payloads = [os.fsencode(text) for text in arguments.data]
+        if _is_little(payloads) and (brief := connect_briefly(arguments)) is not None:
+            with brief:
+                _publish_briefly(arguments, brief, payloads)
+            return 0
+        return _stream(arguments, lambda publisher: _publish_data(arguments, publisher, payloads))
+    chunks = streams.read_chunks()
+    if streams.is_terminal(streams.STDIN):
+        return _stream(arguments, lambda publisher: _publish_input(arguments, publisher, chunks))
+    beginning, is_whole = streams.read_little(chunks, BRIEF_BYTES_MAX)
+    if is_whole and (brief := connect_briefly(arguments)) is not None:
+        with brief:
+            return _publish_whole(arguments, brief, beginning)
+    rest = itertools.chain([beginning], chunks)
+    return _stream(arguments, lambda publisher: _publish_input(arguments, publisher, rest))
+
+
+# ---- in one request
+
+
+def _is_little(payloads: Sequence[bytes]) -> bool:
+    return len(payloads) <= PAYLOADS_MAX and sum(map(len, payloads)) <= BRIEF_BYTES_MAX
+
+
+def _publish_whole(arguments: Namespace, client: BriefClient, data: bytes) -> int:
+    """Publish all of standard input, which is little; return the exit code."""
+    from towpath.cli.frames import Refusals, framing_options
+    from towpath.framing import decoder
+
+    # What a ring takes, as the ring itself would say: a quarter of it less the record's own bytes.
+    bytes_max = client.call(calls.channel_info(arguments.channel), CALL_TIMEOUT_S).ring_bytes // 4 - 32
+    frames = decoder(framing_options(arguments, bytes_max=bytes_max - len(_headers(arguments))))
+    payloads = [*frames.feed(data), *frames.end()]
+    for start in range(0, len(payloads), PAYLOADS_MAX):
+        _publish_briefly(arguments, client, payloads[start : start + PAYLOADS_MAX])
+    refusals = Refusals("not published")
+    refusals.note(frames.refused, frames.last_error)
+    return refusals.conclude()
+
+
+def _publish_briefly(arguments: Namespace, client: BriefClient, payloads: Sequence[bytes]) -> None:
+    if _wants_note(arguments):
+        _tell_of_nobody(client.call(calls.channel_info(arguments.channel), CALL_TIMEOUT_S))
+    client.call(calls.publish(arguments.channel, payloads, _headers(arguments)), arguments.timeout)
+
+
+# ---- from a ring of our own
+
+
+def _stream(arguments: Namespace, publish: Callable[[towpath.Publisher], int]) -> int:
     with connect(arguments) as client, client.publisher(arguments.channel) as publisher:
-        _tell_of_nobody(arguments, client)
-        if arguments.data:
-            payloads = [os.fsencode(text) for text in arguments.data]
-            publisher.publish_many(payloads, headers_raw=_headers(arguments), timeout=arguments.timeout)
-            exit_code = 0
-        else:
-            exit_code = _publish_input(arguments, publisher)
+        if _wants_note(arguments):
+            _tell_of_nobody(client.channel_info(arguments.channel))
+        exit_code = publish(publisher)
         _wait_drained(arguments, publisher)
     return exit_code
 
 
-def _publish_input(arguments: Namespace, publisher: towpath.Publisher) -> int:
+def _publish_data(arguments: Namespace, publisher: towpath.Publisher, payloads: Sequence[bytes]) -> int:
+    publisher.publish_many(payloads, headers_raw=_headers(arguments), timeout=arguments.timeout)
+    return 0
+
+
+def _publish_input(arguments: Namespace, publisher: towpath.Publisher, chunks: Iterable[bytes]) -> int:
     """Publish standard input, to its end; return the exit code."""
     # Not above: a single message from the arguments should not pay for their import.
     from towpath.cli.frames import Refusals, framing_options
@@ -57,7 +124,7 @@ def _publish_input(arguments: Namespace, publisher: towpath.Publisher) -> int:
     if streams.is_terminal(streams.STDIN) and not arguments.quiet:
         streams.note("each line you type is a message; Ctrl-D ends")
     try:
-        for chunk in streams.read_chunks():
+        for chunk in chunks:
             payloads = frames.feed(chunk)
             if payloads:
                 publisher.publish_many(payloads, headers_raw=headers, timeout=arguments.timeout)
@@ -102,11 +169,13 @@ def _progress(arguments: Namespace) -> Progress | None:
     return Progress(streams.input_bytes_left(), show=streams.show, columns=streams.columns(streams.STDERR))
 
 
-def _tell_of_nobody(arguments: Namespace, client: towpath.Client) -> None:
-    if arguments.quiet or not streams.is_terminal(streams.STDERR):
-        return
-    if client.channel_info(arguments.channel).subscribers == 0:
-        streams.note(f"note: nobody subscribes to {arguments.channel} at the moment")
+def _wants_note(arguments: Namespace) -> bool:
+    return not arguments.quiet and streams.is_terminal(streams.STDERR)
+
+
+def _tell_of_nobody(channel: ChannelInfo) -> None:
+    if channel.subscribers == 0:
+        streams.note(f"note: nobody subscribes to {channel.name} at the moment")
 
 
 def _wait_drained(arguments: Namespace, publisher: towpath.Publisher) -> None:
@@ -116,8 +185,11 @@ def _wait_drained(arguments: Namespace, publisher: towpath.Publisher) -> None:
         Timeout: not within ``--timeout``. Without that, there is a note instead.
     """
     timeout_s = DRAIN_TIMEOUT_S if arguments.timeout is None else arguments.timeout
-    if publisher.wait_drained(timeout_s):
-        return
+    try:
+        if publisher.wait_drained(timeout_s):
+            return
+    except NotSupported:
+        return  # from afar: what was acknowledged is in the gateway's ring, and stays there
     message = f"a subscriber of {arguments.channel} has not read everything after {timeout_s:g} s"
     hint = "everything was published, and stays in its ring for it"
     if arguments.timeout is not None:

@@ -126,6 +126,29 @@ def read_chunks() -> Iterator[bytes]:
         yield chunk
 
 
+def read_little(chunks: Iterator[bytes], bytes_max: int) -> tuple[bytes, bool]:
+    """Read what standard input has now, without waiting for what may come later.
+
+    Args:
+        chunks: from :func:`read_chunks`.
+        bytes_max: what is little: as soon as there is more, no more is read.
+
+    Returns:
+        What was read, and whether it was all there is.
+    """
+    data = b""
+    poll = select.poll()
+    poll.register(STDIN, select.POLLIN)
+    while poll.poll(0):
+        chunk = next(chunks, b"")
+        if not chunk:
+            return data, True
+        data += chunk
+        if len(data) > bytes_max:
+            break
+    return data, False
+
+
 def input_bytes_left() -> int | None:
     """How many bytes standard input still has to give, where that can be known: of a regular file."""
     try:

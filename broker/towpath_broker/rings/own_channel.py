@@ -1,0 +1,235 @@
+"""One channel on which the core writes itself: what came over the socket, and what it puts in order.
+
+Theory of operation
+    The core is a source there, with a ring of its own, and may be the one reader of the channel's other
+    publishers (its *intake*). Work is done in *turns* of the event loop. A turn writes what came over the
+    socket, first come, first served; then, if there is an intake, it moves messages from the publishers'
+    rings to its own, at most ``TURN_COUNT`` and ``TURN_BYTES``, at C speed. While there is more, it asks for
+    another turn, behind whatever else the loop has to do: so a busy channel holds up neither the door nor
+    other channels. When there is nothing it arms its doorbells and sleeps; when its own ring is full it
+    leaves everything where it is, and sleeps until a subscriber has made room.
+
+    What is moved is published first and then counted as read, one batch of one source at a time, each record
+    with its origin. So whoever takes both memories over, after this process was killed in between, finds in
+    the newest record how far it had come.
+
+Invariants
+    The messages of one publication have contiguous numbers. A publication is answered when all of it is in
+    the ring, or when it is withdrawn; never twice.
+    No turn waits, for anybody.
+
+Not here: who may publish, who follows whom (core), memory that outlives the process (mediator).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from towpath import _ring
+from towpath.errors import LimitExceeded, MessageTooLarge, QuotaExceeded, TowpathError
+from towpath_broker.core.ids import CallId, SessionId
+
+TURN_COUNT: Final = 1024
+TURN_BYTES: Final = 1 << 20
+"""What one turn moves at most, one message more or less."""
+ROOM_RETRY_S: Final = 0.002
+WAITING_BYTES_PER_CHANNEL_MAX: Final = 64 << 20
+"""Bytes that came over the socket and wait for room in a channel's ring; beyond it LIMIT_EXCEEDED."""
+WAITING_BYTES_PER_PRINCIPAL_MAX: Final = 4 << 20
+"""The same for one principal, over all channels; beyond it QUOTA_EXCEEDED."""
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """Messages that came over the socket, in one call.
+
+    Attributes:
+        headers: serialized, one for each payload; empty when none has any.
+        done: how many of them are in the ring.
+    """
+
+    session: SessionId
+    call: CallId
+    principal: str
+    payloads: Sequence[bytes]
+    headers: Sequence[bytes]
+    done: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Payloads and headers together."""
+        return sum(map(len, self.payloads)) + sum(map(len, self.headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Whom an own channel tells of what happens there.
+
+    Attributes:
+        written: all of a publication is in the ring; with the seq of its last message.
+    """
+
+    written: Callable[[Publication, int], object]
+
+
+class WaitingBytes:
+    """What waits for room, by principal. One for all channels."""
+
+    def __init__(self) -> None:
+        self._by_principal: dict[str, int] = {}
+
+    def add(self, principal: str, nbytes: int) -> None:
+        """Count bytes that begin to wait.
+
+        Raises:
+            QuotaExceeded: there would be too many; nothing was counted.
+        """
+        count = self._by_principal.get(principal, 0) + nbytes
+        if count > WAITING_BYTES_PER_PRINCIPAL_MAX:
+            raise QuotaExceeded(
+                f"{count} bytes of {principal} would wait for room:"
+                f" at most {WAITING_BYTES_PER_PRINCIPAL_MAX} may",
+                hint="a subscriber does not read; towpath status shows the channel's subscribers",
+            )
+        self._by_principal[principal] = count
+
+    def remove(self, principal: str, nbytes: int) -> None:
+        """Count bytes that wait no more."""
+        left = self._by_principal.pop(principal) - nbytes
+        if left:
+            self._by_principal[principal] = left
+
+    def total(self) -> int:
+        """What all principals have waiting together."""
+        return sum(self._by_principal.values())
+
+
+class OwnChannel:
+    """The core's source on one channel.
+
+    Args:
+        name: the channel's.
+        writer: the source's ring; closed with this object.
+        told: whom to tell.
+        waiting: counts what waits for room.
+    """
+
+    def __init__(self, name: str, writer: _ring.Writer, *, told: Told, waiting: WaitingBytes) -> None:
+        self.name = name
+        self.writer = writer
+        self._told = told
+        self._waiting = waiting
+        self._waiting_bytes = 0
+        self._line: deque[Publication] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._turn: asyncio.Handle | None = None
+        self._is_closed = False
+        self.published_at = self._loop.time()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits here, and all that was written was read."""
+        return not self._line and self.writer.drained()
+
+    # ---- what came over the socket ----
+
+    def publish(self, publication: Publication) -> None:
+        """Write messages in their turn; what has no room waits.
+
+        Raises:
+            MessageTooLarge, LimitExceeded, QuotaExceeded: nothing was written.
+        """
+        self._check_sizes(publication)
+        self.published_at = self._loop.time()
+        if not self._line and self._write(publication):
+            return
+        nbytes = publication.nbytes
+        try:
+            if self._waiting_bytes + nbytes > WAITING_BYTES_PER_CHANNEL_MAX:
+                raise LimitExceeded(
+                    f"{self._waiting_bytes} bytes wait for room on {self.name}:"
+                    f" at most {WAITING_BYTES_PER_CHANNEL_MAX} may",
+                    hint="a subscriber does not read; towpath status shows the channel's subscribers",
+                )
+            self._waiting.add(publication.principal, nbytes)
+        except TowpathError as error:
+            if not publication.done:
+                raise
+            raise partly(error, publication) from None
+        self._waiting_bytes += nbytes
+        self._line.append(publication)
+        self.wake()
+
+    def withdraw(self, session: SessionId, call: CallId | None = None) -> list[Publication]:
+        """Let a session's publications, or one of them, wait no longer; return them."""
+        gone = [each for each in self._line if each.session == session and call in (None, each.call)]
+        for publication in gone:
+            self._line.remove(publication)
+            self._count_out(publication)
+        if gone:
+            self.wake()
+        return gone
+
+    def _check_sizes(self, publication: Publication) -> None:
+        most = self.writer.message_bytes_max
+        for index, payload in enumerate(publication.payloads):
+            nbytes = len(payload) + (len(publication.headers[index]) if publication.headers else 0)
+            if nbytes > most:
+                raise MessageTooLarge(
+                    f"a message of {nbytes} bytes, headers included: {self.name} takes {most}",
+                    hint="declare the channel with a larger ring_bytes",
+                )
+
+    def _write(self, publication: Publication) -> bool:
+        """Write as much as there is room for; return whether that is all, which is told then."""
+        headers = publication.headers or None
+        while publication.done < len(publication.payloads):
+            written = self.writer.try_publish_many(publication.payloads, publication.done, headers)
+            if written <= 0:
+                return False
+            publication.done += written
+        self._told.written(publication, self.writer.last_seq)
+        return True
+
+    def _count_out(self, publication: Publication) -> None:
+        self._waiting_bytes -= publication.nbytes
+        self._waiting.remove(publication.principal, publication.nbytes)
+
+    # ---- turns ----
+
+    def wake(self) -> None:
+        """Ask for a turn."""
+        if self._turn is None and not self._is_closed:
+            self._turn = self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        while self._line:
+            if not self._write(self._line[0]):
+                self._turn = self._loop.call_later(ROOM_RETRY_S, self._take_turn)
+                return
+            self._count_out(self._line.popleft())
+
+    def close(self) -> list[Publication]:
+        """Close the ring, which subscribers drain; return what was not written."""
+        self._is_closed = True
+        if self._turn is not None:
+            self._turn.cancel()
+        left = list(self._line)
+        self._line.clear()
+        for publication in left:
+            self._count_out(publication)
+        self.writer.close()
+        return left
+
+
+def partly(error: TowpathError, publication: Publication) -> TowpathError:
+    """The same refusal, saying how much of the publication was written."""
+    if not publication.done:
+        return error
+    text = f"{error.message}; {publication.done} of {len(publication.payloads)} were published"
+    return type(error)(text, hint=error.hint)
