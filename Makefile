@@ -4,6 +4,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # For instance PYTEST_ARGS="-n 2 tests/core": two processes, one folder.
 PYTEST_ARGS :=
+# For instance BENCH_ARGS="--quick --only local,peers"; --help lists them.
+BENCH_ARGS :=
 # What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
 SOURCES := $(wildcard clients broker tools tests examples) setup.py
 
@@ -27,8 +29,8 @@ test-long: setup ## run the suite with its long tests and far more generated exa
 check: setup ## formatting, lint, types, layers, protos, generated code, C headers
 	@tools/check.sh
 
-bench: setup ## run every tests/bench/*_bench.py; figures are ratios within one run
-	@set -e; for bench in tests/bench/*_bench.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+bench: setup ## Towpath beside other mechanisms, from an installed wheel, as ratios; results in build/bench
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 fuzz: setup ## run only the tests of generated input, with far more examples, other ones each time
 	@$(BIN)/python -m pytest -m hypothesis --timeout=1800 --hypothesis-profile=long

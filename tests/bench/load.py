@@ -1,0 +1,302 @@
+"""What is measured in one go, and what a process of a measurement has in hand. Knows no mechanism.
+
+Theory of operation
+    One measurement is some processes that were forked from the harness: a sender and its receivers, or the
+    two ends of a round trip. Each has a :class:`Role`: the load, a line to the harness (JSON, one object a
+    line), and the acknowledgement pipes. All say ``ready``, the harness says ``go``, the receivers report,
+    the harness says ``finish``, and all end; so nothing that takes up or tears down a connection is timed.
+
+    The sender repeats one *round* of payloads, as many as make up a mebibyte (4 to 256), until the time is
+    over, then sends the mechanism's END. A receiver adds up ``check(payload)`` over all it received:
+    ``zlib.crc32``, or ``len`` where the load is unchecked; since the sum of a round is known, the harness
+    can tell that every message arrived, whole. The rate is messages over the time from the sender's first
+    message to the last receiver's last.
+
+    Mechanisms without back-pressure get a credit window: a receiver writes a byte to its pipe after each
+    round, and the sender is at most ``WINDOW_ROUNDS`` rounds ahead of the slowest.
+
+Invariants
+    A receiver's loop runs in C wherever its mechanism allows it (``sum``, ``map``, ``islice``), alike for
+    all, so that what is compared is the mechanism and not the loop around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Final, Literal
+
+Pattern = Literal["one-way", "fan-out", "round trip"]
+Check = Callable[[bytes], int]
+
+END: Final = b""
+ROUND_BYTES: Final = 1 << 20
+WINDOW_ROUNDS: Final = 4
+SAMPLES_MAX: Final = 50_000
+WARM_UPS: Final = 100
+PROBE: Final = b"probe"
+START: Final = b"start"
+PROBE_PAUSE_S: Final = 0.01
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one measurement carries.
+
+    Attributes:
+        pattern: from one to one, from one to ``readers``, or there and back.
+        size_bytes: of each payload.
+        readers: receivers, 1 unless it is a fan-out.
+        is_checked: the receiver checksums each payload.
+        run_ns: how long the sender sends, or round trips are made.
+        pause_ns: slept before each round trip, so that both sides sleep when it begins; 0 for both awake.
+    """
+
+    pattern: Pattern
+    size_bytes: int
+    run_ns: int
+    readers: int = 1
+    is_checked: bool = True
+    pause_ns: int = 0
+
+    @property
+    def round_length(self) -> int:
+        """Messages in a round."""
+        return max(4, min(256, ROUND_BYTES // self.size_bytes))
+
+    def payloads(self) -> list[bytes]:
+        """One round: different payloads, the same in every process, none beginning with a zero byte."""
+        generator = random.Random(self.size_bytes)
+        tail = generator.randbytes(self.size_bytes - 1)
+        return [bytes([1 + index % 255]) + tail for index in range(self.round_length)]
+
+    def check(self) -> Check:
+        """What the receiver applies to each payload."""
+        return zlib.crc32 if self.is_checked else len
+
+
+class Role:
+    """One process's part in a measurement.
+
+    Args:
+        load: what is measured.
+        line: to the harness.
+        acks: the descriptor of each receiver's acknowledgement pipe: write ends in a receiver (its own
+            only), read ends in the sender.
+    """
+
+    def __init__(self, load: Load, line: socket.socket, acks: list[int]) -> None:
+        self.load = load
+        self.payloads = load.payloads()
+        self.check = load.check()
+        self._line = line
+        self._acks = acks
+        self._ahead = 0
+        self._rounds = 0
+
+    # ---- the line ----
+
+    def tell(self, **facts: Any) -> None:
+        """Send one object to the harness."""
+        self._line.sendall(json.dumps(facts).encode() + b"\n")
+
+    def wait_go(self) -> None:
+        """Say that this process is ready, and wait until all are."""
+        self.tell(ready=True)
+        self._wait_word()
+
+    def wait_finish(self) -> None:
+        """Wait until the measurement is over."""
+        self._wait_word()
+
+    def _wait_word(self) -> None:
+        if not self._line.recv(1):
+            os._exit(1)  # the harness has given up
+
+    async def wait_go_async(self) -> None:
+        """As ``wait_go``, with the event loop running."""
+        self.tell(ready=True)
+        await self.wait_finish_async()
+
+    async def wait_finish_async(self) -> None:
+        """As ``wait_finish``, with the event loop running."""
+        self._line.setblocking(False)
+        if not await asyncio.get_running_loop().sock_recv(self._line, 1):
+            os._exit(1)
+        self._line.setblocking(True)
+
+    # ---- sending ----
+
+    def rounds(self, *, has_credit: bool) -> Iterator[list[bytes]]:
+        """Yield the round until the time is over; tell the harness how often that was, and when it began.
+
+        Args:
+            has_credit: stay within the window.
+        """
+        began_ns = time.monotonic_ns()
+        end_ns = began_ns + self.load.run_ns
+        while time.monotonic_ns() < end_ns:
+            if has_credit:
+                self._take_credit()
+            yield self.payloads
+            self._rounds += 1
+        self._report_sent(began_ns)
+
+    async def next_round(self, began_ns: int, *, has_credit: bool) -> list[bytes] | None:
+        """The same for an event loop: the round, or None when the time is over."""
+        if time.monotonic_ns() >= began_ns + self.load.run_ns:
+            self._report_sent(began_ns)
+            return None
+        if has_credit:
+            await self._take_credit_async()
+        self._rounds += 1
+        return self.payloads
+
+    def _report_sent(self, began_ns: int) -> None:
+        total = self._rounds * sum(map(self.check, self.payloads))
+        self.tell(sent=self._rounds * len(self.payloads), total=total, began_ns=began_ns)
+
+    def _take_credit(self) -> None:
+        if self._ahead >= WINDOW_ROUNDS:
+            for ack in self._acks:
+                os.read(ack, 1)
+            self._ahead -= 1
+        self._ahead += 1
+
+    async def _take_credit_async(self) -> None:
+        if self._ahead >= WINDOW_ROUNDS:
+            for ack in self._acks:
+                await wait_readable(ack)
+                os.read(ack, 1)
+            self._ahead -= 1
+        self._ahead += 1
+
+    # ---- receiving ----
+
+    def consume(self, receive: Callable[[], bytes], end: bytes = END, *, has_credit: bool = False) -> None:
+        """Receive until END, one call for each message, and report."""
+        check, rest, total = self.check, self.load.round_length - 1, 0
+        messages = iter(receive, end)
+        for first in messages:
+            total += check(first) + sum(map(check, islice(messages, rest)))
+            if has_credit:
+                self.acknowledge()
+        self.report_received(total)
+
+    def acknowledge(self) -> None:
+        """Tell the sender that one round has arrived."""
+        os.write(self._acks[0], b"x")
+
+    def report_received(self, total: int) -> None:
+        """Tell the harness what arrived, at the moment when all had."""
+        self.tell(received=total, ended_ns=time.monotonic_ns())
+
+    # ---- finding each other ----
+
+    def probe(self, send: Callable[[bytes], object]) -> None:
+        """Send probes until every receiver has had one, then START; for what has no other way to know."""
+        waiting = list(self._acks)
+        while waiting:
+            send(PROBE)
+            time.sleep(PROBE_PAUSE_S)
+            waiting = [ack for ack in waiting if not _take_byte(ack)]
+        send(START)
+
+    def await_probe(self, receive: Callable[[], bytes]) -> None:
+        """Receive up to START."""
+        receive()
+        self.acknowledge()
+        while receive() != START:
+            pass
+
+    def probe_back(self, send: Callable[[bytes], object], receive: Callable[[], bytes]) -> None:
+        """Send probes until one comes back, then take in the others."""
+        found = threading.Event()
+
+        def send_probes() -> None:
+            while not found.is_set():
+                send(PROBE)
+                found.wait(PROBE_PAUSE_S)
+
+        sending = threading.Thread(target=send_probes)
+        sending.start()
+        receive()
+        found.set()
+        sending.join()
+        send(START)
+        while receive() != START:
+            pass
+
+    # ---- round trips ----
+
+    def time_round_trips(self, trip: Callable[[bytes], object]) -> None:
+        """Make round trips until the time is over, and report."""
+        payload, pause_s = self.payloads[0], self.load.pause_ns / 1e9
+        clock = time.perf_counter_ns
+        for _ in range(3 if pause_s else WARM_UPS):
+            trip(payload)
+        times: list[int] = []
+        end_ns = clock() + self.load.run_ns
+        while clock() < end_ns and len(times) < SAMPLES_MAX:
+            if pause_s:
+                time.sleep(pause_s)
+            began_ns = clock()
+            trip(payload)
+            times.append(clock() - began_ns)
+        self.report_times(times)
+
+    async def time_round_trips_async(self, trip: Callable[[bytes], Awaitable[object]]) -> None:
+        """The same on an event loop."""
+        payload, pause_s = self.payloads[0], self.load.pause_ns / 1e9
+        clock = time.perf_counter_ns
+        for _ in range(3 if pause_s else WARM_UPS):
+            await trip(payload)
+        times: list[int] = []
+        end_ns = clock() + self.load.run_ns
+        while clock() < end_ns and len(times) < SAMPLES_MAX:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            began_ns = clock()
+            await trip(payload)
+            times.append(clock() - began_ns)
+        self.report_times(times)
+
+    def report_times(self, times: list[int]) -> None:
+        """Report the median and the 99th percentile of round trips in nanoseconds."""
+        times.sort()
+        self.tell(p50_ns=times[len(times) // 2], p99_ns=times[len(times) * 99 // 100], trips=len(times))
+
+
+def _take_byte(descriptor: int) -> bool:
+    os.set_blocking(descriptor, False)
+    try:
+        return bool(os.read(descriptor, 1))
+    except BlockingIOError:
+        return False
+    finally:
+        os.set_blocking(descriptor, True)
+
+
+async def wait_readable(descriptor: int) -> None:
+    """Wait on the event loop until a descriptor can be read."""
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(descriptor, readable.set_result, None)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def describe(load: Load) -> dict[str, Any]:
+    """A load as JSON."""
+    return asdict(load)

@@ -1,0 +1,283 @@
+"""What Towpath shall reach, each target a named row: measured, wanted, reached or not.
+
+A target compares medians of ratios between cases of the same round, or holds a figure against a bound. It is
+judged in the placement it names; rates are judged in free placement and shown for one core beside it. A
+timing decides nothing but a word in the table: the exit status of a run does not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tests.bench.cases import MECHANISMS, PAUSE_NS, Case
+from tests.bench.load import Pattern
+from tests.bench.results import Results
+from tests.bench.site import Placement
+
+NOISE: Final = 0.05
+"""Where the wish is "no slower", two figures so close count as equal."""
+SLOPE_MAX: Final = 1.1
+"""Of cost against something, both logarithmic: 1 is linear."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of targets."""
+
+    target: str
+    measured: str
+    beside: str
+    is_reached: bool | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A wish about one mechanism's figure by another's (of several: the best)."""
+
+    target: str
+    pattern: Pattern
+    size_bytes: int
+    ours: str
+    theirs: tuple[str, ...]
+    sense: Literal["at least", "at most"]
+    bound: float
+    is_checked: bool = True
+    pause_ns: int = 0
+    placement: Placement = "free"
+
+    def _case(self, mechanism: str, placement: Placement) -> Case:
+        return Case(mechanism, placement, self.pattern, self.size_bytes, self.is_checked, self.pause_ns)
+
+    def measure(self, results: Results, placement: Placement) -> tuple[float | None, str]:
+        """The ratio in a placement, and against which mechanism."""
+        figure = "p50_us" if self.pattern == "round trip" else "rate"
+        others = [self._case(name, placement) for name in self.theirs]
+        other = others[0] if len(others) == 1 else results.best(others, figure)
+        if other is None:
+            return None, ""
+        return results.ratio(self._case(self.ours, placement), other, figure), other.mechanism
+
+    def row(self, results: Results) -> Row:
+        """Its line."""
+        measured, against = self.measure(results, self.placement)
+        other_placement: Placement = "one core" if self.placement == "free" else "free"
+        beside, _ = self.measure(results, other_placement)
+        text = f"{self.target}: {self.sense} {self.bound:g}"
+        if measured is None:
+            return Row(text, "not measured", "", None)
+        note = f" (of {against})" if len(self.theirs) > 1 else ""
+        is_reached = measured >= self.bound if self.sense == "at least" else measured <= self.bound
+        return Row(
+            text,
+            f"{measured:.2f}{note}",
+            f"{beside:.2f} {other_placement}" if beside is not None else "",
+            is_reached,
+        )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A wish about a single figure."""
+
+    target: str
+    figure: str
+    bound: float
+    unit: str
+
+    def row(self, results: Results) -> Row:
+        """Its line."""
+        text = f"{self.target}: at most {self.bound:g} {self.unit}"
+        measured = results.singles.get(self.figure)
+        if measured is None:
+            return Row(text, "not measured", "", None)
+        return Row(text, f"{measured:,.4g} {self.unit}", "", measured <= self.bound)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A wish that a cost grows no worse than linearly."""
+
+    curve: str
+
+    def row(self, results: Results) -> Row:
+        """Its line."""
+        text = f"{self.curve}: exponent at most {SLOPE_MAX:g}"
+        points = results.curves.get(self.curve, [])
+        if len(points) < 3:
+            return Row(text, "not measured", "", None)
+        slope = exponent(points)
+        return Row(text, f"{slope:.2f}", "", slope <= SLOPE_MAX)
+
+
+def exponent(points: list[tuple[float, float]]) -> float:
+    """The slope of a line through the points, both axes logarithmic (least squares)."""
+    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
+    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
+    covariance = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
+    return covariance / sum((x - x_mean) ** 2 for x in xs)
+
+
+_OTHERS: Final = tuple(mechanism.name for mechanism in MECHANISMS if mechanism.family != "towpath")
+_KIB64: Final = 1 << 16
+_MIB: Final = 1 << 20
+
+TARGETS: Final[tuple[Ratio | Bound | Linear, ...]] = (
+    Ratio("64 B, one call per message, by FIFO", "one-way", 64, "towpath", ("FIFO",), "at least", 1.8),
+    Ratio(
+        "the same with receive() calls, by FIFO",
+        "one-way",
+        64,
+        "towpath, receive()",
+        ("FIFO",),
+        "at least",
+        1.8,
+    ),
+    Ratio("64 B batched, by the best peer", "one-way", 64, "towpath, batched", _OTHERS, "at least", 8),
+    Ratio("the same unchecked", "one-way", 64, "towpath, batched", _OTHERS, "at least", 8, is_checked=False),
+    Ratio(
+        "64 B batched to 4, by pyzmq PUB/SUB",
+        "fan-out",
+        64,
+        "towpath, batched",
+        ("pyzmq ipc", "pyzmq tcp"),
+        "at least",
+        8,
+    ),
+    Ratio(
+        "the same to 4 unchecked",
+        "fan-out",
+        64,
+        "towpath, batched",
+        ("pyzmq ipc", "pyzmq tcp"),
+        "at least",
+        8,
+        is_checked=False,
+    ),
+    Ratio(
+        "64 KiB copied, by FIFO", "one-way", _KIB64, "towpath", ("FIFO",), "at least", 2.5, is_checked=False
+    ),
+    Ratio(
+        "64 KiB copied, by iceoryx2",
+        "one-way",
+        _KIB64,
+        "towpath",
+        ("iceoryx2",),
+        "at least",
+        1,
+        is_checked=False,
+    ),
+    Ratio("1 MiB copied, by FIFO", "one-way", _MIB, "towpath", ("FIFO",), "at least", 1.3, is_checked=False),
+    Ratio(
+        "64 KiB batched, by single",
+        "one-way",
+        _KIB64,
+        "towpath, batched",
+        ("towpath",),
+        "at least",
+        1 - NOISE,
+        is_checked=False,
+    ),
+    Ratio(
+        "1 MiB batched, by single",
+        "one-way",
+        _MIB,
+        "towpath, batched",
+        ("towpath",),
+        "at least",
+        1 - NOISE,
+        is_checked=False,
+    ),
+    Ratio("round trip, awake, by os.pipe", "round trip", 64, "towpath", ("os.pipe",), "at most", 0.3),
+    Ratio("round trip, awake, by iceoryx2", "round trip", 64, "towpath", ("iceoryx2",), "at most", 0.15),
+    Ratio(
+        "round trip on one core, by os.pipe",
+        "round trip",
+        64,
+        "towpath",
+        ("os.pipe",),
+        "at most",
+        1.3,
+        placement="one core",
+    ),
+    Ratio(
+        "round trip after sleep, by C futex",
+        "round trip",
+        64,
+        "towpath",
+        ("C futex",),
+        "at most",
+        1.5,
+        pause_ns=PAUSE_NS,
+    ),
+    Ratio(
+        "the same on one core",
+        "round trip",
+        64,
+        "towpath",
+        ("C futex",),
+        "at most",
+        1.5,
+        pause_ns=PAUSE_NS,
+        placement="one core",
+    ),
+    Ratio(
+        "asyncio round trip, by Protocol echo",
+        "round trip",
+        64,
+        "towpath, asyncio",
+        ("asyncio Protocol echo",),
+        "at most",
+        1 + NOISE,
+    ),
+    Ratio(
+        "asyncio round trip, by Protocol callbacks",
+        "round trip",
+        64,
+        "towpath, asyncio",
+        ("asyncio Protocol echo, callbacks only",),
+        "at most",
+        1 + NOISE,
+    ),
+    Ratio(
+        "64 B via zeromq to SUB, by zmq.proxy",
+        "one-way",
+        64,
+        "towpath via zeromq to SUB",
+        ("zmq.proxy, 3 frames",),
+        "at least",
+        1,
+    ),
+    Ratio(
+        "64 B via grpc batched, by 1 per frame",
+        "one-way",
+        64,
+        "towpath via grpc, batched",
+        ("grpc.aio, 1 per frame",),
+        "at least",
+        50,
+    ),
+    Ratio(
+        "64 B via grpc batched, by bare batched",
+        "one-way",
+        64,
+        "towpath via grpc, batched",
+        ("grpc.aio, batched",),
+        "at least",
+        0.4,
+    ),
+    Bound("towpath pub NAME x, by python -c pass", "pub by pass", 5, "times"),
+    Bound("idle: CPU of core, supervisor and gateways", "idle cpu permille", 0.5, "permille"),
+    Bound("idle: memory of the core", "core resident MB", 60, "MB"),
+    Bound("1,000 declared channels add", "declared added MB", 10, "MB"),
+    Bound("1,000 used channels: descriptors of all processes", "used descriptors", 4_000, "descriptors"),
+    Linear("cost of a message against channels in use"),
+    Linear("cost of a publish against subscribers"),
+    Linear("cost of a message against its size"),
+)
+
+
+def rows(results: Results) -> list[Row]:
+    """The table of targets."""
+    return [target.row(results) for target in TARGETS]
