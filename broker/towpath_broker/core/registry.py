@@ -53,7 +53,7 @@ from .ids import BindingId
 from .limits import HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .quotas import Tally
 
-ORDERS_BUILT: Final = (Order.SOURCE,)
+ORDERS_BUILT: Final = (Order.SOURCE, Order.TOTAL)
 """What ``order`` may be. ``Order.TOTAL`` needs the core to order messages itself; it does not do so yet."""
 
 OVERFLOWS_BUILT: Final = (Overflow.BLOCK,)

@@ -207,6 +207,8 @@ class Door:
                 self.descriptors.drop_reader(effect.reader)
             case effects.OpenOwnSource():
                 self.mediator.open_source(effect)
+            case effects.OpenOwnReader():
+                self.mediator.open_reader(effect)
             case effects.WriteMessages():
                 self._write(effect)
             case effects.Warn():

@@ -59,6 +59,8 @@ class Mediator:
         self._waiting = WaitingBytes()
         self._loop = asyncio.get_running_loop()
         self._by_source: dict[SourceId, OwnChannel] = {}
+        self._by_name: dict[str, SourceId] = {}
+        self._by_reader: dict[ReaderId, SourceId] = {}
         self._idle_check: asyncio.TimerHandle | None = None
         self.session: SessionId | None = None
 
@@ -74,10 +76,29 @@ class Mediator:
         writer = _ring.Writer(effect.source, effect.options.ring_bytes)
         self._descriptors.offer_ring(effect.source, wire.Descriptor(writer.share()), channel=effect.channel)
         source = effect.source
-        told = Told(written=lambda publication, seq: self._written(publication, source, seq))
-        self._by_source[source] = OwnChannel(effect.channel, writer, told=told, waiting=self._waiting)
+        told = Told(
+            written=lambda publication, seq: self._written(publication, source, seq),
+            left=lambda gone: self._source_left(source, gone),
+            stalled=lambda reader: self._submit(commands.DetachStalled(self._caller(), source, reader)),
+        )
+        self._by_source[source] = OwnChannel(
+            effect.channel,
+            writer,
+            stall_ms_max=effect.options.stall_ms_max,
+            told=told,
+            waiting=self._waiting,
+        )
+        self._by_name[effect.channel] = source
         if self._idle_check is None:
             self._idle_check = self._loop.call_later(IDLE_S, self._close_idle)
+
+    def open_reader(self, effect: effects.OpenOwnReader) -> None:
+        """Make the control page with which the core reads a channel's publishers."""
+        source = self._by_name[effect.channel]
+        intake = _ring.Reader(effect.reader, effect.slots)
+        self._descriptors.offer_page(effect.reader, effect.slots, wire.Descriptor(intake.share()))
+        self._by_source[source].intake = intake
+        self._by_reader[effect.reader] = source
 
     def write(self, effect: effects.WriteMessages) -> None:
         """Write what came over the socket, or let it wait for room.
@@ -112,23 +133,72 @@ class Mediator:
                 channel.writer.detach(body.reader)
                 self._bells.remove((body.source, body.reader))
                 channel.wake()
+            case effects.SourceAdded():
+                self._take_up(self._channel_of(body.reader), body)
+            case effects.SourceGone():
+                channel = self._channel_of(body.reader)
+                assert channel.intake is not None
+                if body.source in channel.intake.sources():
+                    channel.intake.finish(body.source)
+                    channel.wake()
+                else:
+                    self._source_left(self._by_reader[body.reader], body.source)
             case _:
                 pass  # that a channel ends is told by what is dropped
+
+    def _channel_of(self, reader: ReaderId) -> OwnChannel:
+        return self._by_source[self._by_reader[reader]]
+
+    def _take_up(self, channel: OwnChannel, body: effects.SourceAdded) -> None:
+        """Read one more publisher."""
+        assert channel.intake is not None
+        if body.source in channel.intake.sources():
+            return
+        ring = self._descriptors.ring(body.source)
+        try:
+            channel.intake.add(ring.fd, body.slot, body.source, channel.name, body.start is StartAt.START)
+        except _ring.RingError as error:  # its own fault: it is not heard
+            log(
+                "core.source_not_read",
+                level="warning",
+                channel=channel.name,
+                source=body.source,
+                why=str(error),
+            )
+        channel.wake()
+
+    def _source_left(self, own: SourceId, source: SourceId) -> None:
+        """The core reads nothing more of a publisher; the slot is free when the machine has let it go, too."""
+        channel = self._by_source[own]
+        assert channel.intake is not None
+        channel.intake.remove(source)
+        reader = ReaderId(channel.intake.reader)
+        self._bells.remove((source, reader))
+        self._submit(commands.ReleaseSlot(self._caller(), reader, source))
+
+    def _caller(self) -> commands.Caller:
+        return commands.Caller("core", session=self.session)
 
     def drop_source(self, source: SourceId) -> None:
         """Close the core's source, if this is one; who waits there is refused."""
         channel = self._by_source.pop(source, None)
         if channel is None:
             return
+        del self._by_name[channel.name]
         for reader in channel.writer.readers():
             self._bells.remove((source, reader))
+        if channel.intake is not None:
+            intake = ReaderId(channel.intake.reader)
+            del self._by_reader[intake]
+            for publisher in channel.intake.sources():
+                self._bells.remove((publisher, intake))
         for publication in channel.close():
             self._refused(publication, ChannelUndeclared(f"channel {channel.name!r} was undeclared"))
 
     def bell(self, source: SourceId, reader: ReaderId) -> wire.Descriptor:
         """Make the doorbell of a pair of which the core is one end; give the sending end."""
-        channel = self._by_source[source]
-        return self._bells.make((source, reader), channel.wake)
+        own = self._by_reader.get(reader, source)
+        return self._bells.make((source, reader), self._by_source[own].wake)
 
     # ---- what connections want -----------------------------------------------------------------------------
 

@@ -31,12 +31,14 @@ from typing import Final
 
 from towpath import _ring
 from towpath.errors import LimitExceeded, MessageTooLarge, QuotaExceeded, TowpathError
-from towpath_broker.core.ids import CallId, SessionId
+from towpath_broker.core.ids import CallId, ReaderId, SessionId, SourceId
+from towpath_broker.log import log
 
 TURN_COUNT: Final = 1024
 TURN_BYTES: Final = 1 << 20
 """What one turn moves at most, one message more or less."""
-ROOM_RETRY_S: Final = 0.002
+STALL_CHECK_S: Final = 0.5
+"""How often a full ring's readers are looked at; the ring counts a reader's time by looks."""
 WAITING_BYTES_PER_CHANNEL_MAX: Final = 64 << 20
 """Bytes that came over the socket and wait for room in a channel's ring; beyond it LIMIT_EXCEEDED."""
 WAITING_BYTES_PER_PRINCIPAL_MAX: Final = 4 << 20
@@ -71,9 +73,13 @@ class Told:
 
     Attributes:
         written: all of a publication is in the ring; with the seq of its last message.
+        left: the intake reads nothing more of a source: it was read to its end, or broke its ring.
+        stalled: this subscriber has held the ring full for as long as the channel allows.
     """
 
     written: Callable[[Publication, int], object]
+    left: Callable[[SourceId], object]
+    stalled: Callable[[ReaderId], object]
 
 
 class WaitingBytes:
@@ -114,20 +120,27 @@ class OwnChannel:
     Args:
         name: the channel's.
         writer: the source's ring; closed with this object.
+        stall_ms_max: how long a subscriber may hold the ring full without moving; 0 for ever.
         told: whom to tell.
         waiting: counts what waits for room.
     """
 
-    def __init__(self, name: str, writer: _ring.Writer, *, told: Told, waiting: WaitingBytes) -> None:
+    def __init__(
+        self, name: str, writer: _ring.Writer, *, stall_ms_max: int, told: Told, waiting: WaitingBytes
+    ) -> None:
         self.name = name
         self.writer = writer
+        self.intake: _ring.Reader | None = None
+        self._stall_ns = stall_ms_max * 1_000_000
         self._told = told
         self._waiting = waiting
         self._waiting_bytes = 0
         self._line: deque[Publication] = deque()
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Handle | None = None
+        self._room_check: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._carried: list[_ring.Message] = []
         self.published_at = self._loop.time()
 
     @property
@@ -210,20 +223,71 @@ class OwnChannel:
         self._turn = None
         while self._line:
             if not self._write(self._line[0]):
-                self._turn = self._loop.call_later(ROOM_RETRY_S, self._take_turn)
+                self._wait_room()
                 return
             self._count_out(self._line.popleft())
+        if self.intake is not None:
+            self._take_in(self.intake)
+
+    def _take_in(self, intake: _ring.Reader) -> None:
+        moved = self._pump(intake)
+        if moved > 0:
+            self.wake()
+        elif moved < 0:
+            self._wait_room()
+        else:
+            for source, why in intake.take_violations():
+                log("core.source_left", level="warning", channel=self.name, source=source, message=why)
+                self._told.left(SourceId(source))
+            for source in intake.take_drained():
+                self._told.left(SourceId(source))
+            if intake.arm():
+                self.wake()
+
+    def _pump(self, intake: _ring.Reader) -> int:
+        # Until the ring has pump(): the same, without origins, and not proof against a kill in between.
+        moved = 0
+        if not self._carried:
+            self._carried = intake.receive(TURN_COUNT, TURN_BYTES, 0)
+        while self._carried:
+            payloads = [message.payload for message in self._carried]
+            written = self.writer.try_publish_many(payloads, 0, [m.headers_raw for m in self._carried])
+            if written <= 0:
+                return moved or -1
+            moved += written
+            del self._carried[:written]
+        return moved
+
+    def _wait_room(self) -> None:
+        """Go on when a subscriber has made room; meanwhile judge, now and then, whether one has stopped."""
+        if self._room_check is not None:
+            self._room_check.cancel()
+            self._room_check = None
+        if not hasattr(self.writer, "arm_room"):  # until the ring has it
+            self._room_check = self._loop.call_later(0.002, self.wake)
+            return
+        if self.writer.arm_room(self.writer.message_bytes_max):
+            self.wake()
+            return
+        if self._stall_ns:
+            stalled = self.writer.stalled_reader(self._stall_ns)
+            if stalled is not None:
+                self._told.stalled(ReaderId(stalled))
+            self._room_check = self._loop.call_later(min(self._stall_ns / 1e9, STALL_CHECK_S), self.wake)
 
     def close(self) -> list[Publication]:
         """Close the ring, which subscribers drain; return what was not written."""
         self._is_closed = True
-        if self._turn is not None:
-            self._turn.cancel()
+        for handle in (self._turn, self._room_check):
+            if handle is not None:
+                handle.cancel()
         left = list(self._line)
         self._line.clear()
         for publication in left:
             self._count_out(publication)
         self.writer.close()
+        if self.intake is not None:
+            self.intake.close()
         return left
 
 
