@@ -98,8 +98,8 @@ class Client:
         given = {BindingId(binding): report for binding, report in reports.items()}
         return self.core.apply(c.ReportBindings(self.caller(), given))
 
-    def watch(self) -> list[Effect]:
-        return self.core.apply(c.Watch(self.caller()))
+    def watch(self, after_revision: int | None = None) -> list[Effect]:
+        return self.core.apply(c.Watch(self.caller(), after_revision))
 
     def publish(
         self,

@@ -70,6 +70,7 @@ STATES = st.builds(
     TIMES,
     st.integers(0, 1 << 24),
     st.integers(1, 1 << 40),
+    st.integers(0, 1 << 40),
     LIMITS,
     OPTIONS,
     st.lists(st.builds(ChannelDefinition, TEXT, OPTIONS, TEXT, TIMES), max_size=3).map(tuple),
@@ -218,7 +219,7 @@ def test_snapshot_of_version_1() -> None:
     )
     as_it_was = ChannelOptions(ring_bytes=4096, history=0, stall_ms_max=0)
     assert state.defaults == state.channels[0].options == as_it_was
-    assert state.limits == Limits(sessions_max=9)
+    assert (state.limits, state.revision) == (Limits(sessions_max=9), 0)
 
 
 def test_what_version_2_must_say_is_missed() -> None:

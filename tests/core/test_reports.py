@@ -11,6 +11,7 @@ from towpath_broker.core import effects as e
 from towpath_broker.core.commands import BindingReport, BindingState, Caller, Direction
 from towpath_broker.core.ids import BindingId, CallId
 from towpath_broker.core.limits import Limits
+from towpath_broker.core.watches import CHANGES_KEPT
 
 RUNNING = BindingReport(BindingState.RUNNING, "pid 4711", messages_in=5)
 
@@ -168,6 +169,43 @@ def test_watch_tells_the_state_and_then_every_change(core: Core) -> None:
     ]
     assert told(core.bridge().report({1: RUNNING}), client) == []
     assert core.machine.statistics().revision == 9
+
+
+def test_watch_from_a_revision_tells_only_what_changed_since(core: Core) -> None:
+    client, admin = core.open(), core.admin()
+    admin.declare("b"), admin.bind("b", "fifo:/y"), admin.undeclare("b", force=True)
+    assert told(client.watch(2), client) == [
+        (3, "WatchChannelDeclared"),
+        (4, "WatchBindingCreated"),
+        (5, "WatchBindingDeleted"),
+        (6, "WatchChannelUndeclared"),
+        (6, "WatchCurrent"),
+    ]
+    assert told(client.watch(6), client) == [(6, "WatchCurrent")]
+    assert told(admin.declare("c"), client) == [(7, "WatchChannelDeclared")] * 2
+
+
+def test_watch_from_a_revision_that_is_not_known_begins_anew(core: Core) -> None:
+    client, admin = core.open(), core.admin()
+    whole = ["WatchReset", "WatchChannelDeclared", "WatchBindingCreated", "WatchCurrent"]
+    assert told(client.watch(99), client) == [(2, kind) for kind in whole]
+    for _ in range(CHANGES_KEPT // 2):
+        admin.declare("b"), admin.undeclare("b")
+    revision = 2 + CHANGES_KEPT
+    assert [at for at, _ in told(client.watch(2), client)] == [*range(3, revision + 1), revision]
+    assert told(client.watch(1), client) == [(revision, kind) for kind in whole]
+
+
+def test_revisions_go_on_over_restarts_and_snapshots(core: Core) -> None:
+    core.admin().declare("b")
+    fresh = Core()
+    fresh.machine = type(core.machine)()
+    fresh.machine.restore(core.machine.snapshot())
+    fresh.apply(fresh.machine.start_command())
+    client = fresh.open()
+    assert told(client.watch(3), client) == [(3, "WatchCurrent")]
+    assert told(client.watch(2), client)[0] == (3, "WatchReset")
+    assert told(fresh.admin().declare("c"), client) == [(4, "WatchChannelDeclared")] * 2
 
 
 def test_watch_of_a_fresh_registry() -> None:

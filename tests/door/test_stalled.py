@@ -14,7 +14,7 @@ from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle
 from towpath import _ring
 from towpath.errors import Code
-from towpath.v1 import frame_pb2
+from towpath.v1 import frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 
 RING_BYTES = 4096
@@ -78,7 +78,9 @@ def test_both_are_told_and_the_connections_stay(daemon: DaemonHandle, name: str)
         assert Code(told.error.code) is Code.SLOW_CONSUMER and "50 ms" in told.error.message
         (again,) = part(publisher, source, reader)
         assert code(again) is Code.SUBSCRIPTION_NOT_FOUND
-        status = subscriber.ask(Frame(id=3, get_channel_request={"name": name})).get_channel_response
+        status = subscriber.ask(
+            Frame(id=3, get_channel_request=registry_pb2.GetChannelRequest(name=name))
+        ).get_channel_response
         assert (status.channel.publishers, status.channel.subscribers) == (1, 1)
 
 

@@ -42,7 +42,9 @@ from .limits import Limits
 from .registry import BindingDefinition, ChannelDefinition
 
 MACHINE_VERSION: Final = 2
-"""What is written. 2 added to a channel's options ``order``, ``history`` and ``stall_ms_max``."""
+"""What is written. 2 added to a channel's options ``order``, ``history`` and ``stall_ms_max``, and to a
+snapshot the registry's ``revision``.
+"""
 MACHINE_VERSIONS: Final = (1, 2)
 """What can be read."""
 
@@ -60,11 +62,13 @@ class DurableState:
         now_ns: the latest time that the machine has seen.
         incarnation: how often the core has started.
         next_binding: the id that the next binding gets.
+        revision: how often the registry has changed.
     """
 
     now_ns: int
     incarnation: int
     next_binding: int
+    revision: int
     limits: Limits
     defaults: ChannelOptions
     channels: tuple[ChannelDefinition, ...]
@@ -103,6 +107,7 @@ def encode_state(state: DurableState) -> bytes:
             "now_ns": state.now_ns,
             "incarnation": state.incarnation,
             "next_binding": state.next_binding,
+            "revision": state.revision,
             "limits": _limits_out(state.limits),
             "defaults": _options_out(state.defaults),
             "channels": [
@@ -141,6 +146,7 @@ def decode_state(snapshot: bytes) -> DurableState:
             now_ns=int(data["now_ns"]),
             incarnation=int(data["incarnation"]),
             next_binding=int(data["next_binding"]),
+            revision=0 if data["v"] == 1 else int(data["revision"]),
             limits=_limits_in(data["limits"]),
             defaults=_options_in(data["defaults"], data["v"]),
             channels=tuple(

@@ -258,7 +258,14 @@ class GetStatus(Command):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Command):
+    """Tell every change of the registry from here on.
+
+    Attributes:
+        after_revision: tell first what changed since this revision; None for the state as it stands.
+    """
+
     caller: Caller
+    after_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

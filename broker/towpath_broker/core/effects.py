@@ -275,8 +275,18 @@ class WatchCurrent:
     """The state as it stood has been told whole; what follows are changes."""
 
 
+@dataclass(frozen=True, slots=True)
+class WatchReset:
+    """What changed since the revision asked for is not known any more; the state is told whole."""
+
+
 WatchBody = (
-    WatchChannelDeclared | WatchChannelUndeclared | WatchBindingCreated | WatchBindingDeleted | WatchCurrent
+    WatchChannelDeclared
+    | WatchChannelUndeclared
+    | WatchBindingCreated
+    | WatchBindingDeleted
+    | WatchCurrent
+    | WatchReset
 )
 
 # ---- effects -----------------------------------------------------------------------------------------------

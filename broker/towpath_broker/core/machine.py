@@ -217,6 +217,7 @@ class Machine:
             now_ns=self._now_ns,
             incarnation=self._incarnation,
             next_binding=self._registry.next_binding,
+            revision=self._watches.revision,
             limits=self._registry.limits,
             defaults=self._registry.defaults,
             channels=tuple(self._registry.channels.values()),
@@ -237,6 +238,7 @@ class Machine:
         state = decode_state(snapshot)
         self._now_ns = state.now_ns
         self._incarnation = state.incarnation
+        self._watches.restore(state.revision)
         self._registry.limits = state.limits
         self._registry.defaults = state.defaults
         for channel in state.channels:
@@ -303,7 +305,6 @@ class Machine:
         self._own.start()
         self._registry.limits = command.limits
         self._registry.defaults = command.defaults
-        self._watches.start()
         self._commands = self._refused = 0
         return []
 
@@ -468,10 +469,16 @@ class Machine:
             return []
         self._check_call(session, caller.call)
         self._watches.add(session, caller.call, self._registry.limits.watches_per_session_max)
-        bodies: list[e.WatchBody] = [e.WatchChannelDeclared(view) for view in self._channel_views()]
-        bodies += [e.WatchBindingCreated(view) for view in self._binding_views()]
-        bodies.append(e.WatchCurrent())
-        return [e.StreamItem(session.id, caller.call, self._watches.revision, body) for body in bodies]
+        revision = self._watches.revision
+        after = command.after_revision
+        told = self._watches.since(after) if after is not None else None
+        if told is None:
+            bodies: list[e.WatchBody] = [] if after is None else [e.WatchReset()]
+            bodies += [e.WatchChannelDeclared(view) for view in self._channel_views()]
+            bodies += [e.WatchBindingCreated(view) for view in self._binding_views()]
+            told = [(revision, body) for body in bodies]
+        told.append((revision, e.WatchCurrent()))
+        return [e.StreamItem(session.id, caller.call, at, body) for at, body in told]
 
     def _check_call(self, session: Session, call: CallId) -> None:
         if call in session.watches or call in session.waits:

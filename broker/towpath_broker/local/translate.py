@@ -111,7 +111,9 @@ _REQUESTS: Final[Mapping[str, MakeCommand]] = {
     ),
     "list_bindings_request": lambda caller, body: commands.ListBindings(caller, body.channel),
     "get_status_request": lambda caller, _: commands.GetStatus(caller),
-    "watch_request": lambda caller, _: commands.Watch(caller),
+    "watch_request": lambda caller, body: commands.Watch(
+        caller, body.after_revision if body.HasField("after_revision") else None
+    ),
     "allocate_ids_request": lambda caller, body: commands.AllocateIds(caller, body.count),
     "detach_source_request": lambda caller, body: commands.DetachSource(caller, SourceId(body.source)),
     "attach_reader_request": _attach_reader,
@@ -279,6 +281,8 @@ def watch_frame(call: int, revision: int, body: effects.WatchBody) -> Frame:
             response.binding_deleted.CopyFrom(_binding(body.binding))
         case effects.WatchCurrent():
             response.current.SetInParent()
+        case effects.WatchReset():
+            response.reset.SetInParent()
     return frame
 
 

@@ -177,6 +177,11 @@ def bindings(channel: str = "") -> Call[list[model.BindingInfo]]:
     )
 
 
+def watch_request(after_revision: int | None) -> registry_pb2.WatchRequest:
+    """Raises InvalidArgument when the revision is no number of 64 bits."""
+    return _request(registry_pb2.WatchRequest, after_revision=after_revision)
+
+
 def status() -> Call[model.Status]:
     return Call(
         "get_status_request",
@@ -241,8 +246,8 @@ def attach_reader(
     wants_doorbell: bool,
     held: Mapping[int, int] | None = None,
 ) -> Call[None]:
-    """With ``held`` (source to slot), a subscription is taken up again. ``channel`` may be a pattern. Goes with
-    the control page's descriptor.
+    """With ``held`` (source to slot), a subscription is taken up again. ``channel`` may be a pattern. Goes
+    with the control page's descriptor.
     """
     body = _request(
         frame_pb2.AttachReaderRequest,

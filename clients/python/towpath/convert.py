@@ -429,6 +429,8 @@ def watch_event_to_proto(event: model.WatchEvent) -> registry_pb2.WatchResponse:
             response.binding_created.CopyFrom(binding_to_proto(event.binding))
         case "binding_deleted" if event.binding:
             response.binding_deleted.CopyFrom(binding_to_proto(event.binding))
+        case "reset":
+            response.reset.SetInParent()
         case _:
             response.current.SetInParent()
     return response

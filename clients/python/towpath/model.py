@@ -203,9 +203,10 @@ class WatchEvent:
     """One change of the registry.
 
     Attributes:
-        kind: ``current`` after the state as it stood has been told whole; ``reset`` when the connection
-            was made anew and everything is told again.
-        revision: grows by one with each change, within one run of the daemon.
+        kind: ``current`` after the state as it stood, or what changed since the revision asked for, has been
+            told whole; ``reset`` when everything is told again, because the connection was made anew or the
+            revision asked for is too old.
+        revision: grows by one with each change, over restarts of the daemon too.
     """
 
     kind: WatchKind

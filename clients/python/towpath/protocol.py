@@ -284,11 +284,13 @@ class ClientProtocol:
         if self.is_ready:
             self.call(call, lambda _: None)
 
-    def watch(self, handler: Handler) -> int:
-        """Queue a watch of the registry; ``handler`` gets each item, and at the end an error."""
-        frame = Frame()
-        frame.watch_request.SetInParent()
-        return self.open_stream(frame, handler)
+    def watch(self, handler: Handler, after_revision: int | None = None) -> int:
+        """Queue a watch of the registry; ``handler`` gets each item, and at the end an error.
+
+        Raises:
+            InvalidArgument: the revision is no number of 64 bits.
+        """
+        return self.open_stream(Frame(watch_request=calls.watch_request(after_revision)), handler)
 
     def open_stream(self, frame: Frame, handler: Handler) -> int:
         """Queue a request that has any number of answers; ``handler`` gets each, and at the end an error.

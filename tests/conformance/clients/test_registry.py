@@ -136,6 +136,29 @@ def test_two_watches_tell_the_same(client: Any, connect: Any, name: str) -> None
     assert first == second
 
 
+def test_watch_from_a_revision_tells_what_changed_since(client: Any, name: str) -> None:
+    """A carrier that does not remember so far back says reset, and tells everything."""
+    client.declare(name)
+    watch = client.watch()
+    events = iter(watch)
+    while (event := next(events)).kind != "current":
+        pass
+    watch.close()
+    client.declare(name + ".later")
+    since = iter(client.watch(after_revision=event.revision))
+    told = []
+    while (following := next(since)).kind != "current":
+        told.append(following)
+    if told[0].kind == "reset":
+        assert {name, name + ".later"} <= {each.channel.name for each in told[1:] if each.channel}
+    else:
+        (declared,) = told
+        assert (declared.kind, declared.channel.name) == ("channel_declared", name + ".later")
+    assert following.revision == event.revision + 1
+    client.undeclare(name + ".later")
+    assert next(since).kind == "channel_undeclared"
+
+
 def test_a_binding_of_an_unknown_mechanism_is_refused(client: Any, carrier: Carrier, name: str) -> None:
     client.declare(name)
     if carrier.deviates("no bindings"):

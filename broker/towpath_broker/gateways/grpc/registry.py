@@ -92,14 +92,17 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
     async def Watch(  # type: ignore[override]
         self, request: registry_pb2.WatchRequest, context: Context
     ) -> None:
-        await self._calls.run(context, self._tell_changes(context))
+        await self._calls.run(context, self._tell_changes(request, context))
 
     async def _ask(self, name: str, request: Message, response: type[R], context: Context) -> R:
         call: Call[R] = Call(f"{name}_request", request, f"{name}_response", lambda answer: answer)
         timeout_s: float | None = context.time_remaining()
         return await self._calls.run(context, self._client.call(call, timeout=timeout_s or CALL_TIMEOUT_S))
 
-    async def _tell_changes(self, context: Context) -> None:
+    async def _tell_changes(self, request: registry_pb2.WatchRequest, context: Context) -> None:
         with self._watch.follow() as follower:
+            if request.HasField("after_revision"):
+                # The watch remembers the state, not how it came to be.
+                await context.write(registry_pb2.WatchResponse(reset=registry_pb2.WatchReset()))
             while True:
                 await context.write(await follower.receive())

@@ -246,6 +246,11 @@ class Calls:
     async def _watch(self, call: Call) -> Frame:
         watch = await self._feed.watch()
         try:
+            if call.request.watch_request.HasField("after_revision"):
+                # The feed remembers the state, not how it came to be.
+                reset = Frame(id=call.id)
+                reset.watch_response.reset.SetInParent()
+                await self._deliver(call, reset, self._settings.rpc_stall_ms / 1e3)
             while True:
                 frame = Frame(id=call.id)
                 frame.watch_response.CopyFrom(watch_event_to_proto(await watch.receive()))

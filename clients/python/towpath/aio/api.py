@@ -73,7 +73,7 @@ class AsyncClient(AsyncRegistry, AsyncHandle):
         await self._call(calls.report_gateway(endpoints, counters, detail))
 
     @abstractmethod
-    def watch(self) -> AsyncWatch:
+    def watch(self, *, after_revision: int | None = None) -> AsyncWatch:
         """Follow the registry; see :meth:`towpath.Client.watch`."""
 
     def channel(self, name: str) -> AsyncChannel:

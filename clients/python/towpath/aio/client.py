@@ -115,8 +115,8 @@ class LocalAsyncClient(AsyncClient):
 
     # ---- messages ----
 
-    def watch(self) -> LocalAsyncWatch:
-        return LocalAsyncWatch(self)
+    def watch(self, *, after_revision: int | None = None) -> LocalAsyncWatch:
+        return LocalAsyncWatch(self, after_revision)
 
     async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
         info = await self.channel_info(name)

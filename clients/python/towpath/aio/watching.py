@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 class LocalAsyncWatch(AsyncWatch):
     """A watch that goes through the door."""
 
-    def __init__(self, client: LocalAsyncClient) -> None:
+    def __init__(self, client: LocalAsyncClient, after_revision: int | None) -> None:
         self._client = client
         self._events: asyncio.Queue[model.WatchEvent | TowpathError] = asyncio.Queue()
         self._call_id = 0
         self._started = False
+        self._after_revision = after_revision
 
     def _handle(self, answer: Frame | TowpathError) -> None:
         if isinstance(answer, TowpathError):
@@ -35,7 +36,8 @@ class LocalAsyncWatch(AsyncWatch):
 
     async def _start(self) -> None:
         await self._client._wait_ready(None)
-        self._call_id = self._client._protocol.watch(self._handle)
+        after_revision, self._after_revision = self._after_revision, None
+        self._call_id = self._client._protocol.watch(self._handle, after_revision)
         self._client._flush()
         self._started = True
 

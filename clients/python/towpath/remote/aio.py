@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from towpath import calls
+from towpath import calls, tracing
 from towpath.addresses import RemoteAddress
-from towpath.aio.api import AsyncClient, AsyncHandle
+from towpath.aio.api import AsyncClient, AsyncHandle, AsyncPublisher
 from towpath.errors import NotSupported
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
@@ -49,12 +49,17 @@ class RemoteAsyncClient(AsyncClient):
     async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return await self._session.ask(call, deadline)
 
-    def watch(self) -> RemoteAsyncWatch:
-        watch = RemoteAsyncWatch(self._session, self._handles.discard)
+    def watch(self, *, after_revision: int | None = None) -> RemoteAsyncWatch:
+        is_anew = after_revision is not None  # a gateway knows the state, not how it came to be
+        watch = RemoteAsyncWatch(self._session, self._handles.discard, is_anew=is_anew)
         self._handles.add(watch)
         return watch
 
-    async def publisher(self, name: str, *, origin: str = "") -> RemoteAsyncPublisher:
+    async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
+        return tracing.traced_async(await self.untraced_publisher(name, origin=origin))
+
+    async def untraced_publisher(self, name: str, *, origin: str = "") -> RemoteAsyncPublisher:
+        """The publisher itself: what is to be traced must be seen in the program's own thread."""
         if origin:
             raise _needs_the_host("an origin")
         info = await self.channel_info(name)

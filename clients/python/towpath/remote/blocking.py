@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from towpath import calls, model
+from towpath import calls, model, tracing
 from towpath._message import Message
 from towpath.addresses import RemoteAddress
 from towpath.errors import ConnectionLost, Timeout
@@ -146,16 +146,17 @@ class RemoteClient(Client):
     def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return self._portal.run(self._inner._call(call, deadline))
 
-    def watch(self) -> RemoteWatch:
-        return RemoteWatch(self._portal, self._portal.run(self._watch()))
+    def watch(self, *, after_revision: int | None = None) -> RemoteWatch:
+        return RemoteWatch(self._portal, self._portal.run(self._watch(after_revision)))
 
-    async def _watch(self) -> RemoteAsyncWatch:
-        watch = self._inner.watch()
+    async def _watch(self, after_revision: int | None) -> RemoteAsyncWatch:
+        watch = self._inner.watch(after_revision=after_revision)
         watch.start()
         return watch
 
-    def publisher(self, name: str, *, origin: str = "") -> RemotePublisher:
-        return RemotePublisher(self._portal, self._portal.run(self._inner.publisher(name, origin=origin)))
+    def publisher(self, name: str, *, origin: str = "") -> Publisher:
+        inner = self._portal.run(self._inner.untraced_publisher(name, origin=origin))
+        return tracing.traced(RemotePublisher(self._portal, inner))
 
     def subscribe(self, name: str, *, exclude_origin: str = "") -> RemoteSubscription:
         inner = self._portal.run(self._inner.subscribe(name, exclude_origin=exclude_origin))

@@ -160,10 +160,10 @@ class RemoteAsyncSubscription(AsyncSubscription):
 class RemoteAsyncWatch(AsyncWatch):
     """A watch through a gateway."""
 
-    def __init__(self, session: Session, on_closed: Callable[[AsyncHandle], None]) -> None:
+    def __init__(self, session: Session, on_closed: Callable[[AsyncHandle], None], *, is_anew: bool) -> None:
         self._session = session
         self._on_closed = on_closed
-        self._events: deque[model.WatchEvent] = deque()
+        self._events: deque[model.WatchEvent] = deque([model.WatchEvent("reset", 0)] if is_anew else [])
         self._ended: TowpathError | None = None
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()

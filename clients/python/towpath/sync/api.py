@@ -58,8 +58,13 @@ class Client(Registry, Handle):
         """For whom the session acts: ``uid:1000``; empty while that is not known."""
 
     @abstractmethod
-    def watch(self) -> Watch:
-        """Follow the registry: first the state as it stands, then every change. Close it when done."""
+    def watch(self, *, after_revision: int | None = None) -> Watch:
+        """Follow the registry: first the state as it stands, then every change. Close it when done.
+
+        Args:
+            after_revision: the last revision that is known already: tell only what changed since. Where that
+                is too long ago (and from afar always) ``reset`` comes first, and then everything.
+        """
 
     def channel(self, name: str) -> Channel:
         """Return a handle for publishing and subscribing by name; asks nobody until it is used."""

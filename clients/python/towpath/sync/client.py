@@ -138,8 +138,8 @@ class LocalClient(Client):
 
     # ---- messages ----
 
-    def watch(self) -> LocalWatch:
-        return LocalWatch(self)
+    def watch(self, *, after_revision: int | None = None) -> LocalWatch:
+        return LocalWatch(self, after_revision)
 
     def publisher(self, name: str, *, origin: str = "") -> Publisher:
         deadline = deadline_ns(CALL_TIMEOUT_S)

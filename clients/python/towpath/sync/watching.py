@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 class LocalWatch(Watch):
     """A watch that goes through the door."""
 
-    def __init__(self, client: LocalClient) -> None:
+    def __init__(self, client: LocalClient, after_revision: int | None) -> None:
         self._client = client
         self._events: deque[model.WatchEvent | TowpathError] = deque()
         self._arrived = threading.Condition()
         self._call_id = 0
-        self._start(deadline_ns(CALL_TIMEOUT_S))
+        self._start(deadline_ns(CALL_TIMEOUT_S), after_revision)
 
-    def _start(self, deadline: int | None) -> None:
+    def _start(self, deadline: int | None, after_revision: int | None = None) -> None:
         with self._client._lock:
             self._client._wait_ready(deadline)
             with self._client._sending():
-                self._call_id = self._client._protocol.watch(self._handle)
+                self._call_id = self._client._protocol.watch(self._handle, after_revision)
 
     def _handle(self, answer: Frame | TowpathError) -> None:
         item: model.WatchEvent | TowpathError

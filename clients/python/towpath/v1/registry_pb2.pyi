@@ -1050,14 +1050,23 @@ Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    after_revision: _builtins.int
+    """The last revision that the caller knows, with all that was told up to there: tell only what changed since. Where
+    that is not known any more, `reset` comes first, and then everything.
+    """
     def __init__(
         self,
+        *,
+        after_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
+    _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_revision) -> _WhichOneofReturnType__after_revision | None: ...
 
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
@@ -1071,8 +1080,9 @@ class WatchResponse(_message.Message):
     BINDING_CREATED_FIELD_NUMBER: _builtins.int
     BINDING_DELETED_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Grows by one with each change of the registry."""
+    """Grows by one with each change of the registry, over restarts of the daemon too."""
     @_builtins.property
     def channel_declared(self) -> Global___Channel: ...
     @_builtins.property
@@ -1085,6 +1095,10 @@ class WatchResponse(_message.Message):
     def current(self) -> Global___WatchCurrent:
         """The state as it stood has been told whole; what follows are changes."""
 
+    @_builtins.property
+    def reset(self) -> Global___WatchReset:
+        """What changed since the revision asked for is not known any more: everything is told as if nothing had been."""
+
     def __init__(
         self,
         *,
@@ -1094,12 +1108,13 @@ class WatchResponse(_message.Message):
         binding_created: Global___Binding | None = ...,
         binding_deleted: Global___Binding | None = ...,
         current: Global___WatchCurrent | None = ...,
+        reset: Global___WatchReset | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["binding_created", b"binding_created", "binding_deleted", b"binding_deleted", "channel_declared", b"channel_declared", "channel_undeclared", b"channel_undeclared", "current", b"current", "event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["binding_created", b"binding_created", "binding_deleted", b"binding_deleted", "channel_declared", b"channel_declared", "channel_undeclared", b"channel_undeclared", "current", b"current", "event", b"event", "reset", b"reset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_created", b"binding_created", "binding_deleted", b"binding_deleted", "channel_declared", b"channel_declared", "channel_undeclared", b"channel_undeclared", "current", b"current", "event", b"event", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_created", b"binding_created", "binding_deleted", b"binding_deleted", "channel_declared", b"channel_declared", "channel_undeclared", b"channel_undeclared", "current", b"current", "event", b"event", "reset", b"reset", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["channel_declared", "channel_undeclared", "binding_created", "binding_deleted", "current"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["channel_declared", "channel_undeclared", "binding_created", "binding_deleted", "current", "reset"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1119,3 +1134,18 @@ class WatchCurrent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchCurrent: _TypeAlias = WatchCurrent  # noqa: Y015
+
+@_typing.final
+class WatchReset(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchReset: _TypeAlias = WatchReset  # noqa: Y015

@@ -151,7 +151,7 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The registry as it stands, then every change to it.
+        """The registry as it stands, then every change to it; or, from a revision, only the changes since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class RegistryStub:
     ListBindings: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListBindingsRequest, _registry_pb2.ListBindingsResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetStatusRequest, _registry_pb2.GetStatusResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
-    """The registry as it stands, then every change to it."""
+    """The registry as it stands, then every change to it; or, from a revision, only the changes since."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -70,7 +70,7 @@ class RegistryAsyncStub(RegistryStub):
     ListBindings: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListBindingsRequest, _registry_pb2.ListBindingsResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetStatusRequest, _registry_pb2.GetStatusResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
-    """The registry as it stands, then every change to it."""
+    """The registry as it stands, then every change to it; or, from a revision, only the changes since."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """The table of channels and bindings, and what the daemon says of itself.
@@ -149,6 +149,6 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchResponse], _abc.AsyncIterator[_registry_pb2.WatchResponse]]:
-        """The registry as it stands, then every change to it."""
+        """The registry as it stands, then every change to it; or, from a revision, only the changes since."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
