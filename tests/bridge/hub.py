@@ -71,6 +71,7 @@ class Hub:
         reports: the newest of each binding.
         published: what came from bindings, by channel.
         open_ends: publishers and subscriptions that are not closed.
+        host_error: raised instead of opening any, as at a limit of the host.
     """
 
     def __init__(self) -> None:
@@ -80,6 +81,7 @@ class Hub:
         self.published: dict[str, list[bytes]] = {"test": []}
         self.subscriptions: list[HubSubscription] = []
         self.open_ends = 0
+        self.host_error: OSError | None = None
         self.changed = asyncio.Event()
         self._events: asyncio.Queue[WatchEvent] = asyncio.Queue()
         self._events.put_nowait(WatchEvent("current", 0))
@@ -123,13 +125,11 @@ class Hub:
             yield await self._events.get()
 
     async def publisher(self, channel: str, /, *, origin: str = "") -> HubPublisher:
-        if channel not in self.channels:
-            raise ChannelNotFound(f"no channel {channel}")
+        self._check(channel)
         return HubPublisher(self, channel, origin)
 
     async def subscribe(self, channel: str, /, *, exclude_origin: str = "") -> HubSubscription:
-        if channel not in self.channels:
-            raise ChannelNotFound(f"no channel {channel}")
+        self._check(channel)
         subscription = HubSubscription(self, channel, exclude_origin)
         self.subscriptions.append(subscription)
         return subscription
@@ -137,3 +137,9 @@ class Hub:
     async def report_bindings(self, reports: Mapping[int, BindingReport], /) -> None:
         self.reports.update(reports)
         self.changed.set()
+
+    def _check(self, channel: str) -> None:
+        if self.host_error is not None:
+            raise self.host_error
+        if channel not in self.channels:
+            raise ChannelNotFound(f"no channel {channel}")

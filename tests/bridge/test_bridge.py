@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,27 @@ async def test_what_may_pass_is_tried_again_until_it_works(tmp_path: Path) -> No
         os.mkdir(tmp_path / "later")
         await at.until_state(1, "running")
         assert at.hub.reports[1].restarts >= 1
+        await at.stop()
+
+
+@on_loop
+async def test_a_binding_that_the_host_has_no_descriptors_for_waits_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    async with At() as at:
+        at.hub.bind(1, f"fifo:{tmp_path}/one", "in")
+        await at.until_state(1, "running")
+        at.hub.host_error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        at.hub.bind(2, f"fifo:{tmp_path}/two", "in")
+        at.hub.bind(3, f"fifo:{tmp_path}/three", "out")
+        await at.until_state(2, "retrying")
+        await at.until_state(3, "retrying")
+        assert "Too many open files" in at.hub.reports[2].detail
+        await shell(f"echo hello > {tmp_path}/one")
+        await at.until(lambda: at.hub.published["test"] == [b"hello"])
+        at.hub.host_error = None
+        await at.until_state(2, "running")
+        await at.until_state(3, "waiting")
         await at.stop()
 
 

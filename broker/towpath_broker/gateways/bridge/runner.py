@@ -171,15 +171,17 @@ class BindingRunner:
         log(event, level=level, binding=self.info.id, channel=self.info.channel, **fields)
 
     async def _attempt(self, stop: Stop) -> None:
-        carrier = await ChannelCarrier.open(self._client, self.info)
         try:
-            await make_adapter(self.info, carrier, self._tally, self._watcher).run(stop)
+            carrier = await ChannelCarrier.open(self._client, self.info)
+            try:
+                await make_adapter(self.info, carrier, self._tally, self._watcher).run(stop)
+            finally:
+                await carrier.close()
         except OSError as error:
+            # Too many open files, say: this binding waits, and the others go on.
             if isinstance(error, TowpathError):
                 raise
             raise BindingFailed(f"the host refused: {error}", retryable=True) from error
-        finally:
-            await carrier.close()
 
     async def _retry_later(self, stop: Stop, error: TowpathError, delay_ms: int) -> None:
         again = f"again in {format_delay(delay_ms)}"
