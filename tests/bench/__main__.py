@@ -210,6 +210,7 @@ def write(options: argparse.Namespace, results: Results) -> None:
 
 def run_here(options: argparse.Namespace) -> int:
     """Measure; return the exit status."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes to the terminal of whoever watches
     import_all()
     results = Results()
     describe(results)

@@ -100,6 +100,8 @@ def cases(
         ):
             if pattern not in patterns or (pause_ns and size != SIZES[0]):
                 continue
+            if placement == "two cores" and (pattern != "round trip" or size != SIZES[0]):
+                continue
             for mechanism in MECHANISMS:
                 if mechanism.family in families and pattern in mechanism.patterns:
                     yield Case(mechanism.name, placement, pattern, size, is_checked, pause_ns)

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Final
 
 from tests.bench.load import Load, Role
@@ -24,6 +25,8 @@ from tests.bench.mechanisms.link import Link
 
 DEADLINE_S: Final = 30.0
 """For one measurement; a thousand times what most of them take."""
+ENDING_S: Final = 5.0
+"""For a process to end by itself when its part is over; then it is killed."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -58,14 +61,16 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._workers:
             worker.line.close()
         for worker in self._workers:
-            self._reap(worker)
+            self._reap(worker, ENDING_S if error is None else 0.0)
 
-    def _reap(self, worker: _Worker) -> None:
-        until = min(self._deadline, time.monotonic() + 2.0)
+    def _reap(self, worker: _Worker, patience_s: float) -> None:
+        until = time.monotonic() + patience_s
         while os.waitpid(worker.pid, os.WNOHANG)[0] == 0:
             if time.monotonic() > until:
                 os.kill(worker.pid, signal.SIGKILL)
@@ -170,8 +175,15 @@ def _stream(link: Link, crew: Crew, pipes: contextlib.ExitStack) -> dict[str, fl
 
 
 def _round_trip(link: Link, crew: Crew) -> dict[str, float]:
-    crew.start("echo", link.load, [], link.echo)
-    crew.start("ping", link.load, [], link.ping)
+    def pinned(end: int, work: Callable[[Role], None]) -> Callable[[Role], None]:
+        def run(role: Role) -> None:
+            link.site.pin(end)
+            work(role)
+
+        return run
+
+    crew.start("echo", link.load, [], pinned(1, link.echo))
+    crew.start("ping", link.load, [], pinned(0, link.ping))
     crew.wait("ready")
     crew.say()
     crew.wait("p50_ns", "echoed")

@@ -32,6 +32,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -202,20 +203,28 @@ class Role:
 
     # ---- finding each other ----
 
+    @cached_property
+    def _probe(self) -> bytes:
+        return PROBE.ljust(self.load.size_bytes)
+
+    @cached_property
+    def _start(self) -> bytes:
+        return START.ljust(self.load.size_bytes)
+
     def probe(self, send: Callable[[bytes], object]) -> None:
         """Send probes until every receiver has had one, then START; for what has no other way to know."""
         waiting = list(self._acks)
         while waiting:
-            send(PROBE)
+            send(self._probe)
             time.sleep(PROBE_PAUSE_S)
             waiting = [ack for ack in waiting if not _take_byte(ack)]
-        send(START)
+        send(self._start)
 
     def await_probe(self, receive: Callable[[], bytes]) -> None:
         """Receive up to START."""
         receive()
         self.acknowledge()
-        while receive() != START:
+        while receive() != self._start:
             pass
 
     def probe_back(self, send: Callable[[bytes], object], receive: Callable[[], bytes]) -> None:
@@ -224,7 +233,7 @@ class Role:
 
         def send_probes() -> None:
             while not found.is_set():
-                send(PROBE)
+                send(self._probe)
                 found.wait(PROBE_PAUSE_S)
 
         sending = threading.Thread(target=send_probes)
@@ -232,8 +241,8 @@ class Role:
         receive()
         found.set()
         sending.join()
-        send(START)
-        while receive() != START:
+        send(self._start)
+        while receive() != self._start:
             pass
 
     # ---- round trips ----

@@ -71,7 +71,8 @@ def _against_size(axes: Axes, results: Results, placement: str) -> None:
     axes.set_yscale("log")
     axes.set_xticks(SIZES, [size_text(size) for size in SIZES])
     axes.set_title(f"Bandwidth by payload, no checksum, {placement} (GB/s)", fontsize=10, loc="left")
-    axes.legend(fontsize=7)
+    if axes.lines:
+        axes.legend(fontsize=7)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
 

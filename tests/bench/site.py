@@ -25,8 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
 
-Placement = Literal["free", "one core"]
-PLACEMENTS: Final[tuple[Placement, ...]] = ("free", "one core")
+Placement = Literal["free", "one core", "two cores"]
+PLACEMENTS: Final[tuple[Placement, ...]] = ("free", "one core", "two cores")
+"""Where the scheduler likes; everything on one core; the ends of a round trip on a core each (no other
+pattern), because a free pair is often put on one core, and waking across is another thing."""
 PROGRAMS_VARIABLE: Final = "TOWPATH_BENCH_PROGRAMS"
 """Where the peers' packages have put programs; set by the harness when it moves to its environment."""
 READY_S: Final = 30.0
@@ -115,6 +117,15 @@ class Site:
         self._before = os.sched_getaffinity(0)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._daemon: Daemon | None = None
+
+    def pin(self, end: int) -> None:
+        """Put this process, which is one end of a round trip, where the placement wants it."""
+        if self.placement == "two cores":
+            os.sched_setaffinity(0, {self.core(end)})
+
+    def core(self, end: int) -> int:
+        """The core of one end (0 or 1) where each has its own; -1 elsewhere."""
+        return sorted(self._before)[-1 - end % 2] if self.placement == "two cores" else -1
 
     def __enter__(self) -> Site:
         self.directory = Path(tempfile.mkdtemp(prefix="towpath-bench-"))

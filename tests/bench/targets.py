@@ -14,7 +14,7 @@ from typing import Final, Literal
 from tests.bench.cases import MECHANISMS, PAUSE_NS, Case
 from tests.bench.load import Pattern
 from tests.bench.results import Results
-from tests.bench.site import Placement
+from tests.bench.site import PLACEMENTS, Placement
 
 NOISE: Final = 0.05
 """Where the wish is "no slower", two figures so close count as equal."""
@@ -62,8 +62,8 @@ class Ratio:
     def row(self, results: Results) -> Row:
         """Its line."""
         measured, against = self.measure(results, self.placement)
-        other_placement: Placement = "one core" if self.placement == "free" else "free"
-        beside, _ = self.measure(results, other_placement)
+        others = [placement for placement in PLACEMENTS if placement != self.placement]
+        beside = [(placement, self.measure(results, placement)[0]) for placement in others]
         text = f"{self.target}: {self.sense} {self.bound:g}"
         if measured is None:
             return Row(text, "not measured", "", None)
@@ -72,7 +72,7 @@ class Ratio:
         return Row(
             text,
             f"{measured:.2f}{note}",
-            f"{beside:.2f} {other_placement}" if beside is not None else "",
+            ", ".join(f"{ratio:.2f} {placement}" for placement, ratio in beside if ratio is not None),
             is_reached,
         )
 
@@ -202,7 +202,7 @@ TARGETS: Final[tuple[Ratio | Bound | Linear, ...]] = (
         placement="one core",
     ),
     Ratio(
-        "round trip after sleep, by C futex",
+        "round trip after sleep, by C futex, across",
         "round trip",
         64,
         "towpath",
@@ -210,6 +210,7 @@ TARGETS: Final[tuple[Ratio | Bound | Linear, ...]] = (
         "at most",
         1.5,
         pause_ns=PAUSE_NS,
+        placement="two cores",
     ),
     Ratio(
         "the same on one core",

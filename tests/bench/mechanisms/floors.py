@@ -30,7 +30,9 @@ class Futex(Link):
         role.wait_go()
         load = self.load
         done = subprocess.run(
-            [self.site.futex_program, str(load.run_ns), str(load.pause_ns)], capture_output=True, check=True
+            [self.site.futex_program, *map(str, (load.run_ns, load.pause_ns, self.site.core(1)))],
+            capture_output=True,
+            check=True,
         )
         role.tell(**json.loads(done.stdout))
         role.wait_finish()

@@ -1,9 +1,10 @@
-/* Round trips between two processes that sleep on a futex each: futex_ping RUN_NS PAUSE_NS.
+/* Round trips between two processes that sleep on a futex each: futex_ping RUN_NS PAUSE_NS CORE.
  *
  * Nothing spins and nothing is carried: the least that waking one another costs. PAUSE_NS is slept before each
- * round trip. Prints one JSON object: the median, the 99th percentile, how many. */
+ * round trip; the other process moves to CORE unless that is -1. Prints one JSON object: the median, the 99th percentile, how many. */
 #define _GNU_SOURCE
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -46,8 +47,9 @@ static int ascending(const void *left, const void *right) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 3) return 2;
+    if (count != 4) return 2;
     uint64_t run_ns = strtoull(arguments[1], NULL, 10), pause_ns = strtoull(arguments[2], NULL, 10);
+    int core = atoi(arguments[3]);
     struct timespec pause = {(time_t)(pause_ns / 1000000000u), (long)(pause_ns % 1000000000u)};
     struct words *words =
         mmap(NULL, sizeof *words, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -56,6 +58,12 @@ int main(int count, char **arguments) {
     if (child < 0) return 1;
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (core >= 0) {
+            cpu_set_t set;
+            CPU_ZERO(&set);
+            CPU_SET(core, &set);
+            if (sched_setaffinity(0, sizeof set, &set)) _exit(1);
+        }
         for (uint32_t trip = 1;; trip++) {
             wait_for(&words->there, trip);
             tell(&words->back, trip);

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
 OPTIONS: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+STOP_S: Final = 1.0
 METHOD: Final = "/bench.Stream/Carry"
 
 
@@ -70,7 +71,7 @@ class GrpcStream(Looping):
             await call.write(END)
         await role.wait_finish_async()
         is_over.set()
-        await server.stop(None)
+        await server.stop(STOP_S)
 
     async def _write(self, calls: Sequence[Any], payloads: list[bytes]) -> None:
         for payload in payloads:
@@ -84,7 +85,8 @@ class GrpcStream(Looping):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=OPTIONS) as channel:
             call: Any = channel.stream_stream(METHOD)(wait_for_ready=True)
             yield call
-            call.cancel()
+            await call.done_writing()
+            await call.read()  # the end of the stream: the server's part is over
 
     async def _receive(self, role: Role) -> None:
         async with self._call() as call:
@@ -119,7 +121,7 @@ class GrpcStream(Looping):
         await role.wait_go_async()
         role.tell(echoed=True)
         await role.wait_finish_async()
-        await server.stop(None)
+        await server.stop(STOP_S)
 
 
 class GrpcBatchStream(GrpcStream):

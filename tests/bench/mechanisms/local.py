@@ -25,6 +25,8 @@ WHOLE_BYTES: Final = 4096
 """Writes up to PIPE_BUF are atomic, so reads of one size get whole messages."""
 MQ_MESSAGES_MAX: Final = 10
 """What an unprivileged queue may hold (/proc/sys/fs/mqueue/msg_max)."""
+MQ_OVERHEAD_BYTES: Final = 64
+"""What the kernel charges for each message beside its size, at least."""
 QUEUED_MAX: Final = 1_000
 
 
@@ -122,6 +124,18 @@ class Fifo(Blocking):
         os.close(descriptor)
 
 
+def _allowed_queue_bytes() -> float:
+    allowed = resource.getrlimit(resource.RLIMIT_MSGQUEUE)[0]
+    return float("inf") if allowed == resource.RLIM_INFINITY else allowed
+
+
+def _make_queue(name: str, size_bytes: int) -> None:
+    import posix_ipc
+
+    flags = posix_ipc.O_CREX
+    posix_ipc.MessageQueue(name, flags, max_messages=MQ_MESSAGES_MAX, max_message_size=size_bytes).close()
+
+
 class PosixMq(Blocking):
     """A POSIX message queue."""
 
@@ -131,26 +145,23 @@ class PosixMq(Blocking):
 
     @classmethod
     def obstacle(cls, site: Site, load: Load) -> str:
-        per_queue = MQ_MESSAGES_MAX * (load.size_bytes + 64)
-        allowed = resource.getrlimit(resource.RLIMIT_MSGQUEUE)[0]
+        import posix_ipc
+
         queues = 2 if load.pattern == "round trip" else load.readers
-        if allowed != resource.RLIM_INFINITY and per_queue * queues > allowed:
-            return f"RLIMIT_MSGQUEUE allows {allowed:,} bytes"
-        if os.geteuid() and load.size_bytes > 8192:
-            return "an unprivileged queue takes 8,192 bytes (fs.mqueue.msgsize_max)"
+        if queues * MQ_MESSAGES_MAX * (load.size_bytes + MQ_OVERHEAD_BYTES) > _allowed_queue_bytes():
+            return f"RLIMIT_MSGQUEUE allows {_allowed_queue_bytes():,.0f} bytes"
+        name = f"/towpath-{os.getpid()}"
+        try:
+            _make_queue(name, load.size_bytes)
+        except ValueError:
+            return f"the host takes no messages of {load.size_bytes:,} bytes (fs.mqueue.msgsize_max)"
+        posix_ipc.unlink_message_queue(name)
         return ""
 
     def make(self) -> None:
-        import posix_ipc
-
         self._names = [f"/towpath-{os.getpid()}-{self.word}-{index}" for index in range(self.load.readers)]
         for name in self._names:
-            posix_ipc.MessageQueue(
-                name,
-                posix_ipc.O_CREX,
-                max_messages=MQ_MESSAGES_MAX,
-                max_message_size=self.load.size_bytes,
-            ).close()
+            _make_queue(name, self.load.size_bytes)
 
     def unmake(self) -> None:
         import posix_ipc

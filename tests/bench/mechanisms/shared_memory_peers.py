@@ -28,6 +28,7 @@ class Iceoryx(Blocking):
     name = "iceoryx2"
     family = "peers"
     module = "iceoryx2"
+    needs_probe = True  # without, the first messages were now and then lost
 
     def make(self) -> None:
         self.end = bytes(self.load.size_bytes)
