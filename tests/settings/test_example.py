@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from towpath.model import STALL_MS_DEFAULT
+from towpath_broker.core.commands import ChannelOptions
 from towpath_broker.settings import example_toml, load_settings, manual_table, table_classes
 from towpath_broker.tables import settings_of
 
@@ -48,6 +50,10 @@ def test_the_example_has_every_key() -> None:
     document = tomllib.loads(uncommented(EXAMPLE.read_text()))
     for table, cls in table_classes().items():
         assert list(document[table]) == [item.name for item in settings_of(cls)]
+
+
+def test_clients_know_the_defaults() -> None:
+    assert ChannelOptions().stall_ms_max == STALL_MS_DEFAULT
 
 
 def test_example_and_manual_are_not_stale() -> None:

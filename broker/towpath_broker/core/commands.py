@@ -15,7 +15,6 @@ from enum import IntEnum
 from typing import ClassVar
 
 from towpath.errors import TowpathError
-from towpath.model import STALL_MS_DEFAULT
 
 from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
 from .limits import Limits
@@ -79,7 +78,7 @@ class ChannelOptions:
     ring_bytes: int = 1 << 20
     order: Order = Order.SOURCE
     history: int = 0
-    stall_ms_max: int = STALL_MS_DEFAULT
+    stall_ms_max: int = 30_000
 
 
 @dataclass(frozen=True, slots=True)
