@@ -54,7 +54,7 @@ from .limits import HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMI
 from .quotas import Tally
 
 ORDERS_BUILT: Final = (Order.SOURCE, Order.TOTAL)
-"""What ``order`` may be. ``Order.TOTAL`` needs the core to order messages itself; it does not do so yet."""
+"""What ``order`` may be."""
 
 OVERFLOWS_BUILT: Final = (Overflow.BLOCK,)
 """What ``overflow`` may be."""

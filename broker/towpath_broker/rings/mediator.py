@@ -168,7 +168,7 @@ class Mediator:
         channel.wake()
 
     def _source_left(self, own: SourceId, source: SourceId) -> None:
-        """The core reads nothing more of a publisher; the slot is free when the machine has let it go, too."""
+        """The core reads nothing more of a publisher; its slot is free once the machine has let go too."""
         channel = self._by_source[own]
         assert channel.intake is not None
         channel.intake.remove(source)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import time
@@ -43,8 +44,12 @@ from towpath.waiting import (
 
 T = TypeVar("T")
 
+_log = logging.getLogger("towpath")
+
 OUTBOX_BYTES_MAX: Final = 16 << 20
 ROOM_THREADS_MAX: Final = 32
+LOOK_S: Final = 0.02
+"""How often subscriptions that sleep are looked at when the doorbell was shut down; never otherwise."""
 ROOM_TURN_NS: Final = 250_000_000
 """How long a full ring may keep one of the room threads before the next one has its turn."""
 
@@ -258,8 +263,28 @@ class LocalAsyncClient(AsyncClient):
     # ---- waking and waiting ----
 
     def _rung(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._bell.recv(4096)
+        try:
+            is_alive = bool(self._bell.recv(4096))
+        except BlockingIOError:
+            is_alive = True
+        except OSError:
+            is_alive = False
+        if not is_alive:
+            self._bell_ended()
+        self._look()
+
+    def _bell_ended(self) -> None:
+        """Somebody who rings the doorbell has shut it down, for all who do: look without being asked."""
+        self._loop.remove_reader(self._bell)
+        _log.warning("a publisher has shut down this session's doorbell; messages come up to 20 ms late")
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if not self._closed:
+            self._look()
+            self._loop.call_later(LOOK_S, self._look_again)
+
+    def _look(self) -> None:
         for state in list(self._asleep):
             # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm
             # again.

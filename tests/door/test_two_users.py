@@ -1,0 +1,115 @@
+"""Two real users: neither can write, reopen, stall or crash what is the other's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import towpath
+from tests.support.blocking import BlockingClient
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from towpath import calls
+from towpath.sync.brief import BriefClient
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).parent / "programs" / "attack.py"
+DEADLINE_S = 20.0
+CHANNELS = ("theirs.direct", "theirs.total")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become two users")
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonHandle]:
+    with tempfile.TemporaryDirectory(prefix="towpath-test-") as directory:
+        config = '[daemon]\nsocket_mode = "0666"\n'
+        with running_daemon(Path(directory), config) as handle:
+            handle.socket.parent.chmod(0o711)  # the socket's own mode shall decide
+            yield handle
+
+
+def attacker(daemon: DaemonHandle, what: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.door.programs.attack", str(daemon.socket), what, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def said_until_ready(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    said: list[str] = []
+    for line in process.stdout:
+        if line == "ready\n":
+            return said
+        said.append(line.strip())
+    raise AssertionError(f"it ended early: {said[-5:]}")
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def carry(daemon: DaemonHandle, client: towpath.Client, channel: str) -> None:
+    """Everything that a user does goes on: by ring, by socket, to threads and to event loops."""
+    loop_client = BlockingClient(str(daemon.socket))
+    subscriptions = [client.subscribe(channel), loop_client.subscribe(channel)]
+    with client.publisher(channel) as publisher, BriefClient(str(daemon.socket)) as brief:
+        for number in range(300):
+            sent = {b"%s %d" % (kind, number) for kind in (b"ring", b"socket")}
+            publisher.publish(b"ring %d" % number, timeout=DEADLINE_S)
+            brief.call(calls.publish(channel, [b"socket %d" % number]), DEADLINE_S)
+            for subscription in subscriptions:
+                got: set[bytes] = set()
+                while len(got) < len(sent):
+                    message = subscription.receive(DEADLINE_S)
+                    if message.payload.startswith((b"ring ", b"socket ")):
+                        got.add(message.payload)
+                assert got == sent
+    loop_client.close()
+
+
+def test_no_way_leads_to_anothers_memory_and_garbage_harms_only_who_wrote_it(daemon: DaemonHandle) -> None:
+    with towpath.connect(str(daemon.socket)) as client:
+        client.declare(CHANNELS[0])
+        client.declare(CHANNELS[1], order="total")
+        held = [client.subscribe(channel) for channel in CHANNELS]
+        publishers = [client.publisher(channel) for channel in CHANNELS]
+        core = daemon.core_pid
+        process = attacker(daemon, "memory", str(os.getpid()), str(core), str(daemon.process.pid))
+        said = said_until_ready(process)
+        # Three processes' descriptors, and a ring and a control page on each channel: no attempt was let.
+        assert len(said) == 3 * 11 + 4 * 12
+        assert [line for line in said if not line.endswith(" refused")] == []
+        for channel in CHANNELS:
+            carry(daemon, client, channel)
+        assert daemon.core_pid == core
+        process.communicate("\n", timeout=DEADLINE_S)
+        for publisher, subscription in zip(publishers, held, strict=True):
+            publisher.publish(b"still here", timeout=DEADLINE_S)
+            while subscription.receive(DEADLINE_S).payload != b"still here":
+                pass
+
+
+def test_who_stops_while_subscribed_holds_nobody_up_for_longer_than_the_channel_allows(
+    daemon: DaemonHandle,
+) -> None:
+    with towpath.connect(str(daemon.socket)) as client:
+        client.declare(CHANNELS[0], ring_bytes=4096, stall_ms_max=300)
+        client.declare(CHANNELS[1], ring_bytes=4096, stall_ms_max=300, order="total")
+        process = attacker(daemon, "stop")
+        try:
+            said_until_ready(process)
+            wait_until(lambda: is_stopped(process.pid))
+            carry(daemon, client, CHANNELS[1])
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.communicate("\n", timeout=DEADLINE_S)
