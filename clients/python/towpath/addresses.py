@@ -18,7 +18,7 @@ GATEWAY_ENV: Final = "TOWPATH_GATEWAY_FD"
 SOCKET_ENV: Final = "TOWPATH_SOCKET"
 
 _PORTS: Final = {"grpc": 50551, "zmq": 5558}
-_HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?/?\Z")
+_HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::([0-9]{1,5}))?/?\Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class _TopParser(Parser):
             "  -h, --help     show help; after a verb, that verb's",
             "  --version      print the version",
             "  --socket PATH  the daemon's socket. Default: $TOWPATH_SOCKET, or this user's daemon",
-            "  --url URL      the daemon, wherever it is: unix:/path",
+            "  --url URL      the daemon, wherever it is: unix:/path, grpc://HOST, zmq://HOST",
             "",
             "To begin:",
             "  towpath serve                                          in one terminal",
@@ -218,7 +218,9 @@ def _verb_parser(verb: Verb) -> Parser:
 def _add_common(parser: Parser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--socket", metavar="PATH", help="the daemon's socket")
-    where.add_argument("--url", metavar="URL", help="the daemon, wherever it is: unix:/path")
+    where.add_argument(
+        "--url", metavar="URL", help="the daemon, wherever it is: unix:/path, grpc://HOST, zmq://HOST"
+    )
 
 
 def _split_at_verb(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -33,7 +33,7 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.remote.inbox import Inbox
-from towpath.remote.ports import Batches
+from towpath.remote.ports import Batches, Connection
 from towpath.remote.session import Session
 from towpath.waiting import RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, remaining_ns, seconds
 
@@ -77,11 +77,12 @@ class RemoteAsyncSubscription(AsyncSubscription):
                 self._stream = await connection.subscribe(self.name, 0)
         except TimeoutError:
             raise Timeout("the daemon did not answer in time") from None
-        self._following = asyncio.create_task(self._follow(), name="towpath-subscription")
+        self._following = asyncio.create_task(self._follow(connection), name="towpath-subscription")
+        self._following.add_done_callback(lambda _: self._changed.set())
 
     # ---- following ----
 
-    async def _follow(self) -> None:
+    async def _follow(self, connection: Connection) -> None:
         """Fill the inbox until the subscription ends."""
         pause_s = RECONNECT_FIRST_S
         while True:
@@ -90,7 +91,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
                     connection = await self._session.ready()
                     self._stream = await connection.subscribe(self.name, len(self._inbox))
                 pause_s = RECONNECT_FIRST_S
-                await self._read(self._stream)
+                await self._read(connection, self._stream)
             except TowpathError as error:
                 self._stream = None
                 if self._session.ended is not None:
@@ -102,15 +103,35 @@ class RemoteAsyncSubscription(AsyncSubscription):
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RECONNECT_MAX_S)
 
-    async def _read(self, stream: Batches) -> None:
+    async def _read(self, connection: Connection, stream: Batches) -> None:
         while True:
-            while not self._inbox.has_room:
-                self._has_room.clear()
-                await self._has_room.wait()
+            if not self._inbox.has_room:
+                await self._wait_room(connection)
             seen = self._inbox.put(await stream.receive())
             if seen:
                 stream.consumed(seen)
             self._changed.set()
+
+    async def _wait_room(self, connection: Connection) -> None:
+        """Wait until the program has taken some.
+
+        Raises:
+            ConnectionLost: the connection broke meanwhile. Somebody must subscribe again at once, so that
+                publishers are held up for a program that does not read, and nothing more is missed.
+        """
+        lost = asyncio.ensure_future(connection.wait_lost())
+        try:
+            while not self._inbox.has_room:
+                self._has_room.clear()
+                room = asyncio.ensure_future(self._has_room.wait())
+                try:
+                    await asyncio.wait((room, lost), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    room.cancel()
+                if lost.done():
+                    raise ConnectionLost("the connection to the gateway was lost")
+        finally:
+            lost.cancel()
 
     def _reason(self, error: TowpathError) -> TowpathError:
         """A channel that is gone when we come back was undeclared meanwhile."""
@@ -136,6 +157,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
                 return messages
             if self._inbox.ended is not None:
                 raise self._inbox.ended
+            _raise_failure(self._following)
             if remaining_ns(deadline) == 0:
                 return []
             self._changed.clear()
@@ -173,6 +195,7 @@ class RemoteAsyncWatch(AsyncWatch):
         """Begin to watch, unless that was done."""
         if self._watching is None and self._ended is None:
             self._watching = asyncio.create_task(self._watch(), name="towpath-watch")
+            self._watching.add_done_callback(lambda _: self._changed.set())
 
     async def _watch(self) -> None:
         pause_s = RECONNECT_FIRST_S
@@ -213,6 +236,7 @@ class RemoteAsyncWatch(AsyncWatch):
         while not self._events:
             if self._ended is not None:
                 raise self._ended
+            _raise_failure(self._watching)
             self._changed.clear()
             await self._changed.wait()
         self._has_room.set()
@@ -226,3 +250,9 @@ class RemoteAsyncWatch(AsyncWatch):
         if watching is not None:
             watching.cancel()
             await asyncio.wait((watching,))
+
+
+def _raise_failure(task: asyncio.Task[None] | None) -> None:
+    """A bug in a task belongs to whoever waits for what it does."""
+    if task is not None and task.done() and not task.cancelled():
+        task.result()

@@ -24,6 +24,7 @@ from towpath.errors import (
     ChannelNotFound,
     ChannelUndeclared,
     ConnectionLost,
+    InternalError,
     InvalidArgument,
     InvalidName,
     LimitExceeded,
@@ -69,6 +70,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         self._ended: TowpathError | None = None
         self._publication: Publication | None = None
         self._sending = asyncio.create_task(self._send(), name="towpath-publisher")
+        self._sending.add_done_callback(self._stopped)
         self._last_seq = 0
         self.source = 0
         self.channel = info.name
@@ -182,6 +184,11 @@ class RemoteAsyncPublisher(AsyncPublisher):
             self.source = source
             self._last_seq = first_seq + len(batch.payloads) - 1
             self._outbox.acknowledge(first_seq)
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        """A bug in the task must not leave anybody waiting."""
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self._end(InternalError(f"the publisher failed: {bug!r}"))
 
     def _end(self, error: TowpathError) -> None:
         if self._ended is None:

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -75,8 +74,7 @@ CLOSE_S: Final = 1.0
 """How long leaving a channel waits for the gateway's word."""
 
 _FRAMES_PER_TURN: Final = 256
-_EVENT: Final = struct.Struct("=Hi")
-_FAILED_EVENTS: Final = (
+_FAILED_EVENTS: Final = int(
     zmq.EVENT_CLOSED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -132,10 +130,11 @@ class ZeroMQConnection:
             (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS),
         ):
             socket.setsockopt(option, value)
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | int(_FAILED_EVENTS))
+        self._monitor = socket.get_monitor_socket(_FAILED_EVENTS)
         self._fds = (int(socket.FD), int(self._monitor.FD))
         self._loop.add_reader(self._fds[0], self._stir)
         self._loop.add_reader(self._fds[1], self._read_monitor)
+        self._read_monitor()  # a descriptor stirs only once its socket was asked and had nothing
         try:
             socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -326,17 +325,15 @@ class ZeroMQConnection:
             self._welcomed.set()
 
     def _read_monitor(self) -> None:
-        while not self._lost.done():
-            try:
-                event = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            kind, _ = _EVENT.unpack(event[0])
-            if kind & _FAILED_EVENTS:
-                if self._protocol.is_ready:
-                    self._fail(ConnectionLost("the gateway closed the connection"))
-                else:
-                    self._fail(Unavailable(f"no zeromq gateway answers at {self._endpoint}"))
+        """Look for an event; only such are asked for that mean the end."""
+        try:
+            self._monitor.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        if self._protocol.is_ready:
+            self._fail(ConnectionLost("the gateway closed the connection"))
+        else:
+            self._fail(Unavailable(f"no zeromq gateway answers at {self._endpoint}"))
 
 
 class ZeroMQBatches:
