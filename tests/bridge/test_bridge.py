@@ -266,11 +266,18 @@ async def test_the_stop_drains_closes_and_tells_the_last_counts(tmp_path: Path) 
 @on_loop
 async def test_what_does_not_end_in_time_is_cancelled(capfd: pytest.CaptureFixture[str]) -> None:
     async with At(drain_s=0.05) as at:
+        at.hub.bind(2, "pipe:sh -c 'while :; do sleep 0.01; done'", "out")
+        await at.until_state(2, "running")
         at.hub.bind(1, "pipe:sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.01; done'", "in")
         await at.until(lambda: at.hub.published["test"] == [b"up"])
+        at.hub.publish("test", [b"nobody", b"reads", b"this"])
+        await at.until_counted({}, {2: 4})
         await at.stop()
         assert at.hub.open_ends == 0
-    assert "bridge.drain_timeout" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "bridge.drain_timeout" in told
+    assert "bridge.binding_stopped binding=1 channel=test refused=0" in told
+    assert "bridge.binding_stopped binding=2 channel=test refused=4" in told
     assert not has_children()
 
 

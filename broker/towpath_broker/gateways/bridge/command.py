@@ -125,7 +125,7 @@ class Command:
             self.stdin = -1
 
     def unread_input_bytes(self) -> int:
-        """How much of its input the command, which has exited, did not read; known after ``close_stdin``."""
+        """How much of its input the command did not read, so far; known after ``close_stdin``."""
         return unread_bytes(self._stdin_rest) if self._stdin_rest >= 0 else 0
 
     def reap(self) -> int:

@@ -149,6 +149,12 @@ class BindingRunner:
         """Run until stopped, or until the binding has come to an end of its own."""
         info = self.info
         self._log("bridge.binding_started", url=info.url, direction=info.direction)
+        try:
+            await self._run_again_and_again(stop)
+        finally:
+            self._log("bridge.binding_stopped", refused=self._tally.refused)
+
+    async def _run_again_and_again(self, stop: Stop) -> None:
         loop = asyncio.get_running_loop()
         while not stop.is_set:
             began_s = loop.time()
@@ -165,7 +171,6 @@ class BindingRunner:
                 else:
                     delay_ms = self._backoff.next_delay_ms(loop.time() - began_s)
                     await self._retry_later(stop, error, delay_ms)
-        self._log("bridge.binding_stopped", refused=self._tally.refused)
 
     def _log(self, event: str, *, level: Level = "info", **fields: object) -> None:
         log(event, level=level, binding=self.info.id, channel=self.info.channel, **fields)

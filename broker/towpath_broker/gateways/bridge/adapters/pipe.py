@@ -167,6 +167,8 @@ class PipeAdapter:
         finally:
             if self._outflow is not None:
                 self._outflow.detach()
+                if stop.is_set:
+                    self._outflow.settle(command.unread_input_bytes())
             command.destroy()
 
     async def _drain(self, run: _Run) -> None:
@@ -195,8 +197,6 @@ class PipeAdapter:
         timeout_s = self._options.stop_timeout_ms / 1000
         if not await command.wait_exited(run.ending):
             await self._bring_about_end(command, stop, timeout_s if self._outflow is None else timeout_s / 2)
-        if self._outflow is not None and stop.is_set:
-            self._outflow.settle(command.unread_input_bytes())
         command.signal_group(signal.SIGTERM)
         if not await _wait_at_most(timeout_s, run.is_drained.wait()):
             command.signal_group(signal.SIGKILL)
