@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import towpath as library
-from tests.cli.shell import Start, output, subscribed, towpath, until
+from tests.cli.shell import Start, bash, output, subscribed, towpath, until
 
 
 def test_a_line_that_is_too_long_is_told_and_the_rest_is_carried(
@@ -60,6 +60,14 @@ def test_time_runs_out_after_what_came_was_printed(
         b"a\nb\n",
         f"towpath: no message on {channel} for 2 s, after 2 messages of 3\n".encode(),
     )
+
+
+def test_a_limit_of_the_host_is_told_with_its_name(channel: str, env: dict[str, str]) -> None:
+    result = bash(f"ulimit -n 8; towpath pub {channel} --frame raw < /dev/zero", env=env)
+    lines = result.stderr.decode().splitlines()
+    assert result.returncode == 74, lines
+    assert lines[0].endswith("Too many open files")
+    assert lines[1:] == ["hint: this process is at its limit of open files (ulimit -n)"]
 
 
 def test_names_that_are_not_there_or_not_names(env: dict[str, str]) -> None:

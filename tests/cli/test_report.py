@@ -127,6 +127,14 @@ def test_the_status_page_of_a_new_daemon_says_what_to_do_next() -> None:
     assert report.status_page(EMPTY, now_ns=NOW_NS, style=PLAIN) == EMPTY_PAGE
 
 
+def test_a_hint_that_leads_to_the_status_page_is_not_on_it() -> None:
+    failed = dataclasses.replace(
+        FAILED, report=dataclasses.replace(FAILED.report, last_error=BindingFailed("it broke"))
+    )
+    page = report.status_page(dataclasses.replace(STATUS, bindings=(failed,)), now_ns=NOW_NS, style=PLAIN)
+    assert "  ! binding 14, 1 min 30 s ago: it broke\n" in page
+
+
 def test_colours_change_nothing_but_colours() -> None:
     coloured = report.status_page(STATUS, now_ns=NOW_NS, style=Style(colour=True))
     assert "\x1b[32mrunning\x1b[0m" in coloured

@@ -13,9 +13,10 @@ Not here: what verbs do.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from towpath.cli import grammar, streams
@@ -27,6 +28,12 @@ EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_BUG: Final = 70
 EXIT_IO: Final = 74
+_HINTS: Final[Mapping[int, str]] = {
+    errno.EMFILE: "this process is at its limit of open files (ulimit -n)",
+    errno.ENFILE: "the host is at its limit of open files (fs.file-max)",
+    errno.ENOMEM: "a publisher takes ring_bytes of its channel; this process may not have so much (ulimit -v)",
+}
+"""What helps when the host refuses."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -101,7 +108,7 @@ def _fail_by(error: Exception) -> int:
         return _fail(error.message, error.hint, error.row.exit_code)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", "", EXIT_IO)
+        return _fail(f"{where}{error.strerror or error}", _HINTS.get(error.errno or 0, ""), EXIT_IO)
     return _fail(
         f"internal error: {type(error).__name__}: {error}",
         "this is a bug in Towpath: please report it with what TOWPATH_TRACEBACK=1 shows",

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from towpath.cli.text import Cell, Style, ago, byte_size, duration, one_line, ordinal, plural, table
-from towpath.errors import TowpathError
+from towpath.errors import Code, TowpathError
 from towpath.model import (
     STALL_MS_DEFAULT,
     BindingInfo,
@@ -314,11 +314,15 @@ def _binding_lines(bindings: Sequence[BindingInfo], now_ns: int, style: Style) -
         )
         if report.last_error is not None:
             when = f", {ago(report.last_error_at_ns, now_ns)}" if report.last_error_at_ns else ""
-            errors.append(
-                f"  {style('!', 'red')} binding {binding.id}{when}: {one_line(str(report.last_error))}"
-            )
+            errors.append(f"  {style('!', 'red')} binding {binding.id}{when}: {_told(report.last_error)}")
     headings = ("ID", "CHANNEL", "DIRECTION", "URL", "STATE", ">IN", ">OUT", ">REFUSED", "DETAIL")
     return table(headings, rows, style, indent="  ") + errors
+
+
+def _told(error: TowpathError) -> str:
+    """What went wrong with a binding, and its hint, unless that is to look where this is shown."""
+    leads_here = error.code is Code.BINDING_FAILED and error.hint == error.row.hint
+    return one_line(error.message if leads_here else str(error))
 
 
 def _carried(messages: int, size_bytes: int) -> str:
