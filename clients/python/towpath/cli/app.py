@@ -31,7 +31,7 @@ EXIT_IO: Final = 74
 _HINTS: Final[Mapping[int, str]] = {
     errno.EMFILE: "this process is at its limit of open files (ulimit -n)",
     errno.ENFILE: "the host is at its limit of open files (fs.file-max)",
-    errno.ENOMEM: "a publisher takes ring_bytes of its channel; this process may not have so much (ulimit -v)",
+    errno.ENOMEM: "a publisher takes ring_bytes of its channel; ulimit -v says what this process may have",
 }
 """What helps when the host refuses."""
 
