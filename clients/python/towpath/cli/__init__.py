@@ -1,8 +1,9 @@
 """The command line: ``towpath VERB ...``, and ``towpathd``, which is ``towpath serve``.
 
 Files in reading order: ``app`` (one run, its errors and exit codes), ``grammar`` (verbs and arguments),
-``registry``, ``pub``, ``sub``, ``completion`` (what the verbs do), ``report`` and ``text`` (what is
-printed), ``streams`` and ``progress``.
+``registry``, ``pub``, ``sub``, ``tap``, ``replay``, ``top``, ``completion`` (what the verbs do),
+``report``, ``preview``, ``rates`` and ``text`` (what is printed), ``streams``, ``appending`` and
+``progress``.
 
 Here are only the entry points, because they decide what Ctrl-C does while the rest is still being
 imported: end the process, as it does with any program.

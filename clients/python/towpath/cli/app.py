@@ -73,6 +73,18 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import sub
 
         return sub.run(arguments)
+    if verb == "tap":
+        from towpath.cli import tap
+
+        return tap.run(arguments)
+    if verb == "replay":
+        from towpath.cli import replay
+
+        return replay.run(arguments)
+    if verb == "top":
+        from towpath.cli import top
+
+        return top.run(arguments)
     if verb == "completion":
         from towpath.cli import completion
 

@@ -67,6 +67,11 @@ def to_json(document: object) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def to_json_line(document: object) -> str:
+    """Write one JSON document on one line, with its newline."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
 def channel_document(channel: ChannelInfo) -> dict[str, object]:
     """A channel's JSON form: the fields of ``ChannelInfo``."""
     return {name: getattr(channel, name) for name in _names(ChannelInfo)}
@@ -140,7 +145,7 @@ def message_document(message: MessageLike) -> dict[str, object]:
 
 def message_json_line(message: MessageLike) -> bytes:
     """A message's JSON form on one line."""
-    return json.dumps(message_document(message), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return to_json_line(message_document(message)).encode()
 
 
 def _headers_document(headers: Headers) -> dict[str, object]:

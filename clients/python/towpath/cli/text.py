@@ -70,6 +70,23 @@ def one_line(text: str) -> str:
     return "".join(_escape(character) if _is_unsafe(character) else character for character in text)
 
 
+def clipped(text: str, width: int) -> str:
+    """Cut a text to so many columns; ``…`` stands for what is cut off.
+
+    Args:
+        text: one line, without control characters.
+        width: 1 or more.
+    """
+    if len(text) * 2 <= width or _width(text) <= width:
+        return text
+    used = 0
+    for index, character in enumerate(text):
+        used += _width(character)
+        if used >= width:
+            return f"{text[:index]}…"
+    return text
+
+
 def printable(payload: bytes) -> bytes:
     r"""Make a payload safe to show on a terminal.
 

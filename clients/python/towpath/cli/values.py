@@ -14,6 +14,8 @@ from typing import Final
 SECONDS_MAX: Final = 10 * 365 * 86_400
 """Longest time that can be asked for; more would overflow the clocks beneath."""
 COUNT_MAX: Final = 2**63 - 1
+SPEED_MIN: Final = 0.001
+"""Slowest replay; the fastest that has a number is as many times faster than the original."""
 
 DOUBLE_DASH: Final = "\0"
 """Stands for a literal ``--`` among the positionals, which argparse would swallow; no argv holds a NUL."""
@@ -38,6 +40,27 @@ def seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: write seconds, as in 2.5")
+    return value
+
+
+def interval(text: str) -> float:
+    """Read a time between two looks: 0.1 s to a day."""
+    value = seconds(text)
+    if not 0.1 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an interval: write 0.1 to 86400 seconds")
+    return value
+
+
+def speed(text: str) -> float:
+    """Read how many times as fast: ``0.5``, ``10``; ``max`` gives 0, which stands for as fast as can be."""
+    if text == "max":
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not SPEED_MIN <= value <= 1 / SPEED_MIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a speed: write 0.5, 2, or max")
     return value
 
 

@@ -231,6 +231,58 @@ def _sub(parser: ArgumentParser) -> None:
     )
 
 
+def _tap(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL", help="a channel, or a pattern as in 'plant.>'")
+    parser.add_argument("-n", "--count", metavar="N", type=values.count, help="leave after N messages")
+    parser.add_argument("--duration", metavar="SECONDS", type=values.seconds, help="leave after so long")
+    parser.add_argument(
+        "--record", metavar="PATH", help="write the messages to a new file, for replay, and show none"
+    )
+    parser.add_argument("--force", action="store_true", help="for --record: replace a file that is there")
+    parser.add_argument(
+        "--block",
+        action="store_true",
+        help="show, or record, every message, even if publishers have to wait for that",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("auto", "text", "hex", "none"),
+        default="auto",
+        help="of the payload's beginning. Default: auto: text where it is text, else hex",
+    )
+    parser.add_argument(
+        "--width", metavar="COLUMNS", type=values.count, help="of a line. Default: the terminal's, or 80"
+    )
+    _add_json(parser, "one JSON object on each line, with the whole payload")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no rates, no account at the end")
+
+
+def _replay(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="PATH", help="what towpath tap --record wrote")
+    parser.add_argument(
+        "--speed",
+        metavar="X",
+        type=values.speed,
+        default=1.0,
+        help="so many times as fast as it was; max: as fast as can be. Default: 1",
+    )
+    parser.add_argument("--channel", metavar="CHANNEL", help="publish everything there. Default: as recorded")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end, until stopped")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no notes; errors only")
+
+
+def _top(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        type=values.interval,
+        default=1.0,
+        help="between two looks, 0.1 or more. Default: 1",
+    )
+    parser.add_argument("--once", action="store_true", help="look twice, print the rates between, and leave")
+    _add_json(parser, "one JSON object on a line for each interval")
+
+
 def _completion(parser: ArgumentParser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or tcsh")
 
@@ -254,6 +306,15 @@ VERBS: Final = {
             _status,
             "",
             ("towpath status", "towpath status --json | jq '.gateways[].endpoints'"),
+        ),
+        Verb(
+            "top",
+            "The daemon",
+            "show live rates of channels, bindings, gateways and sessions",
+            _top,
+            "Rates are of what lies in rings, and cost those who publish and subscribe nothing. PENDING is "
+            "what a session's subscriptions have not taken yet. Ctrl-C ends it.",
+            ("towpath top", "towpath top --once --interval 5", "towpath top --json | jq .channels"),
         ),
         Verb(
             "pub",
@@ -281,6 +342,32 @@ VERBS: Final = {
                 'towpath sub plant.temp | while read -r line; do echo "got $line"; done',
                 "towpath sub plant.temp --json | jq -r .payload",
                 "towpath sub 'plant.>' --meta",
+            ),
+        ),
+        Verb(
+            "tap",
+            "Messages",
+            "watch a channel live, or record it to a file",
+            _tap,
+            "One line for each message: publish time (UTC), channel, source#seq, age, size, headers, and the "
+            "beginning of the payload. Never waits for whoever reads its output: of a flood not everything "
+            "is shown, and a recording ends when its file is too slow, unless --block is given.",
+            (
+                "towpath tap plant.temp",
+                "towpath tap 'plant.>' --record monday.towpath --duration 3600",
+                "towpath tap plant.temp --format hex --count 1",
+            ),
+        ),
+        Verb(
+            "replay",
+            "Messages",
+            "publish a recording with the timing it had",
+            _replay,
+            "The channels must be declared. Payloads and headers are as recorded; sources, seqs and publish "
+            "times are new. A recording that was cut short is replayed as far as it is whole.",
+            (
+                "towpath replay monday.towpath",
+                "towpath replay monday.towpath --speed max --channel test.input",
             ),
         ),
         Verb(
