@@ -561,7 +561,9 @@ class ClientProtocol:
             return
         if notice.reader in state.writer.readers():
             state.orphans.discard(notice.reader)
-            return
+            if len(descriptors) == 1:
+                return
+            # Its doorbell may be another: the core's, after it was started again.
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         with contextlib.suppress(_ring.RingError):  # its own fault: it will not be waited for, nor woken
             state.writer.attach(notice.reader, descriptors[0].fd, notice.slot, doorbell, notice.from_start)
