@@ -81,10 +81,14 @@
 #include "towpath_ring_steps.h"
 #include "towpath_ring_wait.h"
 #include "towpath_ring_memfd.h"
+#include "towpath_ring_record.h"
 #include "towpath_ring_generation.h"
 #include "towpath_ring_writer.h"
+#include "towpath_ring_publish.h"
+#include "towpath_ring_attach.h"
 #include "towpath_ring_writer_wait.h"
 #include "towpath_ring_reader.h"
+#include "towpath_ring_read.h"
 #include "towpath_ring_reader_wait.h"
 
 #endif

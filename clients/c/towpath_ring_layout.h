@@ -9,22 +9,27 @@
  *   ring (written by its writer)                     control page (written by its reader)
  *   0    magic version header_bytes                  0    magic version slots
  *        capacity source created_ns                  16   reader
+ *        overflow history
  *   128  tail | closed bit  <- readers sleep here    128  sleeping = epoch << 2 | mode
  *        last_seq (for who counts; not for readers)
- *   256  writer_waits_for                            256  slot 0: cursor | 1  <- its writer sleeps here
- *        oldest_pos tail_intent (reserved)                        source
- *   4096 data[capacity]                              320  slot 1 ...
+ *   256  writer_waits_for | doorbell bit             256  slot 0: cursor | 1  <- its writer sleeps here
+ *   384  oldest_pos                                           source
+ *   512  anchor[2] history_pos                       320  slot 1 ...
+ *   4096 data[capacity]
  *
  *   generation table (written by the core)           record (8-aligned, never wraps)
  *   0    magic version cells                         0    record_bytes u32   flags u32
  *   64   cell 0: generation  <- writers sleep here   8    seq u64
  *   128  cell 1 ...                                  16   time_ns u64
  *                                                    24   headers_bytes u32  payload_bytes u32
- *                                                    32   headers, payload, 0..7 bytes of padding
+ *                                                    32   with TPR_RECORD_ORIGIN: source u64, seq u64
+ *                                                         headers, payload, 0..7 bytes of padding
  *
  * A padding record fills the data up to its end when the next record would not fit there; only its first
  * 8 bytes exist. Words that different processes watch lie 128 bytes apart, because the adjacent-line
- * prefetcher of x86 moves cache lines in pairs.
+ * prefetcher of x86 moves cache lines in pairs. By that rule the ring's words are grouped: readers look at `tail`
+ * all the time; at writer_waits_for when they have moved a cursor; at oldest_pos after each copy (it changes 64
+ * times per turn of the ring); at the last group, which changes with each batch, only when they begin or were lapped.
  *
  * Not here: how these words are used (towpath_ring.h tells that, and where the proofs are).
  */
@@ -55,27 +60,49 @@
 #define TPR_RING_MAGIC UINT64_C(0x474E495250574F54)    /* "TOWPRING" */
 #define TPR_CONTROL_MAGIC UINT64_C(0x4C52544350574F54) /* "TOWPCTRL" */
 #define TPR_TABLE_MAGIC UINT64_C(0x534E454750574F54)   /* "TOWPGENS" */
-#define TPR_VERSION 1u
+#define TPR_VERSION 2u
 
 /* Limits. Reaching one is a documented error, never silence. */
 #define TPR_HEADER_BYTES 4096u
 #define TPR_CAPACITY_MIN UINT64_C(4096)
 #define TPR_CAPACITY_MAX (UINT64_C(1) << 30)
 #define TPR_RECORD_HEADER_BYTES 32u
+#define TPR_ORIGIN_BYTES 16u
 #define TPR_SLOTS_DEFAULT 255u
 #define TPR_SLOTS_MAX 4096u
 #define TPR_CELLS_MAX 65536u
 #define TPR_READERS_MAX 4096u  /* readers attached to one writer */
 #define TPR_BATCH_COUNT 256u   /* messages that one store of the tail publishes, at most */
 #define TPR_BATCH_FRACTION 8u  /* ... and their bytes: a new batch begins after capacity / 8 */
+#define TPR_MARKS 64u          /* steps, per turn of the ring, in which a writer takes leave to overwrite */
+#define TPR_HISTORY_MAX 65536u /* messages that a late reader may ask for */
+#define TPR_EXCLUDES_MAX 16u   /* origins that one reader leaves out */
+#define TPR_RESUMES_MAX 4u     /* a lapped reader's attempts at one source before it looks at the others */
+#define TPR_STALL_STEP_NS UINT64_C(1000000000) /* the most that one look adds to the time a reader held the ring */
+
+/* What a writer does when the ring is full. */
+#define TPR_OVERFLOW_BLOCK 0u /* waits for the slowest reader */
+#define TPR_OVERFLOW_DROP 1u  /* overwrites the oldest; readers learn how many they missed */
+
+/* Where a reader begins in a ring. Writer and reader must be told the same. */
+enum tpr_start {
+    TPR_START_TAIL,    /* with what is published from now on */
+    TPR_START_BEGIN,   /* at position 0; for a source that is new */
+    TPR_START_HISTORY, /* at the writer's `history`-th last message, or the oldest that is still there */
+    TPR_START_CURSOR   /* reader alone, after tpr_reader_recover(): where its slot says it is */
+};
 
 /* Record kinds (`flags`). Others are refused by readers. */
 #define TPR_RECORD_DATA 1u
 #define TPR_RECORD_PADDING 2u
+#define TPR_RECORD_ORIGIN 4u /* with DATA: who published it first, on a channel that the core orders */
 
 /* Low bits of the tail word. */
 #define TPR_TAIL_CLOSED UINT64_C(1) /* the writer closed the ring: this tail is the last */
 #define TPR_TAIL_FLAGS UINT64_C(7)
+
+/* Low bit of writer_waits_for. */
+#define TPR_WAITS_DOORBELL UINT64_C(1) /* the writer does not sleep on the cursor; ring its doorbell */
 
 /* A slot's cursor word: position | TPR_CURSOR_SET, or one of the two others. */
 #define TPR_CURSOR_SET UINT64_C(1)
@@ -96,14 +123,19 @@ struct tpr_ring_page {
     uint64_t capacity;     /* bytes of data, a power of two */
     uint64_t source;
     uint64_t created_ns; /* CLOCK_REALTIME */
-    uint8_t unused_a[88];
+    uint32_t overflow;   /* TPR_OVERFLOW_x */
+    uint32_t history;    /* how many messages history_pos reaches back; 0: it is not kept */
+    uint8_t unused_a[80];
     uint64_t tail; /* end of the newest record | TPR_TAIL_CLOSED */
     uint64_t last_seq; /* of the newest message, or of the batch that is about to be: to count by, not to read by */
     uint8_t unused_b[112];
     uint64_t writer_waits_for; /* 0, or the position every cursor must reach for the writer to go on */
-    uint64_t oldest_pos;       /* reserved for overflow = drop */
-    uint64_t tail_intent;      /* reserved for overflow = drop */
-    uint8_t unused_c[TPR_HEADER_BYTES - 280];
+    uint8_t unused_c[120];
+    uint64_t oldest_pos; /* what lies before it may be overwritten by now; with DROP the start of a record */
+    uint8_t unused_d[120];
+    uint64_t anchor[2];   /* where the newest batch begins, and the one before it or the one being published */
+    uint64_t history_pos; /* where the `history`-th last message begins, or the oldest that is still there */
+    uint8_t unused_e[TPR_HEADER_BYTES - 536];
 };
 
 struct tpr_record {
@@ -151,11 +183,14 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, header_bytes) == 12, "header_by
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, capacity) == 16, "capacity");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, source) == 24, "source");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, created_ns) == 32, "created_ns");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, overflow) == 40, "overflow");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, history) == 44, "history");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, tail) == 128, "tail");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, last_seq) == 136, "last_seq");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, writer_waits_for) == 256, "writer_waits_for");
-TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, oldest_pos) == 264, "oldest_pos");
-TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, tail_intent) == 272, "tail_intent");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, oldest_pos) == 384, "oldest_pos");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, anchor) == 512, "anchor");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, history_pos) == 528, "history_pos");
 TPR_STATIC_ASSERT(sizeof(struct tpr_record) == TPR_RECORD_HEADER_BYTES, "record header");
 TPR_STATIC_ASSERT(offsetof(struct tpr_record, flags) == 4, "flags");
 TPR_STATIC_ASSERT(offsetof(struct tpr_record, seq) == 8, "seq");
@@ -197,6 +232,9 @@ enum {
     TPR_E_LIMIT = -9,
     TPR_E_LATE = -10,
     TPR_E_CELL = -11,
+    TPR_E_OVERFLOW = -12,
+    TPR_E_HISTORY = -13,
+    TPR_E_NO_CURSOR = -14,
     /* From here on: the descriptor, or what lies in it, breaks the rules. */
     TPR_E_WRITABLE = -20,
     TPR_E_NOT_MEMFD = -21,
@@ -209,6 +247,9 @@ enum {
     TPR_E_OTHER_READER = -28,
     TPR_E_DOORBELL = -29,
     TPR_E_TAIL = -30,
+    TPR_E_READ_ONLY = -31,
+    TPR_E_CLOSED = -32,
+    TPR_E_RECORDS = -33,
 };
 
 /* One sentence for an error code, with what to do about it; never NULL. */
@@ -223,8 +264,11 @@ static inline const char *tpr_error_text(int code) {
     case TPR_E_SLOT_TAKEN: return "the slot is used by another source; remove that one first";
     case TPR_E_SOURCE_TAKEN: return "the source is already being read";
     case TPR_E_LIMIT: return "the limit of readers attached to one writer is reached";
-    case TPR_E_LATE: return "from_start was asked for, but the start of the ring is already overwritten";
+    case TPR_E_LATE: return "the start of the ring was asked for, but is already overwritten";
     case TPR_E_CELL: return "the generation table has no such cell";
+    case TPR_E_OVERFLOW: return "overflow must be block or drop";
+    case TPR_E_HISTORY: return "history must be from 0 to 65536";
+    case TPR_E_NO_CURSOR: return "the slot holds no cursor of this source to go on from";
     case TPR_E_WRITABLE: return "the descriptor is open for writing; pass an O_RDONLY one";
     case TPR_E_NOT_MEMFD: return "the descriptor is not a memfd";
     case TPR_E_SEALS: return "the memfd lacks the seals SHRINK, GROW and SEAL";
@@ -236,11 +280,14 @@ static inline const char *tpr_error_text(int code) {
     case TPR_E_OTHER_READER: return "the control page belongs to another reader";
     case TPR_E_DOORBELL: return "the doorbell is not a UNIX socket";
     case TPR_E_TAIL: return "the ring's tail is impossible";
+    case TPR_E_READ_ONLY: return "the descriptor is not open for reading and writing; pass what keep() gave";
+    case TPR_E_CLOSED: return "the ring was closed by its writer; there is nothing to go on with";
+    case TPR_E_RECORDS: return "what the ring holds is no run of records; make a new one";
     default: return "unknown ring error";
     }
 }
 
-/* Bytes that a message takes in the ring, its record header and padding included. */
+/* Bytes that a message without origin takes in the ring, its record header and padding included. */
 static inline uint64_t tpr_record_bytes(uint64_t headers_bytes, uint64_t payload_bytes) {
     return (TPR_RECORD_HEADER_BYTES + headers_bytes + payload_bytes + 7) & ~UINT64_C(7);
 }

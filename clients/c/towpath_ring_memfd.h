@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Making, checking and mapping the memfds, and noticing fork(2).
+ * Making, checking and mapping the memfds, noticing fork(2); and the doorbells, which are descriptors too.
  *
  * Making: sealed against any change of size, mode 0600 (a memfd is born 0777, so that any uid could reopen a
  * read-only descriptor of it for writing through /proc), mapped read-write here, and kept only as an O_RDONLY
@@ -23,6 +23,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -39,7 +40,11 @@
 #define TOWPATH_RING_MUNMAP munmap
 #endif
 
-static uint32_t tpr_forks_;
+/* One counter for all the files of a program or library that include this: a handle may be made in one of them and used
+ * in another. */
+#define TPR_SHARED_ __attribute__((weak, visibility("hidden")))
+TPR_SHARED_ uint32_t tpr_forks_ = 0;
+TPR_SHARED_ pthread_once_t tpr_forks_watched_ = PTHREAD_ONCE_INIT;
 
 static inline void tpr_count_fork_(void) {
     tpr_forks_++;
@@ -51,8 +56,7 @@ static inline void tpr_watch_forks_(void) {
 
 /* How often this process is the child of a fork, counted since the first handle was made. */
 static inline uint32_t tpr_fork_count_(void) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, tpr_watch_forks_);
+    pthread_once(&tpr_forks_watched_, tpr_watch_forks_);
     return tpr_forks_;
 }
 
@@ -66,6 +70,26 @@ struct tpr_memory {
 
 static inline int tpr_is_forked_(const struct tpr_memory *memory) {
     return memory->forks != tpr_forks_;
+}
+
+/* A duplicate of a doorbell (-1: none); TPR_E_DOORBELL when it is not what it must be, so that ringing it can
+ * neither block nor write into somebody's file. */
+static inline int tpr_doorbell_dup_(int doorbell_fd, int *duplicate) {
+    int domain = 0;
+    socklen_t length = sizeof domain;
+    *duplicate = -1;
+    if (doorbell_fd < 0)
+        return TPR_OK;
+    if (getsockopt(doorbell_fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
+        return TPR_E_DOORBELL;
+    *duplicate = fcntl(doorbell_fd, F_DUPFD_CLOEXEC, 0);
+    return *duplicate < 0 ? TPR_E_SYSTEM : TPR_OK;
+}
+
+/* Never waits: full means that unread bytes are there already; any other failure is the loss of who gave it. */
+static inline void tpr_doorbell_ring_(int doorbell) {
+    ssize_t ignored = doorbell < 0 ? 0 : send(doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)ignored;
 }
 
 /* Returns TPR_OK, or TPR_E_SYSTEM with errno set and nothing left behind. */
@@ -104,6 +128,41 @@ static inline int tpr_memory_make_(struct tpr_memory *memory, const char *name, 
     return TPR_OK;
 }
 
+/* A new descriptor of one's own memory that is open for writing too, owned by the caller: who keeps it can go on with
+ * this memory when this process has died. Works because the memfd is 0600 and ours. TPR_E_SYSTEM, TPR_E_FORKED. */
+static inline int tpr_memory_keep_(const struct tpr_memory *memory) {
+    char path[64];
+    if (memory->forks != tpr_forks_)
+        return TPR_E_FORKED;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", memory->fd);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    return fd < 0 ? TPR_E_SYSTEM : fd;
+}
+
+/* The memory behind such a descriptor (stays the caller's), which has been checked, becomes this process's own. */
+static inline int tpr_memory_recover_(struct tpr_memory *memory, int fd, uint64_t bytes) {
+    char path[64];
+    memory->page = NULL;
+    memory->bytes = bytes;
+    memory->forks = tpr_fork_count_();
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    memory->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (memory->fd < 0)
+        return TPR_E_SYSTEM;
+    void *page = TOWPATH_RING_MMAP(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page != MAP_FAILED && madvise(page, bytes, MADV_DONTFORK) == 0) {
+        memory->page = page;
+        return TPR_OK;
+    }
+    int saved = errno;
+    if (page != MAP_FAILED)
+        TOWPATH_RING_MUNMAP(page, bytes);
+    close(memory->fd);
+    memory->fd = -1;
+    errno = saved;
+    return TPR_E_SYSTEM;
+}
+
 static inline void tpr_memory_free_(struct tpr_memory *memory) {
     /* In a forked child the range was never mapped; something else may live there by now. */
     if (memory->page && !tpr_is_forked_(memory))
@@ -125,6 +184,7 @@ static inline int tpr_memory_share_(const struct tpr_memory *memory) {
 struct tpr_ring_info {
     uint64_t source;
     uint64_t capacity;
+    uint32_t overflow, history;
 };
 
 struct tpr_control_info {
@@ -144,8 +204,9 @@ static inline int tpr_is_capacity_(uint64_t capacity) {
     return capacity >= TPR_CAPACITY_MIN && capacity <= TPR_CAPACITY_MAX && (capacity & (capacity - 1)) == 0;
 }
 
-/* What holds for each of the three kinds; copies the first `bytes` bytes out. */
-static inline int tpr_check_(int fd, void *header, size_t bytes, uint64_t *file_bytes) {
+/* What holds for each of the three kinds; copies the first `bytes` bytes out. `access`: O_RDONLY for what comes from
+ * others, O_RDWR for one's own. */
+static inline int tpr_check_(int fd, int access, void *header, size_t bytes, uint64_t *file_bytes) {
     struct stat status;
     struct statfs system;
     int flags = fcntl(fd, F_GETFL), seals;
@@ -154,8 +215,8 @@ static inline int tpr_check_(int fd, void *header, size_t bytes, uint64_t *file_
         return TPR_E_SYSTEM;
     if (flags & O_PATH)
         return TPR_E_NOT_MEMFD;
-    if ((flags & O_ACCMODE) != O_RDONLY)
-        return TPR_E_WRITABLE;
+    if ((flags & O_ACCMODE) != access)
+        return access == O_RDONLY ? TPR_E_WRITABLE : TPR_E_READ_ONLY;
     if (fstat(fd, &status) != 0 || fstatfs(fd, &system) != 0)
         return TPR_E_SYSTEM;
     seals = fcntl(fd, F_GET_SEALS);
@@ -169,39 +230,46 @@ static inline int tpr_check_(int fd, void *header, size_t bytes, uint64_t *file_
     return TPR_OK;
 }
 
-/* Is this a ring that may be mapped? Fills `info`; returns TPR_OK or the error. Does not map. */
-static inline int tpr_ring_check(int fd, struct tpr_ring_info *info) {
+static inline int tpr_ring_check_(int fd, int access, struct tpr_ring_info *info) {
     struct {
         uint64_t magic;
         uint32_t version, header_bytes;
-        uint64_t capacity, source;
+        uint64_t capacity, source, created_ns;
+        uint32_t overflow, history;
     } header;
     uint64_t bytes;
-    int code = tpr_check_(fd, &header, sizeof header, &bytes);
+    int code = tpr_check_(fd, access, &header, sizeof header, &bytes);
     if (code != TPR_OK)
         return code;
     if (header.magic != TPR_RING_MAGIC)
         return TPR_E_MAGIC;
     if (header.version != TPR_VERSION)
         return TPR_E_VERSION;
-    if (header.header_bytes != TPR_HEADER_BYTES || !tpr_is_capacity_(header.capacity))
+    if (header.header_bytes != TPR_HEADER_BYTES || !tpr_is_capacity_(header.capacity) ||
+        header.overflow > TPR_OVERFLOW_DROP || header.history > TPR_HISTORY_MAX)
         return TPR_E_FIELD;
     if (bytes != TPR_HEADER_BYTES + header.capacity)
         return TPR_E_SIZE;
     info->source = header.source;
     info->capacity = header.capacity;
+    info->overflow = header.overflow;
+    info->history = header.history;
     return TPR_OK;
 }
 
-/* The same for a reader's control page. */
-static inline int tpr_control_check(int fd, struct tpr_control_info *info) {
+/* Is this a ring that may be mapped? Fills `info`; returns TPR_OK or the error. Does not map. */
+static inline int tpr_ring_check(int fd, struct tpr_ring_info *info) {
+    return tpr_ring_check_(fd, O_RDONLY, info);
+}
+
+static inline int tpr_control_check_(int fd, int access, struct tpr_control_info *info) {
     struct {
         uint64_t magic;
         uint32_t version, slots;
         uint64_t reader;
     } header;
     uint64_t bytes;
-    int code = tpr_check_(fd, &header, sizeof header, &bytes);
+    int code = tpr_check_(fd, access, &header, sizeof header, &bytes);
     if (code != TPR_OK)
         return code;
     if (header.magic != TPR_CONTROL_MAGIC)
@@ -217,6 +285,11 @@ static inline int tpr_control_check(int fd, struct tpr_control_info *info) {
     return TPR_OK;
 }
 
+/* The same for a reader's control page. */
+static inline int tpr_control_check(int fd, struct tpr_control_info *info) {
+    return tpr_control_check_(fd, O_RDONLY, info);
+}
+
 /* The same for a generation table. */
 static inline int tpr_table_check(int fd, uint32_t *cells) {
     struct {
@@ -224,7 +297,7 @@ static inline int tpr_table_check(int fd, uint32_t *cells) {
         uint32_t version, cells;
     } header;
     uint64_t bytes;
-    int code = tpr_check_(fd, &header, sizeof header, &bytes);
+    int code = tpr_check_(fd, O_RDONLY, &header, sizeof header, &bytes);
     if (code != TPR_OK)
         return code;
     if (header.magic != TPR_TABLE_MAGIC)

@@ -8,7 +8,7 @@
 #ifndef TOWPATH_RING_READER_WAIT_H
 #define TOWPATH_RING_READER_WAIT_H
 
-#include "towpath_ring_reader.h"
+#include "towpath_ring_read.h"
 
 /* Take the snapshot that the sleep needs. */
 static inline int tpr_reader_wait_begin(struct tpr_reader *reader) {
@@ -94,7 +94,7 @@ static inline int tpr_reader_wait_sleep(struct tpr_reader *reader, uint64_t dead
         /* A new epoch for each sleep: a writer that rang the last one must ring this one as well. */
         uint64_t sleeping = ++reader->epoch << 2 | TPR_MODE_FUTEX;
         TPR_STORE(SLEEP_FUTEX, &reader->page->sleeping, sleeping, __ATOMIC_RELEASE);
-        tpr_fence_(); /* with the writer's, between its tail and its look at `sleeping` */
+        TPR_FENCE(SLEEP); /* with the writer's, between its tail and its look at `sleeping` */
         if (tpr_reader_wait_is_over_(reader))
             break;
         code = tpr_reader_doze_(reader, deadline_ns);
@@ -124,7 +124,7 @@ static inline int tpr_reader_wait(struct tpr_reader *reader, uint64_t deadline_n
 static inline int tpr_reader_arm(struct tpr_reader *reader) {
     uint64_t sleeping = ++reader->epoch << 2 | TPR_MODE_DOORBELL;
     TPR_STORE(SLEEP_DOORBELL, &reader->page->sleeping, sleeping, __ATOMIC_RELEASE);
-    tpr_fence_(); /* with the writer's, between its tail and its look at `sleeping` */
+    TPR_FENCE(SLEEP); /* with the writer's, between its tail and its look at `sleeping` */
     reader->is_armed = 1;
     for (uint32_t i = 0; i < reader->count; i++) {
         const struct tpr_source *source = reader->source[i];

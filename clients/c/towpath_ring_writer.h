@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The writer's half of the ring: attach readers, put messages, publish batches. (Waiting: _writer_wait.h.)
+ * The writer's handle: its ring, the generation it watches, and how much of the ring it may overwrite.
  *
- * A batch lies between `tail` (what readers see) and `position` (where the next record goes). put() extends
- * it, flush() publishes it with one store. Room is judged by `room_until`, the lowest cursor seen at the last
- * scan plus the capacity; cursors only grow, so the slots are scanned again only when a record does not fit.
+ * Room. The writer writes nothing at or past `room_until`, which is oldest_pos + capacity: so what lies from oldest_pos
+ * on stays as it is. To go further it first publishes a larger oldest_pos, a 64th of the ring at a time
+ * (tpr_writer_extend_). With overflow = block that stops at the slowest reader's cursor; cursors only grow, so they are
+ * looked at again only when the leave that they gave is used up. With overflow = drop it stops nowhere, and oldest_pos
+ * is the start of a record, for who was lapped to go on from: the writer remembers one start in each 64th.
  *
- * Invariants: tail <= position <= room_until <= (lowest cursor of any reader that counts) + capacity;
- * position - tail <= capacity; seq grows by one per record, and is never used twice.
+ * History. The writer remembers where its last `history` messages begin, and publishes where the first of them that
+ * is still there does.
+ *
+ * Invariants: tail <= position <= room_until = oldest + capacity; with block, oldest <= the cursor of any reader that
+ * counts; oldest <= tail; position - tail is at most half the ring and some; seq grows by one per record, and is never
+ * used twice.
  *
  * A handle belongs to one thread at a time, except that tpr_room_wait_sleep() touches only its own struct and
  * `writer_waits_for`, so others may use the handle meanwhile, provided nothing is unmapped.
+ *
+ * Not here: records and batches (_publish.h), readers that come and go (_attach.h), waiting (_writer_wait.h).
  */
 #ifndef TOWPATH_RING_WRITER_H
 #define TOWPATH_RING_WRITER_H
@@ -18,7 +26,6 @@
 #include "towpath_ring_generation.h"
 
 #include <stdlib.h>
-#include <sys/socket.h>
 
 /* One attached reader. */
 struct tpr_peer {
@@ -26,14 +33,23 @@ struct tpr_peer {
     const struct tpr_control_page *control;
     const struct tpr_slot *slot;
     uint64_t control_bytes;
-    uint64_t device, inode; /* tells whether the same page is attached again */
-    uint64_t pin;           /* where it counts as standing while its cursor is unset */
-    uint64_t rung;          /* the sleeping word it was last rung for */
-    uint64_t word;          /* its cursor word at the last scan */
-    int doorbell;           /* a duplicate of ours, or -1 */
-    uint8_t has_left;       /* let go by itself: counts no more */
-    uint8_t stale_left;     /* the slot said LEFT when attached: that is from before, not news */
-    uint8_t is_violator;    /* its cursor was impossible: counts no more */
+    uint64_t pin;        /* where it counts as standing while its cursor is unset */
+    uint64_t rung;       /* the sleeping word it was last rung for, */
+    uint32_t rings;      /* and how often */
+    uint64_t word;       /* its cursor word at the last look */
+    uint64_t cursor;     /* its cursor at the last look, if it had one */
+    uint64_t stuck_word; /* its cursor word when it was first seen to hold up the writer */
+    uint64_t stuck_ns;   /* how long it has held up the writer since, as far as the writer looked */
+    int doorbell;        /* a duplicate of ours, or -1 */
+    uint8_t has_left;    /* let go by itself: counts no more */
+    uint8_t stale_left;  /* the slot said LEFT when attached: that is from before, not news */
+    uint8_t is_violator; /* its cursor was impossible: counts no more */
+    uint8_t is_stuck;    /* it holds up the writer, and stuck_word and stuck_ns say since when */
+};
+
+/* Who published a message first, on a channel that the core orders, and when. */
+struct tpr_origin {
+    uint64_t source, seq, time_ns;
 };
 
 /* Where munmap(2) of a detached page happens; lets a caller with a sleeping thread put it off. */
@@ -42,59 +58,120 @@ struct tpr_unmapped {
     uint64_t bytes;
 };
 
+/* Where records begin, remembered by a writer that must tell. */
+struct tpr_positions {
+    uint64_t mark[TPR_MARKS]; /* the first record of each 64th of the ring; older where that has none */
+    uint64_t segment;         /* the 64th of the last mark */
+    uint32_t segment_shift;
+    uint32_t message_room;
+    uint64_t *message;     /* [seq % message_room], enough for those published last and the batch being written */
+    uint64_t first_seq;    /* where history begins: none before it is there any more */
+    uint64_t history_pos;  /* as published */
+    uint64_t before_batch; /* what it was when the newest batch was begun */
+    uint64_t after_batch;  /* and when that was published */
+};
+
 struct tpr_writer {
     struct tpr_memory memory;
     struct tpr_ring_page *page;
     uint8_t *data;
     uint64_t source, capacity;
-    uint64_t position, tail, previous_tail, room_until;
+    uint64_t position, tail, previous_tail; /* where the next record goes; end of the newest batch, and its start */
+    uint64_t room_until, room_limit;        /* what may be written without a store; and without a look at cursors */
+    uint64_t oldest;
     uint64_t last_seq, batch_time_ns;
+    struct tpr_origin origin; /* of the message `origin_at`, the last that had one */
+    uint64_t origin_at;
     uint32_t batch_count;
-    uint32_t is_installed; /* has `generation` been set since the table was */
+    uint32_t next_anchor; /* which of the two */
+    uint32_t overflow, history;
+    uint32_t is_installed;    /* has `generation` been set since the table was */
     uint32_t readers_changed; /* a batch went out while new readers may have been coming: attach them soon */
     uint64_t generation;
     const uint64_t *generation_cell; /* NULL: no table, never asks for readers */
     struct tpr_unmapped table;
+    struct tpr_positions *positions; /* NULL: block, without history */
     struct tpr_peer *peer;
     uint32_t peer_count, peer_room;
     uint32_t wake_word; /* private futex: tpr_writer_notify() */
-    uint32_t is_waiting;
+    uint32_t is_waiting, is_armed;
     struct tpr_unmapped *deferred; /* unmapped when the waiter is back */
     uint32_t deferred_count;
+    uint64_t full_until, looked_ns; /* how far it wanted to go when it last found no room; and when it last looked */
     struct tpr_spin spin;
 };
 
-/* Make a ring of `capacity` data bytes (power of two, 4096..2^30) for `source`.
- * Returns TPR_OK, TPR_E_CAPACITY, TPR_E_SYSTEM. */
-static inline int tpr_writer_open(struct tpr_writer *writer, uint64_t source, uint64_t capacity) {
-    struct tpr_ring_page *page;
+static inline int tpr_positions_open_(struct tpr_writer *writer) {
+    uint32_t history = writer->history;
+    if (writer->overflow == TPR_OVERFLOW_BLOCK && !history)
+        return TPR_OK;
+    struct tpr_positions *positions = (struct tpr_positions *)calloc(1, sizeof *positions);
+    uint32_t room = history ? history + TPR_BATCH_COUNT : 1;
+    uint64_t *message = (uint64_t *)calloc(room, sizeof *message); /* touched as it is used */
+    if (!positions || !message) {
+        free(positions);
+        free(message);
+        return TPR_E_SYSTEM;
+    }
+    while ((writer->capacity / TPR_MARKS) >> positions->segment_shift > 1)
+        positions->segment_shift++;
+    positions->segment = UINT64_MAX;
+    positions->message = message;
+    positions->message_room = room;
+    positions->first_seq = 1;
+    writer->positions = positions;
+    return TPR_OK;
+}
+
+static inline void tpr_positions_close_(struct tpr_writer *writer) {
+    if (writer->positions)
+        free(writer->positions->message);
+    free(writer->positions);
+    writer->positions = NULL;
+}
+
+/* Make a ring of `capacity` data bytes (power of two, 4096..2^30) for `source`. `overflow`: TPR_OVERFLOW_BLOCK or _DROP.
+ * `history`: how many messages a late reader may ask for, 0..65536.
+ * Returns TPR_OK, TPR_E_CAPACITY, TPR_E_OVERFLOW, TPR_E_HISTORY, TPR_E_SYSTEM. */
+static inline int tpr_writer_open_with(struct tpr_writer *writer, uint64_t source, uint64_t capacity,
+                                       uint32_t overflow, uint32_t history) {
     struct {
         uint64_t magic;
         uint32_t version, header_bytes;
         uint64_t capacity, source, created_ns;
-    } header;
+        uint32_t overflow, history;
+    } header = {TPR_RING_MAGIC, TPR_VERSION, TPR_HEADER_BYTES, capacity, source, tpr_clock_ns_(CLOCK_REALTIME),
+                overflow,       history};
     memset(writer, 0, sizeof *writer);
     writer->memory.fd = -1;
     if (!tpr_is_capacity_(capacity))
         return TPR_E_CAPACITY;
-    int code = tpr_memory_make_(&writer->memory, "towpath-ring", TPR_HEADER_BYTES + capacity);
-    if (code != TPR_OK)
-        return code;
-    page = (struct tpr_ring_page *)writer->memory.page;
-    header.magic = TPR_RING_MAGIC;
-    header.version = TPR_VERSION;
-    header.header_bytes = TPR_HEADER_BYTES;
-    header.capacity = capacity;
-    header.source = source;
-    header.created_ns = tpr_clock_ns_(CLOCK_REALTIME);
-    TPR_COPY(RING_HEADER, page, &header, sizeof header);
-    writer->page = page;
-    writer->data = (uint8_t *)writer->memory.page + TPR_HEADER_BYTES;
+    if (overflow > TPR_OVERFLOW_DROP)
+        return TPR_E_OVERFLOW;
+    if (history > TPR_HISTORY_MAX)
+        return TPR_E_HISTORY;
     writer->source = source;
     writer->capacity = capacity;
-    writer->room_until = capacity;
+    writer->overflow = overflow;
+    writer->history = history;
+    int code = tpr_positions_open_(writer);
+    if (code == TPR_OK)
+        code = tpr_memory_make_(&writer->memory, "towpath-ring", TPR_HEADER_BYTES + capacity);
+    if (code != TPR_OK) {
+        tpr_positions_close_(writer);
+        return code;
+    }
+    writer->page = (struct tpr_ring_page *)writer->memory.page;
+    writer->data = (uint8_t *)writer->memory.page + TPR_HEADER_BYTES;
+    TPR_COPY(RING_HEADER, writer->page, &header, sizeof header);
+    writer->room_until = writer->room_limit = capacity;
     tpr_spin_init_(&writer->spin);
     return TPR_OK;
+}
+
+/* The same for overflow = block without history. */
+static inline int tpr_writer_open(struct tpr_writer *writer, uint64_t source, uint64_t capacity) {
+    return tpr_writer_open_with(writer, source, capacity, TPR_OVERFLOW_BLOCK, 0);
 }
 
 static inline int tpr_writer_share(const struct tpr_writer *writer) {
@@ -178,7 +255,7 @@ static inline enum tpr_standing_ tpr_peer_cursor_(const struct tpr_writer *write
     int is_ours = before == writer->source && after == writer->source;
     if (!is_ours || word == TPR_CURSOR_UNSET || (word == TPR_CURSOR_LEFT && peer->stale_left)) {
         *cursor = peer->pin;
-        return TPR_COUNTS_;
+        return TPR_FAULT_(NO_PIN) ? TPR_COUNTS_NOT_ : TPR_COUNTS_;
     }
     peer->stale_left = 0;
     if (word == TPR_CURSOR_LEFT) {
@@ -186,15 +263,20 @@ static inline enum tpr_standing_ tpr_peer_cursor_(const struct tpr_writer *write
         return TPR_COUNTS_NOT_;
     }
     *cursor = word & ~TPR_CURSOR_FLAGS;
-    if ((word & TPR_CURSOR_FLAGS) != TPR_CURSOR_SET || *cursor > writer->tail ||
-        writer->position - *cursor > writer->capacity) {
+    if ((word & TPR_CURSOR_FLAGS) != TPR_CURSOR_SET || *cursor > writer->tail || *cursor < peer->cursor) {
         peer->is_violator = 1;
         return TPR_COUNTS_NOT_;
     }
+    peer->cursor = *cursor;
+    /* A reader that began at a place overwritten before we knew of it (see "History" in towpath_ring.h) is about to
+     * see that, and to go on at our history_pos; until then it holds what is left. */
+    if (*cursor < writer->oldest)
+        *cursor = writer->oldest;
     return TPR_COUNTS_;
 }
 
-/* Look at all slots anew; returns the slowest reader that counts, or NULL. O(readers). */
+/* Look at all slots anew; returns the slowest reader that counts, or NULL, and its position (without one: the tail).
+ * O(readers). */
 static inline struct tpr_peer *tpr_writer_scan_(struct tpr_writer *writer, uint64_t *lowest) {
     struct tpr_peer *slowest = NULL;
     *lowest = writer->tail;
@@ -205,7 +287,6 @@ static inline struct tpr_peer *tpr_writer_scan_(struct tpr_writer *writer, uint6
             *lowest = cursor;
         }
     }
-    writer->room_until = *lowest + writer->capacity;
     return slowest;
 }
 
@@ -225,260 +306,79 @@ static inline int tpr_writer_slowest(struct tpr_writer *writer, uint64_t *reader
     return slowest != NULL;
 }
 
-/* ---- publishing ---- */
+/* ---- room ---- */
 
-/* Wake the readers that sleep. Nobody is rung twice for one sleep: the whole word, epoch and mode, is kept.
- *
- * A reader that is not attached yet may have seen the tail before this batch and gone to sleep; its page is
- * unknown here. But then the generation has changed by now (see "Attaching"), which is reason enough to wake
- * whoever sleeps on the tail; only its doorbell has to wait for the attach, hence `readers_changed`. */
-static inline void tpr_writer_wake_(struct tpr_writer *writer) {
-    int is_futex_due = 0;
-    tpr_fence_(); /* with the reader's, between its `sleeping` and its second look at the tail */
-    if (!tpr_writer_is_current_(writer)) {
-        writer->readers_changed = 1;
-        is_futex_due = 1;
+/* The next record begins at `position`: remember that. */
+static inline void tpr_positions_note_(struct tpr_writer *writer) {
+    struct tpr_positions *positions = writer->positions;
+    uint64_t segment = writer->position >> positions->segment_shift;
+    if (segment != positions->segment) {
+        positions->segment = segment;
+        positions->mark[segment % TPR_MARKS] = writer->position;
     }
-    for (uint32_t i = 0; i < writer->peer_count; i++) {
-        struct tpr_peer *peer = &writer->peer[i];
-        uint64_t sleeping = tpr_load_relaxed_(&peer->control->sleeping);
-        if ((sleeping & TPR_MODE_MASK) == TPR_MODE_AWAKE || sleeping == peer->rung || peer->has_left ||
-            peer->is_violator)
-            continue;
-        peer->rung = sleeping;
-        if ((sleeping & TPR_MODE_MASK) == TPR_MODE_FUTEX) {
-            is_futex_due = 1;
-        } else if (peer->doorbell >= 0) {
-            /* Full means that unread bytes are there already; any other failure is the reader's own loss. */
-            ssize_t ignored = send(peer->doorbell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-            (void)ignored;
-        }
-    }
-    if (is_futex_due)
-        tpr_futex_wake_(&writer->page->tail, 0);
+    if (writer->history)
+        positions->message[(writer->last_seq + 1) % positions->message_room] = writer->position;
 }
 
-/* Publish the batch: one store, then wake who sleeps. Without a batch nothing happens. */
-static inline void tpr_writer_flush(struct tpr_writer *writer) {
-    if (writer->batch_count == 0)
+/* The start of a record at `least` or after it, as early as is known. O(1): 64 marks at most. */
+static inline uint64_t tpr_positions_after_(const struct tpr_writer *writer, uint64_t least) {
+    const struct tpr_positions *positions = writer->positions;
+    uint64_t segment = least >> positions->segment_shift;
+    for (uint32_t i = 0; i < TPR_MARKS; i++, segment++) {
+        uint64_t mark = positions->mark[segment % TPR_MARKS];
+        /* A mark left from an earlier turn is less than `least`; one of the batch being written is no place yet. */
+        if (mark >= least && mark <= writer->tail)
+            return mark;
+    }
+    return writer->tail;
+}
+
+/* Publish where history begins: at most `history` messages back, and not before `oldest`. Amortized O(1). */
+static inline void tpr_writer_tell_history_(struct tpr_writer *writer, uint64_t oldest) {
+    struct tpr_positions *positions = writer->positions;
+    uint64_t last_seq = writer->last_seq - writer->batch_count, at = writer->tail;
+    if (last_seq >= writer->history && positions->first_seq <= last_seq - writer->history)
+        positions->first_seq = last_seq - writer->history + 1;
+    while (positions->first_seq <= last_seq &&
+           positions->message[positions->first_seq % positions->message_room] < oldest)
+        positions->first_seq++;
+    if (positions->first_seq <= last_seq)
+        at = positions->message[positions->first_seq % positions->message_room];
+    if (at == positions->history_pos)
         return;
-    writer->batch_count = 0;
-    writer->previous_tail = writer->tail;
-    writer->tail = writer->position;
-    TPR_STORE(LAST_SEQ, &writer->page->last_seq, writer->last_seq, __ATOMIC_RELAXED);
-    TPR_STORE(TAIL, &writer->page->tail, writer->tail, __ATOMIC_RELEASE); /* with the reader's load of tail */
-    tpr_writer_wake_(writer);
+    positions->history_pos = at;
+    TPR_STORE(HISTORY, &writer->page->history_pos, at, __ATOMIC_RELEASE); /* with the late reader's load of it */
 }
 
-static inline uint64_t tpr_writer_padding_(const struct tpr_writer *writer, uint64_t record_bytes) {
-    uint64_t left = writer->capacity - (writer->position & (writer->capacity - 1));
-    return left < record_bytes ? left : 0;
-}
-
-static inline int tpr_writer_has_room_(struct tpr_writer *writer, uint64_t bytes) {
-    uint64_t lowest;
-    if (writer->position + bytes <= writer->room_until)
+/* Go on to `until`: publish what is given up for that. 0: readers do not allow it. */
+static inline int tpr_writer_extend_(struct tpr_writer *writer, uint64_t until) {
+    uint64_t oldest, lowest;
+    if (writer->overflow == TPR_OVERFLOW_DROP) {
+        oldest = tpr_positions_after_(writer, until - writer->capacity);
+    } else {
+        if (until > writer->room_limit) {
+            tpr_writer_scan_(writer, &lowest);
+            writer->room_limit = lowest + writer->capacity;
+            if (until > writer->room_limit)
+                return 0;
+        }
+        until += writer->capacity / TPR_MARKS;
+        oldest = (until < writer->room_limit ? until : writer->room_limit) - writer->capacity;
+    }
+    if (writer->history)
+        tpr_writer_tell_history_(writer, oldest);
+    writer->oldest = oldest;
+    writer->room_until = oldest + writer->capacity;
+    if (TPR_FAULT_(OLDEST_AFTER_RECORD))
         return 1;
-    tpr_writer_scan_(writer, &lowest);
-    return writer->position + bytes <= writer->room_until;
-}
-
-/* Add a message to the batch (flushing by itself when the batch is at its bounds). `headers` and `payload` are
- * copied; either may be NULL when its length is 0. On TPR_OK the message has seq `writer->last_seq`.
- *
- * Returns TPR_OK; TPR_FULL (everything before it is flushed); TPR_NEEDS_READERS; TPR_E_TOO_LARGE, TPR_E_FORKED.
- * The message is taken only on TPR_OK. */
-static inline int tpr_writer_put(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
-                                 const void *payload, size_t payload_bytes) {
-    uint64_t most = tpr_message_bytes_max(writer->capacity);
-    if (tpr_is_forked_(&writer->memory))
-        return TPR_E_FORKED;
-    if (headers_bytes > most || payload_bytes > most - headers_bytes)
-        return TPR_E_TOO_LARGE;
-    uint64_t bytes = tpr_record_bytes(headers_bytes, payload_bytes);
-    if (writer->batch_count &&
-        (writer->batch_count >= TPR_BATCH_COUNT ||
-         writer->position - writer->tail + bytes > writer->capacity / TPR_BATCH_FRACTION))
-        tpr_writer_flush(writer);
-    if (writer->batch_count == 0) {
-        if (!tpr_writer_is_current_(writer))
-            return TPR_NEEDS_READERS;
-        writer->batch_time_ns = tpr_clock_ns_(CLOCK_REALTIME);
-    }
-    uint64_t padding = tpr_writer_padding_(writer, bytes);
-    if (!tpr_writer_has_room_(writer, padding + bytes)) {
-        tpr_writer_flush(writer);
-        return TPR_FULL;
-    }
-    if (padding) {
-        uint32_t pad[2] = {(uint32_t)padding, TPR_RECORD_PADDING};
-        TPR_COPY(PADDING, writer->data + (writer->position & (writer->capacity - 1)), pad, sizeof pad);
-        writer->position += padding;
-    }
-    uint8_t *at = writer->data + (writer->position & (writer->capacity - 1));
-    struct tpr_record record = {(uint32_t)bytes,         TPR_RECORD_DATA,         writer->last_seq + 1,
-                                writer->batch_time_ns,   (uint32_t)headers_bytes, (uint32_t)payload_bytes};
-    TPR_COPY(RECORD_HEADER, at, &record, sizeof record);
-    at += sizeof record;
-    if (headers_bytes)
-        TPR_COPY(RECORD_HEADERS, at, headers, headers_bytes);
-    if (payload_bytes)
-        TPR_COPY(RECORD_PAYLOAD, at + headers_bytes, payload, payload_bytes);
-    writer->position += bytes;
-    writer->last_seq++;
-    writer->batch_count++;
-    return TPR_OK;
-}
-
-/* put() and flush(): one message at once. */
-static inline int tpr_writer_publish(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
-                                     const void *payload, size_t payload_bytes) {
-    int code = tpr_writer_put(writer, headers, headers_bytes, payload, payload_bytes);
-    if (code == TPR_OK)
-        tpr_writer_flush(writer);
-    return code;
-}
-
-/* ---- readers ---- */
-
-static inline struct tpr_peer *tpr_writer_find_(struct tpr_writer *writer, uint64_t reader) {
-    for (uint32_t i = 0; i < writer->peer_count; i++)
-        if (writer->peer[i].reader == reader)
-            return &writer->peer[i];
-    return NULL;
-}
-
-static inline void tpr_writer_drop_(struct tpr_writer *writer, struct tpr_peer *peer) {
-    if (peer->doorbell >= 0)
-        close(peer->doorbell);
-    tpr_writer_unmap_(writer, peer->control, peer->control_bytes);
-    *peer = writer->peer[--writer->peer_count];
-}
-
-/* Detach a reader that is gone, or too slow; 0 when it was not attached. A sleeping waiter wakes. */
-static inline int tpr_writer_detach(struct tpr_writer *writer, uint64_t reader) {
-    struct tpr_peer *peer = tpr_writer_find_(writer, reader);
-    if (!peer)
-        return 0;
-    tpr_writer_drop_(writer, peer);
-    tpr_writer_notify(writer);
+    TPR_STORE(OLDEST, &writer->page->oldest_pos, oldest, __ATOMIC_RELEASE); /* history_pos is not older than it */
+    tpr_fence_release_(); /* with the reader's, between copying a record and its look at oldest_pos */
     return 1;
 }
 
-/* A duplicate of the doorbell (-1: none); TPR_E_DOORBELL when it is not what it must be, so that ringing it can
- * neither block nor write into somebody's file. */
-static inline int tpr_dup_doorbell_(int doorbell_fd, int *duplicate) {
-    int domain = 0;
-    socklen_t length = sizeof domain;
-    *duplicate = -1;
-    if (doorbell_fd < 0)
-        return TPR_OK;
-    if (getsockopt(doorbell_fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
-        return TPR_E_DOORBELL;
-    *duplicate = fcntl(doorbell_fd, F_DUPFD_CLOEXEC, 0);
-    return *duplicate < 0 ? TPR_E_SYSTEM : TPR_OK;
-}
-
-/* Map the page behind `fd` into `peer`, all checked. */
-static inline int tpr_peer_map_(struct tpr_peer *peer, uint64_t reader, int fd, uint32_t slot) {
-    struct tpr_control_info info;
-    struct stat status;
-    int code = tpr_control_check(fd, &info);
-    if (code != TPR_OK)
-        return code;
-    if (info.reader != reader)
-        return TPR_E_OTHER_READER;
-    if (slot >= info.slots)
-        return TPR_E_SLOT;
-    if (fstat(fd, &status) != 0)
-        return TPR_E_SYSTEM;
-    peer->reader = reader;
-    peer->device = (uint64_t)status.st_dev;
-    peer->inode = (uint64_t)status.st_ino;
-    peer->control_bytes = tpr_control_bytes_(info.slots);
-    peer->control = (const struct tpr_control_page *)tpr_map_(fd, peer->control_bytes);
-    if (!peer->control)
-        return TPR_E_SYSTEM;
-    peer->slot = &peer->control->slot[slot];
-    return TPR_OK;
-}
-
-/* Attach a reader: from now on it is waited for and woken. Descriptors stay the caller's; the doorbell (a UNIX
- * socket, or -1) is duplicated. Attaching a reader again replaces what was known of it.
- *
- * `from_start`: the reader will begin at position 0, else at the tail that it reads; until its cursor is
- * there it is taken to stand at 0, or at the beginning of the newest batch (see "Attaching").
- *
- * Returns TPR_OK; TPR_E_LATE; TPR_E_LIMIT; TPR_E_FORKED; TPR_E_SYSTEM; or what is wrong with the descriptor.
- * State is unchanged on error. */
-static inline int tpr_writer_attach(struct tpr_writer *writer, uint64_t reader, int control_fd, uint32_t slot,
-                                    int doorbell_fd, int from_start) {
-    struct tpr_peer peer;
-    memset(&peer, 0, sizeof peer);
-    if (tpr_is_forked_(&writer->memory))
-        return TPR_E_FORKED;
-    tpr_writer_flush(writer);
-    if (from_start && writer->position > writer->capacity)
-        return TPR_E_LATE;
-    struct tpr_peer *known = tpr_writer_find_(writer, reader);
-    if (!known && writer->peer_count >= TPR_READERS_MAX)
-        return TPR_E_LIMIT;
-    if (!known && writer->peer_count == writer->peer_room) {
-        uint32_t room = writer->peer_room ? writer->peer_room * 2 : 4;
-        void *grown = realloc(writer->peer, room * sizeof *writer->peer);
-        if (!grown)
-            return TPR_E_SYSTEM;
-        writer->peer = (struct tpr_peer *)grown;
-        writer->peer_room = room;
-    }
-    int code = tpr_peer_map_(&peer, reader, control_fd, slot);
-    if (code != TPR_OK)
-        return code;
-    code = tpr_dup_doorbell_(doorbell_fd, &peer.doorbell);
-    if (code != TPR_OK) {
-        tpr_unmap_(peer.control, peer.control_bytes);
-        return code;
-    }
-    peer.pin = from_start ? 0 : writer->previous_tail;
-    peer.stale_left = tpr_load_acquire_(&peer.slot->cursor) == TPR_CURSOR_LEFT;
-    if (known)
-        tpr_writer_drop_(writer, known);
-    writer->peer[writer->peer_count++] = peer;
-    if (writer->room_until > peer.pin + writer->capacity)
-        writer->room_until = peer.pin + writer->capacity;
-    tpr_writer_wake_(writer); /* it may sleep already, having missed the newest batch */
-    tpr_writer_notify(writer);
-    return TPR_OK;
-}
-
-/* ---- the end ---- */
-
-/* Unmap what was detached during a sleep; the sleeper is back. */
-static inline void tpr_writer_reap(struct tpr_writer *writer) {
-    for (uint32_t i = 0; i < writer->deferred_count; i++)
-        tpr_unmap_(writer->deferred[i].page, writer->deferred[i].bytes);
-    free(writer->deferred);
-    writer->deferred = NULL;
-    writer->deferred_count = 0;
-}
-
-/* Publish what is pending, mark the end, wake readers, release everything. Nobody may be asleep in it. */
-static inline void tpr_writer_close(struct tpr_writer *writer) {
-    if (!writer->memory.page)
-        return;
-    if (!tpr_is_forked_(&writer->memory)) {
-        tpr_writer_flush(writer);
-        /* The mark is a bit of the word that readers sleep on, so that none can fall asleep past it. */
-        TPR_STORE(TAIL_CLOSED, &writer->page->tail, writer->tail | TPR_TAIL_CLOSED, __ATOMIC_RELEASE);
-        tpr_writer_wake_(writer);
-    }
-    while (writer->peer_count)
-        tpr_writer_drop_(writer, &writer->peer[0]);
-    free(writer->peer);
-    writer->peer = NULL;
-    tpr_unmap_(writer->table.page, writer->table.bytes);
-    tpr_writer_reap(writer);
-    tpr_memory_free_(&writer->memory);
+/* Room for `bytes` at `position`, padding included? Publishes what is given up for them. */
+static inline int tpr_writer_has_room_(struct tpr_writer *writer, uint64_t bytes) {
+    return writer->position + bytes <= writer->room_until || tpr_writer_extend_(writer, writer->position + bytes);
 }
 
 #endif

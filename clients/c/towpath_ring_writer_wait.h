@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How a writer waits for room: it names the position that the slowest cursor must reach, and sleeps on that cursor.
+ * How a writer waits for room: it names the position that the slowest cursor must reach, and sleeps on that cursor, or
+ * has its doorbell rung by who reaches it; and how it judges that a reader has stopped.
  *
  * Three steps, so that a caller may let go of its locks for the middle one: tpr_writer_wait_begin() looks whether there
  * is room and, if not, writes down what to wait for; tpr_room_wait_sleep() spins and sleeps on that alone; then begin
- * again. tpr_writer_wait_room() is all of it in one.
+ * again. tpr_writer_wait_room() is all of it in one. tpr_writer_arm_room() is for event loops.
+ *
+ * A reader is stuck while the ring is full because of it and its cursor does not move. That counts by the time between
+ * two looks of the writer, but by TPR_STALL_STEP_NS at most: so a writer that was itself stopped, or did something else
+ * for an hour, does not blame its readers for that.
  */
 #ifndef TOWPATH_RING_WRITER_WAIT_H
 #define TOWPATH_RING_WRITER_WAIT_H
 
-#include "towpath_ring_writer.h"
+#include "towpath_ring_attach.h"
 
 /* Everything that a sleeping writer looks at, so that it needs nothing else of the handle. */
 struct tpr_room_wait {
@@ -23,6 +28,35 @@ struct tpr_room_wait {
     uint32_t wake_seen;
     struct tpr_spin *spin;
 };
+
+/* The writer cannot go on to `full_until`: whose cursor is it that does not move, and for how long? O(readers). */
+static inline void tpr_writer_note_stuck_(struct tpr_writer *writer) {
+    uint64_t now_ns = tpr_monotonic_ns(), cursor = 0, step_ns = now_ns - writer->looked_ns;
+    if (step_ns > TPR_STALL_STEP_NS)
+        step_ns = TPR_STALL_STEP_NS;
+    writer->looked_ns = now_ns;
+    for (uint32_t i = 0; i < writer->peer_count; i++) {
+        struct tpr_peer *peer = &writer->peer[i];
+        int was_stuck = peer->is_stuck;
+        peer->is_stuck = tpr_peer_cursor_(writer, peer, &cursor) == TPR_COUNTS_ && cursor + writer->capacity < writer->full_until;
+        peer->stuck_ns = was_stuck && peer->word == peer->stuck_word ? peer->stuck_ns + step_ns : 0;
+        peer->stuck_word = peer->word;
+    }
+}
+
+/* The reader that has held the ring full for `stall_ns` or longer, without moving its cursor; 0 when there is none, else
+ * 1. The writer must look at least once a second meanwhile: by this, tpr_writer_wait_begin() or tpr_writer_arm_room().
+ * O(readers). */
+static inline int tpr_writer_stalled(struct tpr_writer *writer, uint64_t stall_ns, uint64_t *reader) {
+    tpr_writer_note_stuck_(writer);
+    for (uint32_t i = 0; i < writer->peer_count; i++) {
+        if (writer->peer[i].is_stuck && writer->peer[i].stuck_ns >= stall_ns) {
+            *reader = writer->peer[i].reader;
+            return 1;
+        }
+    }
+    return 0;
+}
 
 /* Is there room for a message of `bytes` (headers and payload)? Returns TPR_OK (there is), TPR_NEEDS_READERS,
  * TPR_E_TOO_LARGE, TPR_E_FORKED, or TPR_FULL: then `wait` is filled in for tpr_room_wait_sleep().
@@ -45,11 +79,11 @@ static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t byte
     if (tpr_writer_has_room_(writer, bytes))
         return TPR_OK;
     struct tpr_peer *slowest = tpr_writer_scan_(writer, &lowest);
-    if (!slowest || writer->position + bytes <= writer->room_until)
+    if (!slowest || writer->position + bytes <= lowest + writer->capacity)
         return TPR_OK;
     wait->waits_for = &writer->page->writer_waits_for;
     wait->cursor = &slowest->slot->cursor;
-    wait->cursor_word = slowest->word;
+    wait->cursor_word = slowest->word; /* as it was when there was no room: any other ends the sleep */
     wait->needed = writer->position + bytes - writer->capacity + writer->capacity / TPR_BATCH_FRACTION;
     if (wait->needed > writer->tail)
         wait->needed = writer->tail;
@@ -57,6 +91,8 @@ static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t byte
     wait->generation = writer->generation;
     wait->wake_word = &writer->wake_word;
     wait->spin = &writer->spin;
+    writer->full_until = writer->position + bytes;
+    tpr_writer_note_stuck_(writer);
     return TPR_FULL;
 }
 
@@ -90,7 +126,7 @@ static inline int tpr_room_wait_sleep(const struct tpr_room_wait *wait, uint64_t
         tpr_spin_failed_(wait->spin);
     }
     TPR_STORE(WAITS_SET, wait->waits_for, wait->needed, __ATOMIC_RELEASE);
-    tpr_fence_(); /* with the reader's, between its cursor and its look at writer_waits_for */
+    TPR_FENCE(ROOM); /* with the reader's, between its cursor and its look at writer_waits_for */
     while (code == TPR_OK) {
         uint64_t word = tpr_load_acquire_(wait->cursor);
         count = 0;
@@ -121,6 +157,35 @@ static inline int tpr_writer_wait_room(struct tpr_writer *writer, uint64_t bytes
         if (__atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE) != wait.wake_seen)
             return TPR_NOTIFIED;
     }
+}
+
+/* ---- event loops ---- */
+
+/* No doorbell wanted any more. */
+static inline void tpr_writer_disarm_room(struct tpr_writer *writer) {
+    if (!writer->is_armed)
+        return;
+    writer->is_armed = 0;
+    TPR_STORE(WAITS_CLEAR, &writer->page->writer_waits_for, UINT64_C(0), __ATOMIC_RELEASE);
+}
+
+/* Have the doorbell that the readers were given rung when a message of `bytes` may fit, by each reader that goes past
+ * what is needed for that. Returns 0: armed; 1: there is room, or there are readers to attach (and it is not armed);
+ * TPR_E_TOO_LARGE, TPR_E_FORKED. */
+static inline int tpr_writer_arm_room(struct tpr_writer *writer, uint64_t bytes) {
+    struct tpr_room_wait wait;
+    uint64_t lowest;
+    int code = tpr_writer_wait_begin(writer, bytes, &wait);
+    if (code == TPR_FULL) {
+        writer->is_armed = 1;
+        TPR_STORE(WAITS_DOORBELL, wait.waits_for, wait.needed | TPR_WAITS_DOORBELL, __ATOMIC_RELEASE);
+        TPR_FENCE(ROOM); /* with the reader's, between its cursor and its look at writer_waits_for */
+        tpr_writer_scan_(writer, &lowest);
+        if (lowest < wait.needed && tpr_writer_is_current_(writer))
+            return 0;
+    }
+    tpr_writer_disarm_room(writer);
+    return code < 0 ? code : 1;
 }
 
 #endif

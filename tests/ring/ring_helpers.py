@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from towpath._ring import GenerationTable, Message, Reader, Writer
 
@@ -26,10 +26,12 @@ def shared(owner: Writer | Reader | GenerationTable) -> Iterator[int]:
         os.close(fd)
 
 
-def connect(writer: Writer, reader: Reader, slot: int = 0, *, from_start: bool = True) -> None:
+def connect(
+    writer: Writer, reader: Reader, slot: int = 0, *, start: Literal["tail", "start", "history"] = "start"
+) -> None:
     with shared(writer) as ring, shared(reader) as control:
-        writer.attach(reader.reader, control, slot, -1, from_start)
-        reader.add(ring, slot, writer.source, "plant.line1", from_start)
+        writer.attach(reader.reader, control, slot, -1, start)
+        reader.add(ring, slot, writer.source, "plant.line1", start)
 
 
 def payloads(messages: list[Message]) -> list[bytes]:

@@ -45,6 +45,13 @@ def test_kill_at_every_step(c_test: Callable[..., str]) -> None:
     assert lines[-1] == "ok"
 
 
+def test_stop_at_every_step(c_test: Callable[..., str]) -> None:
+    """SIGSTOP around every store: the others go on, and so does the victim when it is continued."""
+    lines = c_test("stop_test").splitlines()
+    assert lines[:-2] == steps_listed()
+    assert lines[-1] == "ok"
+
+
 def test_no_store_goes_past_the_steps(c_test: Callable[..., str]) -> None:
     """With every page unwritable but during a step, a store that has none is a SIGSEGV."""
     assert c_test("kill_test", (), "guard") == "ok\n"

@@ -72,12 +72,12 @@ class TestDescriptors:
             with pytest.raises(RingError, match=why):
                 check_ring(fd)
             with pytest.raises(RingError, match=why):
-                pair[1].add(fd, 1, 1, "c", from_start=True)
+                pair[1].add(fd, 1, 1, "c", start="start")
         for fd, why in bad[:3] + bad_pages:
             with pytest.raises(RingError, match=why):
                 check_control(fd)
             with pytest.raises(RingError, match=why):
-                pair[0].attach(2, fd, 0, -1, from_start=True)
+                pair[0].attach(2, fd, 0, -1, start="start")
         for fd, _ in bad + bad_pages:
             os.close(fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -96,19 +96,19 @@ class TestDescriptors:
                 (1, 6, "another source"),
             ):
                 with pytest.raises(RingError, match=why):
-                    reader.add(ring, slot, source, "c", from_start=True)
+                    reader.add(ring, slot, source, "c", start="start")
             with pytest.raises(RingError, match="outside"):
-                other.attach(9, control, 255, -1, from_start=True)
+                other.attach(9, control, 255, -1, start="start")
             with pytest.raises(RingError, match="another reader"):
-                other.attach(8, control, 1, -1, from_start=True)
+                other.attach(8, control, 1, -1, start="start")
             while other.tail <= other.capacity:
                 other.try_publish(b"x" * 500)
             with pytest.raises(RingError, match="overwritten"):
-                other.attach(9, control, 1, -1, from_start=True)
+                other.attach(9, control, 1, -1, start="start")
             with pytest.raises(RingError, match="overwritten"):
-                reader.add(ring, 1, 8, "c", from_start=True)
+                reader.add(ring, 1, 8, "c", start="start")
             with pytest.raises(TypeError, match="channel must be a str"):
-                reader.add(ring, 1, 8, b"c", from_start=False)  # type: ignore[arg-type]
+                reader.add(ring, 1, 8, b"c", start="tail")  # type: ignore[arg-type]
         assert writer.readers() == [9]
 
     @pytest.mark.parametrize("ring_bytes", [0, 2048, 5000, 2**31, 2**64 - 1])
@@ -138,9 +138,9 @@ class TestLifetimes:
             lambda: writer.try_publish(b"x"), lambda: writer.try_publish_many([b"x"]), writer.share,
             lambda: writer.wait_room(1, 0), writer.notify, writer.drained, writer.slowest_reader,
             lambda: writer.detach(9), lambda: writer.install(1), writer.readers, writer.violators,
-            lambda: writer.attach(9, 0, 0, -1, True), lambda: writer.set_generation_table(0, 0),
+            lambda: writer.attach(9, 0, 0, -1, "start"), lambda: writer.set_generation_table(0, 0),
             lambda: reader.receive(1, 1, 0), reader.share, reader.arm, reader.disarm, reader.notify,
-            lambda: reader.add(0, 0, 7, "c", True), lambda: reader.finish(7), lambda: reader.remove(7),
+            lambda: reader.add(0, 0, 7, "c", "start"), lambda: reader.finish(7), lambda: reader.remove(7),
             reader.sources, reader.take_drained, reader.take_violations, lambda: reader.pending_bytes,
         ]  # fmt: skip
         for call in calls:
@@ -206,11 +206,11 @@ class TestLifetimes:
                 writer.set_generation_table(cells, 0)
                 writer.install(0)
                 for _ in range(2):
-                    writer.attach(9, control, 0, theirs.fileno(), from_start=True)
-                reader.add(ring, 0, 7, channel, from_start=True)
+                    writer.attach(9, control, 0, theirs.fileno(), start="start")
+                reader.add(ring, 0, 7, channel, start="start")
                 failing: list[Callable[[], object]] = [
-                    lambda: reader.add(ring, 0, 7, channel, True),
-                    lambda: writer.attach(9, ring, 0, -1, True),
+                    lambda: reader.add(ring, 0, 7, channel, "start"),
+                    lambda: writer.attach(9, ring, 0, -1, "start"),
                 ]
                 for call in failing:
                     with pytest.raises(RingError):

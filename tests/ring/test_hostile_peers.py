@@ -66,7 +66,7 @@ def test_a_ring_that_breaks_the_rules_is_left(content: bytes, tail: int, why: st
     with shared(Writer(8, 4096)) as fd:
         forged = Forged(fd)
     connect(honest, reader)
-    reader.add(forged.fd, 1, 8, "plant", from_start=True)
+    reader.add(forged.fd, 1, 8, "plant", start="start")
     forged.memory[DATA_AT : DATA_AT + len(content)] = content
     forged.put(TAIL_AT, "<Q", tail)
     honest.try_publish(b"fine")
@@ -93,7 +93,7 @@ def test_noise_in_a_ring_never_harms() -> None:
     for _ in range(500):
         reader = Reader(9)
         forged.put(TAIL_AT, "<Q", 0)
-        reader.add(forged.fd, 0, 8, "plant", from_start=True)
+        reader.add(forged.fd, 0, 8, "plant", start="start")
         content = bytearray(
             b"".join(record(seq, noise.randbytes(noise.randrange(60))) for seq in range(1, 40))
         )
@@ -120,7 +120,7 @@ def test_a_reader_with_an_impossible_cursor_is_not_waited_for(cursor: int) -> No
     connect(writer, honest, 1)
     with shared(Reader(9)) as fd:
         forged = Forged(fd)
-    writer.attach(9, forged.fd, 0, -1, from_start=True)
+    writer.attach(9, forged.fd, 0, -1, start="start")
     forged.put(FIRST_SLOT_AT, "<QQ", cursor, 7)
     sent = 0
     for _ in range(100):
@@ -142,7 +142,7 @@ def test_a_reader_that_seems_to_sleep_always_costs_a_call_and_no_more() -> None:
     writer = Writer(7, 4096)
     with shared(Reader(9)) as fd:
         forged = Forged(fd)
-    writer.attach(9, forged.fd, 0, -1, from_start=True)
+    writer.attach(9, forged.fd, 0, -1, start="start")
     for seq in range(1, 30):
         forged.put(128, "<Q", seq << 2 | 1 + seq % 2)
         assert writer.try_publish(b"x") == seq

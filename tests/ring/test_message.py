@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from towpath._message import PurePythonMessage
 from towpath._ring import (
     Message,
     set_headers_decoder,
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 
 
 class TestMessage:
+    def test_the_pure_python_one_is_the_same(self) -> None:
+        fields: dict[str, Any] = {
+            "seq": 3, "source": 7, "time_ns": 11, "channel": "a.b", "headers_raw": b"h",
+            "missed": 4, "origin_source": 5, "origin_seq": 6,
+        }  # fmt: skip
+        for left_out in ((), ("missed",), ("missed", "origin_source", "origin_seq"), ("headers_raw",)):
+            kept = {name: value for name, value in fields.items() if name not in left_out}
+            in_c, pure = Message(b"hello", **kept), PurePythonMessage(b"hello", **kept)
+            assert repr(in_c) == repr(pure)
+            for name in ("payload", *fields):
+                assert getattr(in_c, name) == getattr(pure, name)
+            assert pure == PurePythonMessage(b"hello", **kept)
+            assert pure != PurePythonMessage(b"hello", **{**kept, "missed": 9})
+
     def make(self, **changes: Any) -> Message:
         fields: dict[str, Any] = {
             "payload": b"hello", "seq": 3, "source": 7, "time_ns": 11, "channel": "a.b", "headers_raw": b"h",
@@ -29,7 +44,11 @@ class TestMessage:
         assert (message.payload, message.seq, message.source) == (b"hello", 2**64 - 1, 0)
         assert (message.time_ns, message.channel, message.headers_raw) == (2**63, "a.b", b"h")
         assert Message(b"", seq=1, source=1, time_ns=1, channel="c").headers_raw == b""
+        assert (message.missed, message.origin_source, message.origin_seq) == (0, 0, 0)
+        message = self.make(missed=4, origin_source=2**64 - 1, origin_seq=6)
+        assert (message.missed, message.origin_source, message.origin_seq) == (4, 2**64 - 1, 6)
         assert repr(self.make()) == "<Message a.b #3 of source 7, 5 bytes>"
+        assert repr(message) == "<Message a.b #3 of source 7 after 4 lost, 5 bytes>"
 
     def test_is_equal_by_value(self) -> None:
         assert self.make() == self.make()
@@ -37,6 +56,7 @@ class TestMessage:
         assert self.make(channel="".join(["a", ".b"])) == self.make()
         for field, other in {
             "payload": b"hellp", "seq": 4, "source": 8, "time_ns": 12, "channel": "a.c", "headers_raw": b"",
+            "missed": 1, "origin_source": 1, "origin_seq": 1,
         }.items():  # fmt: skip
             assert self.make(**{field: other}) != self.make()
         assert self.make() != object()
@@ -44,7 +64,18 @@ class TestMessage:
 
     def test_is_immutable(self) -> None:
         message: Any = self.make()
-        for name in ("payload", "seq", "source", "time_ns", "channel", "headers", "headers_raw", "other"):
+        names = (
+            "payload",
+            "seq",
+            "source",
+            "time_ns",
+            "channel",
+            "headers",
+            "headers_raw",
+            "missed",
+            "other",
+        )
+        for name in names:
             with pytest.raises(AttributeError):
                 setattr(message, name, 1)
             with pytest.raises(AttributeError):

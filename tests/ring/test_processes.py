@@ -68,7 +68,7 @@ def writer_main(source: int, messages: int, readers: int) -> Callable[[socket.so
         give(core, source, writer.share())
         for _ in range(readers):
             reader, control = take(core)
-            writer.attach(reader, control, source, -1, from_start=True)
+            writer.attach(reader, control, source, -1, start="start")
             os.close(control)
         while writer.last_seq < messages:
             seq = writer.last_seq + 1
@@ -90,7 +90,7 @@ def reader_main(reader_id: int, sources: int, expected: dict[int, int]) -> Calla
         give(core, reader_id, reader.share())
         for _ in range(sources):
             source, ring = take(core)
-            reader.add(ring, source, source, "plant", from_start=True)
+            reader.add(ring, source, source, "plant", start="start")
             os.close(ring)
         last = dict.fromkeys(expected, 0)
         while reader.sources():
@@ -133,7 +133,7 @@ def test_a_killed_writer_leaves_whole_messages() -> None:
         writer = Writer(5, 65536)
         give(core, 5, writer.share())
         reader_id, control = take(core)
-        writer.attach(reader_id, control, 0, -1, from_start=True)
+        writer.attach(reader_id, control, 0, -1, start="start")
         while True:
             seq = writer.last_seq + 1
             if writer.try_publish_many([payload_of(5, seq + i) for i in range(10)]) == 0:
@@ -142,7 +142,7 @@ def test_a_killed_writer_leaves_whole_messages() -> None:
     for enough in (1, 500, 5000):
         child, reader = Child(main), Reader(9)
         _, ring = child.receive()
-        reader.add(ring, 0, 5, "plant", from_start=True)
+        reader.add(ring, 0, 5, "plant", start="start")
         give(child.socket, 9, reader.share())
         os.close(ring)
         last = 0
@@ -171,7 +171,7 @@ def test_a_killed_reader_holds_nobody_for_long() -> None:
     def main(core: socket.socket) -> None:
         reader = Reader(9)
         _, ring = take(core)
-        reader.add(ring, 0, 5, "plant", from_start=True)
+        reader.add(ring, 0, 5, "plant", start="start")
         give(core, 9, reader.share())
         reader.receive(3, 10**6, LONG_NS)
         core.send(b"received")
@@ -181,11 +181,11 @@ def test_a_killed_reader_holds_nobody_for_long() -> None:
     with contextlib.closing(table), contextlib.closing(writer), contextlib.closing(other):
         cells, ring, control = table.share(), writer.share(), other.share()
         writer.set_generation_table(cells, 0)
-        writer.attach(10, control, 0, -1, from_start=True)
-        other.add(ring, 0, 5, "plant", from_start=True)
+        writer.attach(10, control, 0, -1, start="start")
+        other.add(ring, 0, 5, "plant", start="start")
         give(child.socket, 5, ring)
         _, theirs = child.receive()
-        writer.attach(9, theirs, 0, -1, from_start=True)
+        writer.attach(9, theirs, 0, -1, start="start")
         for descriptor in (cells, control, theirs):
             os.close(descriptor)
         writer.install(0)

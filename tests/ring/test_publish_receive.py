@@ -163,7 +163,7 @@ class TestReceiving:
     def test_from_the_tail(self) -> None:
         writer, reader = Writer(7, 65536), Reader(9)
         writer.try_publish(b"before")
-        connect(writer, reader, from_start=False)
+        connect(writer, reader, start="tail")
         assert reader.receive(10, 10**6, 0) == []
         assert writer.drained()
         writer.try_publish(b"after")
@@ -198,7 +198,7 @@ class TestReceiving:
         fill(writer)
         reader.remove(7)
         assert writer.try_publish(b"x") > 0
-        connect(writer, reader, from_start=False)
+        connect(writer, reader, start="tail")
         writer.try_publish(b"again")
         assert payloads(reader.receive(10, 10**6, 0)) == [b"again"]
 

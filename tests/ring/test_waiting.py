@@ -98,7 +98,7 @@ class TestWaiting:
         thread, results = self.in_thread(lambda: reader.receive(10, 100, LONG_NS))
         self.until_refused(reader.arm)
         reader.remove(7)
-        connect(writer, reader, 1, from_start=False)
+        connect(writer, reader, 1, start="tail")
         writer.try_publish(b"x")
         thread.join()
         assert payloads(results[0]) == [b"x"]  # type: ignore[arg-type]
@@ -196,8 +196,8 @@ class TestDoorbell:
     def test_rings_once_per_arming(self, bell: tuple[socket.socket, socket.socket]) -> None:
         writer, reader = Writer(7, 4096), Reader(9)
         with shared(writer) as ring, shared(reader) as control:
-            writer.attach(9, control, 3, bell[1].fileno(), from_start=True)
-            reader.add(ring, 3, 7, "c", from_start=True)
+            writer.attach(9, control, 3, bell[1].fileno(), start="start")
+            reader.add(ring, 3, 7, "c", start="start")
         bell[1].close()  # the writer has a duplicate of its own
         assert writer.try_publish(b"x") == 1
         assert not self.is_rung(bell[0])
@@ -222,8 +222,8 @@ class TestDoorbell:
     def test_nobody_can_make_the_writer_wait(self, bell: tuple[socket.socket, socket.socket]) -> None:
         writer, reader = Writer(7, 4096), Reader(9)
         with shared(writer) as ring, shared(reader) as control:
-            writer.attach(9, control, 0, bell[1].fileno(), from_start=True)
-            reader.add(ring, 0, 7, "c", from_start=True)
+            writer.attach(9, control, 0, bell[1].fileno(), start="start")
+            reader.add(ring, 0, 7, "c", start="start")
         bell[1].setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -241,5 +241,5 @@ class TestDoorbell:
         with shared(reader) as control, socket.socket() as tcp, (tmp_path / "file").open("wb") as file:
             for fd in (tcp.fileno(), file.fileno()):
                 with pytest.raises(RingError, match="doorbell"):
-                    writer.attach(9, control, 0, fd, from_start=True)
+                    writer.attach(9, control, 0, fd, start="start")
         assert writer.readers() == []

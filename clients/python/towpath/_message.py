@@ -27,11 +27,25 @@ class PurePythonMessage:
         source: the writer's presence on the channel; (source, seq) is unique for ever.
         time_ns: publish time, nanoseconds since the epoch.
         channel: the channel's name.
+        missed: how many of this source were lost just before it (overflow = drop); 0 normally.
+        origin_source, origin_seq: who published it first, and its seq there, on a channel that the core
+            orders; 0 and 0 elsewhere.
         headers_raw: serialized ``towpath.v1.Headers``; empty when there are none.
         headers: the same, decoded when first asked for.
     """
 
-    __slots__ = ("_headers", "channel", "headers_raw", "payload", "seq", "source", "time_ns")
+    __slots__ = (
+        "_headers",
+        "channel",
+        "headers_raw",
+        "missed",
+        "origin_seq",
+        "origin_source",
+        "payload",
+        "seq",
+        "source",
+        "time_ns",
+    )
 
     payload: bytes
     seq: int
@@ -39,10 +53,23 @@ class PurePythonMessage:
     time_ns: int
     channel: str
     headers_raw: bytes
+    missed: int
+    origin_source: int
+    origin_seq: int
     _headers: model.Headers | None
 
     def __init__(
-        self, payload: bytes, *, seq: int, source: int, time_ns: int, channel: str, headers_raw: bytes = b""
+        self,
+        payload: bytes,
+        *,
+        seq: int,
+        source: int,
+        time_ns: int,
+        channel: str,
+        headers_raw: bytes = b"",
+        missed: int = 0,
+        origin_source: int = 0,
+        origin_seq: int = 0,
     ) -> None:
         put: Callable[[object, str, object], None] = object.__setattr__
         put(self, "payload", payload)
@@ -51,6 +78,9 @@ class PurePythonMessage:
         put(self, "time_ns", time_ns)
         put(self, "channel", channel)
         put(self, "headers_raw", headers_raw)
+        put(self, "missed", missed)
+        put(self, "origin_source", origin_source)
+        put(self, "origin_seq", origin_seq)
         put(self, "_headers", None)
 
     @property
@@ -67,7 +97,10 @@ class PurePythonMessage:
         raise AttributeError(f"a message is immutable: {name}")
 
     def _key(self) -> tuple[object, ...]:
-        return (self.source, self.seq, self.payload, self.time_ns, self.channel, self.headers_raw)
+        return (
+            (self.source, self.seq, self.payload, self.time_ns, self.channel, self.headers_raw),
+            (self.missed, self.origin_source, self.origin_seq),
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PurePythonMessage):
@@ -78,7 +111,9 @@ class PurePythonMessage:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"<Message {self.channel} #{self.seq} of source {self.source}, {len(self.payload)} bytes>"
+        lost = f" after {self.missed} lost" if self.missed else ""
+        what = f"{self.channel} #{self.seq} of source {self.source}{lost}"
+        return f"<Message {what}, {len(self.payload)} bytes>"
 
 
 if TYPE_CHECKING:

@@ -19,11 +19,16 @@ Not here: who may map what, how long to wait for a slow reader (the core), heade
 """
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Literal, final
 
 from typing_extensions import Buffer
 
 from towpath.model import Headers
+
+Start = Literal["tail", "start", "history"] | bool
+"""Where a reader begins in a ring: with what is published from now on; at position 0, for a source that is
+new; or at the writer's ``history``-th last message, as far as the ring still holds it. True and False stand
+for "start" and "tail"."""
 
 class RingError(Exception):
     """A descriptor, what lies in it, or its place breaks the rules of the ring; the message says which."""
@@ -53,24 +58,56 @@ class Message:
     def headers(self) -> Headers: ...
     @property
     def headers_raw(self) -> bytes: ...
+    @property
+    def missed(self) -> int:
+        """How many messages of this source were lost just before this one (overflow = drop); 0 normally."""
+
+    @property
+    def origin_source(self) -> int:
+        """Who published it first, on a channel that the core orders; 0 elsewhere."""
+
+    @property
+    def origin_seq(self) -> int:
+        """Its seq there; 0 elsewhere."""
+
     def __new__(
-        cls, payload: bytes, *, seq: int, source: int, time_ns: int, channel: str, headers_raw: bytes = b""
+        cls,
+        payload: bytes,
+        *,
+        seq: int,
+        source: int,
+        time_ns: int,
+        channel: str,
+        headers_raw: bytes = b"",
+        missed: int = 0,
+        origin_source: int = 0,
+        origin_seq: int = 0,
     ) -> Message: ...
 
 @final
 class Writer:
-    """The one writer of a ring; overflow is *block*.
+    """The one writer of a ring.
 
     Readers are told apart by generation: when the core bumps this channel's cell, publishing answers -1
     until the caller has attached the new readers and called ``install``.
     """
 
-    def __new__(cls, source: int, ring_bytes: int) -> Writer:
+    def __new__(
+        cls,
+        source: int,
+        ring_bytes: int,
+        *,
+        overflow: Literal["block", "drop"] = "block",
+        history: int = 0,
+    ) -> Writer:
         """Make a ring.
 
         Args:
             source: the identity that readers will see.
             ring_bytes: bytes of data, a power of two from 4096 to 2**30. Only touched pages are paid for.
+            overflow: when the ring is full, wait for the slowest reader; or overwrite the oldest messages,
+                of which readers learn exactly how many they missed.
+            history: how many messages a late reader may ask for, 0 to 65536.
         """
 
     @property
@@ -83,6 +120,10 @@ class Writer:
     def message_bytes_max(self) -> int:
         """The most bytes that headers and payload may have together: a quarter of the ring less 32."""
 
+    @property
+    def overflow(self) -> Literal["block", "drop"]: ...
+    @property
+    def history(self) -> int: ...
     @property
     def tail(self) -> int:
         """Bytes ever published, record headers and padding included."""
@@ -120,25 +161,31 @@ class Writer:
             RingError: the descriptor is not such a table, or has no such cell.
         """
 
-    def attach(self, reader: int, control_fd: int, slot: int, doorbell_fd: int, from_start: bool) -> None:
-        """From now on, wait for this reader and wake it. A reader attached before is replaced.
+    def attach(self, reader: int, control_fd: int, slot: int, doorbell_fd: int, start: Start) -> None:
+        """From now on, wait for this reader (overflow = block) and wake it. A reader attached before is
+        replaced.
 
         Args:
-            reader: its identity; must be the one in its control page. control_fd: descriptor from
-            ``Reader.share``; stays the caller's, may be closed afterwards. slot: where in the page its
-            cursor for this source is. doorbell_fd: a UNIX socket to ring when it waits by doorbell, or -1;
-            duplicated, stays the caller's. from_start: it will read from position 0 (what ``Reader.add``
-            was or will be told).
+            reader: its identity; must be the one in its control page.
+            control_fd: descriptor from ``Reader.share``; stays the caller's, may be closed afterwards.
+            slot: where in the page its cursor for this source is.
+            doorbell_fd: a UNIX socket to ring when it waits by doorbell, or -1; duplicated, stays the
+                caller's.
+            start: where it begins; what ``Reader.add`` was or will be told.
 
         Raises:
-            RingError: a descriptor is not what it must be; the slot is outside the page; ``from_start``
-            although the
-                start of the ring is overwritten; 4096 readers are attached.
+            RingError: a descriptor is not what it must be; the slot is outside the page; "start" although
+                the start of the ring is overwritten (overflow = block); 4096 readers are attached.
         """
 
     def detach(self, reader: int, /) -> bool:
         """Wait for this reader no more; False when it was not attached. Ends or refreshes a sleeping
-        ``wait_room``."""
+        ``wait_room``.
+
+        The reader may be alive, even stopped in the middle of a copy: it never takes a torn message for a
+        whole one. Reading on it finds itself overrun, and lists the source in ``Reader.take_detached``
+        (overflow = drop: it is lapped, like any other).
+        """
 
     def readers(self) -> list[int]:
         """The readers attached, violators included; in no particular order."""
@@ -149,6 +196,14 @@ class Writer:
 
     def slowest_reader(self) -> int | None:
         """The reader furthest behind; None when none is attached that counts. O(readers)."""
+
+    def stalled_reader(self, stall_ns: int, /) -> int | None:
+        """The reader that has held the ring full for ``stall_ns`` without moving its cursor; or None.
+
+        Time counts from the first ``wait_room`` or ``arm_room`` that found no room because of that reader,
+        and by at most a second between two looks (these two, or this), so that a publisher which was itself
+        stopped blames nobody. A long ``wait_room`` looks often enough by itself. O(readers).
+        """
 
     def drained(self) -> bool:
         """Whether every attached reader that counts has taken everything published. O(readers)."""
@@ -211,6 +266,24 @@ class Writer:
             RuntimeError: another thread is waiting in this writer.
         """
 
+    def arm_room(self, nbytes: int, /) -> bool:
+        """Have the doorbells that readers were given for this source (``Reader.add``) rung when a message of
+        ``nbytes`` may fit: before an event loop waits. Without spinning.
+
+        Each reader rings once, when its cursor passes what is needed; after a ring, publish, or arm again.
+        News of readers (generations) do not ring: they come from the core.
+
+        Returns:
+            False when it is armed; True when there is room, or the generation changed (then it is not armed).
+
+        Raises:
+            MessageTooLarge: it can never fit.
+            RuntimeError: another thread is waiting in this writer.
+        """
+
+    def disarm_room(self) -> None:
+        """No doorbell for room wanted any more. A ``wait_room`` disarms too."""
+
     def notify(self) -> None:
         """Make a ``wait_room`` of another thread return 0; when there is none, the next one that would
         sleep."""
@@ -243,7 +316,15 @@ class Reader:
     def share(self) -> int:
         """Give a new O_RDONLY descriptor of the control page; the caller owns it."""
 
-    def add(self, ring_fd: int, slot: int, source: int, channel: str, from_start: bool) -> None:
+    def add(
+        self,
+        ring_fd: int,
+        slot: int,
+        source: int,
+        channel: str,
+        start: Start,
+        doorbell_fd: int = -1,
+    ) -> None:
         """Read this ring too; a sleeping ``receive`` takes it up.
 
         Only after the core has bumped the channel's generation for this reader: then nothing published
@@ -254,12 +335,21 @@ class Reader:
             slot: the slot of this control page that the core assigned.
             source: the ring's source; must be the one in its header.
             channel: given to each message.
-            from_start: read from position 0, not from the tail as it is now.
+            start: where to begin. "history" of a ring that keeps none is "tail".
+            doorbell_fd: a UNIX socket to ring when its writer waits for room by doorbell
+                (``Writer.arm_room``), or -1; duplicated, stays the caller's.
 
         Raises:
-            RingError: the descriptor is not such a ring; the slot is outside the page or taken; the source
-            is being read
-                already; ``from_start`` although the start of the ring is overwritten.
+            RingError: a descriptor is not what it must be; the slot is outside the page or taken; the source
+                is being read already; "start" although the start of the ring is overwritten (overflow =
+                block; with drop, the messages missed are counted instead).
+        """
+
+    def exclude(self, origin_source: int, /) -> None:
+        """Pass over messages that this source published first (``Message.origin_source``).
+
+        Raises:
+            ValueError: 16 are passed over already.
         """
 
     def finish(self, source: int, /) -> None:
@@ -274,11 +364,15 @@ class Reader:
         ignored."""
 
     def sources(self) -> list[int]:
-        """The sources being read; drained and violated ones until they are removed."""
+        """The sources being read; drained, violated and detached ones until they are removed."""
 
     def take_drained(self) -> list[int]:
         """Sources whose writer is gone and which were received to the end; each is listed once. ``remove``
         them."""
+
+    def take_detached(self) -> list[int]:
+        """Sources whose writer waits for this reader no more (it stalled) and has overwritten what it had
+        not read; each is listed once. Nothing more is read from them: ``remove`` them."""
 
     def take_violations(self) -> list[tuple[int, str]]:
         """Sources whose ring breaks the rules, and which rule; each is listed once. Nothing more is read
@@ -294,7 +388,7 @@ class Reader:
 
         Returns:
             The messages. Empty after the timeout, after ``notify()`` or ``close()``, and when
-            ``take_drained`` or ``take_violations`` has something new.
+            ``take_drained``, ``take_detached`` or ``take_violations`` has something new.
 
         Raises:
             RuntimeError: another thread is waiting in this reader.

@@ -15,7 +15,7 @@ typedef struct {
     PyObject *headers_raw; /* bytes, or NULL for none */
     PyObject *headers;     /* decoded, or NULL when nobody asked yet */
     PyObject *channel;     /* str */
-    uint64_t seq, source, time_ns;
+    struct tp_numbers numbers;
 } MessageObject;
 
 static PyTypeObject *message_type;
@@ -23,8 +23,8 @@ static MessageObject *free_message[TP_FREE_MESSAGES_MAX];
 static int free_messages;
 static PyObject *headers_decoder, *headers_empty;
 
-PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, uint64_t seq, uint64_t source,
-                         uint64_t time_ns) {
+PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel,
+                         const struct tp_numbers *numbers) {
     MessageObject *self;
     if (free_messages) {
         self = free_message[--free_messages];
@@ -41,9 +41,7 @@ PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *cha
     self->headers_raw = headers_raw;
     self->headers = NULL;
     self->channel = Py_NewRef(channel);
-    self->seq = seq;
-    self->source = source;
-    self->time_ns = time_ns;
+    self->numbers = *numbers;
     return (PyObject *)self;
 }
 
@@ -61,22 +59,26 @@ static void message_dealloc(MessageObject *self) {
 }
 
 static PyObject *message_make(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"payload", "seq", "source", "time_ns", "channel", "headers_raw", NULL};
-    PyObject *payload, *seq = NULL, *source = NULL, *time_ns = NULL, *channel = NULL, *headers_raw = NULL;
-    uint64_t number[3];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S|$OOOUS:Message", names, &payload, &seq, &source, &time_ns,
-                                     &channel, &headers_raw))
+    static char *names[] = {"payload", "seq",    "source",        "time_ns",    "channel",
+                            "headers_raw", "missed", "origin_source", "origin_seq", NULL};
+    PyObject *payload, *channel = NULL, *headers_raw = NULL, *value[6] = {NULL};
+    struct tp_numbers numbers = {0};
+    uint64_t *number[6] = {&numbers.seq,    &numbers.source,        &numbers.time_ns,
+                           &numbers.missed, &numbers.origin_source, &numbers.origin_seq};
+    static const char *const number_name[6] = {"seq", "source", "time_ns", "missed", "origin_source", "origin_seq"};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S|$OOOUSOOO:Message", names, &payload, &value[0], &value[1],
+                                     &value[2], &channel, &headers_raw, &value[3], &value[4], &value[5]))
         return NULL;
-    if (!seq || !source || !time_ns || !channel) { /* the parser knows no required keywords */
+    if (!value[0] || !value[1] || !value[2] || !channel) { /* the parser knows no required keywords */
         PyErr_SetString(PyExc_TypeError, "Message() needs seq, source, time_ns and channel");
         return NULL;
     }
-    if (tp_uint64(seq, "seq", &number[0]) < 0 || tp_uint64(source, "source", &number[1]) < 0 ||
-        tp_uint64(time_ns, "time_ns", &number[2]) < 0)
-        return NULL;
+    for (int i = 0; i < 6; i++)
+        if (value[i] && tp_uint64(value[i], number_name[i], number[i]) < 0)
+            return NULL;
     if (headers_raw && PyBytes_GET_SIZE(headers_raw) == 0)
         headers_raw = NULL;
-    return tp_message_new(Py_NewRef(payload), Py_XNewRef(headers_raw), channel, number[0], number[1], number[2]);
+    return tp_message_new(Py_NewRef(payload), Py_XNewRef(headers_raw), channel, &numbers);
 }
 
 static PyObject *message_get_headers_raw(MessageObject *self, void *Py_UNUSED(closure)) {
@@ -112,7 +114,7 @@ static PyObject *message_compare(PyObject *left, PyObject *right, int operation)
     if (!Py_IS_TYPE(right, message_type) || (operation != Py_EQ && operation != Py_NE))
         Py_RETURN_NOTIMPLEMENTED;
     MessageObject *a = (MessageObject *)left, *b = (MessageObject *)right;
-    int is_equal = a->seq == b->seq && a->source == b->source && a->time_ns == b->time_ns &&
+    int is_equal = memcmp(&a->numbers, &b->numbers, sizeof a->numbers) == 0 &&
                    message_same_bytes(a->payload, b->payload) && message_same_bytes(a->headers_raw, b->headers_raw);
     if (is_equal && a->channel != b->channel) {
         is_equal = PyUnicode_Compare(a->channel, b->channel) == 0;
@@ -124,22 +126,30 @@ static PyObject *message_compare(PyObject *left, PyObject *right, int operation)
 
 static Py_hash_t message_hash(MessageObject *self) {
     /* (source, seq) is unique for ever; the odd factor keeps runs of seq of different sources apart. */
-    Py_hash_t hash = (Py_hash_t)(self->source * UINT64_C(0x9E3779B97F4A7C15) + self->seq);
+    Py_hash_t hash = (Py_hash_t)(self->numbers.source * UINT64_C(0x9E3779B97F4A7C15) + self->numbers.seq);
     return hash == -1 ? -2 : hash;
 }
 
 static PyObject *message_repr(MessageObject *self) {
-    return PyUnicode_FromFormat("<Message %U #%llu of source %llu, %zd bytes>", self->channel,
-                                (unsigned long long)self->seq, (unsigned long long)self->source,
+    char missed[48] = "";
+    if (self->numbers.missed)
+        snprintf(missed, sizeof missed, " after %llu lost", (unsigned long long)self->numbers.missed);
+    return PyUnicode_FromFormat("<Message %U #%llu of source %llu%s, %zd bytes>", self->channel,
+                                (unsigned long long)self->numbers.seq, (unsigned long long)self->numbers.source, missed,
                                 PyBytes_GET_SIZE(self->payload));
 }
 
+#define TP_NUMBER(name, text)                                                                                 \
+    {#name, T_ULONGLONG, offsetof(MessageObject, numbers) + offsetof(struct tp_numbers, name), READONLY, text}
 static PyMemberDef message_members[] = {
     {"payload", T_OBJECT_EX, offsetof(MessageObject, payload), READONLY, "The bytes that were published."},
     {"channel", T_OBJECT_EX, offsetof(MessageObject, channel), READONLY, "The channel's name."},
-    {"seq", T_ULONGLONG, offsetof(MessageObject, seq), READONLY, "Number within its source, contiguous from 1."},
-    {"source", T_ULONGLONG, offsetof(MessageObject, source), READONLY, "The writer's presence on the channel."},
-    {"time_ns", T_ULONGLONG, offsetof(MessageObject, time_ns), READONLY, "Publish time, ns since the epoch."},
+    TP_NUMBER(seq, "Number within its source, contiguous from 1."),
+    TP_NUMBER(source, "The writer's presence on the channel."),
+    TP_NUMBER(time_ns, "Publish time, ns since the epoch."),
+    TP_NUMBER(missed, "How many of this source were lost just before it."),
+    TP_NUMBER(origin_source, "Who published it first, where the core orders the channel; else 0."),
+    TP_NUMBER(origin_seq, "Its number there; else 0."),
     {NULL, 0, 0, 0, NULL},
 };
 

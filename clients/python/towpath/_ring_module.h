@@ -33,12 +33,35 @@ int tp_add_table(PyObject *module);
 
 PyObject *tp_set_headers_decoder(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
+/* The numbers of a Message. */
+struct tp_numbers {
+    uint64_t seq, source, time_ns, missed, origin_source, origin_seq;
+};
+
 /* A Message; takes over `payload` and `headers_raw` (NULL: none), also on failure. */
-PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, uint64_t seq, uint64_t source,
-                         uint64_t time_ns);
+PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, const struct tp_numbers *numbers);
 
 /* Set the exception for an error code of the ring; returns NULL. */
 PyObject *tp_raise(int code);
+
+/* ---- Writer, in two files ---- */
+
+typedef struct {
+    PyObject_HEAD
+    struct tpr_writer ring;
+    int is_made; /* `ring` needs closing */
+    int is_open; /* the user has not closed it */
+    uint32_t notified, notified_seen;
+} WriterObject;
+
+/* 0 with an exception set when it is closed, or another process's. */
+int tp_writer_usable(WriterObject *self);
+
+/* Methods (_ring_writer_publish.c). */
+PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tp_writer_try_publish_many(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* ---- arguments ---- */
 
 /* Names of a function's parameters, the first `required` of them needed. */
 struct tp_signature {
@@ -56,6 +79,7 @@ int tp_uint64(PyObject *value, const char *name, uint64_t *out);
 int tp_uint32(PyObject *value, const char *name, uint32_t *out);
 int tp_int64(PyObject *value, const char *name, int64_t *out);
 int tp_int(PyObject *value, const char *name, int *out);
+int tp_start(PyObject *value, enum tpr_start *out);
 
 #define TP_METHOD(name) ((PyCFunction)(void (*)(void))(name))
 

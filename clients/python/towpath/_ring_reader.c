@@ -83,24 +83,35 @@ static PyObject *reader_share(ReaderObject *self, PyObject *Py_UNUSED(ignored)) 
 /* ---- sources ---- */
 
 static PyObject *reader_add(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"ring_fd", "slot", "source", "channel", "from_start"};
-    static const struct tp_signature signature = {"add", names, 5, 5};
-    PyObject *value[5];
+    static const char *const names[] = {"ring_fd", "slot", "source", "channel", "start", "doorbell_fd"};
+    static const struct tp_signature signature = {"add", names, 5, 6};
+    PyObject *value[6];
+    enum tpr_start start;
     uint64_t source;
     uint32_t slot;
-    int fd, from_start;
+    int fd, doorbell_fd = -1;
     if (!reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
         tp_int(value[0], "ring_fd", &fd) < 0 || tp_uint32(value[1], "slot", &slot) < 0 ||
-        tp_uint64(value[2], "source", &source) < 0 || (from_start = PyObject_IsTrue(value[4])) < 0)
+        tp_uint64(value[2], "source", &source) < 0 || tp_start(value[4], &start) < 0 ||
+        (value[5] && tp_int(value[5], "doorbell_fd", &doorbell_fd) < 0))
         return NULL;
     if (!PyUnicode_Check(value[3])) {
         PyErr_Format(PyExc_TypeError, "channel must be a str, not %.100s", Py_TYPE(value[3])->tp_name);
         return NULL;
     }
-    int code = tpr_reader_add(&self->ring, fd, slot, source, from_start, value[3]);
+    int code = tpr_reader_add(&self->ring, fd, slot, source, start, doorbell_fd, value[3]);
     if (code != TPR_OK)
         return tp_raise(code);
     Py_INCREF(value[3]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_exclude(ReaderObject *self, PyObject *value) {
+    uint64_t origin;
+    if (!reader_usable(self) || tp_uint64(value, "origin_source", &origin) < 0)
+        return NULL;
+    if (tpr_reader_exclude(&self->ring, origin) != TPR_OK)
+        return PyErr_Format(PyExc_ValueError, "a reader leaves out %u origins at most", TPR_EXCLUDES_MAX);
     Py_RETURN_NONE;
 }
 
@@ -166,6 +177,10 @@ static PyObject *reader_take_drained(ReaderObject *self, PyObject *Py_UNUSED(ign
     return reader_take(self, TPR_SOURCE_DRAINED);
 }
 
+static PyObject *reader_take_detached(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    return reader_take(self, TPR_SOURCE_DETACHED);
+}
+
 static PyObject *reader_take_violations(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
     return reader_take(self, TPR_SOURCE_VIOLATED);
 }
@@ -182,7 +197,9 @@ static PyObject *reader_message(const struct tpr_view *view) {
         Py_DECREF(payload);
         return NULL;
     }
-    return tp_message_new(payload, headers, (PyObject *)view->from->tag, view->seq, view->from->source, view->time_ns);
+    struct tp_numbers numbers = {view->seq,    view->from->source,  view->time_ns,
+                                 view->missed, view->origin_source, view->origin_seq};
+    return tp_message_new(payload, headers, (PyObject *)view->from->tag, &numbers);
 }
 
 /* One pass: up to the two bounds, but one message at least where there is one. Returns a list, empty when there
@@ -196,13 +213,15 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
         count_max = TP_RECEIVE_COUNT_MAX;
     tpr_reader_begin(&self->ring);
     while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
-        bytes += (int64_t)view.headers_bytes + view.payload_bytes;
-        if (bytes > bytes_max && count)
+        int64_t more = (int64_t)view.headers_bytes + view.payload_bytes;
+        if ((bytes + more > bytes_max && count) || !(message[count] = reader_message(&view)))
             break;
-        if (!(message[count] = reader_message(&view)))
-            break;
-        count++;
-        tpr_reader_consume(&self->ring, &view);
+        if (tpr_reader_consume(&self->ring, &view)) {
+            bytes += more;
+            count++;
+        } else {
+            Py_DECREF(message[count]); /* overwritten while it was copied */
+        }
     }
     tpr_reader_end(&self->ring);
     if (PyErr_Occurred()) {
@@ -277,7 +296,8 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
             Py_DECREF(list);
             return code < 0 ? tp_raise(code) : NULL;
         }
-        if (code == TPR_TIMEOUT || !self->is_open)
+        /* A ring that laps us all the time always has something, and a pass may still find nothing: look at the clock. */
+        if (code == TPR_TIMEOUT || !self->is_open || tpr_monotonic_ns() >= deadline_ns)
             return list;
         Py_DECREF(list);
     }
@@ -339,6 +359,9 @@ static PyMethodDef reader_methods[] = {
     {"finish", TP_METHOD(reader_finish), METH_O, "The source's writer is gone: read on to its tail."},
     {"remove", TP_METHOD(reader_remove), METH_O, "Let go of a source."},
     {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
+    {"exclude", TP_METHOD(reader_exclude), METH_O, "Pass over messages that this source published first."},
+    {"take_detached", TP_METHOD(reader_take_detached), METH_NOARGS,
+     "Sources whose writer waits for us no more; each is told once."},
     {"take_drained", TP_METHOD(reader_take_drained), METH_NOARGS, "Sources read to their end; each is told once."},
     {"take_violations", TP_METHOD(reader_take_violations), METH_NOARGS,
      "Sources whose ring breaks the rules, and which; each is told once."},

@@ -1,21 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * towpath._ring.Writer: the writer's half of the ring for Python.
+ * towpath._ring.Writer: the writer's half of the ring for Python. (Publishing: _ring_writer_publish.c.)
  *
  * All state is touched under the GIL. wait_room() releases it to sleep; meanwhile other threads may do everything but
  * sleep as well: what they unmap is kept until the sleeper is back, close() too.
  */
 #include "_ring_module.h"
 
-typedef struct {
-    PyObject_HEAD
-    struct tpr_writer ring;
-    int is_made;  /* `ring` needs closing */
-    int is_open;  /* the user has not closed it */
-    uint32_t notified, notified_seen;
-} WriterObject;
-
-static int writer_usable(WriterObject *self) {
+int tp_writer_usable(WriterObject *self) {
     if (!self->is_open) {
         PyErr_SetString(PyExc_ValueError, "the writer is closed");
         return 0;
@@ -27,17 +19,34 @@ static int writer_usable(WriterObject *self) {
     return 1;
 }
 
+/* "block" or "drop"; -1 with an exception set. */
+static int writer_overflow(PyObject *value, uint32_t *out) {
+    if (value && PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, "block") == 0)
+        *out = TPR_OVERFLOW_BLOCK;
+    else if (value && PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, "drop") == 0)
+        *out = TPR_OVERFLOW_DROP;
+    else if (value) {
+        PyErr_Format(PyExc_ValueError, "overflow must be 'block' or 'drop', not %R", value);
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"source", "ring_bytes", NULL};
-    PyObject *source_value, *bytes_value;
+    static char *names[] = {"source", "ring_bytes", "overflow", "history", NULL};
+    PyObject *source_value, *bytes_value, *overflow_value = NULL, *history_value = NULL;
     uint64_t source, ring_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Writer", names, &source_value, &bytes_value) ||
-        tp_uint64(source_value, "source", &source) < 0 || tp_uint64(bytes_value, "ring_bytes", &ring_bytes) < 0)
+    uint32_t overflow = TPR_OVERFLOW_BLOCK, history = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OO:Writer", names, &source_value, &bytes_value,
+                                     &overflow_value, &history_value) ||
+        tp_uint64(source_value, "source", &source) < 0 || tp_uint64(bytes_value, "ring_bytes", &ring_bytes) < 0 ||
+        writer_overflow(overflow_value, &overflow) < 0 ||
+        (history_value && tp_uint32(history_value, "history", &history) < 0))
         return NULL;
     WriterObject *self = (WriterObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    int code = tpr_writer_open(&self->ring, source, ring_bytes);
+    int code = tpr_writer_open_with(&self->ring, source, ring_bytes, overflow, history);
     if (code != TPR_OK) {
         tp_raise(code);
         Py_DECREF(self);
@@ -71,7 +80,7 @@ static PyObject *writer_close(WriterObject *self, PyObject *Py_UNUSED(ignored)) 
 }
 
 static PyObject *writer_share(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!writer_usable(self))
+    if (!tp_writer_usable(self))
         return NULL;
     int fd = tpr_writer_share(&self->ring);
     return fd < 0 ? tp_raise(fd) : PyLong_FromLong(fd);
@@ -86,7 +95,7 @@ static PyObject *writer_set_generation_table(WriterObject *self, PyObject *const
     PyObject *value[2];
     uint32_t index;
     int fd;
-    if (!writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+    if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
         tp_int(value[0], "fd", &fd) < 0 || tp_uint32(value[1], "index", &index) < 0)
         return NULL;
     int code = tpr_writer_set_table(&self->ring, fd, index);
@@ -96,18 +105,23 @@ static PyObject *writer_set_generation_table(WriterObject *self, PyObject *const
 }
 
 static PyObject *writer_attach(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"reader", "control_fd", "slot", "doorbell_fd", "from_start"};
+    static const char *const names[] = {"reader", "control_fd", "slot", "doorbell_fd", "start"};
     static const struct tp_signature signature = {"attach", names, 5, 5};
     PyObject *value[5];
     uint64_t reader;
     uint32_t slot;
-    int control_fd, doorbell_fd, from_start;
-    if (!writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+    enum tpr_start start;
+    int control_fd, doorbell_fd;
+    if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
         tp_uint64(value[0], "reader", &reader) < 0 || tp_int(value[1], "control_fd", &control_fd) < 0 ||
         tp_uint32(value[2], "slot", &slot) < 0 || tp_int(value[3], "doorbell_fd", &doorbell_fd) < 0 ||
-        (from_start = PyObject_IsTrue(value[4])) < 0)
+        tp_start(value[4], &start) < 0)
         return NULL;
-    int code = tpr_writer_attach(&self->ring, reader, control_fd, slot, doorbell_fd, from_start);
+    if (start == TPR_START_CURSOR) {
+        PyErr_SetString(PyExc_ValueError, "start must be 'tail', 'start' or 'history': a cursor that is set says so itself");
+        return NULL;
+    }
+    int code = tpr_writer_attach(&self->ring, reader, control_fd, slot, doorbell_fd, start);
     if (code != TPR_OK)
         return tp_raise(code);
     Py_RETURN_NONE;
@@ -115,21 +129,21 @@ static PyObject *writer_attach(WriterObject *self, PyObject *const *args, Py_ssi
 
 static PyObject *writer_detach(WriterObject *self, PyObject *value) {
     uint64_t reader;
-    if (!writer_usable(self) || tp_uint64(value, "reader", &reader) < 0)
+    if (!tp_writer_usable(self) || tp_uint64(value, "reader", &reader) < 0)
         return NULL;
     return PyBool_FromLong(tpr_writer_detach(&self->ring, reader));
 }
 
 static PyObject *writer_install(WriterObject *self, PyObject *value) {
     uint64_t generation;
-    if (!writer_usable(self) || tp_uint64(value, "generation", &generation) < 0)
+    if (!tp_writer_usable(self) || tp_uint64(value, "generation", &generation) < 0)
         return NULL;
     tpr_writer_install(&self->ring, generation);
     Py_RETURN_NONE;
 }
 
 static PyObject *writer_list(WriterObject *self, int violators_only) {
-    if (!writer_usable(self))
+    if (!tp_writer_usable(self))
         return NULL;
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list && i < self->ring.peer_count; i++) {
@@ -153,7 +167,7 @@ static PyObject *writer_violators(WriterObject *self, PyObject *Py_UNUSED(ignore
 
 static PyObject *writer_slowest_reader(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
     uint64_t reader;
-    if (!writer_usable(self))
+    if (!tp_writer_usable(self))
         return NULL;
     if (!tpr_writer_slowest(&self->ring, &reader))
         Py_RETURN_NONE;
@@ -161,151 +175,15 @@ static PyObject *writer_slowest_reader(WriterObject *self, PyObject *Py_UNUSED(i
 }
 
 static PyObject *writer_drained(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!writer_usable(self))
+    if (!tp_writer_usable(self))
         return NULL;
     return PyBool_FromLong(tpr_writer_is_drained(&self->ring));
-}
-
-/* ---- publishing ---- */
-
-/* Put one message. Returns the ring's code, or -1000 with an exception set. */
-#define TP_FAILED (-1000)
-
-static int writer_put(WriterObject *self, PyObject *payload, PyObject *headers) {
-    const char *header_bytes = NULL;
-    Py_ssize_t header_count = 0;
-    if (headers && headers != Py_None) {
-        if (!PyBytes_Check(headers)) {
-            PyErr_Format(PyExc_TypeError, "headers must be bytes or None, not %.100s", Py_TYPE(headers)->tp_name);
-            return TP_FAILED;
-        }
-        header_bytes = PyBytes_AS_STRING(headers);
-        header_count = PyBytes_GET_SIZE(headers);
-    }
-    if (PyBytes_CheckExact(payload))
-        return tpr_writer_put(&self->ring, header_bytes, (size_t)header_count, PyBytes_AS_STRING(payload),
-                              (size_t)PyBytes_GET_SIZE(payload));
-    Py_buffer view;
-    if (PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
-        return TP_FAILED;
-    int code = TP_FAILED;
-    if (writer_usable(self)) /* taking the buffer may have run Python, and that may have closed us */
-        code = tpr_writer_put(&self->ring, header_bytes, (size_t)header_count, view.buf, (size_t)view.len);
-    PyBuffer_Release(&view);
-    return code;
-}
-
-static PyObject *writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"payload", "headers"};
-    static const struct tp_signature signature = {"try_publish", names, 1, 2};
-    PyObject *value[2];
-    if (!writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0)
-        return NULL;
-    int code = writer_put(self, value[0], value[1]);
-    switch (code) {
-    case TPR_OK:
-        if (!self->is_made) /* closed by the payload's own code; closing has published it */
-            return PyLong_FromUnsignedLongLong(self->ring.last_seq);
-        tpr_writer_flush(&self->ring);
-        return PyLong_FromUnsignedLongLong(self->ring.last_seq);
-    case TPR_FULL: return PyLong_FromLong(0);
-    case TPR_NEEDS_READERS: return PyLong_FromLong(-1);
-    case TP_FAILED: return NULL;
-    case TPR_E_TOO_LARGE:
-        return PyErr_Format(tp_message_too_large, "headers and payload together exceed %llu bytes; use a larger ring",
-                            (unsigned long long)tpr_message_bytes_max(self->ring.capacity));
-    default: return tp_raise(code);
-    }
-}
-
-/* The headers of message `i`: one for all, one each (borrowed), or none. -1 with an exception set. */
-static int writer_headers_of(PyObject *all, PyObject *each, Py_ssize_t i, PyObject **out) {
-    *out = all;
-    if (!each)
-        return 0;
-    if (i >= PySequence_Fast_GET_SIZE(each)) {
-        PyErr_Format(PyExc_ValueError, "there are payloads, but no headers, from index %zd on", i);
-        return -1;
-    }
-    *out = PySequence_Fast_GET_ITEM(each, i);
-    return 0;
-}
-
-/* Put payloads from `start` on until one is not taken. Returns how many were; `*why` is that one's code. */
-static Py_ssize_t writer_put_many(WriterObject *self, PyObject *payloads, Py_ssize_t start, PyObject *all,
-                                  PyObject *each, int *why) {
-    Py_ssize_t i = start;
-    *why = TPR_OK;
-    /* The size is asked for each time: taking a buffer may run Python that changes the list. */
-    for (; i < PySequence_Fast_GET_SIZE(payloads); i++) {
-        PyObject *headers;
-        if (writer_headers_of(all, each, i, &headers) < 0) {
-            *why = TP_FAILED;
-            break;
-        }
-        PyObject *payload = Py_NewRef(PySequence_Fast_GET_ITEM(payloads, i));
-        Py_XINCREF(headers);
-        *why = writer_put(self, payload, headers);
-        Py_XDECREF(headers);
-        Py_DECREF(payload);
-        if (*why != TPR_OK)
-            break;
-    }
-    return i - start;
-}
-
-static PyObject *writer_try_publish_many(WriterObject *self, PyObject *const *args, Py_ssize_t nargs,
-                                         PyObject *kwnames) {
-    static const char *const names[] = {"payloads", "start", "headers"};
-    static const struct tp_signature signature = {"try_publish_many", names, 1, 3};
-    PyObject *value[3], *payloads, *all = NULL, *each = NULL;
-    int64_t start = 0;
-    int why;
-    if (!writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
-        (value[1] && tp_int64(value[1], "start", &start) < 0))
-        return NULL;
-    payloads = PySequence_Fast(value[0], "payloads must be a sequence of bytes-like objects");
-    if (!payloads)
-        return NULL;
-    if (start < 0 || start > PySequence_Fast_GET_SIZE(payloads)) {
-        PyErr_Format(PyExc_ValueError, "start must be from 0 to %zd", PySequence_Fast_GET_SIZE(payloads));
-        goto failed;
-    }
-    if (value[2] && PyBytes_Check(value[2]))
-        all = value[2];
-    else if (value[2] && value[2] != Py_None &&
-             !(each = PySequence_Fast(value[2], "headers must be bytes, None, or a sequence of them")))
-        goto failed;
-
-    Py_ssize_t taken = writer_put_many(self, payloads, (Py_ssize_t)start, all, each, &why);
-    if (self->is_made)
-        tpr_writer_flush(&self->ring);
-    if (taken == 0) {
-        if (why == TPR_E_TOO_LARGE)
-            PyErr_Format(tp_message_too_large,
-                         "message %lld: headers and payload together exceed %llu bytes; use a larger ring",
-                         (long long)start, (unsigned long long)tpr_message_bytes_max(self->ring.capacity));
-        else if (why < 0 && why != TP_FAILED)
-            tp_raise(why);
-        if (why < 0)
-            goto failed;
-    } else {
-        PyErr_Clear(); /* what was taken is published, and must be told; the rest fails when it comes first */
-    }
-    Py_DECREF(payloads);
-    Py_XDECREF(each);
-    return PyLong_FromSsize_t(taken == 0 && why == TPR_NEEDS_READERS ? -1 : taken);
-
-failed:
-    Py_DECREF(payloads);
-    Py_XDECREF(each);
-    return NULL;
 }
 
 /* ---- waiting ---- */
 
 static PyObject *writer_notify(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!writer_usable(self))
+    if (!tp_writer_usable(self))
         return NULL;
     self->notified++;
     tpr_writer_notify(&self->ring);
@@ -341,7 +219,7 @@ static PyObject *writer_wait_room(WriterObject *self, PyObject *const *args, Py_
         return NULL;
     uint64_t deadline_ns = tpr_deadline_ns(timeout_ns);
     for (;;) {
-        if (!writer_usable(self))
+        if (!tp_writer_usable(self))
             return NULL;
         int code = tpr_writer_wait_begin(&self->ring, bytes, &wait);
         if (code == TPR_OK)
@@ -368,6 +246,35 @@ static PyObject *writer_wait_room(WriterObject *self, PyObject *const *args, Py_
         if (code == TPR_TIMEOUT || !self->is_open)
             return PyLong_FromLong(0);
     }
+}
+
+static PyObject *writer_arm_room(WriterObject *self, PyObject *value) {
+    uint64_t bytes;
+    if (!tp_writer_usable(self) || tp_uint64(value, "nbytes", &bytes) < 0)
+        return NULL;
+    if (self->ring.is_waiting) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is waiting for room in this writer");
+        return NULL;
+    }
+    int code = tpr_writer_arm_room(&self->ring, bytes);
+    return code < 0 ? tp_raise(code) : PyBool_FromLong(code);
+}
+
+static PyObject *writer_disarm_room(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!tp_writer_usable(self))
+        return NULL;
+    if (!self->ring.is_waiting)
+        tpr_writer_disarm_room(&self->ring);
+    Py_RETURN_NONE;
+}
+
+static PyObject *writer_stalled_reader(WriterObject *self, PyObject *value) {
+    uint64_t stall_ns, reader;
+    if (!tp_writer_usable(self) || tp_uint64(value, "stall_ns", &stall_ns) < 0)
+        return NULL;
+    if (!tpr_writer_stalled(&self->ring, stall_ns, &reader))
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(reader);
 }
 
 /* ---- the type ---- */
@@ -400,10 +307,20 @@ static PyObject *writer_get_readers_changed(WriterObject *self, void *Py_UNUSED(
     return PyBool_FromLong((long)self->ring.readers_changed);
 }
 
+static PyObject *writer_get_overflow(WriterObject *self, void *Py_UNUSED(closure)) {
+    return PyUnicode_FromString(self->ring.overflow == TPR_OVERFLOW_DROP ? "drop" : "block");
+}
+
+static PyObject *writer_get_history(WriterObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(self->ring.history);
+}
+
 static PyGetSetDef writer_getters[] = {
     {"source", (getter)writer_get_source, NULL, "The source this ring belongs to.", NULL},
     {"capacity", (getter)writer_get_capacity, NULL, "Bytes of data the ring holds.", NULL},
     {"message_bytes_max", (getter)writer_get_message_bytes_max, NULL, "Most bytes of headers and payload.", NULL},
+    {"overflow", (getter)writer_get_overflow, NULL, "'block' or 'drop'.", NULL},
+    {"history", (getter)writer_get_history, NULL, "How many messages a late reader may ask for.", NULL},
     {"tail", (getter)writer_get_tail, NULL, "Bytes ever published.", NULL},
     {"last_seq", (getter)writer_get_last_seq, NULL, "seq of the newest message; 0 before the first.", NULL},
     {"generation", (getter)writer_get_generation, NULL, "The generation installed; -1 for none.", NULL},
@@ -422,10 +339,15 @@ static PyMethodDef writer_methods[] = {
     {"slowest_reader", TP_METHOD(writer_slowest_reader), METH_NOARGS, "The reader furthest behind, or None."},
     {"drained", TP_METHOD(writer_drained), METH_NOARGS, "Has every reader taken everything?"},
     {"install", TP_METHOD(writer_install), METH_O, "All readers of this generation are attached."},
-    {"try_publish", TP_METHOD(writer_try_publish), TP_KEYWORDS, "Publish one: its seq, 0 (full), -1 (readers changed)."},
-    {"try_publish_many", TP_METHOD(writer_try_publish_many), TP_KEYWORDS,
+    {"try_publish", TP_METHOD(tp_writer_try_publish), TP_KEYWORDS, "Publish one: its seq, 0 (full), -1 (readers changed)."},
+    {"try_publish_many", TP_METHOD(tp_writer_try_publish_many), TP_KEYWORDS,
      "Publish a sequence: how many were taken, 0 (full), -1 (readers changed)."},
     {"wait_room", TP_METHOD(writer_wait_room), TP_KEYWORDS, "1: room; 0: timeout or notify(); -1: readers changed."},
+    {"arm_room", TP_METHOD(writer_arm_room), METH_O,
+     "Have the doorbell rung when nbytes may fit; True: they do now, or readers changed."},
+    {"disarm_room", TP_METHOD(writer_disarm_room), METH_NOARGS, "No doorbell for room any more."},
+    {"stalled_reader", TP_METHOD(writer_stalled_reader), METH_O,
+     "The reader that has held the ring full for so long without moving, or None."},
     {"notify", TP_METHOD(writer_notify), METH_NOARGS, "End the wait_room() of another thread, or the next one."},
     {"close", TP_METHOD(writer_close), METH_NOARGS, "Mark the ring closed, wake its readers, release it."},
     {NULL, NULL, 0, NULL},

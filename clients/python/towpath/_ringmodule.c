@@ -13,6 +13,8 @@ PyObject *tp_raise(int code) {
     case TPR_E_SYSTEM: return PyErr_SetFromErrno(PyExc_OSError);
     case TPR_E_FORKED: PyErr_SetString(PyExc_RuntimeError, tpr_error_text(code)); return NULL;
     case TPR_E_CAPACITY:
+    case TPR_E_OVERFLOW:
+    case TPR_E_HISTORY:
     case TPR_E_SLOTS: PyErr_SetString(PyExc_ValueError, tpr_error_text(code)); return NULL;
     case TPR_E_TOO_LARGE: PyErr_SetString(tp_message_too_large, tpr_error_text(code)); return NULL;
     default: PyErr_SetString(tp_ring_error, tpr_error_text(code)); return NULL;
@@ -99,6 +101,27 @@ int tp_int(PyObject *value, const char *name, int *out) {
     }
     *out = (int)wide;
     return 0;
+}
+
+int tp_start(PyObject *value, enum tpr_start *out) {
+    static const char *const name[] = {"tail", "start", "history", "cursor"};
+    static const enum tpr_start start[] = {TPR_START_TAIL, TPR_START_BEGIN, TPR_START_HISTORY, TPR_START_CURSOR};
+    if (PyBool_Check(value)) {
+        *out = value == Py_True ? TPR_START_BEGIN : TPR_START_TAIL;
+        return 0;
+    }
+    if (!PyUnicode_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "start must be a str, not %.100s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof start / sizeof *start; i++) {
+        if (PyUnicode_CompareWithASCIIString(value, name[i]) == 0) {
+            *out = start[i];
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "start must be 'tail', 'start', 'history' or 'cursor', not %R", value);
+    return -1;
 }
 
 /* ---- GenerationTable ---- */

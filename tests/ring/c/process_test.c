@@ -17,7 +17,7 @@ static void exchange(int socket, struct tpr_writer *writer, struct tpr_reader *r
     int fd;
     send_note(socket, 0, 0, tpr_writer_share(writer));
     send_note(socket, 0, 0, tpr_reader_share(reader));
-    CHECK(receive_note(socket, &note, &fd) && tpr_reader_add(reader, fd, 0, other, 1, NULL) == TPR_OK);
+    CHECK(receive_note(socket, &note, &fd) && tpr_reader_add(reader, fd, 0, other, 1, -1, NULL) == TPR_OK);
     CHECK(receive_note(socket, &note, &fd) && tpr_writer_attach(writer, other, fd, 0, -1, 1) == TPR_OK);
     send_note(socket, 1, 0, -1); /* attached */
     CHECK(receive_note(socket, &note, NULL));
@@ -39,7 +39,7 @@ static void ping_side(int socket, uint64_t id, uint64_t other, uint64_t rounds) 
             tpr_reader_begin(&reader);
             bool got = tpr_reader_peek(&reader, &view);
             if (got)
-                tpr_reader_consume(&reader, &view);
+                CHECK(tpr_reader_consume(&reader, &view));
             tpr_reader_end(&reader);
             if (got)
                 break;
@@ -107,7 +107,7 @@ static void receive_round(struct tpr_reader *reader) {
         tpr_reader_begin(reader);
     }
     do
-        tpr_reader_consume(reader, &view);
+        CHECK(tpr_reader_consume(reader, &view));
     while (tpr_reader_peek(reader, &view));
     tpr_reader_end(reader);
 }
@@ -174,7 +174,7 @@ static void latecomer(void) {
         CHECK(tpr_reader_open(&reader, 9, 1) == TPR_OK);
         no_spin(&reader.spin);
         CHECK(receive_note(pair[1], &note, &ring)); /* the core has bumped */
-        CHECK(tpr_reader_add(&reader, ring, 0, 5, 0, NULL) == TPR_OK);
+        CHECK(tpr_reader_add(&reader, ring, 0, 5, 0, -1, NULL) == TPR_OK);
         send_note(pair[1], 0, 0, tpr_reader_share(&reader));
         receive_round(&reader);
         tpr_reader_close(&reader);
@@ -226,7 +226,7 @@ static void newcomer(void) {
             sched_yield();
             CHECK(tpr_monotonic_ns() < deadline_ns);
         }
-        CHECK(tpr_reader_add(&reader, fd, 0, 5, 0, NULL) == TPR_OK);
+        CHECK(tpr_reader_add(&reader, fd, 0, 5, 0, -1, NULL) == TPR_OK);
         CHECK(receive_note(pair[1], &note, &fd)); /* stay until it woke: leaving would wake it too */
         tpr_reader_close(&reader);
         _exit(0);
@@ -284,7 +284,7 @@ static uint64_t read_to_the_end(struct tpr_reader *reader, size_t most) {
         tpr_reader_begin(reader);
         for (int i = 0; i < 10 && tpr_reader_peek(reader, &view); i++) {
             pattern_check_view(&view, most);
-            tpr_reader_consume(reader, &view);
+            CHECK(tpr_reader_consume(reader, &view));
             received++;
         }
         tpr_reader_end(reader);
@@ -309,7 +309,7 @@ static void flood_reader(int core, uint64_t id, int writers, uint64_t messages) 
     send_note(core, 0, id, tpr_reader_share(&reader));
     for (int w = 0; w < writers; w++) {
         CHECK(receive_note(core, &note, &fd));
-        CHECK(tpr_reader_add(&reader, fd, (uint32_t)note.number, note.number, 1, NULL) == TPR_OK);
+        CHECK(tpr_reader_add(&reader, fd, (uint32_t)note.number, note.number, 1, -1, NULL) == TPR_OK);
         close(fd);
     }
     CHECK(read_to_the_end(&reader, MOST) == (uint64_t)writers * messages);
@@ -405,7 +405,7 @@ static void storm_reader(int core, _Atomic uint64_t *started, uint64_t id, int r
         send_note(core, SUBSCRIBE, id, control);
         close(control);
         CHECK(receive_note(core, &note, &fd) && note.what == SUBSCRIBED);
-        CHECK(tpr_reader_add(&reader, fd, 0, 5, 0, NULL) == TPR_OK);
+        CHECK(tpr_reader_add(&reader, fd, 0, 5, 0, -1, NULL) == TPR_OK);
         close(fd);
         /* subscribe() returns here: whatever publish() begins later is due. */
         uint64_t begun = *started;
@@ -415,7 +415,7 @@ static void storm_reader(int core, _Atomic uint64_t *started, uint64_t id, int r
                 CHECK(expected ? view.seq == expected : view.seq <= begun + 1);
                 pattern_check_view(&view, 100);
                 expected = view.seq + 1;
-                tpr_reader_consume(&reader, &view);
+                CHECK(tpr_reader_consume(&reader, &view));
                 wanted--;
             }
             tpr_reader_end(&reader);
@@ -536,7 +536,7 @@ static void crowd(void) {
         send_note(pair[1], 0, 0, tpr_reader_share(&reader));
         for (uint32_t i = 0; i < RINGS; i++) {
             CHECK(receive_note(pair[1], &note, &fd));
-            CHECK(tpr_reader_add(&reader, fd, i, i, 1, NULL) == TPR_OK);
+            CHECK(tpr_reader_add(&reader, fd, i, i, 1, -1, NULL) == TPR_OK);
             close(fd);
         }
         for (uint64_t received = 0; received < RINGS; received++) {
@@ -548,7 +548,7 @@ static void crowd(void) {
                 tpr_reader_begin(&reader);
             }
             CHECK(view.from->source == received);
-            tpr_reader_consume(&reader, &view);
+            CHECK(tpr_reader_consume(&reader, &view));
             tpr_reader_end(&reader);
             send_note(pair[1], 0, 0, -1);
         }

@@ -82,13 +82,17 @@ static inline void pattern_check(const uint8_t *bytes, size_t count, uint64_t so
 }
 
 /* Put message `last_seq + 1`: patterned headers (of a third its length) and payload. Does not flush. */
-static inline int pattern_put(struct tpr_writer *writer, size_t most) {
+static inline int pattern_put_from(struct tpr_writer *writer, size_t most, const struct tpr_origin *origin) {
     uint8_t bytes[16384];
     uint64_t seq = writer->last_seq + 1;
     size_t count = pattern_bytes(writer->source, seq, most), headers = count / 3;
     CHECK(count <= sizeof bytes);
     pattern_fill(bytes, count, writer->source, seq);
-    return tpr_writer_put(writer, bytes, headers, bytes + headers, count - headers);
+    return tpr_writer_put_from(writer, bytes, headers, bytes + headers, count - headers, origin);
+}
+
+static inline int pattern_put(struct tpr_writer *writer, size_t most) {
+    return pattern_put_from(writer, most, NULL);
 }
 
 /* The view is message `seq` of `source`, whole, as pattern_put() wrote it. */

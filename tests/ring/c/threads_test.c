@@ -90,7 +90,7 @@ static void *read_all(void *argument) {
         CHECK(tpr_reader_begin(reader) == TPR_OK);
         for (int i = 0; i < 20 && tpr_reader_peek(reader, &view); i++) {
             pattern_check_view(&view, MOST);
-            tpr_reader_consume(reader, &view);
+            CHECK(tpr_reader_consume(reader, &view));
             received++;
         }
         tpr_reader_end(reader);
@@ -121,7 +121,7 @@ static void run(uint64_t capacity, uint64_t messages, int with_spin) {
         for (uint32_t w = 0; w < WRITERS; w++) {
             int ring = tpr_writer_share(&writers[w].writer);
             CHECK(tpr_writer_attach(&writers[w].writer, 200 + r, control, w, -1, 1) == TPR_OK);
-            CHECK(tpr_reader_add(&readers[r].reader, ring, w, 100 + w, 1, NULL) == TPR_OK);
+            CHECK(tpr_reader_add(&readers[r].reader, ring, w, 100 + w, 1, -1, NULL) == TPR_OK);
             close(ring);
         }
         close(control);

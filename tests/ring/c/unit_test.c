@@ -17,7 +17,7 @@ static void attach(uint32_t slot, int from_start) {
 
 static void add(uint32_t slot, int from_start) {
     int fd = tpr_writer_share(&writer);
-    CHECK(tpr_reader_add(&reader, fd, slot, 7, from_start, NULL) == TPR_OK);
+    CHECK(tpr_reader_add(&reader, fd, slot, 7, from_start, -1, NULL) == TPR_OK);
     close(fd);
 }
 
@@ -39,7 +39,7 @@ static uint64_t drain(size_t most) {
     CHECK(tpr_reader_begin(&reader) == TPR_OK);
     while (tpr_reader_peek(&reader, &view)) {
         pattern_check_view(&view, most);
-        tpr_reader_consume(&reader, &view);
+        CHECK(tpr_reader_consume(&reader, &view));
         count++;
     }
     tpr_reader_end(&reader);
@@ -60,7 +60,7 @@ static void test_wrap_at_every_alignment(void) {
             CHECK(tpr_reader_peek(&reader, &view));
             CHECK(view.payload_bytes == count && view.seq == (uint64_t)i + 1);
             pattern_check(view.payload, count, 1, bytes);
-            tpr_reader_consume(&reader, &view);
+            CHECK(tpr_reader_consume(&reader, &view));
             CHECK(!tpr_reader_peek(&reader, &view));
             tpr_reader_end(&reader);
             CHECK(tpr_writer_is_drained(&writer));
@@ -152,7 +152,7 @@ static void test_no_sleep_before_the_end_is_told(void) {
             CHECK(tpr_reader_finish(&reader, 7) == 1 && tpr_reader_wait(&reader, 0) == TPR_NOTIFIED);
         tpr_reader_begin(&reader);
         CHECK(tpr_reader_peek(&reader, &view));
-        tpr_reader_consume(&reader, &view);
+        CHECK(tpr_reader_consume(&reader, &view));
         tpr_reader_end(&reader);
         CHECK(reader.source[0]->state != TPR_SOURCE_DRAINED);
         CHECK(tpr_reader_wait(&reader, within_limit()) == TPR_OK);
@@ -176,7 +176,7 @@ static void test_attach_and_pin(void) {
     add(2, 0); /* at the tail */
     CHECK(tpr_writer_is_drained(&writer));
     CHECK(tpr_writer_publish(&writer, NULL, 0, "0123456789", 10) == TPR_OK);
-    CHECK(writer.room_until == reader.source[0]->committed + 4096);
+    CHECK(writer.room_limit == reader.source[0]->committed + 4096);
     struct tpr_view view;
     tpr_reader_begin(&reader);
     CHECK(tpr_reader_peek(&reader, &view) && view.seq == writer.last_seq);
@@ -245,7 +245,7 @@ static void test_hostile_cursors(void) {
         struct tpr_view view;
         tpr_reader_begin(&reader);
         CHECK(tpr_reader_peek(&reader, &view));
-        tpr_reader_consume(&reader, &view);
+        CHECK(tpr_reader_consume(&reader, &view));
         tpr_reader_end(&reader);
     }
     reader.page->slot[0].cursor = 0 | TPR_CURSOR_SET;
@@ -261,7 +261,7 @@ static void violate(const char *what, void (*damage)(void)) {
     damage();
     tpr_reader_begin(&reader);
     while (tpr_reader_peek(&reader, &view))
-        tpr_reader_consume(&reader, &view);
+        CHECK(tpr_reader_consume(&reader, &view));
     tpr_reader_end(&reader);
     CHECK(reader.source[0]->state == TPR_SOURCE_VIOLATED && reader.has_news);
     CHECK(strcmp(reader.source[0]->violation, what) == 0);
@@ -318,7 +318,7 @@ static void test_hostile_bytes(void) {
             while (tpr_reader_peek(&reader, &view)) {
                 for (uint32_t i = 0; i < view.headers_bytes + view.payload_bytes; i++)
                     touched = view.headers[i]; /* all of it is in the mapping */
-                tpr_reader_consume(&reader, &view);
+                CHECK(tpr_reader_consume(&reader, &view));
             }
             tpr_reader_end(&reader);
             CHECK(reader.source[0]->cursor <= writer.tail);
@@ -335,11 +335,11 @@ static void test_fairness(void) {
     CHECK(tpr_writer_open(&other, 8, 4096) == TPR_OK);
     int ring = tpr_writer_share(&other), control = tpr_reader_share(&reader);
     CHECK(tpr_writer_attach(&other, 9, control, 1, -1, 1) == TPR_OK);
-    CHECK(tpr_reader_add(&reader, ring, 1, 8, 1, NULL) == TPR_OK);
-    CHECK(tpr_reader_add(&reader, ring, 2, 8, 1, NULL) == TPR_E_SOURCE_TAKEN);
-    CHECK(tpr_reader_add(&reader, ring, 1, 6, 1, NULL) == TPR_E_SLOT_TAKEN);
-    CHECK(tpr_reader_add(&reader, ring, 3, 6, 1, NULL) == TPR_E_OTHER_SOURCE);
-    CHECK(tpr_reader_add(&reader, ring, 4, 6, 1, NULL) == TPR_E_SLOT);
+    CHECK(tpr_reader_add(&reader, ring, 1, 8, 1, -1, NULL) == TPR_OK);
+    CHECK(tpr_reader_add(&reader, ring, 2, 8, 1, -1, NULL) == TPR_E_SOURCE_TAKEN);
+    CHECK(tpr_reader_add(&reader, ring, 1, 6, 1, -1, NULL) == TPR_E_SLOT_TAKEN);
+    CHECK(tpr_reader_add(&reader, ring, 3, 6, 1, -1, NULL) == TPR_E_OTHER_SOURCE);
+    CHECK(tpr_reader_add(&reader, ring, 4, 6, 1, -1, NULL) == TPR_E_SLOT);
     for (int i = 0; i < 10; i++) {
         CHECK(tpr_writer_publish(&writer, NULL, 0, "a", 1) == TPR_OK);
         CHECK(tpr_writer_publish(&other, NULL, 0, "b", 1) == TPR_OK);
@@ -348,7 +348,7 @@ static void test_fairness(void) {
     for (int i = 0; i < 10; i++) { /* passes of one message alternate */
         tpr_reader_begin(&reader);
         CHECK(tpr_reader_peek(&reader, &view));
-        tpr_reader_consume(&reader, &view);
+        CHECK(tpr_reader_consume(&reader, &view));
         tpr_reader_end(&reader);
         from[view.from->source]++;
     }
@@ -357,7 +357,7 @@ static void test_fairness(void) {
     CHECK(tpr_reader_pending_bytes(&reader) == 10 * 40);
     tpr_reader_begin(&reader);
     while (tpr_reader_peek(&reader, &view))
-        tpr_reader_consume(&reader, &view);
+        CHECK(tpr_reader_consume(&reader, &view));
     tpr_reader_end(&reader);
     CHECK(tpr_reader_find(&reader, 8)->state == TPR_SOURCE_DRAINED);
     CHECK(tpr_reader_find(&reader, 7)->state == TPR_SOURCE_LIVE);
@@ -467,7 +467,7 @@ static void test_checks(void) {
     CHECK(tpr_ring_check(control_fd, &ring) == TPR_E_MAGIC);
     CHECK(tpr_control_check(ring_fd, &control) == TPR_E_MAGIC);
     CHECK(tpr_table_check(ring_fd, &cells) == TPR_E_MAGIC);
-    CHECK(tpr_reader_add(&reader, control_fd, 0, 7, 0, NULL) == TPR_E_MAGIC);
+    CHECK(tpr_reader_add(&reader, control_fd, 0, 7, 0, -1, NULL) == TPR_E_MAGIC);
     CHECK(tpr_writer_attach(&writer, 9, ring_fd, 0, -1, 0) == TPR_E_MAGIC);
     CHECK(tpr_writer_attach(&writer, 9, control_fd, 0, ring_fd, 0) == TPR_E_DOORBELL);
     CHECK(writer.peer_count == 0 && reader.count == 0);
