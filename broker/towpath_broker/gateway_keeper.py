@@ -5,7 +5,7 @@ Theory of operation
 
         starting --says that it listens--> running
            ^  |                               |
-           |  +------------- ends ------------+----> backing_off --pause over--> starting
+           |  +- ends, or cannot be started --+----> backing_off --pause over--> starting
            |                                  +----> failed (exit 78: it can never work as configured)
            +------ reconfigured, retried -----------------+
 
@@ -102,6 +102,7 @@ class GatewayKeeper:
         self._on_change = on_change
         self._on_connection = on_connection
         self._child: Child | None = None
+        self._trouble = ""  # why the process could not be started, the last time
         self._is_stopping = False
         self._is_retried = False
         self._woken = asyncio.Event()
@@ -139,14 +140,9 @@ class GatewayKeeper:
                 await self._woken.wait()
             else:
                 delay_s = backoff.delay_after(lifetime_s)
-                self._change("backing_off", f"{describe_exit(code)}, again in {delay_s:g} s")
-                log(
-                    "gateway.exited",
-                    level="warning",
-                    gateway=self.name,
-                    status=describe_exit(code),
-                    delay_s=delay_s,
-                )
+                how = self._trouble or describe_exit(code)
+                self._change("backing_off", f"{how}, again in {delay_s:g} s")
+                log("gateway.exited", level="warning", gateway=self.name, status=how, delay_s=delay_s)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay_s):
                         await self._woken.wait()
@@ -155,13 +151,42 @@ class GatewayKeeper:
     async def _run_once(self) -> tuple[int, float]:
         """Run the process once; return its exit status and how long it lived."""
         loop = asyncio.get_running_loop()
-        control, theirs = control_pair()
         try:
-            environment = {
-                "TOWPATH_GATEWAY_FD": str(theirs.fileno()),
-                "TOWPATH_GATEWAY_SETTINGS": json.dumps(self.table),
-                "TOWPATH_SOCKET": self._socket_address,
-            }
+            control = self._start()
+        except OSError as error:
+            # The host has no descriptor or process left: as bad as one that ends at once, and may pass.
+            self._trouble = f"could not be started: {error.strerror}"
+            return os.EX_OSERR, 0.0
+        self._trouble = ""
+        assert self._child is not None
+        try:
+            self.pid = self._child.pid
+            self._change("starting", "")
+            log("gateway.started", gateway=self.name, pid=self.pid)
+            loop.add_reader(control, self._receive, control)
+            code = await self._child.wait()
+            return code, self._child.lifetime_s
+        finally:
+            self._child.signal(signal.SIGKILL)
+            loop.remove_reader(control)
+            control.close()
+            self._child = None
+            self.pid = 0
+            self.endpoints = {}
+
+    def _start(self) -> socket.socket:
+        """Start the process; return our end of its control socket.
+
+        Raises:
+            OSError: the host refuses; nothing was started.
+        """
+        control, theirs = control_pair()
+        environment = {
+            "TOWPATH_GATEWAY_FD": str(theirs.fileno()),
+            "TOWPATH_GATEWAY_SETTINGS": json.dumps(self.table),
+            "TOWPATH_SOCKET": self._socket_address,
+        }
+        try:
             with theirs:
                 # SIGTERM, because it holds what is others': FIFOs and running commands. It bounds its own
                 # drain.
@@ -171,20 +196,10 @@ class GatewayKeeper:
                     descriptors=[theirs.fileno()],
                     death_signal=signal.SIGTERM,
                 )
-            self.pid = self._child.pid
-            self._change("starting", "")
-            log("gateway.started", gateway=self.name, pid=self.pid)
-            loop.add_reader(control, self._receive, control)
-            code = await self._child.wait()
-            return code, self._child.lifetime_s
-        finally:
-            if self._child is not None:
-                self._child.signal(signal.SIGKILL)
-            loop.remove_reader(control)
+        except OSError:
             control.close()
-            self._child = None
-            self.pid = 0
-            self.endpoints = {}
+            raise
+        return control
 
     def _receive(self, control: socket.socket) -> None:
         for _ in range(PACKETS_PER_WAKEUP):

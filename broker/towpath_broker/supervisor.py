@@ -239,7 +239,12 @@ class Supervisor:
     async def _keep_core(self) -> None:
         backoff = Backoff()
         while True:
-            code, lifetime_s = await self._run_core()
+            try:
+                code, lifetime_s = await self._run_core()
+                how = describe_exit(code)
+            except OSError as error:
+                # The host has no descriptor or process left, which may pass.
+                code, lifetime_s, how = os.EX_OSERR, 0.0, f"could not be started: {error.strerror}"
             if self._stop_asked.is_set():
                 return
             if code == os.EX_CONFIG:
@@ -248,8 +253,8 @@ class Supervisor:
                 self._stop_asked.set()
                 return
             delay_s = backoff.delay_after(lifetime_s)
-            log("core.exited", level="error", status=describe_exit(code), delay_s=delay_s)
-            self._tell_systemd(f"The core {describe_exit(code)}; starting it again")
+            log("core.exited", level="error", status=how, delay_s=delay_s)
+            self._tell_systemd(f"The core {how}; starting it again")
             if await _within(delay_s, self._stop_asked.wait()):
                 return
 

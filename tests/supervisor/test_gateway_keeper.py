@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -159,5 +160,24 @@ def test_one_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> 
             pid = watched.keeper.pid
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+    asyncio.run(scenario())
+
+
+def test_one_that_the_host_cannot_start_is_tried_again() -> None:
+    async def scenario() -> None:
+        async with kept({"detail": "fine"}) as watched:
+            await watched.until(lambda keeper: keeper.state == "running")
+            pid = watched.keeper.pid
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                os.kill(pid, signal.SIGKILL)
+                await watched.until(lambda keeper: keeper.detail.startswith("could not be started: Too many"))
+                assert watched.keeper.state == "backing_off"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await watched.until(lambda keeper: keeper.state == "running")
+            assert watched.keeper.pid != pid
 
     asyncio.run(scenario())

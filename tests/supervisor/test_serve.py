@@ -58,8 +58,7 @@ def wait_for_end(pidfd: int) -> bool:
         os.close(pidfd)
 
 
-# ---- start
-# -----------------------------------------------------------------------------------------------------
+# ---- start -------------------------------------------------------------------------------------------------
 
 
 def test_all_gateways_run_and_say_where(tmp_path: Path) -> None:
@@ -175,8 +174,7 @@ def test_a_gateway_without_its_package_is_an_error_only_when_it_was_asked_for(tm
     assert serve("--check-config", env=env).returncode == 0
 
 
-# ---- death
-# -----------------------------------------------------------------------------------------------------
+# ---- death -------------------------------------------------------------------------------------------------
 
 
 def test_the_core_is_started_again_and_clients_wait_for_it(daemon: DaemonHandle) -> None:
@@ -192,6 +190,20 @@ def test_the_core_is_started_again_and_clients_wait_for_it(daemon: DaemonHandle)
         assert daemon.core_pid != first
     [bridge] = daemon.status().gateways
     assert (bridge.state, bridge.restarts) == ("running", 0)
+
+
+def test_a_core_that_the_host_cannot_start_is_tried_again(daemon: DaemonHandle) -> None:
+    pid, first, mark = daemon.process.pid, daemon.core_pid, daemon.mark()
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        os.kill(first, signal.SIGKILL)
+        daemon.wait_log(r" core\.exited status=\"could not be started: Too many open files\"", after=mark)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    with towpath.connect(str(daemon.socket), timeout=DEADLINE_S) as client:
+        client.declare("works")
+    assert daemon.core_pid != first
 
 
 def test_only_so_many_connections_of_gateways_are_held(tmp_path: Path) -> None:
@@ -243,8 +255,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         assert successor.status().incarnation == 2
 
 
-# ---- the end
-# ---------------------------------------------------------------------------------------------------
+# ---- the end -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -289,8 +300,7 @@ def test_a_second_interrupt_ends_it_at_once(daemon: DaemonHandle) -> None:
     assert all(ended)
 
 
-# ---- reload
-# ----------------------------------------------------------------------------------------------------
+# ---- reload ------------------------------------------------------------------------------------------------
 
 
 def test_reload_brings_channels_and_gateways_to_what_the_file_says(daemon: DaemonHandle) -> None:

@@ -86,7 +86,7 @@ class Child:
             death_signal: what the kernel sends it when we die.
 
         Raises:
-            OSError: it cannot be started: no memory, too many processes.
+            OSError: it cannot be started: no memory, too many processes, no descriptors. There is none then.
         """
         inherited = {name: value for name, value in os.environ.items() if name not in systemd.ENVIRONMENT}
         self._process = subprocess.Popen(
@@ -100,7 +100,12 @@ class Child:
         )
         self.pid = self._process.pid
         self._started_at_s = time.monotonic()
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+            raise
         loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = loop.create_future()
         loop.add_reader(self._pidfd, self._reap)
