@@ -42,8 +42,7 @@ def refusal(tmp_path: Path, text: str, **more: Any) -> InvalidConfiguration:
     return caught.value
 
 
-# ---- where a value comes from
-# --------------------------------------------------------------------------------
+# ---- where a value comes from ------------------------------------------------------------------------------
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -137,8 +136,7 @@ def test_other_towpath_variables_are_none_of_ours(tmp_path: Path) -> None:
     assert load(tmp_path, environment=environment) == load(tmp_path)
 
 
-# ---- what is refused
-# -------------------------------------------------------------------------------------------
+# ---- what is refused ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -239,8 +237,7 @@ def test_settings_too_large_to_hand_over_are_refused(tmp_path: Path) -> None:
     assert f"{SETTINGS_BYTES_MAX} are allowed" in refusal(tmp_path, channels).message
 
 
-# ---- the journey
-# -----------------------------------------------------------------------------------------------
+# ---- the journey -------------------------------------------------------------------------------------------
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,12}(\.[A-Za-z0-9_-]{1,8}){0,2}", fullmatch=True)
 CHANNELS = st.dictionaries(

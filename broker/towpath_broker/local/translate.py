@@ -156,8 +156,7 @@ def command_from(caller: Caller, request: str, body: Any) -> commands.Command:
     return make(caller, body)
 
 
-# ---- from effects
-# -------------------------------------------------------------------------------------------------------
+# ---- from effects ------------------------------------------------------------------------------------------
 
 
 def channel_model(channel: effects.ChannelView) -> model.ChannelInfo:
