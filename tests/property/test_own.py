@@ -166,7 +166,7 @@ class TotalOrder(RuleBasedStateMachine):
                 self.learn(client.publish(name, source, resumed=True)[1])
                 self.publishers[source] = client, name
                 if source in slots:
-                    assert self.heard[self.intake[name].reader][SourceId(source)] == slots[source]
+                    assert self.heard[self.intake[name].reader][source] == slots[SourceId(source)]
             elif name in self.intake:
                 self.gone[source] = name
         for reader, (_, name) in subscribers.items():
