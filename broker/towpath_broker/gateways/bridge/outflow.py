@@ -33,8 +33,7 @@ Invariants
     ``_held`` and ``_flight`` are in channel order, and every frame in ``_flight`` is before every frame in
     ``_held``.
     Cost of ``_held`` <= max(HELD_BYTES_MAX, 2 * frame_bytes_max) + one received batch, and what was taken
-    back from one pipe. A message is counted as out once, when first
-    written whole.
+    back from one pipe. A message is counted as out once, when first written whole.
 
 Not here: opening descriptors and finding out that a reader came; adapters call ``attach``.
 """

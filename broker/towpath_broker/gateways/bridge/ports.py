@@ -1,8 +1,7 @@
 """What the parts of the bridge ask of each other, so that adapters run and are tested without a daemon.
 
 ``Client`` is the part of ``towpath.aio.AsyncClient`` that the bridge uses. ``Carrier`` is a channel as an
-adapter sees
-it: payloads in, payloads out. ``Adapter`` is a mechanism as its runner sees it.
+adapter sees it: payloads in, payloads out. ``Adapter`` is a mechanism as its runner sees it.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ Theory of operation
     subscriber to a quiet channel would not write and so would not find out;
     :func:`leave_when_output_closes` lets a thread sleep in poll(2) until the kernel says so (POLLERR).
 
-Not here: framing (``towpath.framing``), what is printed (``report``). Sources: signal(7), pipe(7),
-poll(2); "Proper handling of SIGINT/SIGQUIT", https://www.cons.org/cracauer/sigint.html
+Not here: framing (``towpath.framing``), what is printed (``report``).
+
+Sources: signal(7), pipe(7), poll(2); "Proper handling of SIGINT/SIGQUIT",
+https://www.cons.org/cracauer/sigint.html
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ What users should know
     *What is removed.* The FIFO that this binding made, when the binding ends or the bridge stops, if the path
     still leads to it (device and inode). A bridge that is killed leaves it; the next run adopts it, and then
     leaves it too. While no FIFO is there, a shell's ``echo x > PATH`` makes a file, which is refused
-    afterwards:
-    make the FIFO yourself where writers do not wait for the daemon.
-    *A path that was removed or replaced meanwhile* is noticed; the binding begins anew.
+    afterwards: make the FIFO yourself where writers do not wait for the daemon.
+    *A path that was removed or replaced meanwhile* is noticed; the binding begins anew. That a directory
+    above it was renamed is not.
     *Access.* The bridge must be allowed to read and write the FIFO, whatever the direction.
 
 Sources: fifo(7), pipe(7), open(2) (O_PATH), inotify(7).
