@@ -4,6 +4,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # For instance PYTEST_ARGS="-n 2 tests/core": two processes, one folder.
 PYTEST_ARGS :=
+FUZZ_SECONDS := 60
 # For instance BENCH_ARGS="--quick --only local,peers"; --help lists them.
 BENCH_ARGS :=
 # What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
@@ -32,8 +33,9 @@ check: setup ## formatting, lint, types, layers, protos, generated code, C heade
 bench: setup ## Towpath beside other mechanisms, from an installed wheel, as ratios; results in build/bench
 	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-fuzz: setup ## run only the tests of generated input, with far more examples, other ones each time
+fuzz: setup ## look for input that breaks a decoder: far more examples, then atheris, FUZZ_SECONDS per target
 	@$(BIN)/python -m pytest -m hypothesis --timeout=1800 --hypothesis-profile=long
+	@tools/fuzz.sh $(FUZZ_SECONDS)
 
 proto: setup ## generate clients/python/towpath/v1 from protos/ again
 	@$(BIN)/python tools/generate_protos.py
