@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
 
 from towpath import _ring, wire
 from towpath.errors import ChannelUndeclared, TowpathError
@@ -29,6 +29,11 @@ from .bells import Bells
 from .descriptors import Descriptors
 from .own_channel import OwnChannel, Publication, Told, WaitingBytes
 
+START_NAMES: Final[Mapping[StartAt, Literal["tail", "start", "history"]]] = {
+    StartAt.START: "start",
+    StartAt.TAIL: "tail",
+    StartAt.HISTORY: "history",
+}
 IDLE_S: Final = 60.0
 """How long a source for what comes over the socket stays when nothing comes."""
 
@@ -73,7 +78,13 @@ class Mediator:
     def open_source(self, effect: effects.OpenOwnSource) -> None:
         """Make the ring of the core's source on a channel."""
         self.session = effect.session
-        writer = _ring.Writer(effect.source, effect.options.ring_bytes)
+        options = effect.options
+        writer = _ring.Writer(
+            effect.source,
+            options.ring_bytes,
+            overflow="drop" if options.overflow is commands.Overflow.DROP else "block",
+            history=options.history,
+        )
         self._descriptors.offer_ring(effect.source, wire.Descriptor(writer.share()), channel=effect.channel)
         source = effect.source
         told = Told(
@@ -126,7 +137,7 @@ class Mediator:
                         page.fd,
                         body.slot,
                         -1 if doorbell is None else doorbell.fd,
-                        body.start is StartAt.START,
+                        START_NAMES[body.start],
                     )
             case effects.ReaderGone():
                 channel = self._by_source[body.source]
@@ -155,8 +166,16 @@ class Mediator:
         if body.source in channel.intake.sources():
             return
         ring = self._descriptors.ring(body.source)
+        doorbell = self._descriptors.doorbell(body.session)
         try:
-            channel.intake.add(ring.fd, body.slot, body.source, channel.name, body.start is StartAt.START)
+            channel.intake.add(
+                ring.fd,
+                body.slot,
+                body.source,
+                channel.name,
+                START_NAMES[body.start],
+                -1 if doorbell is None else doorbell.fd,
+            )
         except _ring.RingError as error:  # its own fault: it is not heard
             log(
                 "core.source_not_read",

@@ -24,7 +24,6 @@ Not here: who may publish, who follows whom (core), memory that outlives the pro
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,8 +141,6 @@ class OwnChannel:
         self._room_check: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._carried: list[_ring.Message] = []
-        self._full_at = -1
-        self._full_since_ns = 0
         self.published_at = self._loop.time()
 
     @property
@@ -242,7 +239,7 @@ class OwnChannel:
             for source, why in intake.take_violations():
                 log("core.source_left", level="warning", channel=self.name, source=source, message=why)
                 self._told.left(SourceId(source))
-            for source in intake.take_drained():
+            for source in (*intake.take_drained(), *intake.take_detached()):
                 self._told.left(SourceId(source))
             if intake.arm():
                 self.wake()
@@ -266,16 +263,6 @@ class OwnChannel:
         if self._room_check is not None:
             self._room_check.cancel()
             self._room_check = None
-        if not hasattr(self.writer, "arm_room"):  # until the ring has it
-            self._room_check = self._loop.call_later(0.002, self.wake)
-            now_ns = time.monotonic_ns()
-            if self._full_at != self.writer.last_seq:
-                self._full_at, self._full_since_ns = self.writer.last_seq, now_ns
-            slowest = self.writer.slowest_reader()
-            if self._stall_ns and now_ns - self._full_since_ns > self._stall_ns and slowest is not None:
-                self._full_at = -1
-                self._told.stalled(ReaderId(slowest))
-            return
         if self.writer.arm_room(self.writer.message_bytes_max):
             self.wake()
             return

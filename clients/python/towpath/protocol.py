@@ -26,7 +26,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from towpath import calls, convert, wire
 from towpath.errors import (
@@ -504,6 +504,8 @@ class ClientProtocol:
                 self._source_added(frame.source_added, descriptors)
             case "source_gone":
                 self._source_gone(frame.source_gone)
+            case "source_excluded":
+                self._source_excluded(frame.source_excluded)
             case "source_detached":
                 self._source_detached(frame.source_detached)
             case "reader_added":
@@ -532,13 +534,24 @@ class ClientProtocol:
         state.slots[notice.source] = notice.slot
         if notice.source in state.following:
             return
+        doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         try:
-            state.reader.add(descriptors[0].fd, notice.slot, notice.source, notice.channel, notice.from_start)
+            state.reader.add(
+                descriptors[0].fd, notice.slot, notice.source, notice.channel, _start(notice), doorbell
+            )
         except _ring.RingError as error:
             _log.warning("source %d of channel %s is not followed: %s", notice.source, notice.channel, error)
             return
         state.following.add(notice.source)
         state.wake()
+
+    def _source_excluded(self, notice: frame_pb2.SourceExcluded) -> None:
+        state = self.readers.get(notice.reader)
+        if state is not None:
+            try:
+                state.reader.exclude(notice.source)
+            except ValueError:
+                _log.warning("channel %s: the echo of source %d is heard", state.channel, notice.source)
 
     def _source_gone(self, notice: frame_pb2.SourceGone) -> None:
         state = self.readers.get(notice.reader)
@@ -566,7 +579,7 @@ class ClientProtocol:
             # Its doorbell may be another: the core's, after it was started again.
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         with contextlib.suppress(_ring.RingError):  # its own fault: it will not be waited for, nor woken
-            state.writer.attach(notice.reader, descriptors[0].fd, notice.slot, doorbell, notice.from_start)
+            state.writer.attach(notice.reader, descriptors[0].fd, notice.slot, doorbell, _start(notice))
 
     def _reader_gone(self, notice: frame_pb2.ReaderGone) -> None:
         state = self.sources.get(notice.source)
@@ -574,6 +587,13 @@ class ClientProtocol:
             state.orphans.discard(notice.reader)
             state.writer.detach(notice.reader)
             state.writer.notify()
+
+
+def _start(notice: frame_pb2.SourceAdded | frame_pb2.ReaderAdded) -> Literal["start", "history", "tail"]:
+    """Where a reader begins in a source's ring; the same for both sides."""
+    if notice.from_start:
+        return "start"
+    return "history" if notice.from_history else "tail"
 
 
 def publication_error(state: SourceState, error: TowpathError) -> TowpathError:
