@@ -603,11 +603,12 @@ class Machine:
             return []
         assert caller.session is not None
         channel = self._registry.require(command.channel)
+        mediating = self._own.ensure_intake(channel, self._registry.limits)
         source, effects = self._own.ensure_source(channel, self._registry.limits)
         write = e.WriteMessages(
             caller.session, caller.call, caller.principal, source.id, command.payloads, command.headers
         )
-        return [*effects, write]
+        return [*mediating, *effects, write]
 
     def _close_own_source(self, command: c.CloseOwnSource) -> list[Effect]:
         source = self._topics.sources.get(command.source)

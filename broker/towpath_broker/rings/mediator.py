@@ -95,6 +95,7 @@ class Mediator:
         self._by_source[source] = OwnChannel(
             effect.channel,
             writer,
+            is_ordered=effect.options.order is commands.Order.TOTAL,
             stall_ms_max=effect.options.stall_ms_max,
             told=told,
             waiting=self._waiting,

@@ -120,15 +120,24 @@ class OwnChannel:
     Args:
         name: the channel's.
         writer: the source's ring; closed with this object.
+        is_ordered: whether the channel is in total order: then it gets an intake.
         stall_ms_max: how long a subscriber may hold the ring full without moving; 0 for ever.
         told: whom to tell.
         waiting: counts what waits for room.
     """
 
     def __init__(
-        self, name: str, writer: _ring.Writer, *, stall_ms_max: int, told: Told, waiting: WaitingBytes
+        self,
+        name: str,
+        writer: _ring.Writer,
+        *,
+        is_ordered: bool,
+        stall_ms_max: int,
+        told: Told,
+        waiting: WaitingBytes,
     ) -> None:
         self.name = name
+        self.is_ordered = is_ordered
         self.writer = writer
         self.intake: _ring.Reader | None = None
         self._stall_ns = stall_ms_max * 1_000_000
