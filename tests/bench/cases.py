@@ -36,8 +36,8 @@ MECHANISMS: Final[tuple[type[Link], ...]] = tuple(
 )
 SIZES: Final = (64, 1 << 10, 1 << 16, 1 << 20)
 FAN_OUT: Final = 4
-PAUSE_NS: Final = 3_000_000
-"""Far longer than any spin, so that both sides sleep."""
+PAUSE_NS: Final = 300_000
+"""Six times the longest spin, so that both sides sleep; much longer pauses measure cold caches instead."""
 IMPORTS: Final = (
     "towpath",
     "towpath.aio",

@@ -175,7 +175,8 @@ def measure_channels(results: Results) -> None:
         publisher = Program(_publish_all, daemon.socket)
         results.singles["used: seconds to open all"] = (time.monotonic_ns() - began_ns) / 1e9
         ours = [*processes_below(daemon.process.pid), subscriber.pid, publisher.pid]
-        results.singles["used descriptors"] = sum(map(descriptors, ours))
+        results.singles["used descriptors"] = max(map(descriptors, ours))
+        results.singles["used descriptors, all processes together"] = sum(map(descriptors, ours))
         for name, pid in (("core", core), ("publisher", publisher.pid), ("subscriber", subscriber.pid)):
             results.singles[f"used descriptors, {name}"] = descriptors(pid)
             results.singles[f"used resident MB, {name}"] = resident_bytes(pid) / MB

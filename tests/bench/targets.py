@@ -272,7 +272,7 @@ TARGETS: Final[tuple[Ratio | Bound | Linear, ...]] = (
     Bound("idle: CPU of core, supervisor and gateways", "idle cpu permille", 0.5, "permille"),
     Bound("idle: memory of the core", "core resident MB", 60, "MB"),
     Bound("1,000 declared channels add", "declared added MB", 10, "MB"),
-    Bound("1,000 used channels: descriptors of all processes", "used descriptors", 4_000, "descriptors"),
+    Bound("1,000 used channels: descriptors of any process", "used descriptors", 4_000, "descriptors"),
     Linear("cost of a message against channels in use"),
     Linear("cost of a publish against subscribers"),
     Linear("cost of a message against its size"),

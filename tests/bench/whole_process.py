@@ -1,4 +1,6 @@
-"""Whole processes from a shell's point of view: ``towpath pub NAME x`` beside ``python -c pass``."""
+"""What belongs to no mechanism: ``towpath pub NAME x`` beside ``python -c pass`` as a shell sees them, and what
+the checksum of a received message costs by itself, which no mechanism can get below.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,15 @@ import statistics
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
+from typing import Final
 
+from tests.bench.load import Load
 from tests.bench.results import Results
 from tests.bench.site import Site
+
+CHECKSUM_REPEATS: Final = 200
 
 
 def seconds(command: list[str]) -> float:
@@ -17,6 +24,17 @@ def seconds(command: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
+
+
+def checksum_ns(size_bytes: int) -> float:
+    """What ``zlib.crc32`` takes for one payload, over different ones, as the receivers call it."""
+    payloads = Load("one-way", size_bytes, 0).payloads()
+    times = []
+    for _ in range(CHECKSUM_REPEATS):
+        began_ns = time.perf_counter_ns()
+        sum(map(zlib.crc32, payloads))
+        times.append((time.perf_counter_ns() - began_ns) / len(payloads))
+    return statistics.median(times)
 
 
 def measure(results: Results, site: Site, times: int) -> None:
@@ -30,4 +48,5 @@ def measure(results: Results, site: Site, times: int) -> None:
     pairs = [(seconds(publish), seconds(nothing)) for _ in range(times)]
     results.singles["pub ms"] = statistics.median(ours for ours, _ in pairs) * 1e3
     results.singles["pass ms"] = statistics.median(theirs for _, theirs in pairs) * 1e3
+    results.singles["crc32 of 64 B alone, ns"] = checksum_ns(64)
     results.singles["pub by pass"] = statistics.median(ours / theirs for ours, theirs in pairs)
