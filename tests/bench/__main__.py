@@ -20,6 +20,7 @@ import contextlib
 import datetime
 import gc
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -216,8 +217,9 @@ def run_here(options: argparse.Namespace) -> int:
     describe(results)
     began = time.monotonic()
     total_s = QUICK_S if options.quick else FULL_S
-    for index, placement in enumerate(options.placements, 1):
-        run_placement(options, results, placement, began + total_s * index / len(options.placements))
+    counts = [1 + sum(1 for _ in chosen_cases(options, placement)) for placement in options.placements]
+    for placement, done in zip(options.placements, itertools.accumulate(counts), strict=True):
+        run_placement(options, results, placement, began + total_s * done / sum(counts))
     run_parts(options, results)
     results.facts["load after"] = " ".join(f"{load:.2f}" for load in os.getloadavg())
     results.facts["seconds"] = round(time.monotonic() - began)

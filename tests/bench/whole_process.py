@@ -1,5 +1,5 @@
-"""What belongs to no mechanism: ``towpath pub NAME x`` beside ``python -c pass`` as a shell sees them, and what
-the checksum of a received message costs by itself, which no mechanism can get below.
+"""What belongs to no mechanism: ``towpath pub NAME x`` beside ``python -c pass`` as a shell sees them, and
+what the checksum of a received message costs by itself, which no mechanism can get below.
 """
 
 from __future__ import annotations
