@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.project.project_files import copy_checkout, own_files
+from tests.support.daemon import running_daemon
 
 BASE_DEPENDENCIES = ("protobuf", "shtab")
 
@@ -44,16 +45,21 @@ def build_wheel(source: Path, out: Path, **environment: str) -> Path:
     return wheel
 
 
+def copy_installed(name: str, site_packages: Path) -> None:
+    """Copy an installed distribution from the tests' environment."""
+    for file in metadata.files(name) or []:
+        if ".." not in file.parts:
+            (site_packages / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(str(file.locate()), site_packages / file)
+
+
 def install(wheel: Path, home: Path) -> Path:
     """Install a wheel beside nothing but its base dependencies; return the interpreter."""
     venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin" / "python"
     (site_packages,) = home.glob("lib/python3.*/site-packages")
     for name in BASE_DEPENDENCIES:
-        for file in metadata.files(name) or []:
-            if ".." not in file.parts:
-                (site_packages / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(str(file.locate()), site_packages / file)
+        copy_installed(name, site_packages)
     pip = [sys.executable, "-m", "pip", "--python", str(python)]
     # With its dependencies, from no index: that it succeeds shows that there are no others.
     run(*pip, "install", "-q", "--no-index", wheel, cwd=home)
@@ -111,17 +117,69 @@ def test_installed_wheel_has_the_extension_and_both_commands(wheel: Path, tmp_pa
         assert "usage:" in run(python.parent / command, "--help", cwd=tmp_path)
 
 
-def test_without_a_compiler_a_purely_remote_client_is_installed(sdist: Path, tmp_path: Path) -> None:
-    failing = tmp_path / "cc"
+@pytest.fixture(scope="module")
+def bare_wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that the sdist builds where there is no compiler."""
+    home = tmp_path_factory.mktemp("bare")
+    failing = home / "cc"
     failing.write_text("#!/bin/sh\nexit 1\n")
     failing.chmod(0o755)
-    (tmp_path / "wheel").mkdir()
+    (home / "wheel").mkdir()
     # A copy, since setuptools leaves what the other wheel's build compiled in the folder it built in.
-    source = shutil.copytree(sdist, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    wheel = build_wheel(source, tmp_path / "wheel", CC=str(failing), LDSHARED=str(failing))
-    with zipfile.ZipFile(wheel) as packed:
+    source = shutil.copytree(sdist, home / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    return build_wheel(source, home / "wheel", CC=str(failing), LDSHARED=str(failing))
+
+
+def test_without_a_compiler_a_purely_remote_client_is_installed(bare_wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(bare_wheel) as packed:
         assert not [name for name in packed.namelist() if name.endswith(".so")]
-    python = install(wheel, tmp_path / "home")
+    python = install(bare_wheel, tmp_path / "home")
     code = "import towpath, towpath.aio; print(callable(towpath.connect), callable(towpath.aio.connect))"
     assert run(python, "-c", code, cwd=tmp_path) == "True True\n"
     assert "usage:" in run(python.parent / "towpath", "--help", cwd=tmp_path)
+
+
+ROUND_TRIP = """
+import asyncio, importlib.util, sys, towpath, towpath.aio
+assert importlib.util.find_spec("towpath._ring") is None
+async def main(url, channel):
+    async with await towpath.aio.connect(url) as client, await client.subscribe(channel) as subscription:
+        await client.channel(channel).publish(b"asyncio")
+        print((await subscription.receive(timeout=20)).payload.decode())
+for url in sys.argv[1:]:
+    channel = "from." + url.partition(":")[0]
+    with towpath.connect(url) as client:
+        client.declare(channel)
+        with client.subscribe(channel) as subscription:
+            client.channel(channel).publish(b"sync")
+            print(subscription.receive(timeout=20).payload.decode())
+    asyncio.run(main(url, channel))
+"""
+
+
+def test_a_remote_client_works_without_the_extension(bare_wheel: Path, tmp_path: Path) -> None:
+    python = install(bare_wheel, tmp_path / "home")
+    (site_packages,) = (tmp_path / "home").glob("lib/python3.*/site-packages")
+    for name in ("grpcio", "typing_extensions", "pyzmq"):
+        copy_installed(name, site_packages)
+    (tmp_path / "daemon").mkdir()
+    with running_daemon(tmp_path / "daemon") as daemon:
+        urls = [f"grpc://{daemon.endpoint('grpc', 'listen')}"]
+        urls.append(daemon.endpoint("zeromq", "rpc").replace("tcp://", "zmq://"))
+        assert run(python, "-c", ROUND_TRIP, *urls, cwd=tmp_path) == 2 * "sync\nasyncio\n"
+
+
+@pytest.mark.parametrize("carrier", ["grpc", "zmq"])
+def test_a_carrier_whose_package_is_missing_is_named_with_its_extra(
+    bare_wheel: Path, tmp_path: Path, carrier: str
+) -> None:
+    python = install(bare_wheel, tmp_path / "home")
+    code = f"""
+import asyncio, towpath, towpath.aio
+for connect in (towpath.connect, lambda url: asyncio.run(towpath.aio.connect(url))):
+    try:
+        connect("{carrier}://127.0.0.1:1")
+    except towpath.errors.NotSupported as error:
+        print(error.hint)
+"""
+    assert run(python, "-c", code, cwd=tmp_path) == 2 * f"pip install 'towpath[{carrier}]'\n"

@@ -21,8 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
+
+# Otherwise gRPC starts threads of its own in a forked child, which crash it now and then (seen with 1.85: one
+# child in six). gRPC reads it once, when it is first used; a program that wants it says so itself.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -139,10 +144,9 @@ class GrpcConnection:
 
     async def close(self) -> None:
         self._fail(ConnectionLost("the connection was closed", hint=""))
-        self._watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watching
         await self._channel.close()
+        # It ends with the channel. Until then gRPC has events for this loop, which may be closed next.
+        await asyncio.wait((self._watching,))
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:

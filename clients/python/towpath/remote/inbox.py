@@ -107,7 +107,7 @@ class Inbox:
                 time_ns=times[index],
                 channel=channel,
                 headers_raw=raw[index] if raw else b"",
-                **({"missed": missed} if missed else {}),
+                missed=missed,
             )
             missed = 0
             self._messages.append(message)
