@@ -52,6 +52,20 @@ def test_a_tap_shows_a_line_for_each_message(client: library.Client, channel: st
     assert lines[2].endswith(r" 9 B grün\x1b[2J")
 
 
+def test_a_pattern_follows_channels_that_come_later(
+    client: library.Client, channel: str, start: Start, tmp_path: Path
+) -> None:
+    tap = start("tap", f"{channel}.>", "--record", str(tmp_path / "file"), "--count", "2")
+    until((tmp_path / "file").exists, "it has subscribed")
+    for level in ("a", "b.c"):
+        client.declare(f"{channel}.{level}")
+        client.channel(f"{channel}.{level}").publish(level.encode())
+    assert output(tap)[0] == 0
+    with open(tmp_path / "file", "rb") as file:
+        batches = {batch.channel: list(batch.payloads) for batch in Recording(file)}
+    assert batches == {f"{channel}.a": [b"a"], f"{channel}.b.c": [b"b.c"]}
+
+
 def test_json_has_the_whole_message(client: library.Client, channel: str, start: Start) -> None:
     tap = start("tap", channel, "--count", "1", "--json", "--quiet")
     subscribed(client, channel)
@@ -153,6 +167,11 @@ def _batches(data: bytes) -> int:
     return len(list(Recording(io.BytesIO(data)))) if data else 0
 
 
+def _recorded(path: Path) -> int:
+    """The same of a file that the recorder may not have made yet."""
+    return _batches(path.read_bytes()) if path.exists() else 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_the_recorder_what_it_wrote_is_usable(
     client: library.Client, channel: str, start: Start, tmp_path: Path, number: int
@@ -161,7 +180,7 @@ def test_whatever_ends_the_recorder_what_it_wrote_is_usable(
     tap = record(client, channel, start, path, count=10**9)
     with client.publisher(channel) as publisher:
         publisher.publish(b"kept")
-        until(lambda: _batches(path.read_bytes()) == 1, "the message is in the file")
+        until(lambda: _recorded(path) == 1, "the message is in the file")
         tap.send_signal(number)
         assert output(tap)[0] == -number
     with open(path, "ab") as file:
