@@ -95,6 +95,7 @@ _NOTICES: Final = (
     "source_added",
     "source_gone",
     "source_detached",
+    "source_excluded",
     "reader_added",
     "reader_gone",
     "subscription_ended",
