@@ -200,9 +200,7 @@ def allocate_ids(count: int) -> Call[tuple[int, int]]:
     )
 
 
-def publish(
-    channel: str, payloads: Sequence[bytes], headers_raw: bytes = b""
-) -> Call[tuple[int, int, int]]:
+def publish(channel: str, payloads: Sequence[bytes], headers_raw: bytes = b"") -> Call[tuple[int, int, int]]:
     """Publish over the connection: 1 to 10,000 payloads, all with the same headers. The answer is the source,
     the first seq and the count.
     """

@@ -415,7 +415,7 @@ def watch_event_from_proto(response: registry_pb2.WatchResponse) -> model.WatchE
         channel = channel_from_proto(getattr(response, kind))
     elif kind in ("binding_created", "binding_deleted"):
         binding = binding_from_proto(getattr(response, kind))
-    return model.WatchEvent(cast(model.WatchKind, kind or "current"), response.revision, channel, binding)
+    return model.WatchEvent(kind or "current", response.revision, channel, binding)
 
 
 def watch_event_to_proto(event: model.WatchEvent) -> registry_pb2.WatchResponse:

@@ -55,7 +55,7 @@ def test_every_deviation_is_asserted_by_some_case_and_no_case_knows_others() -> 
                 and node.func.attr == "deviates"
             ):
                 (name,) = node.args
-                assert isinstance(name, ast.Constant)
+                assert isinstance(name, ast.Constant) and isinstance(name.value, str)
                 asked.add(name.value)
     assert asked == set(DEVIATIONS)
 
