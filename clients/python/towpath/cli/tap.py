@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TAKEN_COUNT_MAX: Final = 1024
 TAKEN_BYTES_MAX: Final = 1 << 20
-SHOWN_PER_TURN: Final = 64
+SHOWN_PER_TURN: Final = 8
 """Of a flood, so many of those taken at once are shown; showing all would make it wait."""
 PENDING_BYTES_MAX: Final = 256 << 10
 """Output that its reader has not taken; above it nothing more is shown."""
