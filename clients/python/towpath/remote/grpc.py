@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 # Otherwise gRPC starts threads of its own in a forked child, which crash it now and then (seen with 1.85: one
@@ -62,6 +62,8 @@ RESPONSE_BYTES_MAX: Final = (256 << 20) + (1 << 20)
 STREAM_BYTES: Final = 1 << 20
 CLOSE_S: Final = 1.0
 """How long leaving a channel waits for the gateway's word."""
+SHUTDOWN_S: Final = 0.2
+"""How long closing a connection waits for gRPC to let go of the event loop."""
 
 _OPTIONS: Final = (
     # Another channel's view of the address, its back-off above all, is not ours.
@@ -145,26 +147,41 @@ class GrpcConnection:
     async def close(self) -> None:
         self._fail(ConnectionLost("the connection was closed", hint=""))
         await self._channel.close()
-        # It ends with the channel. Until then gRPC has events for this loop, which may be closed next.
-        await asyncio.wait((self._watching,))
+        # It ends with the channel, unless somebody keeps a call; until then gRPC has an event for this loop,
+        # which may be closed next.
+        await asyncio.wait((self._watching,), timeout=SHUTDOWN_S)
+        self._watching.cancel()
 
-    @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Raise gRPC's errors as Towpath's, and note when they mean that the connection has broken."""
+    def begin(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Begin a call.
+
+        Raises:
+            ConnectionLost: the connection is closed.
+        """
         try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error.code(), error.details(), error.trailing_metadata()) from None
+            return method(*arguments, **options)
         except grpc.aio.UsageError:
             raise ConnectionLost("the connection was closed", hint="") from None
+
+    async def settled(self, work: Awaitable[T]) -> T:
+        """Await something of gRPC's; raise its errors as Towpath's, and note a connection that has broken."""
+        try:
+            return await work
+        except grpc.aio.AioRpcError as error:
+            failure = self._error(error.code(), error.details(), error.trailing_metadata())
+        except grpc.aio.UsageError:
+            failure = ConnectionLost("the connection was closed", hint="")
+        except DecodeError:
+            failure = ProtocolViolation("a response cannot be decoded")
         except asyncio.CancelledError:
             # gRPC raises it too, in whoever waits for a call of a channel that is closed.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise ConnectionLost("the connection was closed", hint="") from None
-        except DecodeError:
-            raise ProtocolViolation("a response cannot be decoded") from None
+            failure = ConnectionLost("the connection was closed", hint="")
+        # Whoever keeps the error must not keep the call with it, which would keep the channel open.
+        del work
+        raise failure
 
     async def read(self, call: Any) -> Any:
         """Return a stream's next response.
@@ -173,11 +190,10 @@ class GrpcConnection:
             Cancelled: it has ended well.
             TowpathError: it has ended otherwise.
         """
-        with self.translated():
-            response = await call.read()
-            if response is grpc.aio.EOF:
-                raise await self.reason(call)
-            return response
+        response = await self.settled(call.read())
+        if response is grpc.aio.EOF:
+            raise await self.reason(call)
+        return response
 
     async def reason(self, call: Any) -> TowpathError:
         """Say why a stream has ended."""
@@ -214,11 +230,10 @@ class GrpcConnection:
         method = getattr(self._registry, name, None)
         if method is None:
             raise NotSupported(f"{call.request} exists on the UNIX socket only")
-        with self.translated():
-            return call.decode(await method(call.body, timeout=timeout_s))
+        return call.decode(await self.settled(self.begin(method, call.body, timeout=timeout_s)))
 
     async def subscribe(self, channel: str, held: int) -> GrpcBatches:
-        batches = GrpcBatches(self, self._channels.Subscribe(), channel)
+        batches = GrpcBatches(self, self.begin(self._channels.Subscribe), channel)
         try:
             await batches.wait_subscribed()
         except BaseException:
@@ -230,7 +245,7 @@ class GrpcConnection:
         return GrpcPublication(self, self._channels.PublishStream, channel)
 
     async def watch(self) -> GrpcChanges:
-        return GrpcChanges(self, self._registry.Watch(WatchRequest()))
+        return GrpcChanges(self, self.begin(self._registry.Watch, WatchRequest()))
 
 
 class GrpcBatches:
@@ -243,8 +258,7 @@ class GrpcBatches:
 
     async def wait_subscribed(self) -> None:
         """Wait until nothing published from now on is missed."""
-        with self._connection.translated():
-            await self._call.write(SubscribeRequest(channel=self._channel))
+        await self._connection.settled(self._call.write(SubscribeRequest(channel=self._channel)))
         if not (await self._receive()).HasField("subscribed"):
             raise ProtocolViolation("a subscription began without its first response")
 
@@ -282,15 +296,14 @@ class GrpcPublication:
 
     async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> tuple[int, int]:
         request = PublishStreamRequest(payloads=payloads, headers=headers)
-        with self._connection.translated():
-            if self._call is None:
-                self._call = self._method()
-                request.channel = self._channel
-            try:
-                await self._call.write(request)
-            except asyncio.InvalidStateError:
-                # The stream had ended before; how, its status says.
-                raise await self._connection.reason(self._call) from None
+        if self._call is None:
+            self._call = self._connection.begin(self._method)
+            request.channel = self._channel
+        try:
+            await self._connection.settled(self._call.write(request))
+        except asyncio.InvalidStateError:
+            # The stream had ended before; how, its status says.
+            raise await self._connection.reason(self._call) from None
         response = await self._connection.read(self._call)
         return response.source, response.first_seq
 
@@ -298,9 +311,9 @@ class GrpcPublication:
         if self._call is None:
             return
         # The status comes when the gateway has given the source up.
-        with contextlib.suppress(TimeoutError, TowpathError), self._connection.translated():
+        with contextlib.suppress(TimeoutError, TowpathError, asyncio.InvalidStateError):
             async with asyncio.timeout(CLOSE_S):
-                await self._call.done_writing()
+                await self._connection.settled(self._call.done_writing())
                 await self._call.code()
         self._call.cancel()
 
