@@ -9,7 +9,7 @@ import pytest
 from towpath import errors
 
 
-@pytest.mark.parametrize("options", [{"kind": "queue"}, {"durable": True}, {"overflow": "drop"}])
+@pytest.mark.parametrize("options", [{"kind": "queue"}, {"durable": True}])
 def test_what_is_not_built_yet_is_said_plainly(client: Any, name: str, options: dict[str, Any]) -> None:
     with pytest.raises(errors.NotSupported):
         client.declare(name, **options)

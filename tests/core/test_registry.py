@@ -30,7 +30,6 @@ from towpath_broker.core.commands import (
     Direction,
     Kind,
     Order,
-    Overflow,
     StatedOptions,
 )
 from towpath_broker.core.ids import BindingId
@@ -94,7 +93,6 @@ def test_conflict_names_each_option_with_both_values() -> None:
         ("a", {"kind": Kind.STATE}, NotSupported, "kind=state"),
         ("a", {"kind": Kind.SERVICE}, NotSupported, "kind=service"),
         ("a", {"durable": True}, NotSupported, "durable=true"),
-        ("a", {"overflow": Overflow.DROP}, NotSupported, "overflow=drop"),
         ("a", {"history": 65_537}, InvalidArgument, "history is 0 to 65536"),
         ("a", {"history": -1}, InvalidArgument, "history cannot be -1"),
         ("a", {"stall_ms_max": 86_400_001}, InvalidArgument, "stall_ms_max is 0 to 86400000"),

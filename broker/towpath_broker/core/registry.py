@@ -17,10 +17,9 @@ Not here: who publishes or subscribes (``channels``), how bindings fare (``repor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum, IntEnum, auto
-from typing import Final
 
 from towpath.bindings import check_options, parse_options, parse_url, place_key
 from towpath.errors import (
@@ -44,20 +43,12 @@ from .commands import (
     DeleteBinding,
     Direction,
     Kind,
-    Order,
-    Overflow,
     StatedOptions,
     UndeclareChannel,
 )
 from .ids import BindingId
 from .limits import HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .quotas import Tally
-
-ORDERS_BUILT: Final = (Order.SOURCE, Order.TOTAL)
-"""What ``order`` may be."""
-
-OVERFLOWS_BUILT: Final = (Overflow.BLOCK,)
-"""What ``overflow`` may be."""
 
 DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBinding
 
@@ -384,21 +375,12 @@ def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
             raise LimitExceeded(
                 f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
             )
-    _check_built("kind", options.kind, (Kind.TOPIC,))
+    if options.kind not in (None, Kind.TOPIC):
+        raise NotSupported(f"kind={_told(options.kind)} comes in a later version", hint="kind may be topic")
     if options.durable:
         raise NotSupported("durable=true comes in a later version", hint="durable may be false")
-    _check_built("overflow", options.overflow, OVERFLOWS_BUILT)
-    _check_built("order", options.order, ORDERS_BUILT)
     _check_range("history", options.history, HISTORY_MAX)
     _check_range("stall_ms_max", options.stall_ms_max, STALL_MS_LIMIT)
-
-
-def _check_built(name: str, value: IntEnum | None, built: Sequence[IntEnum]) -> None:
-    if value is not None and value not in built:
-        raise NotSupported(
-            f"{name}={_told(value)} comes in a later version",
-            hint=f"{name} may be {', '.join(map(_told, built))}",
-        )
 
 
 def _check_range(name: str, value: int | None, maximum: int) -> None:

@@ -110,6 +110,28 @@ class Writer:
             history: how many messages a late reader may ask for, 0 to 65536.
         """
 
+    @classmethod
+    def recover(cls, fd: int, /) -> Writer:
+        """Go on writing a ring whose process has died: seq, history and readers' messages as they were.
+
+        Attach its readers again, and install, before publishing; until then nothing is overwritten that the
+        dead writer had not given up. Only one process may do this, and only when the old one is dead.
+
+        Args:
+            fd: descriptor from ``keep``; stays the caller's, may be closed afterwards.
+
+        Raises:
+            RingError: the descriptor is not such a one; the ring was closed, or holds no run of records.
+        """
+
+    def keep(self) -> int:
+        """Give a new descriptor of the ring that is open for writing too, for ``recover`` by who goes on when
+        this process has died. Only for somebody who is trusted like this process; the caller owns it."""
+
+    def last_origin(self) -> tuple[int, int] | None:
+        """Origin (source, seq) of the newest message; None when it has none. After ``recover``, before
+        publishing anything: tell it to ``Reader.pass_over``."""
+
     @property
     def source(self) -> int: ...
     @property
@@ -226,6 +248,15 @@ class Writer:
             MessageTooLarge: nothing was published.
         """
 
+    def try_publish_from(
+        self, payload: Buffer, headers: bytes | None, origin_source: int, origin_seq: int
+    ) -> int:
+        """``try_publish`` on behalf of somebody else: the message says who published it first.
+
+        Args:
+            origin_source: above 0. origin_seq: its number there.
+        """
+
     def try_publish_many(
         self,
         payloads: Sequence[Buffer],
@@ -307,8 +338,28 @@ class Reader:
             slots: sources it can read at a time, 1 to 4096.
         """
 
+    @classmethod
+    def recover(cls, fd: int, /) -> Reader:
+        """Go on with the control page of a reader whose process has died. ``add`` its sources again, each at
+        its slot, with "cursor". Only one process may do this, and only when the old one is dead.
+
+        Args:
+            fd: descriptor from ``keep``; stays the caller's, may be closed afterwards.
+
+        Raises:
+            RingError: the descriptor is not such a one.
+        """
+
+    def keep(self) -> int:
+        """Give a new descriptor of the control page that is open for writing too, for ``recover``; see
+        ``Writer.keep``."""
+
     @property
     def reader(self) -> int: ...
+    @property
+    def lost(self) -> int:
+        """The sum of ``missed`` over all messages given so far: how many were lost to overflow = drop."""
+
     @property
     def pending_bytes(self) -> int:
         """Bytes published and not received yet, over all sources, record headers included. O(sources)."""
@@ -322,7 +373,7 @@ class Reader:
         slot: int,
         source: int,
         channel: str,
-        start: Start,
+        start: Start | Literal["cursor"],
         doorbell_fd: int = -1,
     ) -> None:
         """Read this ring too; a sleeping ``receive`` takes it up.
@@ -335,15 +386,21 @@ class Reader:
             slot: the slot of this control page that the core assigned.
             source: the ring's source; must be the one in its header.
             channel: given to each message.
-            start: where to begin. "history" of a ring that keeps none is "tail".
+            start: where to begin. "history" of a ring that keeps none is "tail". "cursor", after
+                ``recover``: where this slot's cursor is.
             doorbell_fd: a UNIX socket to ring when its writer waits for room by doorbell
                 (``Writer.arm_room``), or -1; duplicated, stays the caller's.
 
         Raises:
             RingError: a descriptor is not what it must be; the slot is outside the page or taken; the source
                 is being read already; "start" although the start of the ring is overwritten (overflow =
-                block; with drop, the messages missed are counted instead).
+                block; with drop, the messages missed are counted instead); "cursor" although the slot has
+                none of this source.
         """
+
+    def pass_over(self, source: int, seq: int) -> bool:
+        """``pump`` is to pass over this source's messages up to ``seq``: a pump that died had published them.
+        Kept in the control page while the source has its slot. False when no slot is this source's."""
 
     def exclude(self, origin_source: int, /) -> None:
         """Pass over messages that this source published first (``Message.origin_source``).
@@ -441,6 +498,22 @@ class GenerationTable:
 
     def close(self) -> None:
         """Release the table; those who mapped it keep their mapping. Idempotent."""
+
+def pump(reader: Reader, writer: Writer, count_max: int = 256, bytes_max: int = 1 << 20) -> int:
+    """Move messages from a reader's sources, in turn, to a writer's ring, without waiting.
+
+    They keep headers and time, and have the source and seq that they came from as their origin. Messages of a
+    source are published before its cursor is moved past them, and those before any of the next source: so
+    after a crash at most those of the newest message's origin are in both (``Writer.last_origin``,
+    ``Reader.pass_over``). A message too large for the writer's ring is its source's violation.
+
+    Args:
+        count_max: the most messages. bytes_max: about the most bytes of headers and payloads.
+
+    Returns:
+        How many were moved; 0 when there is nothing; and when none was moved because of it, -1 for a full
+        ring of the writer, -2 for a generation that changed. What was not moved stays where it is.
+    """
 
 def set_headers_decoder(decoder: Callable[[bytes], Headers], empty: Headers, /) -> None:
     """Set what ``Message.headers`` calls with ``headers_raw`` (never empty), and what it gives when there

@@ -7,15 +7,9 @@
  */
 #include "_ring_module.h"
 
-typedef struct {
-    PyObject_HEAD
-    struct tpr_reader ring; /* the tag of each source is its channel, a str that we own */
-    int is_made;            /* `ring` needs closing */
-    int is_open;            /* the user has not closed it */
-    uint32_t notified, notified_seen;
-} ReaderObject;
+PyTypeObject *tp_reader_type;
 
-static int reader_usable(ReaderObject *self) {
+int tp_reader_usable(ReaderObject *self) {
     if (!self->is_open) {
         PyErr_SetString(PyExc_ValueError, "the reader is closed");
         return 0;
@@ -39,6 +33,24 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!self)
         return NULL;
     int code = tpr_reader_open(&self->ring, reader, slots);
+    if (code != TPR_OK) {
+        tp_raise(code);
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->is_made = self->is_open = 1;
+    return (PyObject *)self;
+}
+
+/* Reader.recover(fd). */
+static PyObject *reader_recover(PyTypeObject *type, PyObject *value) {
+    int fd;
+    if (tp_int(value, "fd", &fd) < 0)
+        return NULL;
+    ReaderObject *self = (ReaderObject *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    int code = tpr_reader_recover(&self->ring, fd);
     if (code != TPR_OK) {
         tp_raise(code);
         Py_DECREF(self);
@@ -74,9 +86,16 @@ static PyObject *reader_close(ReaderObject *self, PyObject *Py_UNUSED(ignored)) 
 }
 
 static PyObject *reader_share(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!reader_usable(self))
+    if (!tp_reader_usable(self))
         return NULL;
     int fd = tpr_reader_share(&self->ring);
+    return fd < 0 ? tp_raise(fd) : PyLong_FromLong(fd);
+}
+
+static PyObject *reader_keep(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!tp_reader_usable(self))
+        return NULL;
+    int fd = tpr_reader_keep(&self->ring);
     return fd < 0 ? tp_raise(fd) : PyLong_FromLong(fd);
 }
 
@@ -90,7 +109,7 @@ static PyObject *reader_add(ReaderObject *self, PyObject *const *args, Py_ssize_
     uint64_t source;
     uint32_t slot;
     int fd, doorbell_fd = -1;
-    if (!reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+    if (!tp_reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
         tp_int(value[0], "ring_fd", &fd) < 0 || tp_uint32(value[1], "slot", &slot) < 0 ||
         tp_uint64(value[2], "source", &source) < 0 || tp_start(value[4], &start) < 0 ||
         (value[5] && tp_int(value[5], "doorbell_fd", &doorbell_fd) < 0))
@@ -108,16 +127,27 @@ static PyObject *reader_add(ReaderObject *self, PyObject *const *args, Py_ssize_
 
 static PyObject *reader_exclude(ReaderObject *self, PyObject *value) {
     uint64_t origin;
-    if (!reader_usable(self) || tp_uint64(value, "origin_source", &origin) < 0)
+    if (!tp_reader_usable(self) || tp_uint64(value, "origin_source", &origin) < 0)
         return NULL;
     if (tpr_reader_exclude(&self->ring, origin) != TPR_OK)
         return PyErr_Format(PyExc_ValueError, "a reader leaves out %u origins at most", TPR_EXCLUDES_MAX);
     Py_RETURN_NONE;
 }
 
+static PyObject *reader_pass_over(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"source", "seq"};
+    static const struct tp_signature signature = {"pass_over", names, 2, 2};
+    PyObject *value[2];
+    uint64_t source, seq;
+    if (!tp_reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_uint64(value[0], "source", &source) < 0 || tp_uint64(value[1], "seq", &seq) < 0)
+        return NULL;
+    return PyBool_FromLong(tpr_reader_pass_over(&self->ring, source, seq));
+}
+
 static PyObject *reader_finish(ReaderObject *self, PyObject *value) {
     uint64_t source;
-    if (!reader_usable(self) || tp_uint64(value, "source", &source) < 0)
+    if (!tp_reader_usable(self) || tp_uint64(value, "source", &source) < 0)
         return NULL;
     tpr_reader_finish(&self->ring, source);
     Py_RETURN_NONE;
@@ -126,7 +156,7 @@ static PyObject *reader_finish(ReaderObject *self, PyObject *value) {
 static PyObject *reader_remove(ReaderObject *self, PyObject *value) {
     uint64_t source;
     void *tag = NULL;
-    if (!reader_usable(self) || tp_uint64(value, "source", &source) < 0)
+    if (!tp_reader_usable(self) || tp_uint64(value, "source", &source) < 0)
         return NULL;
     if (tpr_reader_remove(&self->ring, source, &tag))
         Py_DECREF((PyObject *)tag);
@@ -134,7 +164,7 @@ static PyObject *reader_remove(ReaderObject *self, PyObject *value) {
 }
 
 static PyObject *reader_sources(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!reader_usable(self))
+    if (!tp_reader_usable(self))
         return NULL;
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list && i < self->ring.count; i++) {
@@ -155,7 +185,7 @@ static PyObject *reader_news_of(const struct tpr_source *source) {
 
 /* The sources in `state` that were not told yet. */
 static PyObject *reader_take(ReaderObject *self, enum tpr_source_state state) {
-    if (!reader_usable(self))
+    if (!tp_reader_usable(self))
         return NULL;
     tpr_reader_look(&self->ring); /* the caller need not receive for a source to become drained */
     PyObject *list = PyList_New(0);
@@ -274,7 +304,7 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
     }
     uint64_t deadline_ns = 0;
     for (;;) {
-        if (!reader_usable(self))
+        if (!tp_reader_usable(self))
             return NULL;
         PyObject *list = reader_pass(self, count_max, bytes_max);
         if (!list || PyList_GET_SIZE(list) || timeout_ns == 0)
@@ -304,7 +334,7 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
 }
 
 static PyObject *reader_notify(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!reader_usable(self))
+    if (!tp_reader_usable(self))
         return NULL;
     self->notified++;
     tpr_reader_notify(&self->ring);
@@ -312,7 +342,7 @@ static PyObject *reader_notify(ReaderObject *self, PyObject *Py_UNUSED(ignored))
 }
 
 static int reader_may_arm(ReaderObject *self) {
-    if (!reader_usable(self))
+    if (!tp_reader_usable(self))
         return 0;
     if (self->ring.is_waiting) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is waiting in this reader");
@@ -341,24 +371,32 @@ static PyObject *reader_get_reader(ReaderObject *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *reader_get_pending_bytes(ReaderObject *self, void *Py_UNUSED(closure)) {
-    if (!reader_usable(self))
+    if (!tp_reader_usable(self))
         return NULL;
     return PyLong_FromUnsignedLongLong(tpr_reader_pending_bytes(&self->ring));
 }
 
+static PyObject *reader_get_lost(ReaderObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->ring.lost);
+}
+
 static PyGetSetDef reader_getters[] = {
     {"reader", (getter)reader_get_reader, NULL, "The subscription this control page belongs to.", NULL},
+    {"lost", (getter)reader_get_lost, NULL, "Messages missed so far, of all sources.", NULL},
     {"pending_bytes", (getter)reader_get_pending_bytes, NULL, "Bytes published and not received yet.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 #define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 static PyMethodDef reader_methods[] = {
+    {"recover", TP_METHOD(reader_recover), METH_O | METH_CLASS, "Go on with the control page of a dead reader."},
+    {"keep", TP_METHOD(reader_keep), METH_NOARGS, "A new O_RDWR descriptor, for recover(); owned by the caller."},
     {"share", TP_METHOD(reader_share), METH_NOARGS, "A new O_RDONLY descriptor, owned by the caller."},
     {"add", TP_METHOD(reader_add), TP_KEYWORDS, "Read this ring too."},
     {"finish", TP_METHOD(reader_finish), METH_O, "The source's writer is gone: read on to its tail."},
     {"remove", TP_METHOD(reader_remove), METH_O, "Let go of a source."},
     {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
+    {"pass_over", TP_METHOD(reader_pass_over), TP_KEYWORDS, "A dead pump had published these already."},
     {"exclude", TP_METHOD(reader_exclude), METH_O, "Pass over messages that this source published first."},
     {"take_detached", TP_METHOD(reader_take_detached), METH_NOARGS,
      "Sources whose writer waits for us no more; each is told once."},
@@ -386,8 +424,6 @@ static PyType_Spec reader_spec = {"towpath._ring.Reader", sizeof(ReaderObject), 
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, reader_slots};
 
 int tp_add_reader(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&reader_spec);
-    int result = type ? PyModule_AddObjectRef(module, "Reader", type) : -1;
-    Py_XDECREF(type);
-    return result;
+    tp_reader_type = (PyTypeObject *)PyType_FromSpec(&reader_spec);
+    return tp_reader_type ? PyModule_AddObjectRef(module, "Reader", (PyObject *)tp_reader_type) : -1;
 }

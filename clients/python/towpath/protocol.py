@@ -28,20 +28,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from towpath import calls, convert, wire
+from towpath import calls, convert, model, wire
 from towpath.errors import (
     ChannelUndeclared,
     ConnectionLost,
     MessageTooLarge,
     NotSupported,
     ProtocolViolation,
+    SlowConsumer,
     SourceNotFound,
     TowpathError,
     VersionMismatch,
 )
-from towpath.names import check_name, check_pattern, is_pattern
+from towpath.names import check_pattern, is_pattern
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame
+from towpath.waiting import FOREVER
 
 if TYPE_CHECKING:
     from towpath import _ring
@@ -67,6 +69,10 @@ TROUBLES_MAX: Final = 256
 
 IDS_PER_REQUEST: Final = 1024
 
+LOOK_NS_MIN: Final = 1_000_000
+LOOK_NS_MAX: Final = 500_000_000
+"""How often a publisher that waits for room looks who is in its way; the ring wants a look a second."""
+
 Handler = Callable[[Frame | TowpathError], None]
 """Gets the answer of a call: its frame, or why there is none."""
 
@@ -90,22 +96,37 @@ class SourceState:
     Attributes:
         ended: why nothing more can be published, or None.
         orphans: readers of before a reconnection that have not come back yet.
+        stall_ns: how long a reader may hold the ring full without moving; 0 for ever.
+        wake: makes a publisher that waits for room look again; set by the client that owns this.
     """
 
-    def __init__(self, channel: str, source: int, origin: str, ring_bytes: int) -> None:
-        self.channel = channel
+    def __init__(self, channel: model.ChannelInfo, source: int, origin: str) -> None:
+        self.channel = channel.name
         self.source = source
         self.origin = origin
-        self.writer = _ring.Writer(source, ring_bytes)
+        self.stall_ns = channel.stall_ms_max * 1_000_000
+        self.writer = _ring.Writer(
+            source, channel.ring_bytes, overflow=channel.overflow, history=channel.history
+        )
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
         self.orphans: set[int] = set()
+        self.wake: Callable[[], None] = self.writer.notify
+
+    @property
+    def look_ns(self) -> int:
+        """How long to wait for room before looking who is in the way."""
+        return max(LOOK_NS_MIN, min(LOOK_NS_MAX, self.stall_ns // 4)) if self.stall_ns else FOREVER
+
+    def stalled_reader(self) -> int | None:
+        """A reader that has held the ring full for too long, without moving."""
+        return self.writer.stalled_reader(self.stall_ns) if self.stall_ns else None
 
     def end(self, error: TowpathError) -> None:
         """Nothing more can be published; who waits for room is woken."""
         if self.ended is None:
             self.ended = error
-            self.writer.notify()
+            self.wake()
 
     def refusal(self, error: ValueError, done: int = 0, count: int = 1) -> Exception:
         """What a publisher is told for what the ring refused: a message too large, or a ring that was
@@ -130,6 +151,7 @@ class ReaderState:
         following: sources whose rings are not drained yet.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
+        overtaken: sources whose ring showed that they went on without us, before the core said so.
         troubles: what the program must be told once, although the subscription goes on.
         wake: makes a waiting receive look again; set by the client that owns this.
     """
@@ -147,6 +169,7 @@ class ReaderState:
         self.following: set[int] = set()
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()
+        self.overtaken: set[int] = set()
         self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
         self.wake: Callable[[], None] = self.reader.notify
 
@@ -220,6 +243,7 @@ class ClientProtocol:
     def connection_lost(self, error: TowpathError | None = None) -> None:
         """Everything that waits for an answer gets ``error``; sources and readers live on."""
         self.welcome = None
+        self.deadline_ns = None  # while there is no core nobody can come back, and nobody is late
         self._outgoing.clear()
         self._streams.clear()
         pending, self._pending = self._pending, {}
@@ -341,16 +365,15 @@ class ClientProtocol:
     # ---- sources and readers ----
 
     def new_source(
-        self, channel: str, origin: str, ring_bytes: int
+        self, channel: model.ChannelInfo, origin: str
     ) -> tuple[SourceState, calls.Call[tuple[int, int]]]:
         """Make a ring, and the call that attaches it; ``source_attached`` or ``forget_source`` must
         follow.
         """
         require_ring()
-        check_name(channel)
-        state = SourceState(channel, self._take_id(), origin, ring_bytes)
+        state = SourceState(channel, self._take_id(), origin)
         self.sources[state.source] = state
-        return state, calls.attach_source(channel, state.source, origin=origin)
+        return state, calls.attach_source(channel.name, state.source, origin=origin)
 
     def source_attached(self, state: SourceState, cell: tuple[int, int]) -> None:
         """The core has answered: from now on the writer looks at the generation."""
@@ -398,13 +421,23 @@ class ClientProtocol:
             self.forget_reader(reader, why)
 
     def tend(self, state: ReaderState) -> None:
-        """Let go of sources that are drained, and of those that broke their ring. Call it when a receive
-        gave nothing.
+        """Let go of sources that are drained, of those that broke their ring, and of those that went on
+        without us. Call it when a receive gave nothing.
         """
         if state.id not in self.readers:
             return
         for source, why in state.reader.take_violations():
             _log.warning("source %d of channel %s is dropped: %s", source, state.channel, why)
+            self._stop_following(state, source)
+        for source in state.reader.take_detached():
+            state.overtaken.add(source)
+            state.troubles.append(
+                SlowConsumer(
+                    f"this subscription was too slow for publisher {source} of {state.channel!r},"
+                    " which went on without it",
+                    hint="what was not read of that publisher is lost; subscribe again to follow it again",
+                )
+            )
             self._stop_following(state, source)
         for source in state.reader.take_drained():
             self._stop_following(state, source)
@@ -418,6 +451,7 @@ class ClientProtocol:
     def _release(self, state: ReaderState, source: int) -> None:
         state.gone.discard(source)
         state.unconfirmed.discard(source)
+        state.overtaken.discard(source)
         if state.slots.pop(source, None) is not None:
             self.call_and_forget(calls.release_slot(state.id, source))
 
@@ -461,7 +495,7 @@ class ClientProtocol:
                 if isinstance(answer, TowpathError):
                     raise answer
                 self.source_attached(state, call.result(answer))
-                state.writer.notify()
+                state.wake()
             except TowpathError as error:
                 state.end(error)
 
@@ -490,7 +524,7 @@ class ClientProtocol:
                 source.writer.detach(reader)
             if source.orphans:
                 source.orphans = set()
-                source.writer.notify()
+                source.wake()
         for state in self.readers.values():
             lost, state.unconfirmed = state.unconfirmed, set()
             for each in lost:
@@ -531,6 +565,7 @@ class ClientProtocol:
             return
         state.unconfirmed.discard(notice.source)
         state.gone.discard(notice.source)
+        state.overtaken.discard(notice.source)
         state.slots[notice.source] = notice.slot
         if notice.source in state.following:
             return
@@ -563,7 +598,8 @@ class ClientProtocol:
         state = self.readers.get(notice.reader)
         if state is None or notice.source not in state.slots:
             return
-        state.troubles.append(convert.error_from_proto(notice.error))
+        if notice.source not in state.overtaken:
+            state.troubles.append(convert.error_from_proto(notice.error))
         state.gone.add(notice.source)
         self._stop_following(state, notice.source)
         state.wake()
@@ -586,7 +622,7 @@ class ClientProtocol:
         if state is not None:
             state.orphans.discard(notice.reader)
             state.writer.detach(notice.reader)
-            state.writer.notify()
+            state.wake()
 
 
 def _start(notice: frame_pb2.SourceAdded | frame_pb2.ReaderAdded) -> Literal["start", "history", "tail"]:

@@ -15,6 +15,9 @@ Buffer = bytes | bytearray | memoryview
 CALL_TIMEOUT_S: Final = 10.0
 """How long a registry call waits for its answer, unless told otherwise."""
 
+PART_TIMEOUT_S: Final = 1.0
+"""How long a publisher waits for the daemon to part it from a subscriber that stalled."""
+
 RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 2.0
 FOREVER: Final = -1
@@ -40,6 +43,13 @@ def deadline_ns(timeout: float | None) -> int | None:
 def remaining_ns(deadline: int | None) -> int:
     """What is left until a deadline: 0 when it is over, ``FOREVER`` when there is none."""
     return FOREVER if deadline is None else max(0, deadline - time.monotonic_ns())
+
+
+def shorter_ns(one: int, other: int) -> int:
+    """The shorter of two spans, each of which may be ``FOREVER``."""
+    if FOREVER in (one, other):
+        return max(one, other)
+    return min(one, other)
 
 
 def seconds(deadline: int | None) -> float | None:

@@ -88,6 +88,7 @@ def fill_batch(batch: message_pb2.MessageBatch, run: Sequence[Message]) -> None:
     batch.channel = run[0].channel
     batch.source = run[0].source
     batch.first_seq = run[0].seq
+    batch.missed = run[0].missed
     batch.payloads.extend([message.payload for message in run])
     batch.publish_times_ns.extend([message.time_ns for message in run])
     column = [message.headers_raw for message in run]

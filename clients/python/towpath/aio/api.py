@@ -143,6 +143,11 @@ class AsyncSubscription(AsyncHandle):
         self._buffer: deque[Message] = deque()
         self._closed = False
 
+    @property
+    @abstractmethod
+    def lost(self) -> int:
+        """Messages that this subscription missed so far, of all sources: the sum of ``Message.missed``."""
+
     @abstractmethod
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         """What :meth:`receive_many` does when nothing is in hand."""

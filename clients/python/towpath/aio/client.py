@@ -4,8 +4,8 @@
 Theory of operation
     The door's socket and the session's doorbell are watched by the loop. A subscription that finds its
     rings empty says so in its control page ("asleep, ring the doorbell"), looks again, and awaits a
-    future; the next publisher rings. A publisher that finds a ring full waits for room in a thread of the
-    client's, in turns, since a full ring is the exception.
+    future; the next publisher rings. A publisher that finds a ring full says so in the ring, and awaits a
+    future in the same way; the subscriber that makes the room rings.
 
 Invariants
     Nothing here blocks the loop. All calls are made from the loop that ``connect`` ran on.
@@ -19,7 +19,6 @@ import logging
 import random
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from towpath import addresses, calls, tracing, wire
@@ -33,13 +32,13 @@ from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
     CALL_TIMEOUT_S,
-    FOREVER,
     RECONNECT_FIRST_S,
     RECONNECT_MAX_S,
     deadline_ns,
     program_name,
     remaining_ns,
     seconds,
+    shorter_ns,
 )
 
 T = TypeVar("T")
@@ -47,11 +46,10 @@ T = TypeVar("T")
 _log = logging.getLogger("towpath")
 
 OUTBOX_BYTES_MAX: Final = 16 << 20
-ROOM_THREADS_MAX: Final = 32
 LOOK_S: Final = 0.02
 """How often subscriptions that sleep are looked at when the doorbell was shut down; never otherwise."""
-ROOM_TURN_NS: Final = 250_000_000
-"""How long a full ring may keep one of the room threads before the next one has its turn."""
+ROOM_LOOK_NS: Final = 100_000_000
+"""How often a publisher that waits for room looks whether a subscriber died: the dead do not ring."""
 
 
 class LocalAsyncClient(AsyncClient):
@@ -69,6 +67,7 @@ class LocalAsyncClient(AsyncClient):
         )
         self._transport: FrameTransport | None = None
         self._asleep: dict[ReaderState, asyncio.Future[None]] = {}
+        self._in_line: dict[SourceState, tuple[int, asyncio.Future[None]]] = {}
         self._ready = asyncio.Event()
         self._allocating = asyncio.Lock()
         self._failed: TowpathError | None = None
@@ -77,7 +76,6 @@ class LocalAsyncClient(AsyncClient):
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._room: ThreadPoolExecutor | None = None
         self._loop.add_reader(self._bell, self._rung)
 
     # ---- life ----
@@ -100,8 +98,6 @@ class LocalAsyncClient(AsyncClient):
             self._reconnecting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reconnecting
-        if self._room is not None:
-            self._room.shutdown(wait=False)
 
     @property
     def is_connected(self) -> bool:
@@ -126,7 +122,8 @@ class LocalAsyncClient(AsyncClient):
     async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
         info = await self.channel_info(name)
         await self._ensure_ids()
-        state, call = self._protocol.new_source(name, origin, info.ring_bytes)
+        state, call = self._protocol.new_source(info, origin)
+        state.wake = lambda: self._wake_publisher(state)
         try:
             cell = await self._call(call, descriptors=(state.ring,))
             self._protocol.source_attached(state, cell)
@@ -290,6 +287,9 @@ class LocalAsyncClient(AsyncClient):
             # again.
             if state.id in self._protocol.readers and (state.reader.pending_bytes or state.reader.arm()):
                 self._wake(state)
+        for source, (size, _) in list(self._in_line.items()):
+            if source.source in self._protocol.sources and source.writer.arm_room(size):
+                self._wake_publisher(source)
 
     def _wake(self, state: ReaderState) -> None:
         waiter = self._asleep.get(state)
@@ -313,15 +313,24 @@ class LocalAsyncClient(AsyncClient):
                 state.reader.disarm()
 
     async def _wait_room(self, state: SourceState, size: int, deadline: int | None) -> None:
-        if self._room is None:
-            self._room = ThreadPoolExecutor(ROOM_THREADS_MAX, "towpath-room")
-        left = remaining_ns(deadline)
-        turn = ROOM_TURN_NS if left == FOREVER else min(left, ROOM_TURN_NS)
+        """Wait until a subscriber rings that has made room, or it is time to look again."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._in_line[state] = size, waiter
+        span_ns = shorter_ns(shorter_ns(remaining_ns(deadline), state.look_ns), ROOM_LOOK_NS)
+        timer = self._loop.call_later(span_ns / 1e9, self._wake_publisher, state)
         try:
-            await self._loop.run_in_executor(self._room, state.writer.wait_room, size, turn)
-        except asyncio.CancelledError:
-            state.writer.notify()
-            raise
+            if not state.writer.arm_room(size):
+                await waiter
+        finally:
+            timer.cancel()
+            self._in_line.pop(state, None)
+            if state.source in self._protocol.sources:
+                state.writer.disarm_room()
+
+    def _wake_publisher(self, state: SourceState) -> None:
+        in_line = self._in_line.get(state)
+        if in_line is not None and not in_line[1].done():
+            in_line[1].set_result(None)
 
 
 async def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> AsyncClient:

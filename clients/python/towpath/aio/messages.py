@@ -12,7 +12,7 @@ from towpath._message import Message
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
 from towpath.protocol import ReaderState, SourceState, publication_error
-from towpath.waiting import FOREVER, Buffer, deadline_ns, remaining_ns
+from towpath.waiting import FOREVER, PART_TIMEOUT_S, Buffer, deadline_ns, remaining_ns
 
 if TYPE_CHECKING:
     from towpath.aio.client import LocalAsyncClient
@@ -95,8 +95,20 @@ class LocalAsyncPublisher(AsyncPublisher):
             await self._fetch_readers(deadline)
             return
         await self._client._wait_room(self._state, size, deadline)
+        await self._part_from_stalled()
         if remaining_ns(deadline) == 0 and self._state.ended is None:
             raise calls.ring_full(self.channel)
+
+    async def _part_from_stalled(self) -> None:
+        """Go on without subscribers that have not moved for the channel's ``stall_ms_max``. While there is no
+        daemon to ask, nobody is left behind.
+        """
+        client, state = self._client, self._state
+        while client.is_connected and (reader := state.stalled_reader()) is not None:
+            try:
+                await client._call(calls.detach_stalled(state.source, reader), deadline_ns(PART_TIMEOUT_S))
+            except TowpathError:
+                return  # it left by itself, say; the next look will tell
 
     async def _fetch_readers(self, deadline: int | None) -> None:
         client, state = self._client, self._state
@@ -145,6 +157,10 @@ class LocalAsyncSubscription(AsyncSubscription):
         super().__init__(state.channel)
         self._client = client
         self._state = state
+
+    @property
+    def lost(self) -> int:
+        return self._state.reader.lost
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         deadline = deadline_ns(timeout)

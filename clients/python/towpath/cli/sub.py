@@ -45,6 +45,8 @@ def run(arguments: Namespace) -> int:
         try:
             _carry(subscription, write, arguments.count, arguments.timeout)
         finally:
+            if subscription.lost:
+                streams.warn(f"not read in time, and lost: {plural(subscription.lost, 'message')}")
             exit_code = refusals.conclude()
     return exit_code
 

@@ -197,6 +197,11 @@ class Subscription(Handle):
         self._buffer: deque[Message] = deque()
         self._closed = False
 
+    @property
+    @abstractmethod
+    def lost(self) -> int:
+        """Messages that this subscription missed so far, of all sources: the sum of ``Message.missed``."""
+
     @abstractmethod
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         """What :meth:`receive_many` does when nothing is in hand."""

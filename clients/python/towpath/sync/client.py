@@ -146,7 +146,7 @@ class LocalClient(Client):
         info = self._call(calls.channel_info(name), deadline)
         with self._lock:
             self._ensure_ids(deadline)
-            state, call = self._protocol.new_source(name, origin, info.ring_bytes)
+            state, call = self._protocol.new_source(info, origin)
         try:
             cell = self._call(call, deadline, (state.ring,))
             with self._lock:

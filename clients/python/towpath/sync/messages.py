@@ -13,7 +13,15 @@ from towpath._message import Message
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
 from towpath.protocol import ReaderState, SourceState, publication_error
 from towpath.sync.api import Publisher, Subscription
-from towpath.waiting import FOREVER, Buffer, deadline_ns, far_ns, remaining_ns
+from towpath.waiting import (
+    FOREVER,
+    PART_TIMEOUT_S,
+    Buffer,
+    deadline_ns,
+    far_ns,
+    remaining_ns,
+    shorter_ns,
+)
 
 if TYPE_CHECKING:
     from towpath.sync.client import LocalClient
@@ -96,9 +104,22 @@ class LocalPublisher(Publisher):
             self._fetch_readers(deadline if deadline is not None else far_ns())
             return
         with self._room:  # one thread waits; the others wait for it
-            state.writer.wait_room(size, remaining_ns(deadline))
+            if state.writer.wait_room(size, shorter_ns(remaining_ns(deadline), state.look_ns)) > 0:
+                return
+            self._part_from_stalled()
         if remaining_ns(deadline) == 0 and state.ended is None:
             raise calls.ring_full(state.channel)
+
+    def _part_from_stalled(self) -> None:
+        """Go on without subscribers that have not moved for the channel's ``stall_ms_max``. While there is no
+        daemon to ask, nobody is left behind.
+        """
+        client, state = self._client, self._state
+        while client.is_connected and (reader := state.stalled_reader()) is not None:
+            try:
+                client._call(calls.detach_stalled(state.source, reader), deadline_ns(PART_TIMEOUT_S))
+            except TowpathError:
+                return  # it left by itself, say; the next look will tell
 
     def _fetch_readers(self, deadline: int) -> None:
         client, state = self._client, self._state
@@ -158,6 +179,10 @@ class LocalSubscription(Subscription):
         self._client = client
         self._state = state
         self._receive = state.reader.receive
+
+    @property
+    def lost(self) -> int:
+        return self._state.reader.lost
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         deadline = deadline_ns(timeout)
