@@ -43,6 +43,7 @@ from .local.credentials import Admins
 from .local.door import Door
 from .log import log, set_level
 from .ports import WallClock
+from .rings.kept import Keeper
 from .settings import Settings
 from .status import StatusBoard
 
@@ -76,6 +77,7 @@ class Daemon:
         self._door = Door(
             submit=self._engine.submit,
             table=_ring.GenerationTable(CELLS_MAX),
+            keeper=Keeper(self._store, lambda name: self._outbox.send({"type": "unstore", "name": name})),
             admins=Admins(settings.daemon.admin_group),
             status_frame=self._board.frame,
             gateway_report=self._board.set_report,
@@ -92,12 +94,13 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         stored = await self._take_stored()
-        close_all(list(stored.values()))
         await self._engine.recover()
         self._board.incarnation = self._machine.incarnation
         engine = asyncio.create_task(self._engine.run(), name="engine")
         engine.add_done_callback(lambda _: self._draining.set())
         await self._configure()
+        await self._engine.execute(self._door.mediator.find(stored))
+        self._door.mediator.go_on()
         loop.add_reader(self._control, self._told)
         self._door.listen(self._listener)
         self._outbox.send({"type": "ready"})
@@ -136,6 +139,9 @@ class Daemon:
         if text != self._status_text:
             self._status_text = text
             self._outbox.send({"type": "status", "text": text}, topic="status")
+
+    def _store(self, name: str, descriptor: int) -> bool:
+        return self._outbox.send({"type": "store", "name": name}, [descriptor])
 
     def _warn(self, message: str) -> None:
         self._board.warn(message)

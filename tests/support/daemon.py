@@ -190,6 +190,7 @@ def running_daemon(
     *,
     env: Mapping[str, str] | None = None,
     arguments: tuple[str, ...] = (),
+    program: tuple[str, ...] = ("-m", "towpath"),
 ) -> Iterator[DaemonHandle]:
     """Run a daemon.
 
@@ -200,6 +201,7 @@ def running_daemon(
             always.
         env: added to the environment.
         arguments: added to the command line.
+        program: what Python runs.
     """
     file = tmp_path / "towpath.toml"
     file.write_text(config)
@@ -208,7 +210,7 @@ def running_daemon(
     socket = runtime_dir / "towpath.sock"
     environment = {**os.environ, "TOWPATH_SOCKET": str(socket), **(env or {})}
     command = [
-        *(sys.executable, "-m", "towpath", "serve", "--config", str(file)),
+        *(sys.executable, *program, "serve", "--config", str(file)),
         *("--runtime-dir", str(runtime_dir), "--state-dir", str(tmp_path / "state")),
         *_free_ports(config),
         *arguments,

@@ -30,6 +30,7 @@ from towpath_broker.core.effects import Effect
 from towpath_broker.core.ids import ConnectionId, SessionId, SourceId
 from towpath_broker.log import log
 from towpath_broker.rings.descriptors import Descriptors
+from towpath_broker.rings.kept import Keeper
 from towpath_broker.rings.mediator import Mediator
 from towpath_broker.rings.own_channel import Publication, partly
 
@@ -51,6 +52,7 @@ class Door:
     Args:
         submit: gives a command to the engine; never waits.
         table: the generation table, written on the core's behalf.
+        keeper: has the supervisor keep what the core's own rings need to outlive it.
         admins: who may do what admins may.
         status_frame: completes the core's part of a status, and makes its frame.
         gateway_report: takes what a gateway reports of itself.
@@ -63,6 +65,7 @@ class Door:
         *,
         submit: Callable[[commands.Command], None],
         table: _ring.GenerationTable,
+        keeper: Keeper,
         admins: Admins,
         status_frame: StatusFrame,
         gateway_report: Callable[[str, frame_pb2.ReportGatewayRequest], None],
@@ -71,7 +74,7 @@ class Door:
     ) -> None:
         self.descriptors = Descriptors()
         self.mediator = Mediator(
-            self.descriptors, submit=submit, written=self._written, refused=self._not_written
+            self.descriptors, keeper, submit=submit, written=self._written, refused=self._not_written
         )
         self.submit = submit
         self.counters: Counter[str] = Counter()
@@ -268,8 +271,9 @@ class Door:
     ) -> tuple[wire.Descriptor, ...]:
         """A session without a doorbell (no event loop sleeps there) sends none; the core has one per pair."""
         if body.session == self.mediator.session:
-            return (memory, self.mediator.bell(body.source, body.reader))
-        doorbell = self.descriptors.doorbell(body.session)
+            doorbell = self.mediator.bell(body.source, body.reader)
+        else:
+            doorbell = self.descriptors.doorbell(body.session)
         return (memory,) if doorbell is None else (memory, doorbell)
 
     # ---- the end ----

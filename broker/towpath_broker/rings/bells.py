@@ -16,6 +16,7 @@ Not here: what to do when one rings (own_channel).
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -38,6 +39,9 @@ class Bells:
     def __len__(self) -> int:
         return len(self._bells)
 
+    def __contains__(self, pair: Pair) -> bool:
+        return pair in self._bells
+
     def make(self, pair: Pair, rung: Callable[[], object]) -> wire.Descriptor:
         """Make a pair's doorbell, in place of the one that it had.
 
@@ -49,10 +53,8 @@ class Bells:
         """
         self.remove(pair)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
         theirs.setblocking(False)
-        self._bells[pair] = ours
-        self._loop.add_reader(ours, self._ring, pair, rung)
+        self._register(pair, ours, rung)
         return wire.Descriptor(theirs.detach())
 
     def _ring(self, pair: Pair, rung: Callable[[], object]) -> None:
@@ -65,6 +67,19 @@ class Bells:
         if not is_alive:
             self.remove(pair)
         rung()
+
+    def adopt(self, pair: Pair, receiving: wire.Descriptor, rung: Callable[[], object]) -> None:
+        """Go on with a doorbell that an earlier process made."""
+        self._register(pair, socket.socket(fileno=os.dup(receiving.fd)), rung)
+
+    def _register(self, pair: Pair, ours: socket.socket, rung: Callable[[], object]) -> None:
+        ours.setblocking(False)
+        self._bells[pair] = ours
+        self._loop.add_reader(ours, self._ring, pair, rung)
+
+    def fileno(self, pair: Pair) -> int:
+        """The receiving end of a pair that has a doorbell."""
+        return self._bells[pair].fileno()
 
     def remove(self, pair: Pair) -> None:
         """Close a pair's doorbell; nothing to do where there is none."""

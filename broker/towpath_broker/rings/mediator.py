@@ -5,6 +5,12 @@ Theory of operation
     that a client would get about its sources and readers come here, and are carried out on ring objects of
     this process, at once. What then happens on a channel is own_channel's.
 
+    On a channel in total order all that is needed to go on is kept by the supervisor (``kept``). A new core
+    recovers it before it opens the door, and goes on at once: with the subscribers where their cursors are,
+    and the publishers where its own are. What the newest record says was written before the old core
+    could count it as read is not taken again. Who has not come back when ``GRACE_S`` has passed is taken
+    for dead: such a subscriber is waited for no longer, such a publisher's ring is read to its end.
+
     A source that is there only for what comes over the socket is closed when it has been idle for
     ``IDLE_S`` and everybody has read everything. The timer for that runs only while there is such a source.
 
@@ -16,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from towpath import _ring, wire
@@ -27,8 +34,25 @@ from towpath_broker.log import log
 
 from .bells import Bells
 from .descriptors import Descriptors
+from .kept import (
+    BELL,
+    PAGE,
+    PUBLISHER,
+    RING,
+    SUBSCRIBER,
+    Keeper,
+    Kept,
+    add_at_cursor,
+    found_in,
+    last_origin,
+    recover_reader,
+    recover_writer,
+    sort_out,
+)
 from .own_channel import OwnChannel, Publication, Told, WaitingBytes
 
+GRACE_S: Final = 3.0
+"""How long after a recovery the others have to come back; as for clients (``RESUME_GRACE_NS``)."""
 START_NAMES: Final[Mapping[StartAt, Literal["tail", "start", "history"]]] = {
     StartAt.START: "start",
     StartAt.TAIL: "tail",
@@ -38,11 +62,20 @@ IDLE_S: Final = 60.0
 """How long a source for what comes over the socket stays when nothing comes."""
 
 
+@dataclass(slots=True)
+class Missing:
+    """Who was there before a recovery and has not come back yet, with slots."""
+
+    subscribers: dict[ReaderId, int]
+    publishers: dict[SourceId, int]
+
+
 class Mediator:
     """All channels on which the core writes itself.
 
     Args:
         descriptors: where others get the core's rings and pages from.
+        keeper: has the supervisor keep what must outlive this process.
         submit: gives a command to the engine.
         written: answers a publication that is in its ring; with the source and the seq of its last message.
         refused: answers one that is not.
@@ -51,12 +84,17 @@ class Mediator:
     def __init__(
         self,
         descriptors: Descriptors,
+        keeper: Keeper,
         *,
         submit: Callable[[commands.Command], None],
         written: Callable[[Publication, SourceId, int], None],
         refused: Callable[[Publication, TowpathError], None],
     ) -> None:
         self._descriptors = descriptors
+        self._keeper = keeper
+        self._kept: dict[str, Kept] = {}
+        self._missing: dict[str, Missing] = {}
+        self._grace: asyncio.TimerHandle | None = None
         self._submit = submit
         self._written = written
         self._refused = refused
@@ -66,6 +104,7 @@ class Mediator:
         self._by_source: dict[SourceId, OwnChannel] = {}
         self._by_name: dict[str, SourceId] = {}
         self._by_reader: dict[ReaderId, SourceId] = {}
+        self._slots: dict[tuple[str, int], int] = {}  # of what is kept of others, by kind and id
         self._idle_check: asyncio.TimerHandle | None = None
         self.session: SessionId | None = None
 
@@ -78,13 +117,7 @@ class Mediator:
     def open_source(self, effect: effects.OpenOwnSource) -> None:
         """Make the ring of the core's source on a channel."""
         self.session = effect.session
-        options = effect.options
-        writer = _ring.Writer(
-            effect.source,
-            options.ring_bytes,
-            overflow="drop" if options.overflow is commands.Overflow.DROP else "block",
-            history=options.history,
-        )
+        writer = self._recovered_writer(effect) if effect.is_recovered else self._new_writer(effect)
         self._descriptors.offer_ring(effect.source, wire.Descriptor(writer.share()), channel=effect.channel)
         source = effect.source
         told = Told(
@@ -107,10 +140,108 @@ class Mediator:
     def open_reader(self, effect: effects.OpenOwnReader) -> None:
         """Make the control page with which the core reads a channel's publishers."""
         source = self._by_name[effect.channel]
-        intake = _ring.Reader(effect.reader, effect.slots)
+        intake = (
+            self._recovered_intake(effect)
+            if effect.is_recovered
+            else _ring.Reader(effect.reader, effect.slots)
+        )
         self._descriptors.offer_page(effect.reader, effect.slots, wire.Descriptor(intake.share()))
         self._by_source[source].intake = intake
         self._by_reader[effect.reader] = source
+        if not effect.is_recovered:
+            self._keep(effect.channel, PAGE, intake)
+
+    def _new_writer(self, effect: effects.OpenOwnSource) -> _ring.Writer:
+        options = effect.options
+        writer = _ring.Writer(
+            effect.source,
+            options.ring_bytes,
+            overflow="drop" if options.overflow is commands.Overflow.DROP else "block",
+            history=options.history,
+        )
+        if options.order is commands.Order.TOTAL:
+            self._keep(effect.channel, RING, writer)
+        return writer
+
+    def _keep(self, channel: str, what: str, memory: object) -> None:
+        keep = getattr(memory, "keep", None)  # until the ring has it everywhere
+        descriptor = keep() if keep is not None else -1
+        if descriptor >= 0 and not self._keeper.keep_own(channel, what, descriptor):
+            log("core.not_kept", level="error", channel=channel, what=what)
+
+    # ---- recovery ------------------------------------------------------------------------------------------
+
+    def find(self, stored: Mapping[str, int]) -> commands.RecoverOwn:
+        """Look through what an earlier core had kept; takes over the descriptors."""
+        self._kept = sort_out(stored)
+        return commands.RecoverOwn(list(found_in(self._kept)))
+
+    def _recovered_writer(self, effect: effects.OpenOwnSource) -> _ring.Writer:
+        kept = self._kept[effect.channel]
+        assert kept.ring is not None
+        writer = recover_writer(kept.ring.fd)
+        missing = self._missing[effect.channel] = Missing({}, {})
+        for reader, (slot, page) in kept.subscribers.items():
+            with contextlib.suppress(_ring.RingError):
+                writer.attach(reader, page.fd, slot, -1, "tail")
+            missing.subscribers[reader] = slot
+            self._slots[SUBSCRIBER, reader] = slot
+        return writer
+
+    def _recovered_intake(self, effect: effects.OpenOwnReader) -> _ring.Reader:
+        kept = self._kept.pop(effect.channel)
+        assert kept.page is not None
+        intake = recover_reader(kept.page.fd)
+        channel = self._by_source[self._by_name[effect.channel]]
+        for pair, bell in kept.bells.items():
+            self._bells.adopt(pair, bell, channel.wake)
+        newest = last_origin(channel.writer)
+        # What the old core had written and not yet counted as read is of one source, which goes first: pump()
+        # passes over that much as long as no other message is newer.
+        for source in sorted(kept.publishers, key=lambda each: newest is None or each != newest[0]):
+            slot, ring = kept.publishers[source]
+            with contextlib.suppress(_ring.RingError):
+                add_at_cursor(intake, ring.fd, slot, source, effect.channel)
+            self._missing[effect.channel].publishers[source] = slot
+            self._slots[PUBLISHER, source] = slot
+            if newest is not None and source == newest[0]:
+                channel.take_over(intake)
+        return intake
+
+    def go_on(self) -> None:
+        """All that can be recovered is; have the rest forgotten, and begin."""
+        for channel, kept in self._kept.items():
+            self._keeper.remove_all(channel, kept)
+        self._kept.clear()
+        for own in self._by_source.values():
+            own.wake()
+        if self._missing:
+            self._grace = self._loop.call_later(GRACE_S, self._give_up_missing)
+
+    def _give_up_missing(self) -> None:
+        for name, missing in self._missing.items():
+            source = self._by_name.get(name)
+            if source is None:
+                continue
+            channel = self._by_source[source]
+            for reader in missing.subscribers:
+                channel.writer.detach(reader)
+                self._forget(name, SUBSCRIBER, reader)
+            for publisher in missing.publishers:
+                self._finish(channel, source, publisher)
+            channel.wake()
+        self._missing.clear()
+
+    def _finish(self, channel: OwnChannel, own: SourceId, publisher: SourceId) -> None:
+        """A publisher is gone: read its ring to the end."""
+        assert channel.intake is not None
+        if publisher in channel.intake.sources():
+            channel.intake.finish(publisher)
+            channel.wake()
+        else:
+            self._source_left(own, publisher)
+
+    # ---- notices -------------------------------------------------------------------------------------------
 
     def write(self, effect: effects.WriteMessages) -> None:
         """Write what came over the socket, or let it wait for room.
@@ -140,21 +271,19 @@ class Mediator:
                         -1 if doorbell is None else doorbell.fd,
                         START_NAMES[body.start],
                     )
+                if channel.is_ordered:
+                    self._came_back(channel.name).subscribers.pop(body.reader, None)
+                    self._keep_other(channel.name, SUBSCRIBER, body.reader, body.slot, page)
             case effects.ReaderGone():
                 channel = self._by_source[body.source]
                 channel.writer.detach(body.reader)
-                self._bells.remove((body.source, body.reader))
+                self._remove_bell(channel, body.source, body.reader)
+                self._forget(channel.name, SUBSCRIBER, body.reader)
                 channel.wake()
             case effects.SourceAdded():
                 self._take_up(self._channel_of(body.reader), body)
             case effects.SourceGone():
-                channel = self._channel_of(body.reader)
-                assert channel.intake is not None
-                if body.source in channel.intake.sources():
-                    channel.intake.finish(body.source)
-                    channel.wake()
-                else:
-                    self._source_left(self._by_reader[body.reader], body.source)
+                self._finish(self._channel_of(body.reader), self._by_reader[body.reader], body.source)
             case _:
                 pass  # that a channel ends is told by what is dropped
 
@@ -164,9 +293,12 @@ class Mediator:
     def _take_up(self, channel: OwnChannel, body: effects.SourceAdded) -> None:
         """Read one more publisher."""
         assert channel.intake is not None
-        if body.source in channel.intake.sources():
-            return
         ring = self._descriptors.ring(body.source)
+        self._came_back(channel.name).publishers.pop(body.source, None)
+        self._keep_other(channel.name, PUBLISHER, body.source, body.slot, ring)
+        if body.source in channel.intake.sources():
+            channel.wake()
+            return
         doorbell = self._descriptors.doorbell(body.session)
         try:
             channel.intake.add(
@@ -193,8 +325,25 @@ class Mediator:
         assert channel.intake is not None
         channel.intake.remove(source)
         reader = ReaderId(channel.intake.reader)
-        self._bells.remove((source, reader))
+        self._remove_bell(channel, source, reader)
+        self._forget(channel.name, PUBLISHER, source)
         self._submit(commands.ReleaseSlot(self._caller(), reader, source))
+
+    def _came_back(self, channel: str) -> Missing:
+        return self._missing.get(channel) or Missing({}, {})
+
+    def _keep_other(
+        self, channel: str, what: str, identifier: int, slot: int, descriptor: wire.Descriptor
+    ) -> None:
+        if not self._keeper.keep_other(channel, what, identifier, slot, descriptor.fd):
+            log("core.not_kept", level="warning", channel=channel, what=what, id=identifier)
+            return
+        self._slots[what, identifier] = slot
+
+    def _forget(self, channel: str, what: str, identifier: int) -> None:
+        slot = self._slots.pop((what, identifier), None)
+        if slot is not None:
+            self._keeper.remove_other(channel, what, identifier, slot)
 
     def _caller(self) -> commands.Caller:
         return commands.Caller("core", session=self.session)
@@ -206,19 +355,37 @@ class Mediator:
             return
         del self._by_name[channel.name]
         for reader in channel.writer.readers():
-            self._bells.remove((source, reader))
+            self._remove_bell(channel, source, reader)
+            self._forget(channel.name, SUBSCRIBER, reader)
         if channel.intake is not None:
+            self._keeper.remove_own(channel.name)
             intake = ReaderId(channel.intake.reader)
             del self._by_reader[intake]
             for publisher in channel.intake.sources():
-                self._bells.remove((publisher, intake))
+                self._remove_bell(channel, publisher, intake)
+                self._forget(channel.name, PUBLISHER, publisher)
         for publication in channel.close():
             self._refused(publication, ChannelUndeclared(f"channel {channel.name!r} was undeclared"))
 
-    def bell(self, source: SourceId, reader: ReaderId) -> wire.Descriptor:
-        """Make the doorbell of a pair of which the core is one end; give the sending end."""
-        own = self._by_reader.get(reader, source)
-        return self._bells.make((source, reader), self._by_source[own].wake)
+    def bell(self, source: SourceId, reader: ReaderId) -> wire.Descriptor | None:
+        """Make the doorbell of a pair of which the core is one end; give the sending end.
+
+        Returns None for a pair that has one: after a recovery the other side has the sending end still.
+        """
+        channel = self._by_source[self._by_reader.get(reader, source)]
+        pair = (source, reader)
+        if pair in self._bells:
+            return None
+        sending = self._bells.make(pair, channel.wake)
+        if channel.is_ordered:
+            self._keeper.keep_other(channel.name, BELL, source, reader, self._bells.fileno(pair))
+        return sending
+
+    def _remove_bell(self, channel: OwnChannel, source: int, reader: int) -> None:
+        if (source, reader) in self._bells:
+            self._bells.remove((source, reader))
+            if channel.is_ordered:
+                self._keeper.remove_other(channel.name, BELL, source, reader)
 
     # ---- what connections want -----------------------------------------------------------------------------
 
@@ -241,8 +408,9 @@ class Mediator:
 
     def close(self) -> None:
         """Close every ring; subscribers drain them."""
-        if self._idle_check is not None:
-            self._idle_check.cancel()
+        for timer in (self._idle_check, self._grace):
+            if timer is not None:
+                timer.cancel()
         for channel in self._by_source.values():
             left = len(channel.close())
             if left:

@@ -253,8 +253,19 @@ class OwnChannel:
             if intake.arm():
                 self.wake()
 
+    def take_over(self, intake: _ring.Reader) -> None:
+        """Pass over what an earlier core had written already; before any other source is added."""
+        self._pump(intake)
+
     def _pump(self, intake: _ring.Reader) -> int:
+        pump = getattr(_ring, "pump", None)
+        if pump is not None:
+            moved: int = pump(intake, self.writer, TURN_COUNT, TURN_BYTES)
+            return moved
         # Until the ring has pump(): the same, without origins, and not proof against a kill in between.
+        return self._move(intake)
+
+    def _move(self, intake: _ring.Reader) -> int:
         moved = 0
         if not self._carried:
             self._carried = intake.receive(TURN_COUNT, TURN_BYTES, 0)
