@@ -90,5 +90,7 @@
 #include "towpath_ring_reader.h"
 #include "towpath_ring_read.h"
 #include "towpath_ring_reader_wait.h"
+#include "towpath_ring_recover.h"
+#include "towpath_ring_pump.h"
 
 #endif

@@ -13,7 +13,7 @@
  *   128  tail | closed bit  <- readers sleep here    128  sleeping = epoch << 2 | mode
  *        last_seq (for who counts; not for readers)
  *   256  writer_waits_for | doorbell bit             256  slot 0: cursor | 1  <- its writer sleeps here
- *   384  oldest_pos                                           source
+ *   384  oldest_pos                                           source taken
  *   512  anchor[2] history_pos                       320  slot 1 ...
  *   4096 data[capacity]
  *
@@ -150,7 +150,8 @@ struct tpr_record {
 struct tpr_slot {
     uint64_t cursor;
     uint64_t source; /* whose cursor it is: tells a slot that has been reused from one that is ours */
-    uint8_t unused[48];
+    uint64_t taken;  /* up to this seq a pump that died has published already; for its successor only */
+    uint8_t unused[40];
 };
 
 struct tpr_control_page {
@@ -200,6 +201,7 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_record, payload_bytes) == 28, "payload_byt
 TPR_STATIC_ASSERT(sizeof(struct tpr_slot) == 64, "slot");
 TPR_STATIC_ASSERT(offsetof(struct tpr_slot, cursor) == 0, "cursor");
 TPR_STATIC_ASSERT(offsetof(struct tpr_slot, source) == 8, "slot source");
+TPR_STATIC_ASSERT(offsetof(struct tpr_slot, taken) == 16, "slot taken");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, version) == 8, "control version");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, slots) == 12, "slots");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, reader) == 16, "reader");

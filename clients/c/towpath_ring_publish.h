@@ -100,7 +100,7 @@ static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, 
     if (origin) {
         uint64_t first[2] = {origin->source, origin->seq};
         record.flags |= TPR_RECORD_ORIGIN;
-        record.time_ns = origin->time_ns;
+        record.time_ns = origin->time_ns ? origin->time_ns : record.time_ns;
         TPR_COPY(RECORD_ORIGIN, at + sizeof record, first, sizeof first);
     }
     TPR_COPY(RECORD_HEADER, at, &record, sizeof record);
@@ -120,7 +120,7 @@ static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, 
     }
 }
 
-/* tpr_writer_put(), and with an origin the record says so and has its time (see tpr_pump()). */
+/* tpr_writer_put(); with an origin the record says so, and has its time unless that is 0 (see tpr_pump()). */
 static inline int tpr_writer_put_from(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
                                       const void *payload, size_t payload_bytes, const struct tpr_origin *origin) {
     uint64_t most = tpr_message_bytes_max(writer->capacity);

@@ -115,6 +115,7 @@ static inline int tpr_reader_consume(struct tpr_reader *reader, const struct tpr
     }
     source->cursor = view->end;
     source->next_seq = view->seq + 1;
+    reader->lost += view->missed - source->missed;
     source->missed = 0;
     source->is_lapped = 0;
     source->resumes = 0;

@@ -56,6 +56,7 @@ struct tpr_reader {
     uint32_t slots;
     struct tpr_source **source;
     uint32_t count, room;
+    uint64_t lost;         /* messages missed, of all sources there ever were */
     uint32_t turn, left;   /* the pass: whose turn, how many sources are still to visit */
     uint32_t has_news;     /* a source came to its end and nobody asked yet */
     uint32_t wake_word;    /* private futex: tpr_reader_notify() */
@@ -155,11 +156,28 @@ static inline void tpr_source_begin_at_tail_(struct tpr_source *source) {
 }
 
 /* Begin with the history, as far as it is there. It may be overwritten while we look, by a writer that does not know of
- * us yet ("History" in towpath_ring.h): then we shall see that when we read, and go on further ahead. */
+ * us yet ("History" in towpath_ring.h): then we shall see that when we read, and go on further ahead. With drop, what is
+ * lost of it counts as missed, so its first seq is found here. */
 static inline int tpr_source_begin_at_history_(struct tpr_source *source) {
-    source->cursor = tpr_load_acquire_(&source->page->history_pos); /* before the tail: the writer has the other order */
-    source->catch_up_until = tpr_load_acquire_(&source->page->tail) & ~TPR_TAIL_FLAGS;
-    return source->cursor % 8 == 0 && source->cursor <= source->catch_up_until ? TPR_OK : TPR_E_TAIL;
+    struct tpr_view view;
+    for (int i = 0; i < 16 && !source->next_seq; i++) {
+        uint64_t at = tpr_load_acquire_(&source->page->history_pos); /* before the tail: the writer has the other order */
+        uint64_t tail = tpr_load_acquire_(&source->page->tail) & ~TPR_TAIL_FLAGS;
+        if (at % 8 || at > tail)
+            return TPR_E_TAIL;
+        source->cursor = at;
+        source->catch_up_until = tail;
+        if (at == tail)
+            tpr_source_begin_at_tail_(source);
+        else if (!source->is_drop)
+            return TPR_OK;
+        else if (!tpr_record_read_(source->data, source->capacity, at, tail - at, &view) && view.payload) {
+            tpr_fence_acquire_();
+            if (tpr_load_relaxed_(&source->page->oldest_pos) <= at)
+                source->next_seq = view.seq;
+        }
+    }
+    return TPR_OK;
 }
 
 /* Where a source that has just been mapped is read from. */
@@ -262,6 +280,7 @@ static inline int tpr_reader_add(struct tpr_reader *reader, int fd, uint32_t slo
     added->committed = added->tail_word = added->cursor; /* peek() has still to see whether the ring is closed */
     if (start != TPR_START_CURSOR) {
         TPR_STORE(SLOT_RESET, &added->slot->cursor, TPR_CURSOR_UNSET, __ATOMIC_RELEASE);
+        TPR_STORE(SLOT_TAKEN, &added->slot->taken, UINT64_C(0), __ATOMIC_RELAXED);
         TPR_STORE(SLOT_SOURCE, &added->slot->source, source, __ATOMIC_RELEASE);
         TPR_STORE(SLOT_START, &added->slot->cursor, added->cursor | TPR_CURSOR_SET, __ATOMIC_RELEASE);
     }

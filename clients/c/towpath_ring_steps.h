@@ -38,6 +38,7 @@
     X(TAIL_CLOSED)     /* writer: the end */                                                                  \
     X(CONTROL_HEADER)  /* reader: the header of a new control page */                                         \
     X(SLOT_RESET)      /* reader: the slot's last cursor is void */                                           \
+    X(SLOT_TAKEN)      /* reader: what a dead pump had published of it; 0 for a new source */                 \
     X(SLOT_SOURCE)     /* reader: whose slot it is from now on */                                             \
     X(SLOT_START)      /* reader: its first cursor */                                                         \
     X(CURSOR)          /* reader: has copied a batch out */                                                   \
@@ -63,7 +64,8 @@
     X(RESUME_NOT_COUNTED)  /* reader: forgets where it was when it was lapped */                              \
     X(RUNG_ONCE)           /* writer: wakes a reader but once for each sleep */                               \
     X(NO_PADDING)          /* writer: leaves the end of the ring as it is when it wraps */                    \
-    X(CURSOR_BEFORE_BATCH) /* pump: moves the source's cursor, then publishes */
+    X(CURSOR_BEFORE_BATCH) /* pump: moves the source's cursor, then publishes */                              \
+    X(TAKEN_TWICE)         /* pump: does not pass over what a dead one has published */
 
 #define TPR_FAULT_NAME_(name) TPR_FAULT_##name,
 enum tpr_fault { TOWPATH_RING_FAULTS(TPR_FAULT_NAME_) TPR_FAULT_COUNT };

@@ -42,18 +42,27 @@ def run_program(program: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def c_test(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Give a function that builds ``c/NAME.c`` with flags, runs it with arguments, returns its output."""
+def c_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a function that builds ``c/NAME.c`` with flags, once for each, and returns the program."""
     folder = tmp_path_factory.mktemp("ring")
     built: dict[tuple[str, tuple[str, ...]], Path] = {}
 
-    def run(name: str, flags: tuple[str, ...] = (), *arguments: str) -> str:
-        program = built.get((name, flags))
-        if program is None:
+    def build(name: str, flags: tuple[str, ...] = ()) -> Path:
+        if (name, flags) not in built:
             program = folder / f"{name}-{len(built)}"
             compile_program(HERE / "c" / f"{name}.c", program, *flags)
             built[name, flags] = program
-        return run_program(program, *arguments)
+        return built[name, flags]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def c_test(c_program: Callable[..., Path]) -> Callable[..., str]:
+    """Give a function that builds ``c/NAME.c`` with flags, runs it with arguments, returns its output."""
+
+    def run(name: str, flags: tuple[str, ...] = (), *arguments: str) -> str:
+        return run_program(c_program(name, flags), *arguments)
 
     return run
 

@@ -20,8 +20,9 @@ STORE_BUFFER = ("-DWITH_STORE_BUFFER",)
 
 
 @pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
-def test_one_process(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
-    assert c_test("unit_test", flags) == "ok\n"
+@pytest.mark.parametrize("name", ["unit_test", "lap_test"])
+def test_one_process(c_test: Callable[..., str], name: str, flags: tuple[str, ...]) -> None:
+    assert c_test(name, flags) == "ok\n"
 
 
 @pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
@@ -36,6 +37,20 @@ def test_threads(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
 )
 def test_processes(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
     assert c_test("process_test", flags) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    "flags", [NO_WAITV, STORE_BUFFER, ("-O2",)], ids=["no_waitv", "store_buffer", "optimized"]
+)
+def test_no_wake_up_is_lost(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
+    assert c_test("duel_test", flags) == "ok\n"
+
+
+@pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
+def test_each_message_goes_through_a_killed_core_once(
+    c_test: Callable[..., str], flags: tuple[str, ...]
+) -> None:
+    assert c_test("pump_test", flags).endswith("killed\nok\n")
 
 
 def test_kill_at_every_step(c_test: Callable[..., str]) -> None:

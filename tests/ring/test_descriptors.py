@@ -22,6 +22,7 @@ from towpath._ring import (
     Writer,
     check_control,
     check_ring,
+    pump,
 )
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ class TestLifetimes:
             lambda: reader.receive(1, 1, 0), reader.share, reader.arm, reader.disarm, reader.notify,
             lambda: reader.add(0, 0, 7, "c", "start"), lambda: reader.finish(7), lambda: reader.remove(7),
             reader.sources, reader.take_drained, reader.take_violations, lambda: reader.pending_bytes,
+            writer.keep, writer.last_origin, lambda: writer.try_publish_from(b"x", None, 1, 1),
+            lambda: writer.arm_room(1), writer.disarm_room, lambda: writer.stalled_reader(1),
+            reader.keep, reader.take_detached, lambda: reader.exclude(1), lambda: reader.pass_over(1, 1),
+            lambda: pump(reader, writer),
         ]  # fmt: skip
         for call in calls:
             with pytest.raises(ValueError, match="is closed"):
@@ -170,6 +175,7 @@ class TestLifetimes:
             with contextlib.suppress(BaseException):
                 calls: list[Callable[[], object]] = [
                     lambda: writer.try_publish(b"x"), writer.share, lambda: reader.receive(1, 1, 0),
+                    writer.keep, reader.keep, lambda: pump(reader, writer), lambda: writer.arm_room(1),
                     reader.arm, lambda: reader.remove(7), writer.notify, lambda: writer.wait_room(1, 0),
                 ]  # fmt: skip
                 refused = 0
@@ -200,14 +206,15 @@ class TestLifetimes:
 
         def work() -> None:
             ours, theirs = socket.socketpair()
-            table, writer, reader = GenerationTable(1), Writer(7, 4096), Reader(9)
+            table, reader = GenerationTable(1), Reader(9)
+            writer = Writer(7, 4096, overflow="block", history=20)
             with ours, theirs, shared(table) as cells, shared(writer) as ring, shared(reader) as control:
                 writer.set_generation_table(cells, 0)
                 writer.set_generation_table(cells, 0)
                 writer.install(0)
                 for _ in range(2):
                     writer.attach(9, control, 0, theirs.fileno(), start="start")
-                reader.add(ring, 0, 7, channel, start="start")
+                reader.add(ring, 0, 7, channel, "start", theirs.fileno())
                 failing: list[Callable[[], object]] = [
                     lambda: reader.add(ring, 0, 7, channel, "start"),
                     lambda: writer.attach(9, ring, 0, -1, "start"),
@@ -224,6 +231,16 @@ class TestLifetimes:
                     writer.try_publish(large)
                 with pytest.raises(TypeError):
                     writer.try_publish_many([None])  # type: ignore[list-item]
+            kept_ring, kept_page = writer.keep(), reader.keep()
+            for recover in (Writer.recover, Reader.recover):
+                with pytest.raises(RingError):
+                    recover(kept_page if recover == Writer.recover else kept_ring)
+            successors = Writer.recover(kept_ring), Reader.recover(kept_page)
+            os.close(kept_ring)
+            os.close(kept_page)
+            pump(reader, other := Writer(8, 4096, overflow="drop"))
+            other.close()
+            del successors
             writer.close()
             assert reader.take_drained() == [7]
 

@@ -65,6 +65,7 @@ class TestDrop:
                 missed += message.missed
                 assert message.seq == received + missed
         assert received + missed == writer.last_seq
+        assert reader.lost == missed
         assert (missed > 0) == (size >= 500)
         assert writer.drained()
         assert reader.pending_bytes == 0
@@ -238,6 +239,17 @@ class TestHistory:
         assert [message.seq for message in messages] == list(range(21 + sent - len(messages), 21 + sent))
         assert len(messages) == 3  # the last three as of now
         assert writer.wait_room(100, 0) == 1
+
+    @pytest.mark.parametrize("before", [0, 3, 500])
+    def test_what_drops_before_it_was_read_is_counted(self, before: int) -> None:
+        writer, reader = Writer(7, 4096, overflow="drop", history=4), Reader(9)
+        for _ in range(before):
+            writer.try_publish(b"x" * 68)
+        connect(writer, reader, start="history")
+        for _ in range(500):
+            writer.try_publish(b"x" * 68)
+        messages = receive_all(reader)
+        assert messages[0].missed + len(messages) == min(before, 4) + 500
 
     def test_without_history_it_is_the_tail(self) -> None:
         writer, reader = Writer(7, 4096), Reader(9)

@@ -61,6 +61,25 @@ int tp_writer_usable(WriterObject *self);
 PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tp_writer_try_publish_many(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
+PyObject *tp_writer_try_publish_from(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* ---- Reader ---- */
+
+typedef struct {
+    PyObject_HEAD
+    struct tpr_reader ring; /* the tag of each source is its channel, a str that we own */
+    int is_made;            /* `ring` needs closing */
+    int is_open;            /* the user has not closed it */
+    uint32_t notified, notified_seen;
+} ReaderObject;
+
+/* 0 with an exception set when it is closed, or another process's. */
+int tp_reader_usable(ReaderObject *self);
+
+PyObject *tp_pump(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+extern PyTypeObject *tp_writer_type, *tp_reader_type;
+
 /* ---- arguments ---- */
 
 /* Names of a function's parameters, the first `required` of them needed. */

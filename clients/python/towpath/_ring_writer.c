@@ -7,6 +7,8 @@
  */
 #include "_ring_module.h"
 
+PyTypeObject *tp_writer_type;
+
 int tp_writer_usable(WriterObject *self) {
     if (!self->is_open) {
         PyErr_SetString(PyExc_ValueError, "the writer is closed");
@@ -56,6 +58,24 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
+/* Writer.recover(fd). */
+static PyObject *writer_recover(PyTypeObject *type, PyObject *value) {
+    int fd;
+    if (tp_int(value, "fd", &fd) < 0)
+        return NULL;
+    WriterObject *self = (WriterObject *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    int code = tpr_writer_recover(&self->ring, fd);
+    if (code != TPR_OK) {
+        tp_raise(code);
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->is_made = self->is_open = 1;
+    return (PyObject *)self;
+}
+
 /* Close for real; not while a thread sleeps in it. */
 static void writer_release(WriterObject *self) {
     self->is_open = 0;
@@ -84,6 +104,22 @@ static PyObject *writer_share(WriterObject *self, PyObject *Py_UNUSED(ignored)) 
         return NULL;
     int fd = tpr_writer_share(&self->ring);
     return fd < 0 ? tp_raise(fd) : PyLong_FromLong(fd);
+}
+
+static PyObject *writer_keep(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!tp_writer_usable(self))
+        return NULL;
+    int fd = tpr_writer_keep(&self->ring);
+    return fd < 0 ? tp_raise(fd) : PyLong_FromLong(fd);
+}
+
+static PyObject *writer_last_origin(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
+    struct tpr_origin origin;
+    if (!tp_writer_usable(self))
+        return NULL;
+    if (!tpr_writer_last_origin(&self->ring, &origin))
+        Py_RETURN_NONE;
+    return Py_BuildValue("KK", (unsigned long long)origin.source, (unsigned long long)origin.seq);
 }
 
 /* ---- readers ---- */
@@ -330,6 +366,9 @@ static PyGetSetDef writer_getters[] = {
 
 #define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 static PyMethodDef writer_methods[] = {
+    {"recover", TP_METHOD(writer_recover), METH_O | METH_CLASS, "Go on writing the ring of a dead writer."},
+    {"keep", TP_METHOD(writer_keep), METH_NOARGS, "A new O_RDWR descriptor, for recover(); owned by the caller."},
+    {"last_origin", TP_METHOD(writer_last_origin), METH_NOARGS, "(source, seq) of the newest message's origin, or None."},
     {"share", TP_METHOD(writer_share), METH_NOARGS, "A new O_RDONLY descriptor, owned by the caller."},
     {"set_generation_table", TP_METHOD(writer_set_generation_table), TP_KEYWORDS, "Watch a cell of the core's table."},
     {"attach", TP_METHOD(writer_attach), TP_KEYWORDS, "Wait for, and wake, this reader from now on."},
@@ -342,6 +381,8 @@ static PyMethodDef writer_methods[] = {
     {"try_publish", TP_METHOD(tp_writer_try_publish), TP_KEYWORDS, "Publish one: its seq, 0 (full), -1 (readers changed)."},
     {"try_publish_many", TP_METHOD(tp_writer_try_publish_many), TP_KEYWORDS,
      "Publish a sequence: how many were taken, 0 (full), -1 (readers changed)."},
+    {"try_publish_from", TP_METHOD(tp_writer_try_publish_from), TP_KEYWORDS,
+     "Publish one with its origin: its seq, 0 (full), -1 (readers changed)."},
     {"wait_room", TP_METHOD(writer_wait_room), TP_KEYWORDS, "1: room; 0: timeout or notify(); -1: readers changed."},
     {"arm_room", TP_METHOD(writer_arm_room), METH_O,
      "Have the doorbell rung when nbytes may fit; True: they do now, or readers changed."},
@@ -362,8 +403,6 @@ static PyType_Spec writer_spec = {"towpath._ring.Writer", sizeof(WriterObject), 
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, writer_slots};
 
 int tp_add_writer(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&writer_spec);
-    int result = type ? PyModule_AddObjectRef(module, "Writer", type) : -1;
-    Py_XDECREF(type);
-    return result;
+    tp_writer_type = (PyTypeObject *)PyType_FromSpec(&writer_spec);
+    return tp_writer_type ? PyModule_AddObjectRef(module, "Writer", (PyObject *)tp_writer_type) : -1;
 }

@@ -10,7 +10,7 @@
 /* Put one message. Returns the ring's code, or -1000 with an exception set. */
 #define TP_FAILED (-1000)
 
-static int writer_put(WriterObject *self, PyObject *payload, PyObject *headers) {
+static int writer_put(WriterObject *self, PyObject *payload, PyObject *headers, const struct tpr_origin *origin) {
     const char *header_bytes = NULL;
     Py_ssize_t header_count = 0;
     if (headers && headers != Py_None) {
@@ -22,30 +22,26 @@ static int writer_put(WriterObject *self, PyObject *payload, PyObject *headers) 
         header_count = PyBytes_GET_SIZE(headers);
     }
     if (PyBytes_CheckExact(payload))
-        return tpr_writer_put(&self->ring, header_bytes, (size_t)header_count, PyBytes_AS_STRING(payload),
-                              (size_t)PyBytes_GET_SIZE(payload));
+        return tpr_writer_put_from(&self->ring, header_bytes, (size_t)header_count, PyBytes_AS_STRING(payload),
+                                   (size_t)PyBytes_GET_SIZE(payload), origin);
     Py_buffer view;
     if (PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
         return TP_FAILED;
     int code = TP_FAILED;
     if (tp_writer_usable(self)) /* taking the buffer may have run Python, and that may have closed us */
-        code = tpr_writer_put(&self->ring, header_bytes, (size_t)header_count, view.buf, (size_t)view.len);
+        code = tpr_writer_put_from(&self->ring, header_bytes, (size_t)header_count, view.buf, (size_t)view.len, origin);
     PyBuffer_Release(&view);
     return code;
 }
 
-PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"payload", "headers"};
-    static const struct tp_signature signature = {"try_publish", names, 1, 2};
-    PyObject *value[2];
-    if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0)
-        return NULL;
-    int code = writer_put(self, value[0], value[1]);
+/* One message at once. */
+static PyObject *writer_publish_one(WriterObject *self, PyObject *payload, PyObject *headers,
+                                    const struct tpr_origin *origin) {
+    int code = writer_put(self, payload, headers, origin);
     switch (code) {
     case TPR_OK:
-        if (!self->is_made) /* closed by the payload's own code; closing has published it */
-            return PyLong_FromUnsignedLongLong(self->ring.last_seq);
-        tpr_writer_flush(&self->ring);
+        if (self->is_made) /* else the payload's own code has closed it, and closing has published this */
+            tpr_writer_flush(&self->ring);
         return PyLong_FromUnsignedLongLong(self->ring.last_seq);
     case TPR_FULL: return PyLong_FromLong(0);
     case TPR_NEEDS_READERS: return PyLong_FromLong(-1);
@@ -55,6 +51,26 @@ PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ss
                             (unsigned long long)tpr_message_bytes_max(self->ring.capacity));
     default: return tp_raise(code);
     }
+}
+
+PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"payload", "headers"};
+    static const struct tp_signature signature = {"try_publish", names, 1, 2};
+    PyObject *value[2];
+    if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0)
+        return NULL;
+    return writer_publish_one(self, value[0], value[1], NULL);
+}
+
+PyObject *tp_writer_try_publish_from(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"payload", "headers", "origin_source", "origin_seq"};
+    static const struct tp_signature signature = {"try_publish_from", names, 4, 4};
+    struct tpr_origin origin = {0};
+    PyObject *value[4];
+    if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_uint64(value[2], "origin_source", &origin.source) < 0 || tp_uint64(value[3], "origin_seq", &origin.seq) < 0)
+        return NULL;
+    return writer_publish_one(self, value[0], value[1], &origin);
 }
 
 /* The headers of message `i`: one for all, one each (borrowed), or none. -1 with an exception set. */
@@ -84,7 +100,7 @@ static Py_ssize_t writer_put_many(WriterObject *self, PyObject *payloads, Py_ssi
         }
         PyObject *payload = Py_NewRef(PySequence_Fast_GET_ITEM(payloads, i));
         Py_XINCREF(headers);
-        *why = writer_put(self, payload, headers);
+        *why = writer_put(self, payload, headers, NULL);
         Py_XDECREF(headers);
         Py_DECREF(payload);
         if (*why != TPR_OK)
@@ -139,4 +155,31 @@ failed:
     Py_DECREF(payloads);
     Py_XDECREF(each);
     return NULL;
+}
+
+/* ---- the pump ---- */
+
+PyObject *tp_pump(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"reader", "writer", "count_max", "bytes_max"};
+    static const struct tp_signature signature = {"pump", names, 2, 4};
+    uint64_t count_max = TPR_BATCH_COUNT, bytes_max = 1 << 20, moved = 0;
+    PyObject *value[4];
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        (value[2] && tp_uint64(value[2], "count_max", &count_max) < 0) ||
+        (value[3] && tp_uint64(value[3], "bytes_max", &bytes_max) < 0))
+        return NULL;
+    if (!Py_IS_TYPE(value[0], tp_reader_type) || !Py_IS_TYPE(value[1], tp_writer_type)) {
+        PyErr_SetString(PyExc_TypeError, "pump() takes a Reader and a Writer");
+        return NULL;
+    }
+    ReaderObject *reader = (ReaderObject *)value[0];
+    WriterObject *writer = (WriterObject *)value[1];
+    if (!tp_reader_usable(reader) || !tp_writer_usable(writer))
+        return NULL;
+    int code = tpr_pump(&reader->ring, &writer->ring, count_max, bytes_max, &moved);
+    if (code < 0)
+        return tp_raise(code);
+    if (moved || code == TPR_OK)
+        return PyLong_FromUnsignedLongLong(moved);
+    return PyLong_FromLong(code == TPR_FULL ? -1 : -2);
 }

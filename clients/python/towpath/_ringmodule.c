@@ -262,6 +262,8 @@ static PyObject *check_control(PyObject *Py_UNUSED(module), PyObject *value) {
 static PyMethodDef module_methods[] = {
     {"check_ring", check_ring, METH_O, "Check a ring's descriptor without mapping it: (source, capacity)."},
     {"check_control", check_control, METH_O, "Check a control page's descriptor without mapping it: (reader, slots)."},
+    {"pump", TP_METHOD(tp_pump), METH_FASTCALL | METH_KEYWORDS,
+     "Move messages from a reader's sources to a writer: how many, -1 (full), -2 (readers changed)."},
     {"set_headers_decoder", TP_METHOD(tp_set_headers_decoder), METH_FASTCALL,
      "Set what Message.headers calls with headers_raw, and what it gives when there are none."},
     {NULL, NULL, 0, NULL},

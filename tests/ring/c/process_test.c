@@ -1,29 +1,14 @@
 /* The ring between processes, with the test as the core: it carries descriptors and bumps the generation.
  *
  * - ping: two processes answer each other with every spin off, so each message is a sleep and a wake-up.
- * - duel: one side falls asleep while the other does what should wake it, and then nothing more: thousands of
- *   times, at every distance. One lost wake-up is a hang. (Without either fence this fails at once.)
  * - latecomer: a reader falls asleep before the writer knows of it, and during the writer's batch.
  * - flood: several writers, several readers, small rings; every byte and every seq checked.
  * - storm: readers come and go while a writer never stops; each must get everything published after it subscribed.
  * - crowd: one reader on more rings than one futex_waitv takes.
  */
-#include "testing.h"
+#include "pair.h"
 
 /* ---- ping ---- */
-
-static void exchange(int socket, struct tpr_writer *writer, struct tpr_reader *reader, uint64_t other) {
-    struct note note;
-    int fd;
-    send_note(socket, 0, 0, tpr_writer_share(writer));
-    send_note(socket, 0, 0, tpr_reader_share(reader));
-    CHECK(receive_note(socket, &note, &fd) && tpr_reader_add(reader, fd, 0, other, 1, -1, NULL) == TPR_OK);
-    CHECK(receive_note(socket, &note, &fd) && tpr_writer_attach(writer, other, fd, 0, -1, 1) == TPR_OK);
-    send_note(socket, 1, 0, -1); /* attached */
-    CHECK(receive_note(socket, &note, NULL));
-    no_spin(&writer->spin);
-    no_spin(&reader->spin);
-}
 
 static void ping_side(int socket, uint64_t id, uint64_t other, uint64_t rounds) {
     struct tpr_writer writer;
@@ -66,95 +51,6 @@ static void ping(uint64_t rounds) {
     CHECK(wait_child(child) == 0);
     close(pair[0]);
     close(pair[1]);
-}
-
-/* ---- duel ---- */
-
-struct board {
-    _Atomic uint64_t round, answer;
-};
-
-static struct board *make_board(void) {
-    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(page != MAP_FAILED);
-    return (struct board *)page;
-}
-
-static void await_word(_Atomic uint64_t *word, uint64_t value) {
-    uint64_t deadline_ns = within_limit();
-    for (uint32_t i = 1; *word != value; i++) {
-        tpr_relax_();
-        if (i % 1000 == 0) {
-            sched_yield(); /* the other side may need this very core */
-            CHECK(tpr_monotonic_ns() < deadline_ns);
-        }
-    }
-}
-
-/* Between nothing and about as long as it takes to fall asleep. Looks at `word` all the while, so that it lies in this
- * core's cache: then a load of it is quicker than the store before it, which is what the fences are against. */
-static void hesitate(uint64_t round, const uint64_t *word) {
-    for (uint64_t i = mix(round) % 300; i; i--)
-        tpr_load_acquire_(word);
-}
-
-static void receive_round(struct tpr_reader *reader) {
-    struct tpr_view view;
-    tpr_reader_begin(reader);
-    while (!tpr_reader_peek(reader, &view)) {
-        int code = tpr_reader_wait(reader, within_limit());
-        CHECK(code == TPR_OK || code == TPR_NOTIFIED); /* a timeout is a lost wake-up */
-        tpr_reader_begin(reader);
-    }
-    do
-        CHECK(tpr_reader_consume(reader, &view));
-    while (tpr_reader_peek(reader, &view));
-    tpr_reader_end(reader);
-}
-
-static void duel(uint64_t rounds, bool is_reader_asleep) {
-    static const uint8_t payload[900];
-    struct board *board = make_board();
-    struct tpr_writer writer;
-    struct tpr_reader reader;
-    int pair[2];
-    make_socketpair(pair);
-    pid_t child = begin_child();
-    if (child == 0) {
-        CHECK(tpr_writer_open(&writer, 3, 4096) == TPR_OK && tpr_reader_open(&reader, 3, 1) == TPR_OK);
-        exchange(pair[1], &writer, &reader, 4);
-        for (uint64_t round = 1; round <= rounds; round++) {
-            if (is_reader_asleep) {
-                receive_round(&reader);
-                board->answer = round;
-            } else {
-                await_word(&board->round, round); /* the ring is full */
-                hesitate(round, &reader.source[0]->page->writer_waits_for);
-                receive_round(&reader);
-            }
-        }
-        _exit(0);
-    }
-    CHECK(tpr_writer_open(&writer, 4, 4096) == TPR_OK && tpr_reader_open(&reader, 4, 1) == TPR_OK);
-    exchange(pair[0], &writer, &reader, 3);
-    for (uint64_t round = 1; round <= rounds; round++) {
-        if (is_reader_asleep) {
-            hesitate(round, &writer.peer[0].control->sleeping);
-            CHECK(tpr_writer_publish(&writer, NULL, 0, &round, sizeof round) == TPR_OK);
-            await_word(&board->answer, round);
-        } else {
-            while (tpr_writer_publish(&writer, NULL, 0, payload, sizeof payload) == TPR_OK)
-                ;
-            board->round = round;
-            CHECK(tpr_writer_wait_room(&writer, sizeof payload, within_limit()) == TPR_OK);
-        }
-    }
-    CHECK(wait_child(child) == 0);
-    tpr_writer_close(&writer);
-    tpr_reader_close(&reader);
-    close(pair[0]);
-    close(pair[1]);
-    munmap(board, 4096);
 }
 
 /* ---- latecomer ---- */
@@ -446,7 +342,7 @@ static void storm_core(int writer, const int *reader, int readers) {
     }
     poll_fd[readers] = (struct pollfd){.fd = writer, .events = POLLIN};
     while (live) {
-        CHECK(poll(poll_fd, (nfds_t)readers + 1, LIMIT_S * 1000) > 0);
+        CHECK(poll(poll_fd, (nfds_t)readers + 1, (int)limit_s * 1000) > 0);
         for (int i = 0; i < readers; i++) {
             if (!poll_fd[i].revents)
                 continue;
@@ -579,8 +475,6 @@ static void crowd(void) {
 int main(void) {
     begin_test();
     ping(5000);
-    duel(100000, true);
-    duel(20000, false);
     latecomer();
     newcomer();
     flood(4000);

@@ -26,6 +26,13 @@ static inline void buffer_store(uint64_t *target, uint64_t value) {
 
 #define TOWPATH_RING_STORE(target, value, order) buffer_store((target), (value))
 #define TOWPATH_RING_ON_FENCE() empty_store_buffer()
+/* Stores stay in order: a copy comes after what is held back. */
+#define TOWPATH_RING_MEMCPY(target, origin, bytes) (empty_store_buffer(), memcpy((target), (origin), (bytes)))
+#endif
+
+#ifdef WITH_FAULTS
+static int chosen_fault; /* by the environment's RING_FAULT, in begin_test() */
+#define TOWPATH_RING_FAULT chosen_fault
 #endif
 
 #include "towpath_ring.h"
@@ -49,10 +56,12 @@ static inline void buffer_store(uint64_t *target, uint64_t value) {
     } while (0)
 
 #define SECONDS_NS INT64_C(1000000000)
-#define LIMIT_S 60 /* a test that hangs ends here, by SIGALRM; under the sanitizers all is slower */
+
+/* A test that hangs ends after this, by SIGALRM; under the sanitizers all is slower. RING_LIMIT_S is another. */
+static unsigned limit_s = 60;
 
 static inline uint64_t within_limit(void) {
-    return tpr_deadline_ns(LIMIT_S * SECONDS_NS);
+    return tpr_deadline_ns((int64_t)limit_s * SECONDS_NS);
 }
 
 static inline uint64_t mix(uint64_t value) {
@@ -168,7 +177,17 @@ static inline void make_socketpair(int pair[2]) {
 }
 
 static inline void begin_test(void) {
-    alarm(LIMIT_S);
+    if (getenv("RING_LIMIT_S"))
+        limit_s = (unsigned)atoi(getenv("RING_LIMIT_S"));
+#ifdef WITH_FAULTS
+#define FAULT_TEXT(name) #name,
+    static const char *const fault_name[] = {TOWPATH_RING_FAULTS(FAULT_TEXT)};
+    const char *wanted = getenv("RING_FAULT");
+    CHECK(wanted);
+    while (strcmp(fault_name[chosen_fault], wanted) != 0)
+        CHECK(++chosen_fault < TPR_FAULT_COUNT);
+#endif
+    alarm(limit_s);
     setvbuf(stdout, NULL, _IOLBF, 0);
 }
 
@@ -179,7 +198,7 @@ static inline pid_t begin_child(void) {
     CHECK(child >= 0);
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(LIMIT_S);
+        alarm(limit_s);
     }
     return child;
 }

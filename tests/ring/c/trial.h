@@ -331,6 +331,7 @@ static int victim_of(int step) {
     case TPR_STEP_TAIL_CLOSED: return WRITER_A;
     case TPR_STEP_CONTROL_HEADER:
     case TPR_STEP_SLOT_RESET:
+    case TPR_STEP_SLOT_TAKEN:
     case TPR_STEP_SLOT_SOURCE:
     case TPR_STEP_SLOT_START:
     case TPR_STEP_CURSOR:
