@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 
 import pytest
 
 import towpath
 import towpath.aio
-from tests.door.raw import RawClient
+from tests.door.raw import DEADLINE_S, RawClient
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle
 from towpath import _ring
-from towpath.errors import Code
+from towpath.errors import ChannelUndeclared, Code
 from towpath.v1 import frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 
@@ -29,10 +30,10 @@ def name(daemon: DaemonHandle) -> str:
     return made
 
 
-def attach_source(client: RawClient, channel: str) -> int:
+def attach_source(client: RawClient, channel: str, writer: _ring.Writer | None = None) -> int:
     """Become a publisher, by hand; return the source's id."""
     source = client.welcome.first_id
-    writer = _ring.Writer(source, RING_BYTES)
+    writer = writer or _ring.Writer(source, RING_BYTES)
     request = frame_pb2.AttachSourceRequest(channel=channel, source=source)
     answer = client.ask(Frame(id=2, attach_source_request=request), writer.share())
     assert answer.WhichOneof("body") == "attach_source_response"
@@ -119,3 +120,38 @@ def test_a_publisher_in_an_event_loop_has_its_doorbell_told(
         assert not (frame.source_added.from_start or frame.source_added.from_history)
         assert len(descriptors) == (2 if kind == "aio" else 1)
         assert all(os.readlink(f"/proc/self/fd/{each.fd}").startswith("socket:") for each in descriptors[1:])
+
+
+def test_a_subscriber_that_was_parted_cannot_stall_its_publisher_again(
+    daemon: DaemonHandle, name: str
+) -> None:
+    with RawClient(daemon.socket) as subscriber, towpath.connect(str(daemon.socket)) as client:
+        publisher = client.publisher(name)
+        attach_reader(subscriber, name)  # and never reads, nor hears what it is told
+        publisher.publish_many([b"x" * 500] * 20, timeout=DEADLINE_S)
+        for _ in range(50):
+            publisher.publish_many([b"x" * 500] * 20, timeout=0)
+
+
+def test_a_publisher_whose_channel_went_is_not_read_any_more(daemon: DaemonHandle, name: str) -> None:
+    with RawClient(daemon.socket) as hostile, towpath.connect(str(daemon.socket)) as client:
+        writer = _ring.Writer(hostile.welcome.first_id, RING_BYTES)
+        attach_source(hostile, name, writer)
+        with client.subscribe(name) as subscription:
+            stop = threading.Event()
+
+            def write_on() -> None:
+                while not stop.is_set():
+                    # It does not wait for anybody: it has attached no reader.
+                    writer.try_publish_many([b"x" * 100] * 20)
+
+            thread = threading.Thread(target=write_on)
+            thread.start()
+            try:
+                client.undeclare(name, force=True)
+                with pytest.raises(ChannelUndeclared):
+                    while True:
+                        subscription.receive(timeout=DEADLINE_S)
+            finally:
+                stop.set()
+                thread.join()
