@@ -1,5 +1,5 @@
-"""kill -9 of the core, again and again, under load on a channel in total order: every message exactly once, in
-one order that all subscribers see alike."""
+"""kill -9 of the core, again and again, under load on a channel in total order: every message exactly once,
+in one order that all subscribers see alike."""
 
 from __future__ import annotations
 
@@ -147,38 +147,42 @@ def test_hundreds_of_times(tmp_path: Path, seed: int) -> None:
 
 def test_a_publisher_that_dies_with_the_core_is_still_taken_in(tmp_path: Path) -> None:
     """What was in its ring is not lost: the supervisor kept the ring."""
-    with running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon:
-        with towpath.connect(str(daemon.socket)) as client:
-            client.declare("total", order="total")
-            subscription = client.subscribe("total")
-            core = daemon.core_pid
-            child = os.fork()
-            if child == 0:
-                with towpath.connect(str(daemon.socket)) as own:
-                    publisher = own.publisher("total")
-                    os.kill(core, signal.SIGSTOP)
-                    publisher.publish_many([b"%d" % number for number in range(100)])
-                    os.kill(os.getpid(), signal.SIGKILL)
-            os.waitpid(child, 0)
-            daemon.kill_core()
-            got = [subscription.receive(DEADLINE_S).payload for _ in range(100)]
-            assert got == [b"%d" % number for number in range(100)]
+    with (
+        running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        client.declare("total", order="total")
+        subscription = client.subscribe("total")
+        core = daemon.core_pid
+        child = os.fork()
+        if child == 0:
+            with towpath.connect(str(daemon.socket)) as own:
+                publisher = own.publisher("total")
+                os.kill(core, signal.SIGSTOP)
+                publisher.publish_many([b"%d" % number for number in range(100)])
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        daemon.kill_core()
+        got = [subscription.receive(DEADLINE_S).payload for _ in range(100)]
+        assert got == [b"%d" % number for number in range(100)]
 
 
 def test_publishing_by_socket_goes_on_behind_what_was_there(tmp_path: Path) -> None:
-    with running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon:
-        with towpath.connect(str(daemon.socket)) as client:
-            client.declare("total", order="total")
-            subscription = client.subscribe("total")
-            client.channel("total").publish(b"1")
-            assert subscription.receive(DEADLINE_S).payload == b"1"
-            for number in range(2, 5):
-                daemon.kill_core()
-                with BriefClient(str(daemon.socket)) as brief:
-                    _, seq, _ = brief.call(calls.publish("total", [b"%d" % number]), DEADLINE_S)
-                assert seq == number
-                message = subscription.receive(DEADLINE_S)
-                assert (message.payload, message.seq) == (b"%d" % number, number)
+    with (
+        running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        client.declare("total", order="total")
+        subscription = client.subscribe("total")
+        client.channel("total").publish(b"1")
+        assert subscription.receive(DEADLINE_S).payload == b"1"
+        for number in range(2, 5):
+            daemon.kill_core()
+            with BriefClient(str(daemon.socket)) as brief:
+                _, seq, _ = brief.call(calls.publish("total", [b"%d" % number]), DEADLINE_S)
+            assert seq == number
+            message = subscription.receive(DEADLINE_S)
+            assert (message.payload, message.seq) == (b"%d" % number, number)
 
 
 if __name__ == "__main__":
