@@ -19,6 +19,7 @@ from towpath_broker.journal.memory import MemoryJournal
 from towpath_broker.local import connection, door
 from towpath_broker.local.credentials import Admins
 from towpath_broker.ports import WallClock
+from towpath_broker.rings.kept import Keeper
 
 
 class InProcess:
@@ -34,6 +35,7 @@ class InProcess:
             gateway_report=lambda name, report: None,
             warn=lambda message: None,
             software="test",
+            keeper=Keeper(lambda name, descriptor: False, lambda name: None),
         )
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
