@@ -167,6 +167,7 @@ def test_a_publisher_that_dies_with_the_core_is_still_taken_in(tmp_path: Path) -
         assert got == [b"%d" % number for number in range(100)]
 
 
+@pytest.mark.long
 def test_publishing_by_socket_goes_on_behind_what_was_there(tmp_path: Path) -> None:
     with (
         running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon,
