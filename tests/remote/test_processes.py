@@ -62,6 +62,10 @@ def test_clients_on_several_event_loops_of_one_process(url: str, local: towpath.
     assert finish(start("loops", url, name)) == "done\n"
 
 
+def test_clients_one_after_the_other_whose_handles_are_kept(url: str, name: str) -> None:
+    assert finish(start("sequence", url, name)) == "done\n"
+
+
 def test_a_program_that_is_killed_leaves_its_channels(url: str, local: towpath.Client, name: str) -> None:
     process = start("interrupted", url, name)
     assert process.stdout is not None

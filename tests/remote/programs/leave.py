@@ -2,7 +2,7 @@
 
 HOW is one of: ``unclosed`` and ``unclosed-aio`` end without closing anything; ``fork`` uses the parent's
 handles in a child; ``interrupted`` waits for a message until it gets SIGINT; ``loops`` runs clients on three
-event loops.
+event loops; ``sequence`` has one client after the other, and keeps what came from them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,29 @@ def loops() -> None:
     print("done")
 
 
+def sequence() -> None:
+    kept: list[object] = []
+    for _ in range(8):
+        with towpath.connect(url) as client:
+            subscription, watch = client.subscribe(channel), client.watch()
+            client.channel(channel).publish(b"x")
+            subscription.receive(timeout=20)
+            watch.receive(timeout=20)
+            try:
+                client.channel_info("not.there")
+            except towpath.TowpathError as error:
+                kept += [subscription, watch, error]
+    print("done")
+
+
 if how == "unclosed-aio":
     asyncio.run(unclosed_aio())
 else:
-    {"unclosed": unclosed, "fork": fork, "interrupted": interrupted, "loops": loops}[how]()
+    ways = {
+        "unclosed": unclosed,
+        "fork": fork,
+        "interrupted": interrupted,
+        "loops": loops,
+        "sequence": sequence,
+    }
+    ways[how]()

@@ -174,6 +174,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
         if following is not None:
             following.cancel()
             await asyncio.wait((following,))
+        del following  # and with it what it was doing, which a carrier has to let go of
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close()

@@ -147,8 +147,8 @@ class GrpcConnection:
     async def close(self) -> None:
         self._fail(ConnectionLost("the connection was closed", hint=""))
         await self._channel.close()
-        # It ends with the channel, unless somebody keeps a call; until then gRPC has an event for this loop,
-        # which may be closed next.
+        # It ends with the channel, which is when nobody holds a call any more. Until then gRPC has an event
+        # for this loop, which may be closed next.
         await asyncio.wait((self._watching,), timeout=SHUTDOWN_S)
         self._watching.cancel()
 
@@ -175,12 +175,12 @@ class GrpcConnection:
             failure = ProtocolViolation("a response cannot be decoded")
         except asyncio.CancelledError:
             # gRPC raises it too, in whoever waits for a call of a channel that is closed.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _is_being_cancelled():
                 raise
             failure = ConnectionLost("the connection was closed", hint="")
-        # Whoever keeps the error must not keep the call with it, which would keep the channel open.
-        del work
+        finally:
+            # Whoever keeps the error must not keep the call with it, which would keep the channel open.
+            del work
         raise failure
 
     async def read(self, call: Any) -> Any:
@@ -190,10 +190,14 @@ class GrpcConnection:
             Cancelled: it has ended well.
             TowpathError: it has ended otherwise.
         """
-        response = await self.settled(call.read())
-        if response is grpc.aio.EOF:
-            raise await self.reason(call)
-        return response
+        try:
+            response = await self.settled(call.read())
+            if response is not grpc.aio.EOF:
+                return response
+            failure = await self.reason(call)
+        finally:
+            del call  # see settled
+        raise failure
 
     async def reason(self, call: Any) -> TowpathError:
         """Say why a stream has ended."""
@@ -273,11 +277,12 @@ class GrpcBatches:
         """What is not read holds the gateway up by itself."""
 
     def cancel(self) -> None:
-        """End the call; nothing is waited for."""
+        """End the call, and let go of it; nothing is waited for."""
         self._call.cancel()
+        self._call = None
 
     async def close(self) -> None:
-        self._call.cancel()
+        self.cancel()
         # gRPC tells a caller of a cancelled call's end at once. The gateway takes requests in their order, so
         # when it has answered another one it has left the channel.
         if not is_pattern(self._channel):
@@ -316,6 +321,7 @@ class GrpcPublication:
                 await self._connection.settled(self._call.done_writing())
                 await self._call.code()
         self._call.cancel()
+        self._call = None
 
 
 class GrpcChanges:
@@ -331,3 +337,9 @@ class GrpcChanges:
 
     def close(self) -> None:
         self._call.cancel()
+        self._call = None
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
