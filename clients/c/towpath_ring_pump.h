@@ -6,8 +6,8 @@
  * Each message enters exactly once, whenever the process is killed. Messages of one source are published, in batches, and
  * then that source's cursor is moved past them, before those of another source are touched. So what a dead pump had
  * published and not yet moved the cursor past is of one source, and ends with the newest message of the ring; its origin
- * says which and how far. The successor writes that into the source's slot (tpr_reader_pass_over()) before it publishes
- * anything, and passes over that much.
+ * says which and how far. The pump passes over that much of that source, as long as the message is the newest; whoever
+ * publishes something else before that source is back first writes it into the source's slot (tpr_reader_pass_over()).
  */
 #ifndef TOWPATH_RING_PUMP_H
 #define TOWPATH_RING_PUMP_H
@@ -35,11 +35,15 @@ static inline void tpr_writer_undo_put_(struct tpr_writer *writer, const struct 
 static inline int tpr_pump_source_(struct tpr_reader *reader, struct tpr_source *source, struct tpr_writer *writer,
                                    uint64_t count_max, uint64_t bytes_max, uint64_t *count, uint64_t *bytes) {
     struct tpr_view view;
+    uint64_t taken = source->slot->taken;
+    if (writer->last_seq && writer->origin_at == writer->last_seq && writer->origin.source == source->source &&
+        writer->origin.seq > taken)
+        taken = writer->origin.seq;
     while (*count < count_max && *bytes < bytes_max && source->state <= TPR_SOURCE_FINISHED &&
            tpr_source_peek_(reader, source, &view)) {
         struct tpr_origin origin = {source->source, view.seq, view.time_ns};
         struct tpr_put_undo_ undo = {writer->position, writer->last_seq, writer->origin_at, writer->origin};
-        if (view.seq <= source->slot->taken && !TPR_FAULT_(TAKEN_TWICE)) {
+        if (view.seq <= taken && !TPR_FAULT_(TAKEN_TWICE)) {
             tpr_reader_consume(reader, &view);
             continue;
         }

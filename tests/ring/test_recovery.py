@@ -280,6 +280,17 @@ class TestPump:
         assert [message.seq for message in messages] == list(range(1, moved + 1))
         assert relay.lost == 500 - moved
 
+    def test_what_a_dead_pump_had_published_is_passed_over(self) -> None:
+        publisher, relay, ordered, subscriber = Writer(7, 65536), Reader(9), Writer(50, 65536), Reader(60)
+        connect(publisher, relay)
+        connect(ordered, subscriber)
+        publisher.try_publish_many([b"%d" % number for number in range(1, 11)])
+        for seq in range(1, 6):
+            ordered.try_publish_from(b"%d" % seq, None, 7, seq)
+        assert pump(relay, ordered, 2) == 2
+        assert pump(relay, ordered) == 3
+        assert [message.origin_seq for message in receive_all(subscriber)] == list(range(1, 11))
+
     def test_after_a_crash_nothing_is_taken_twice(self) -> None:
         """Also when the successor publishes for others, and dies too, before the source comes back."""
         publisher, other = Writer(7, 65536), Writer(8, 65536)

@@ -504,8 +504,9 @@ def pump(reader: Reader, writer: Writer, count_max: int = 256, bytes_max: int = 
 
     They keep headers and time, and have the source and seq that they came from as their origin. Messages of a
     source are published before its cursor is moved past them, and those before any of the next source: so
-    after a crash at most those of the newest message's origin are in both (``Writer.last_origin``,
-    ``Reader.pass_over``). A message too large for the writer's ring is its source's violation.
+    after a crash at most those of the newest message's origin are in both, and ``pump`` passes over them as
+    long as that message is the newest. (Who publishes another one before that source is back says
+    ``Reader.pass_over`` first.) A message too large for the writer's ring is its source's violation.
 
     Args:
         count_max: the most messages. bytes_max: about the most bytes of headers and payloads.
