@@ -98,9 +98,10 @@ def cases(
             ("round trip", True, 0),
             ("round trip", True, PAUSE_NS),
         ):
-            if pattern not in patterns or (pause_ns and size != SIZES[0]):
+            is_extra = bool(pause_ns) or (pattern == "fan-out" and not is_checked) or placement == "two cores"
+            if pattern not in patterns or (is_extra and size != SIZES[0]):
                 continue
-            if placement == "two cores" and (pattern != "round trip" or size != SIZES[0]):
+            if placement == "two cores" and pattern != "round trip":
                 continue
             for mechanism in MECHANISMS:
                 if mechanism.family in families and pattern in mechanism.patterns:

@@ -31,7 +31,7 @@ import threading
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final, Literal
@@ -304,8 +304,3 @@ async def wait_readable(descriptor: int) -> None:
         await readable
     finally:
         loop.remove_reader(descriptor)
-
-
-def describe(load: Load) -> dict[str, Any]:
-    """A load as JSON."""
-    return asdict(load)

@@ -99,7 +99,7 @@ def draw(results: Results, file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    figure, grid = pyplot.subplots(5, 2, figsize=(15, 27), layout="constrained")
+    figure, grid = pyplot.subplots(6, 2, figsize=(15, 32), layout="constrained")
     kinds: list[tuple[str, str, float, str, Pattern, dict[str, Any]]] = [
         ("One-way, 64 B, checksummed", "rate", 1e-6, "million messages/s", "one-way", {"is_checked": True}),
         (
@@ -131,10 +131,15 @@ def draw(results: Results, file: Path) -> None:
         pattern="round trip", size_bytes=64, placement="free", pause_ns=PAUSE_NS,
     )  # fmt: skip
     _against_size(grid[3][1], results, "free")
-    curves = list(results.curves.items())
-    for axes, (curve, points) in zip((grid[4][0], grid[4][1]), curves, strict=False):
+    _bars(
+        grid[4][0], results, "Round trip p50, 64 B, both awake, a core each", "p50_us", 1,
+        "microseconds (less is better)",
+        pattern="round trip", size_bytes=64, placement="two cores", pause_ns=0,
+    )  # fmt: skip
+    places = (grid[4][1], grid[5][0], grid[5][1])
+    for axes, (curve, points) in zip(places, results.curves.items(), strict=False):
         _curve(axes, curve, points)
-    for axes in (grid[4][0], grid[4][1])[len(curves) :]:
+    for axes in places[len(results.curves) :]:
         axes.set_axis_off()
     figure.legend(
         handles=[Patch(color=COLOURS[family], label=LABELS[family]) for family in COLOURS],

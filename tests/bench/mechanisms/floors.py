@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from typing import Final
 
 from tests.bench.load import WARM_UPS, Load, Role
@@ -124,8 +125,6 @@ class ProtocolCallbacks(ProtocolEcho):
 
 class _Pinging(asyncio.Protocol):
     def __init__(self, role: Role, over: asyncio.Future[list[int]]) -> None:
-        import time
-
         self._clock, self._over = time.perf_counter_ns, over
         self._payload, self._left = role.payloads[0], 0
         self._times: list[int] = []

@@ -10,7 +10,6 @@ from tests.bench.load import Load
 from tests.bench.mechanisms.link import Blocking, Looping, Receive, ReceiveAsync, Send, SendAsync
 from tests.bench.site import Site, program
 
-NATS_PAYLOAD_MAX: Final = 1 << 20
 NATS_FLUSHER_BYTES: Final = 8 << 20
 
 
