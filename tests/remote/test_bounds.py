@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
 
 import towpath
+from tests.support.daemon import wait_until
 from towpath import errors
 from towpath.remote import inbox, zeromq
 from towpath.remote.blocking import RemoteSubscription
@@ -59,3 +61,33 @@ def test_a_program_that_does_not_read_is_held_within_bounds_and_loses_nothing(
         assert (int(message.payload[:6]), message.missed) == (number, 0)
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
+
+
+def test_a_program_that_stalls_a_publisher_too_long_is_told_once_and_goes_on(
+    client: Any, local: towpath.Client, name: str
+) -> None:
+    local.undeclare(name)
+    local.declare(name, ring_bytes=1 << 18, stall_ms_max=300)
+    publisher = local.publisher(name)
+    subscription = client.subscribe(name)
+    publisher.publish_many([bytes(SIZE)] * COUNT, timeout=DEADLINE_S)
+    received = 0
+    with pytest.raises(errors.SlowConsumer):
+        while True:
+            message = subscription.receive(timeout=DEADLINE_S)
+            received += 1
+            assert (message.seq, message.missed) == (received, 0)
+    wait_until(lambda: local.channel_info(name).subscribers == 1)
+    publisher.publish(b"again")
+    message = subscription.receive(timeout=DEADLINE_S)
+    assert (message.payload, message.missed) == (b"again", COUNT - received)
+    assert subscription.lost == COUNT - received
+
+
+def test_closing_does_not_wait_for_a_gateway_that_is_silent(client: Any, relay: Any, name: str) -> None:
+    handles = [client.subscribe(name) for _ in range(20)] + [client.watch(), client.publisher(name)]
+    relay.stop()
+    began = time.monotonic()
+    client.close()
+    assert time.monotonic() - began < 10  # not a second for each
+    assert len(handles) == 22

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 from towpath import calls, tracing
@@ -28,14 +29,13 @@ class RemoteAsyncClient(AsyncClient):
         await self._session.open(seconds(deadline))
 
     async def close(self) -> None:
-        for handle in list(self._handles):
-            await handle.close()
+        # All at once: each may wait a moment for the gateway's word.
+        await asyncio.gather(*(handle.close() for handle in list(self._handles)))
         await self._session.close()
 
     @property
     def is_connected(self) -> bool:
-        connection = self._session.connection
-        return connection is not None and not connection.is_lost
+        return self._session.is_connected
 
     @property
     def session(self) -> int:

@@ -3,7 +3,8 @@
 Theory of operation
     Each subscription has a task that reads batches from the session's connection into an :class:`Inbox`,
     while that has room. When the connection breaks it subscribes again on the next one; the inbox knows what
-    was seen. A refusal that trying again does not change ends the subscription.
+    was seen. A refusal that trying again does not change ends the subscription. When the daemon has parted it
+    from a publisher that waited too long (SlowConsumer), ``receive`` raises that once; then it goes on.
 
     A watch is the same without numbers: on a new connection everything is told again, after ``reset``.
 
@@ -57,6 +58,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
         self._on_closed = on_closed
         self._inbox = Inbox(name)
         self._stream: Batches | None = None
+        self._trouble: TowpathError | None = None
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
@@ -92,16 +94,29 @@ class RemoteAsyncSubscription(AsyncSubscription):
                     self._stream = await connection.subscribe(self.name, len(self._inbox))
                 pause_s = RECONNECT_FIRST_S
                 await self._read(connection, self._stream)
-            except TowpathError as error:
+            except SlowConsumer as error:
                 self._stream = None
+                await self._tell(error)
+            except TowpathError as error:
+                stream, self._stream = self._stream, None
                 if self._session.ended is not None:
                     self._end(self._session.ended)
                     return
                 if not isinstance(error, _TRY_AGAIN):
                     self._end(self._reason(error))
+                    if stream is not None:
+                        await stream.close()
                     return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    async def _tell(self, error: TowpathError) -> None:
+        """Have ``receive`` raise an error once, after what is held; return when it has."""
+        self._trouble = error
+        self._changed.set()
+        while self._trouble is not None:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     async def _read(self, connection: Connection, stream: Batches) -> None:
         while True:
@@ -155,6 +170,10 @@ class RemoteAsyncSubscription(AsyncSubscription):
                 if self._inbox.has_room:
                     self._has_room.set()
                 return messages
+            if self._trouble is not None:
+                trouble, self._trouble = self._trouble, None
+                self._has_room.set()
+                raise trouble
             if self._inbox.ended is not None:
                 raise self._inbox.ended
             _raise_failure(self._following)

@@ -143,7 +143,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
 
     def _late(self, submission: Submission, count: int) -> TowpathError:
         """What a publisher is told whose time is over."""
-        if self._session.connection is None and not submission.on_way:
+        if not self._session.is_connected and not submission.on_way:
             return _so_far(Unavailable("the daemon does not answer"), submission, count)
         error = Timeout(
             f"a subscriber of {self.channel} does not read, or the gateway is slow",

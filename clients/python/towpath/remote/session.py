@@ -72,6 +72,11 @@ class Session:
         return self._carrier.message_bytes_max
 
     @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection that works, as far as is known."""
+        return self.connection is not None and not self.connection.is_lost
+
+    @property
     def ended(self) -> TowpathError | None:
         """Why there will be no connection any more, or None."""
         return self._failed
@@ -107,7 +112,7 @@ class Session:
         """
         try:
             async with asyncio.timeout(seconds(deadline)):
-                while (self.connection is None or self.connection.is_lost) and self._failed is None:
+                while not self.is_connected and self._failed is None:
                     self._ready.clear()
                     await self._ready.wait()
         except TimeoutError:
