@@ -254,7 +254,7 @@ class TestLifetimes:
             work()
         gc.collect()
         assert [sys.getrefcount(thing) for thing in tracked] == before
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert len(os.listdir("/proc/self/fd")) <= descriptors  # what earlier tests left may close meanwhile
         assert mappings() == mapped
         assert sys.getallocatedblocks() - blocks < 50  # less than one for each round
 

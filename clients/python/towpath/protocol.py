@@ -148,7 +148,7 @@ class ReaderState:
     Attributes:
         ended: why no new source will come, or None; what is in the rings already is still handed out.
         slots: the slot of each source that the core counts as this reader's.
-        following: sources whose rings are not drained yet.
+        following: sources whose rings are not drained yet, and the channel of each.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
@@ -166,7 +166,7 @@ class ReaderState:
         self.page = wire.Descriptor(self.reader.share())
         self.ended: TowpathError | None = None
         self.slots: dict[int, int] = {}
-        self.following: set[int] = set()
+        self.following: dict[int, str] = {}
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()
         self.overtaken: set[int] = set()
@@ -433,7 +433,8 @@ class ClientProtocol:
             state.overtaken.add(source)
             state.troubles.append(
                 SlowConsumer(
-                    f"this subscription was too slow for publisher {source} of {state.channel!r},"
+                    f"this subscription was too slow for publisher {source}"
+                    f" of {state.following.get(source, state.channel)!r},"
                     " which went on without it",
                     hint="what was not read of that publisher is lost; subscribe again to follow it again",
                 )
@@ -443,7 +444,7 @@ class ClientProtocol:
             self._stop_following(state, source)
 
     def _stop_following(self, state: ReaderState, source: int) -> None:
-        state.following.discard(source)
+        state.following.pop(source, None)
         state.reader.remove(source)
         if source in state.gone:
             self._release(state, source)
@@ -574,10 +575,10 @@ class ClientProtocol:
             state.reader.add(
                 descriptors[0].fd, notice.slot, notice.source, notice.channel, _start(notice), doorbell
             )
-        except _ring.RingError as error:
+        except (_ring.RingError, OSError) as error:
             _log.warning("source %d of channel %s is not followed: %s", notice.source, notice.channel, error)
             return
-        state.following.add(notice.source)
+        state.following[notice.source] = notice.channel
         state.wake()
 
     def _source_excluded(self, notice: frame_pb2.SourceExcluded) -> None:
