@@ -108,7 +108,7 @@ class TestPublishing:
     @pytest.mark.parametrize(
         "arguments",
         [(), ("text",), (b"", "h"), (b"", b"", b""), (None,), (memoryview(b"abcd")[::2],)],
-        ids=str,
+        ids=["none", "text", "headers that are text", "three", "None", "not contiguous"],
     )
     def test_refuses_wrong_types(self, pair: tuple[Writer, Reader], arguments: tuple[Any, ...]) -> None:
         with pytest.raises((TypeError, BufferError)):
