@@ -39,7 +39,8 @@ class RawClient:
         owned = [wire.Descriptor(os.dup(each)) for each in descriptors]
         data = wire.encode(frame)
         sent = wire.send_once(self.sock, data, owned)
-        self.sock.sendall(data[sent:])
+        if sent < len(data):  # the daemon may have closed already: then an empty send would fail
+            self.sock.sendall(data[sent:])
 
     def receive_all(self) -> wire.Incoming:
         """The next frame with its descriptors. Raises EOFError when the daemon has closed the connection."""
