@@ -28,12 +28,3 @@ def test_a_reader_that_leaves_without_reading_is_not_waited_for(client: Any, con
     assert not publisher.wait_drained(timeout=0)
     subscription.close()
     assert publisher.wait_drained(timeout=DEADLINE_S)
-
-
-def test_a_channel_handle_is_the_same_each_time_and_so_is_its_source(client: Any, name: str) -> None:
-    client.declare(name)
-    with client.subscribe(name) as subscription:
-        for _ in range(300):  # more than there may be publishers
-            client.channel(name).publish(b"x")
-        sources = {message.source for message in subscription.receive_many(300, timeout=DEADLINE_S)}
-    assert len(sources) == 1

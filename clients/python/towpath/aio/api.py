@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -77,15 +76,9 @@ class AsyncClient(AsyncRegistry, AsyncHandle):
     def watch(self, *, after_revision: int | None = None) -> AsyncWatch:
         """Follow the registry; see :meth:`towpath.Client.watch`."""
 
-    @cached_property
-    def _channels(self) -> dict[str, AsyncChannel]:
-        return {}
-
     def channel(self, name: str) -> AsyncChannel:
-        """Return the client's handle for publishing and subscribing by name; asks nobody until it is used."""
-        if name not in self._channels:
-            self._channels[name] = AsyncChannel(self, name)
-        return self._channels[name]
+        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
+        return AsyncChannel(self, name)
 
     @abstractmethod
     async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:

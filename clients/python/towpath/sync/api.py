@@ -13,7 +13,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -67,15 +66,9 @@ class Client(Registry, Handle):
                 is too long ago (and from afar always) ``reset`` comes first, and then everything.
         """
 
-    @cached_property
-    def _channels(self) -> dict[str, Channel]:
-        return {}
-
     def channel(self, name: str) -> Channel:
-        """Return the client's handle for publishing and subscribing by name; asks nobody until it is used."""
-        if name not in self._channels:
-            self._channels[name] = Channel(self, name)
-        return self._channels[name]
+        """Return a handle for publishing and subscribing by name; asks nobody until it is used."""
+        return Channel(self, name)
 
     @abstractmethod
     def publisher(self, name: str, *, origin: str = "") -> Publisher:
