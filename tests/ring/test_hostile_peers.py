@@ -5,40 +5,17 @@ The ring and the control page here are forged: correct memfds whose maker writes
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import random
 import struct
 
 import pytest
 
-from tests.ring.ring_helpers import connect, payloads, shared
+from tests.ring.ring_helpers import Forged, connect, payloads, shared
 from towpath._ring import Reader, Writer
 
 DATA, PADDING = 1, 2
 TAIL_AT, DATA_AT = 128, 4096
 FIRST_SLOT_AT = 256
-
-
-class Forged:
-    """A sealed memfd that we can write at any time, begun as a copy of a true one."""
-
-    def __init__(self, true_fd: int) -> None:
-        size = os.fstat(true_fd).st_size
-        writable = os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.write(writable, os.pread(true_fd, size, 0))
-        fcntl.fcntl(writable, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        self.memory = mmap.mmap(writable, size)
-        self.fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
-        os.close(writable)
-
-    def put(self, at: int, form: str, *values: int) -> None:
-        struct.pack_into(form, self.memory, at, *values)
-
-    def close(self) -> None:
-        os.close(self.fd)
-        self.memory.close()
 
 
 def record(seq: int, payload: bytes, *, flags: int = DATA, record_bytes: int | None = None) -> bytes:
