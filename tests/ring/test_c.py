@@ -17,6 +17,7 @@ ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREAD = ("-fsanitize=thread",)
 NO_WAITV = ("-DTOWPATH_RING_NO_WAITV",)
 STORE_BUFFER = ("-DWITH_STORE_BUFFER",)
+LAPPING = ("-DWITH_LAPPING",)
 
 
 @pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
@@ -25,9 +26,13 @@ def test_one_process(c_test: Callable[..., str], name: str, flags: tuple[str, ..
     assert c_test(name, flags) == "ok\n"
 
 
+@pytest.mark.parametrize("messages", [20_000, pytest.param(2_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("lapping", [(), LAPPING], ids=["block", "drop"])
 @pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
-def test_threads(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
-    assert c_test("threads_test", flags) == "ok\n"
+def test_threads(
+    c_test: Callable[..., str], flags: tuple[str, ...], lapping: tuple[str, ...], messages: int
+) -> None:
+    assert c_test("threads_test", (*flags, *lapping), str(messages)) == "ok\n"
 
 
 @pytest.mark.parametrize(
@@ -46,11 +51,11 @@ def test_no_wake_up_is_lost(c_test: Callable[..., str], flags: tuple[str, ...]) 
     assert c_test("duel_test", flags) == "ok\n"
 
 
-@pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
+@pytest.mark.parametrize(("flags", "hits"), [((), "4"), (ADDRESS, "1")], ids=["plain", "address"])
 def test_each_message_goes_through_a_killed_core_once(
-    c_test: Callable[..., str], flags: tuple[str, ...]
+    c_test: Callable[..., str], flags: tuple[str, ...], hits: str
 ) -> None:
-    assert c_test("pump_test", flags).endswith("killed\nok\n")
+    assert c_test("pump_test", flags, hits).endswith("killed\nok\n")
 
 
 def test_kill_at_every_step(c_test: Callable[..., str]) -> None:

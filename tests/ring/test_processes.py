@@ -6,19 +6,23 @@ The children are forked, make their own handles, and pass descriptors over socke
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import signal
 import socket
 import traceback
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Literal
 
-from towpath._ring import GenerationTable, Reader, Writer
+import pytest
+
+from towpath._ring import GenerationTable, Message, Reader, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONG_NS = 60 * 10**9
+
+Overflow = Literal["block", "drop"]
 
 
 class Child:
@@ -59,12 +63,22 @@ def take(source: socket.socket) -> tuple[int, int]:
 
 
 def payload_of(source: int, seq: int) -> bytes:
-    return hashlib.blake2b(b"%d.%d" % (source, seq), digest_size=1 + seq % 64).digest() * (seq % 17)
+    """Bytes that follow from the two numbers, 4 to 103 of them, with a checksum."""
+    body = b"%d.%d." % (source, seq) * (seq % 9)
+    return body + zlib.crc32(body + b"%d" % seq).to_bytes(4, "little")
 
 
-def writer_main(source: int, messages: int, readers: int) -> Callable[[socket.socket], None]:
+def check_payload(message: Message) -> None:
+    body, checksum = message.payload[:-4], message.payload[-4:]
+    assert checksum == zlib.crc32(body + b"%d" % message.seq).to_bytes(4, "little")
+    assert body == b"%d.%d." % (message.source, message.seq) * (message.seq % 9)
+
+
+def writer_main(
+    source: int, messages: int, readers: int, overflow: Overflow
+) -> Callable[[socket.socket], None]:
     def main(core: socket.socket) -> None:
-        writer = Writer(source, 16384)
+        writer = Writer(source, 16384, overflow=overflow)
         give(core, source, writer.share())
         for _ in range(readers):
             reader, control = take(core)
@@ -78,13 +92,16 @@ def writer_main(source: int, messages: int, readers: int) -> Callable[[socket.so
                 batch = [payload_of(source, number) for number in range(seq, min(seq + 40, messages + 1))]
                 taken = writer.try_publish_many(batch, 0, [b"%d" % (seq + i) for i in range(len(batch))])
             if taken == 0:
+                assert overflow == "block"
                 assert writer.wait_room(len(payload_of(source, seq)) + 10, LONG_NS) == 1
         writer.close()
 
     return main
 
 
-def reader_main(reader_id: int, sources: int, expected: dict[int, int]) -> Callable[[socket.socket], None]:
+def reader_main(
+    reader_id: int, sources: int, messages: int, overflow: Overflow
+) -> Callable[[socket.socket], None]:
     def main(core: socket.socket) -> None:
         reader = Reader(reader_id)
         give(core, reader_id, reader.share())
@@ -92,27 +109,36 @@ def reader_main(reader_id: int, sources: int, expected: dict[int, int]) -> Calla
             source, ring = take(core)
             reader.add(ring, source, source, "plant", start="start")
             os.close(ring)
-        last = dict.fromkeys(expected, 0)
+        last = dict.fromkeys(range(sources), 0)
+        received = missed = 0
         while reader.sources():
             for message in reader.receive(50, 20_000, LONG_NS):
-                assert message.seq == last[message.source] + 1
-                assert message.payload == payload_of(message.source, message.seq)
+                assert message.seq == last[message.source] + 1 + message.missed
                 assert message.headers_raw == b"%d" % message.seq
+                check_payload(message)
                 last[message.source] = message.seq
+                missed += message.missed
+                received += 1
             assert reader.take_violations() == []
+            assert reader.take_detached() == []
             for source in reader.take_drained():
                 reader.remove(source)
-        assert last == expected
+        assert set(last.values()) == {messages}
+        assert received + missed == sources * messages
+        assert reader.lost == missed
+        assert missed == 0 or overflow == "drop"
         reader.close()
 
     return main
 
 
-def test_many_writers_and_readers() -> None:
-    writers, readers, messages = 3, 2, 5000
-    expected = dict.fromkeys(range(writers), messages)
-    writing = [Child(writer_main(source, messages, readers)) for source in range(writers)]
-    reading = [Child(reader_main(100 + number, writers, expected)) for number in range(readers)]
+@pytest.mark.parametrize("overflow", ["block", "drop"])
+@pytest.mark.parametrize("messages", [5000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_many_writers_and_readers(messages: int, overflow: Overflow) -> None:
+    """Every byte is checked, and what was received and what was missed add up."""
+    writers, readers = 3, 2
+    writing = [Child(writer_main(source, messages, readers, overflow)) for source in range(writers)]
+    reading = [Child(reader_main(100 + number, writers, messages, overflow)) for number in range(readers)]
     rings = [child.receive()[1] for child in writing]
     controls = [child.receive()[1] for child in reading]
     for source, ring in enumerate(rings):
