@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno as _errno
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 
 class Code(IntEnum):
@@ -37,15 +37,21 @@ class Code(IntEnum):
     BINDING_CONFLICT = 25
     SOURCE_NOT_FOUND = 26
     SUBSCRIPTION_NOT_FOUND = 27
+    VERSION_CONFLICT = 28
+    DELIVERY_LOST = 29
     PERMISSION_DENIED = 30
     UNAUTHENTICATED = 31
     QUOTA_EXCEEDED = 32
     LIMIT_EXCEEDED = 33
+    QUEUE_FULL = 34
+    STORE_FULL = 35
     TIMEOUT = 40
     CANCELLED = 41
     UNAVAILABLE = 42
     CONNECTION_LOST = 43
     SLOW_CONSUMER = 44
+    NO_SERVER = 45
+    SERVER_LOST = 46
     PROTOCOL_VIOLATION = 50
     VERSION_MISMATCH = 51
     BAD_DESCRIPTOR = 52
@@ -53,7 +59,9 @@ class Code(IntEnum):
     BINDING_FAILED = 60
     FRAME_TOO_LARGE = 61
     BAD_FRAME = 62
+    SERVICE_FAILED = 63
     INTERNAL = 90
+    STORE_DAMAGED = 91
 
 
 class Family(IntEnum):
@@ -144,6 +152,22 @@ TABLE: Final[dict[Code, Row]] = {
     ),
     Code.SOURCE_NOT_FOUND: Row(Family.MISUSE, "NOT_FOUND", _errno.ENOENT, 66, False, ""),
     Code.SUBSCRIPTION_NOT_FOUND: Row(Family.MISUSE, "NOT_FOUND", _errno.ENOENT, 66, False, ""),
+    Code.VERSION_CONFLICT: Row(
+        Family.REFUSAL,
+        "ABORTED",
+        _errno.ESTALE,
+        75,
+        True,
+        "get the value again, and set it from what it is now",
+    ),
+    Code.DELIVERY_LOST: Row(
+        Family.REFUSAL,
+        "ABORTED",
+        _errno.ESTALE,
+        75,
+        False,
+        "settle sooner, extend the deadline, or declare the queue with a larger ack_ms",
+    ),
     Code.PERMISSION_DENIED: Row(Family.REFUSAL, "PERMISSION_DENIED", _errno.EACCES, 77, False, ""),
     Code.UNAUTHENTICATED: Row(Family.REFUSAL, "UNAUTHENTICATED", _errno.EACCES, 77, False, ""),
     Code.QUOTA_EXCEEDED: Row(
@@ -156,6 +180,22 @@ TABLE: Final[dict[Code, Row]] = {
     ),
     Code.LIMIT_EXCEEDED: Row(
         Family.REFUSAL, "RESOURCE_EXHAUSTED", _errno.ENOSPC, 75, True, "the limit's name is in the message"
+    ),
+    Code.QUEUE_FULL: Row(
+        Family.REFUSAL,
+        "RESOURCE_EXHAUSTED",
+        _errno.EAGAIN,
+        75,
+        True,
+        "wait until consumers have settled some, or declare the queue with a larger capacity",
+    ),
+    Code.STORE_FULL: Row(
+        Family.REFUSAL,
+        "RESOURCE_EXHAUSTED",
+        _errno.ENOSPC,
+        75,
+        True,
+        "make room on the disk of the state directory",
     ),
     Code.TIMEOUT: Row(Family.REFUSAL, "DEADLINE_EXCEEDED", _errno.ETIMEDOUT, 124, True, ""),
     Code.CANCELLED: Row(Family.REFUSAL, "CANCELLED", _errno.ECANCELED, 130, True, ""),
@@ -170,6 +210,17 @@ TABLE: Final[dict[Code, Row]] = {
     Code.CONNECTION_LOST: Row(Family.REFUSAL, "UNAVAILABLE", _errno.ECONNRESET, 69, True, ""),
     Code.SLOW_CONSUMER: Row(
         Family.REFUSAL, "RESOURCE_EXHAUSTED", _errno.ENOBUFS, 75, True, "read faster, or in larger batches"
+    ),
+    Code.NO_SERVER: Row(
+        Family.REFUSAL, "UNAVAILABLE", _errno.EHOSTDOWN, 69, True, "start one: towpath answer NAME -- CMD"
+    ),
+    Code.SERVER_LOST: Row(
+        Family.REFUSAL,
+        "UNAVAILABLE",
+        _errno.ECONNRESET,
+        69,
+        True,
+        "it may or may not have been carried out; calls that are idempotent are tried again by themselves",
     ),
     Code.PROTOCOL_VIOLATION: Row(Family.VIOLATION, "INTERNAL", _errno.EPROTO, 76, False, ""),
     Code.VERSION_MISMATCH: Row(
@@ -201,8 +252,12 @@ TABLE: Final[dict[Code, Row]] = {
         "raise frame_bytes_max, or check the framing",
     ),
     Code.BAD_FRAME: Row(Family.REFUSAL, "INVALID_ARGUMENT", _errno.EBADMSG, 65, False, "check the framing"),
+    Code.SERVICE_FAILED: Row(Family.REFUSAL, "FAILED_PRECONDITION", _errno.EREMOTEIO, 74, False, ""),
     Code.INTERNAL: Row(
         Family.HOST, "INTERNAL", _errno.EIO, 70, False, "this is a bug in Towpath: please report it"
+    ),
+    Code.STORE_DAMAGED: Row(
+        Family.HOST, "DATA_LOSS", _errno.EUCLEAN, 74, False, "see what is left: towpath store check"
     ),
 }
 
@@ -230,6 +285,12 @@ class TowpathError(Exception):
     def row(self) -> Row:
         """The table's line for this error."""
         return TABLE[self.code]
+
+    def again(self) -> Self:
+        """The same error, to be raised once more: without the frames that the first raising led through, which
+        would keep what they hold alive.
+        """
+        return type(self)(self.message, hint=self.hint, retryable=self.retryable)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -316,6 +377,18 @@ class SubscriptionNotFound(TowpathError, LookupError):
     code = Code.SUBSCRIPTION_NOT_FOUND
 
 
+class VersionConflict(TowpathError):
+    """The value has another version than the one stated; nothing was changed."""
+
+    code = Code.VERSION_CONFLICT
+
+
+class DeliveryLost(TowpathError):
+    """A delivery is not this consumer's any more: its deadline had passed, and others may have the message."""
+
+    code = Code.DELIVERY_LOST
+
+
 class PermissionDenied(TowpathError, PermissionError):
     """The principal may not do this."""
 
@@ -338,6 +411,18 @@ class LimitExceeded(TowpathError):
     """A bound that holds for everyone was reached."""
 
     code = Code.LIMIT_EXCEEDED
+
+
+class QueueFull(TowpathError):
+    """The queue has as many messages, or bytes, as it may have, and its overflow is to refuse."""
+
+    code = Code.QUEUE_FULL
+
+
+class StoreFull(TowpathError):
+    """There is no room on the disk, or the store has reached its bound; nothing of the call was kept."""
+
+    code = Code.STORE_FULL
 
 
 class Timeout(TowpathError, TimeoutError):
@@ -368,6 +453,18 @@ class SlowConsumer(TowpathError):
     """The peer did not read what was sent to it, and was cut off."""
 
     code = Code.SLOW_CONSUMER
+
+
+class NoServer(TowpathError):
+    """Nobody serves the service."""
+
+    code = Code.NO_SERVER
+
+
+class ServerLost(TowpathError, ConnectionError):
+    """The server that worked on the call is gone: it may or may not have been carried out."""
+
+    code = Code.SERVER_LOST
 
 
 class ProtocolViolation(TowpathError):
@@ -412,10 +509,22 @@ class BadFrame(TowpathError):
     code = Code.BAD_FRAME
 
 
+class ServiceFailed(TowpathError):
+    """The server answered the call with an error of its own."""
+
+    code = Code.SERVICE_FAILED
+
+
 class InternalError(TowpathError):
     """A bug in Towpath, told by the other side."""
 
     code = Code.INTERNAL
+
+
+class StoreDamaged(TowpathError):
+    """The store holds what was never written to it."""
+
+    code = Code.STORE_DAMAGED
 
 
 def _all_subclasses(cls: type[TowpathError]) -> list[type[TowpathError]]:

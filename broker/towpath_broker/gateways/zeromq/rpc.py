@@ -90,6 +90,22 @@ _DOOR: Final = (
     "release_slot",
     "report_bindings",
     "report_gateway",
+    # The kinds of channels that are being built; each moves to its role when it works.
+    "consume",
+    "settle",
+    "get_value",
+    "set_value",
+    "delete_value",
+    "watch_value",
+    "attach_value",
+    "call",
+    "serve",
+    "find_stored",
+    "read_stored",
+    "save_place",
+    "delete_place",
+    "list_places",
+    "commit_transaction",
 )
 _NOTICES: Final = (
     "source_added",

@@ -8,6 +8,9 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from towpath.v1 import message_pb2 as _message_pb2
+from towpath.v1 import queues_pb2 as _queues_pb2
+from towpath.v1 import store_pb2 as _store_pb2
+from towpath.v1 import values_pb2 as _values_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -57,20 +60,24 @@ class PublishResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     FIRST_SEQ_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
     source: _builtins.int
     first_seq: _builtins.int
     """The first payload's seq; the others follow contiguously."""
     count: _builtins.int
+    duplicates: _builtins.int
+    """How many of them had been published before under the same message id, and were not again."""
     def __init__(
         self,
         *,
         source: _builtins.int = ...,
         first_seq: _builtins.int = ...,
         count: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_seq", b"first_seq", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "duplicates", b"duplicates", "first_seq", b"first_seq", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,6 +145,8 @@ class SubscribeRequest(_message.Message):
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """Required in the first request, empty in later ones. A channel's name, or a pattern: in `plant.*.temp` the `*` stands
     for one level, in `plant.>` the `>` for one or more. A pattern follows channels that are declared later, too.
@@ -146,15 +155,23 @@ class SubscribeRequest(_message.Message):
     """How many more messages the subscriber will take. 0 in the first request: no window, the transport's own flow
     control alone (gRPC), or the server's default window (ZeroMQ, which has none of its own).
     """
+    name: _builtins.str
+    """Durable topics: goes on where the subscription of that name has its place; SavePlace moves it."""
+    @_builtins.property
+    def start(self) -> _store_pb2.Start:
+        """Durable topics: where to begin; unset: with what is published from now on."""
+
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
         credit: _builtins.int = ...,
+        start: _store_pb2.Start | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "credit", b"credit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "credit", b"credit", "name", b"name", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,3 +222,83 @@ class Subscribed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscribed: _TypeAlias = Subscribed  # noqa: Y015
+
+@_typing.final
+class CommitTransactionRequest(_message.Message):
+    """All of it or nothing, at once for everybody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    PUBLISHES_FIELD_NUMBER: _builtins.int
+    SETTLEMENTS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    DELETIONS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    transaction: _builtins.str
+    """Of the caller's choosing, at most 128 bytes: the same again within the window (dedupe_ms) answers what the first did."""
+    @_builtins.property
+    def publishes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishRequest]:
+        """To durable topics and durable queues."""
+
+    @_builtins.property
+    def settlements(self) -> _containers.RepeatedCompositeFieldContainer[_queues_pb2.SettleRequest]:
+        """Of durable queues; one delivery that is lost aborts the transaction."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_values_pb2.SetValueRequest]:
+        """Of durable state channels; one version that differs aborts the transaction."""
+
+    @_builtins.property
+    def deletions(self) -> _containers.RepeatedCompositeFieldContainer[_values_pb2.DeleteValueRequest]: ...
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[_store_pb2.SavePlaceRequest]: ...
+    def __init__(
+        self,
+        *,
+        transaction: _builtins.str = ...,
+        publishes: _abc.Iterable[Global___PublishRequest] | None = ...,
+        settlements: _abc.Iterable[_queues_pb2.SettleRequest] | None = ...,
+        values: _abc.Iterable[_values_pb2.SetValueRequest] | None = ...,
+        deletions: _abc.Iterable[_values_pb2.DeleteValueRequest] | None = ...,
+        places: _abc.Iterable[_store_pb2.SavePlaceRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletions", b"deletions", "places", b"places", "publishes", b"publishes", "settlements", b"settlements", "transaction", b"transaction", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitTransactionRequest: _TypeAlias = CommitTransactionRequest  # noqa: Y015
+
+@_typing.final
+class CommitTransactionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    DELETIONS_FIELD_NUMBER: _builtins.int
+    IS_REPEATED_FIELD_NUMBER: _builtins.int
+    is_repeated: _builtins.bool
+    """The very transaction had been committed before."""
+    @_builtins.property
+    def published(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishResponse]: ...
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_values_pb2.SetValueResponse]: ...
+    @_builtins.property
+    def deletions(self) -> _containers.RepeatedCompositeFieldContainer[_values_pb2.DeleteValueResponse]: ...
+    def __init__(
+        self,
+        *,
+        published: _abc.Iterable[Global___PublishResponse] | None = ...,
+        values: _abc.Iterable[_values_pb2.SetValueResponse] | None = ...,
+        deletions: _abc.Iterable[_values_pb2.DeleteValueResponse] | None = ...,
+        is_repeated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletions", b"deletions", "is_repeated", b"is_repeated", "published", b"published", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitTransactionResponse: _TypeAlias = CommitTransactionResponse  # noqa: Y015

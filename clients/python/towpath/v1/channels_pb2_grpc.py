@@ -4,6 +4,10 @@ import grpc
 import warnings
 
 from towpath.v1 import channels_pb2 as towpath_dot_v1_dot_channels__pb2
+from towpath.v1 import queues_pb2 as towpath_dot_v1_dot_queues__pb2
+from towpath.v1 import services_pb2 as towpath_dot_v1_dot_services__pb2
+from towpath.v1 import store_pb2 as towpath_dot_v1_dot_store__pb2
+from towpath.v1 import values_pb2 as towpath_dot_v1_dot_values__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -51,6 +55,71 @@ class ChannelsStub:
                 request_serializer=towpath_dot_v1_dot_channels__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=towpath_dot_v1_dot_channels__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.Consume = channel.unary_stream(
+                '/towpath.v1.Channels/Consume',
+                request_serializer=towpath_dot_v1_dot_queues__pb2.ConsumeRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_queues__pb2.ConsumeResponse.FromString,
+                _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/towpath.v1.Channels/Settle',
+                request_serializer=towpath_dot_v1_dot_queues__pb2.SettleRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_queues__pb2.SettleResponse.FromString,
+                _registered_method=True)
+        self.GetValue = channel.unary_unary(
+                '/towpath.v1.Channels/GetValue',
+                request_serializer=towpath_dot_v1_dot_values__pb2.GetValueRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_values__pb2.GetValueResponse.FromString,
+                _registered_method=True)
+        self.SetValue = channel.unary_unary(
+                '/towpath.v1.Channels/SetValue',
+                request_serializer=towpath_dot_v1_dot_values__pb2.SetValueRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_values__pb2.SetValueResponse.FromString,
+                _registered_method=True)
+        self.DeleteValue = channel.unary_unary(
+                '/towpath.v1.Channels/DeleteValue',
+                request_serializer=towpath_dot_v1_dot_values__pb2.DeleteValueRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_values__pb2.DeleteValueResponse.FromString,
+                _registered_method=True)
+        self.WatchValue = channel.unary_stream(
+                '/towpath.v1.Channels/WatchValue',
+                request_serializer=towpath_dot_v1_dot_values__pb2.WatchValueRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_values__pb2.WatchValueResponse.FromString,
+                _registered_method=True)
+        self.Call = channel.unary_stream(
+                '/towpath.v1.Channels/Call',
+                request_serializer=towpath_dot_v1_dot_services__pb2.CallRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_services__pb2.CallResponse.FromString,
+                _registered_method=True)
+        self.Serve = channel.stream_stream(
+                '/towpath.v1.Channels/Serve',
+                request_serializer=towpath_dot_v1_dot_services__pb2.ServeRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_services__pb2.ServeResponse.FromString,
+                _registered_method=True)
+        self.FindStored = channel.unary_unary(
+                '/towpath.v1.Channels/FindStored',
+                request_serializer=towpath_dot_v1_dot_store__pb2.FindStoredRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_store__pb2.FindStoredResponse.FromString,
+                _registered_method=True)
+        self.SavePlace = channel.unary_unary(
+                '/towpath.v1.Channels/SavePlace',
+                request_serializer=towpath_dot_v1_dot_store__pb2.SavePlaceRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_store__pb2.SavePlaceResponse.FromString,
+                _registered_method=True)
+        self.DeletePlace = channel.unary_unary(
+                '/towpath.v1.Channels/DeletePlace',
+                request_serializer=towpath_dot_v1_dot_store__pb2.DeletePlaceRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_store__pb2.DeletePlaceResponse.FromString,
+                _registered_method=True)
+        self.ListPlaces = channel.unary_unary(
+                '/towpath.v1.Channels/ListPlaces',
+                request_serializer=towpath_dot_v1_dot_store__pb2.ListPlacesRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_store__pb2.ListPlacesResponse.FromString,
+                _registered_method=True)
+        self.CommitTransaction = channel.unary_unary(
+                '/towpath.v1.Channels/CommitTransaction',
+                request_serializer=towpath_dot_v1_dot_channels__pb2.CommitTransactionRequest.SerializeToString,
+                response_deserializer=towpath_dot_v1_dot_channels__pb2.CommitTransactionResponse.FromString,
+                _registered_method=True)
 
 
 class ChannelsServicer:
@@ -81,6 +150,90 @@ class ChannelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Consume(self, request, context):
+        """Queues.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Answered when it is done, and on disk where the queue is durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetValue(self, request, context):
+        """State.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetValue(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteValue(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchValue(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Call(self, request, context):
+        """Services.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Serve(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindStored(self, request, context):
+        """Named subscriptions of durable topics.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SavePlace(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePlace(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlaces(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitTransaction(self, request, context):
+        """Publishes, settles and sets on durable channels: all of it or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChannelsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +251,71 @@ def add_ChannelsServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=towpath_dot_v1_dot_channels__pb2.SubscribeRequest.FromString,
                     response_serializer=towpath_dot_v1_dot_channels__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'Consume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Consume,
+                    request_deserializer=towpath_dot_v1_dot_queues__pb2.ConsumeRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_queues__pb2.ConsumeResponse.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=towpath_dot_v1_dot_queues__pb2.SettleRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_queues__pb2.SettleResponse.SerializeToString,
+            ),
+            'GetValue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetValue,
+                    request_deserializer=towpath_dot_v1_dot_values__pb2.GetValueRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_values__pb2.GetValueResponse.SerializeToString,
+            ),
+            'SetValue': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetValue,
+                    request_deserializer=towpath_dot_v1_dot_values__pb2.SetValueRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_values__pb2.SetValueResponse.SerializeToString,
+            ),
+            'DeleteValue': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteValue,
+                    request_deserializer=towpath_dot_v1_dot_values__pb2.DeleteValueRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_values__pb2.DeleteValueResponse.SerializeToString,
+            ),
+            'WatchValue': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchValue,
+                    request_deserializer=towpath_dot_v1_dot_values__pb2.WatchValueRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_values__pb2.WatchValueResponse.SerializeToString,
+            ),
+            'Call': grpc.unary_stream_rpc_method_handler(
+                    servicer.Call,
+                    request_deserializer=towpath_dot_v1_dot_services__pb2.CallRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_services__pb2.CallResponse.SerializeToString,
+            ),
+            'Serve': grpc.stream_stream_rpc_method_handler(
+                    servicer.Serve,
+                    request_deserializer=towpath_dot_v1_dot_services__pb2.ServeRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_services__pb2.ServeResponse.SerializeToString,
+            ),
+            'FindStored': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindStored,
+                    request_deserializer=towpath_dot_v1_dot_store__pb2.FindStoredRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_store__pb2.FindStoredResponse.SerializeToString,
+            ),
+            'SavePlace': grpc.unary_unary_rpc_method_handler(
+                    servicer.SavePlace,
+                    request_deserializer=towpath_dot_v1_dot_store__pb2.SavePlaceRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_store__pb2.SavePlaceResponse.SerializeToString,
+            ),
+            'DeletePlace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePlace,
+                    request_deserializer=towpath_dot_v1_dot_store__pb2.DeletePlaceRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_store__pb2.DeletePlaceResponse.SerializeToString,
+            ),
+            'ListPlaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlaces,
+                    request_deserializer=towpath_dot_v1_dot_store__pb2.ListPlacesRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_store__pb2.ListPlacesResponse.SerializeToString,
+            ),
+            'CommitTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitTransaction,
+                    request_deserializer=towpath_dot_v1_dot_channels__pb2.CommitTransactionRequest.FromString,
+                    response_serializer=towpath_dot_v1_dot_channels__pb2.CommitTransactionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +401,357 @@ class Channels:
             '/towpath.v1.Channels/Subscribe',
             towpath_dot_v1_dot_channels__pb2.SubscribeRequest.SerializeToString,
             towpath_dot_v1_dot_channels__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Consume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/towpath.v1.Channels/Consume',
+            towpath_dot_v1_dot_queues__pb2.ConsumeRequest.SerializeToString,
+            towpath_dot_v1_dot_queues__pb2.ConsumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/Settle',
+            towpath_dot_v1_dot_queues__pb2.SettleRequest.SerializeToString,
+            towpath_dot_v1_dot_queues__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetValue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/GetValue',
+            towpath_dot_v1_dot_values__pb2.GetValueRequest.SerializeToString,
+            towpath_dot_v1_dot_values__pb2.GetValueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetValue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/SetValue',
+            towpath_dot_v1_dot_values__pb2.SetValueRequest.SerializeToString,
+            towpath_dot_v1_dot_values__pb2.SetValueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteValue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/DeleteValue',
+            towpath_dot_v1_dot_values__pb2.DeleteValueRequest.SerializeToString,
+            towpath_dot_v1_dot_values__pb2.DeleteValueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchValue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/towpath.v1.Channels/WatchValue',
+            towpath_dot_v1_dot_values__pb2.WatchValueRequest.SerializeToString,
+            towpath_dot_v1_dot_values__pb2.WatchValueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Call(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/towpath.v1.Channels/Call',
+            towpath_dot_v1_dot_services__pb2.CallRequest.SerializeToString,
+            towpath_dot_v1_dot_services__pb2.CallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Serve(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/towpath.v1.Channels/Serve',
+            towpath_dot_v1_dot_services__pb2.ServeRequest.SerializeToString,
+            towpath_dot_v1_dot_services__pb2.ServeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindStored(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/FindStored',
+            towpath_dot_v1_dot_store__pb2.FindStoredRequest.SerializeToString,
+            towpath_dot_v1_dot_store__pb2.FindStoredResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SavePlace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/SavePlace',
+            towpath_dot_v1_dot_store__pb2.SavePlaceRequest.SerializeToString,
+            towpath_dot_v1_dot_store__pb2.SavePlaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePlace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/DeletePlace',
+            towpath_dot_v1_dot_store__pb2.DeletePlaceRequest.SerializeToString,
+            towpath_dot_v1_dot_store__pb2.DeletePlaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/ListPlaces',
+            towpath_dot_v1_dot_store__pb2.ListPlacesRequest.SerializeToString,
+            towpath_dot_v1_dot_store__pb2.ListPlacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/towpath.v1.Channels/CommitTransaction',
+            towpath_dot_v1_dot_channels__pb2.CommitTransactionRequest.SerializeToString,
+            towpath_dot_v1_dot_channels__pb2.CommitTransactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,10 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from towpath.v1 import channels_pb2 as _channels_pb2
+from towpath.v1 import queues_pb2 as _queues_pb2
+from towpath.v1 import services_pb2 as _services_pb2
+from towpath.v1 import store_pb2 as _store_pb2
+from towpath.v1 import values_pb2 as _values_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -45,6 +49,25 @@ class ChannelsStub:
     """The first request names the channel; later ones add credit. The first response is `subscribed`: nothing
     published after it was sent is missed.
     """
+    Consume: _grpc.UnaryStreamMultiCallable[_queues_pb2.ConsumeRequest, _queues_pb2.ConsumeResponse]
+    """Queues."""
+    Settle: _grpc.UnaryUnaryMultiCallable[_queues_pb2.SettleRequest, _queues_pb2.SettleResponse]
+    """Answered when it is done, and on disk where the queue is durable."""
+    GetValue: _grpc.UnaryUnaryMultiCallable[_values_pb2.GetValueRequest, _values_pb2.GetValueResponse]
+    """State."""
+    SetValue: _grpc.UnaryUnaryMultiCallable[_values_pb2.SetValueRequest, _values_pb2.SetValueResponse]
+    DeleteValue: _grpc.UnaryUnaryMultiCallable[_values_pb2.DeleteValueRequest, _values_pb2.DeleteValueResponse]
+    WatchValue: _grpc.UnaryStreamMultiCallable[_values_pb2.WatchValueRequest, _values_pb2.WatchValueResponse]
+    Call: _grpc.UnaryStreamMultiCallable[_services_pb2.CallRequest, _services_pb2.CallResponse]
+    """Services."""
+    Serve: _grpc.StreamStreamMultiCallable[_services_pb2.ServeRequest, _services_pb2.ServeResponse]
+    FindStored: _grpc.UnaryUnaryMultiCallable[_store_pb2.FindStoredRequest, _store_pb2.FindStoredResponse]
+    """Named subscriptions of durable topics."""
+    SavePlace: _grpc.UnaryUnaryMultiCallable[_store_pb2.SavePlaceRequest, _store_pb2.SavePlaceResponse]
+    DeletePlace: _grpc.UnaryUnaryMultiCallable[_store_pb2.DeletePlaceRequest, _store_pb2.DeletePlaceResponse]
+    ListPlaces: _grpc.UnaryUnaryMultiCallable[_store_pb2.ListPlacesRequest, _store_pb2.ListPlacesResponse]
+    CommitTransaction: _grpc.UnaryUnaryMultiCallable[_channels_pb2.CommitTransactionRequest, _channels_pb2.CommitTransactionResponse]
+    """Publishes, settles and sets on durable channels: all of it or nothing."""
 
 @_typing.type_check_only
 class ChannelsAsyncStub(ChannelsStub):
@@ -63,6 +86,25 @@ class ChannelsAsyncStub(ChannelsStub):
     """The first request names the channel; later ones add credit. The first response is `subscribed`: nothing
     published after it was sent is missed.
     """
+    Consume: _aio.UnaryStreamMultiCallable[_queues_pb2.ConsumeRequest, _queues_pb2.ConsumeResponse]  # type: ignore[assignment]
+    """Queues."""
+    Settle: _aio.UnaryUnaryMultiCallable[_queues_pb2.SettleRequest, _queues_pb2.SettleResponse]  # type: ignore[assignment]
+    """Answered when it is done, and on disk where the queue is durable."""
+    GetValue: _aio.UnaryUnaryMultiCallable[_values_pb2.GetValueRequest, _values_pb2.GetValueResponse]  # type: ignore[assignment]
+    """State."""
+    SetValue: _aio.UnaryUnaryMultiCallable[_values_pb2.SetValueRequest, _values_pb2.SetValueResponse]  # type: ignore[assignment]
+    DeleteValue: _aio.UnaryUnaryMultiCallable[_values_pb2.DeleteValueRequest, _values_pb2.DeleteValueResponse]  # type: ignore[assignment]
+    WatchValue: _aio.UnaryStreamMultiCallable[_values_pb2.WatchValueRequest, _values_pb2.WatchValueResponse]  # type: ignore[assignment]
+    Call: _aio.UnaryStreamMultiCallable[_services_pb2.CallRequest, _services_pb2.CallResponse]  # type: ignore[assignment]
+    """Services."""
+    Serve: _aio.StreamStreamMultiCallable[_services_pb2.ServeRequest, _services_pb2.ServeResponse]  # type: ignore[assignment]
+    FindStored: _aio.UnaryUnaryMultiCallable[_store_pb2.FindStoredRequest, _store_pb2.FindStoredResponse]  # type: ignore[assignment]
+    """Named subscriptions of durable topics."""
+    SavePlace: _aio.UnaryUnaryMultiCallable[_store_pb2.SavePlaceRequest, _store_pb2.SavePlaceResponse]  # type: ignore[assignment]
+    DeletePlace: _aio.UnaryUnaryMultiCallable[_store_pb2.DeletePlaceRequest, _store_pb2.DeletePlaceResponse]  # type: ignore[assignment]
+    ListPlaces: _aio.UnaryUnaryMultiCallable[_store_pb2.ListPlacesRequest, _store_pb2.ListPlacesResponse]  # type: ignore[assignment]
+    CommitTransaction: _aio.UnaryUnaryMultiCallable[_channels_pb2.CommitTransactionRequest, _channels_pb2.CommitTransactionResponse]  # type: ignore[assignment]
+    """Publishes, settles and sets on durable channels: all of it or nothing."""
 
 class ChannelsServicer(metaclass=_abc_1.ABCMeta):
     """Messages in and out of channels.
@@ -96,5 +138,102 @@ class ChannelsServicer(metaclass=_abc_1.ABCMeta):
         """The first request names the channel; later ones add credit. The first response is `subscribed`: nothing
         published after it was sent is missed.
         """
+
+    @_abc_1.abstractmethod
+    def Consume(
+        self,
+        request: _queues_pb2.ConsumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_queues_pb2.ConsumeResponse], _abc.AsyncIterator[_queues_pb2.ConsumeResponse]]:
+        """Queues."""
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _queues_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queues_pb2.SettleResponse, _abc.Awaitable[_queues_pb2.SettleResponse]]:
+        """Answered when it is done, and on disk where the queue is durable."""
+
+    @_abc_1.abstractmethod
+    def GetValue(
+        self,
+        request: _values_pb2.GetValueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_values_pb2.GetValueResponse, _abc.Awaitable[_values_pb2.GetValueResponse]]:
+        """State."""
+
+    @_abc_1.abstractmethod
+    def SetValue(
+        self,
+        request: _values_pb2.SetValueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_values_pb2.SetValueResponse, _abc.Awaitable[_values_pb2.SetValueResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteValue(
+        self,
+        request: _values_pb2.DeleteValueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_values_pb2.DeleteValueResponse, _abc.Awaitable[_values_pb2.DeleteValueResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchValue(
+        self,
+        request: _values_pb2.WatchValueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_values_pb2.WatchValueResponse], _abc.AsyncIterator[_values_pb2.WatchValueResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Call(
+        self,
+        request: _services_pb2.CallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_services_pb2.CallResponse], _abc.AsyncIterator[_services_pb2.CallResponse]]:
+        """Services."""
+
+    @_abc_1.abstractmethod
+    def Serve(
+        self,
+        request_iterator: _MaybeAsyncIterator[_services_pb2.ServeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_services_pb2.ServeResponse], _abc.AsyncIterator[_services_pb2.ServeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def FindStored(
+        self,
+        request: _store_pb2.FindStoredRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.FindStoredResponse, _abc.Awaitable[_store_pb2.FindStoredResponse]]:
+        """Named subscriptions of durable topics."""
+
+    @_abc_1.abstractmethod
+    def SavePlace(
+        self,
+        request: _store_pb2.SavePlaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.SavePlaceResponse, _abc.Awaitable[_store_pb2.SavePlaceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeletePlace(
+        self,
+        request: _store_pb2.DeletePlaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.DeletePlaceResponse, _abc.Awaitable[_store_pb2.DeletePlaceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPlaces(
+        self,
+        request: _store_pb2.ListPlacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_pb2.ListPlacesResponse, _abc.Awaitable[_store_pb2.ListPlacesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CommitTransaction(
+        self,
+        request: _channels_pb2.CommitTransactionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_channels_pb2.CommitTransactionResponse, _abc.Awaitable[_channels_pb2.CommitTransactionResponse]]:
+        """Publishes, settles and sets on durable channels: all of it or nothing."""
 
 def add_ChannelsServicer_to_server(servicer: ChannelsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -39,17 +39,23 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_BINDING_CONFLICT: _ErrorCode.ValueType  # 25
     ERROR_CODE_SOURCE_NOT_FOUND: _ErrorCode.ValueType  # 26
     ERROR_CODE_SUBSCRIPTION_NOT_FOUND: _ErrorCode.ValueType  # 27
+    ERROR_CODE_VERSION_CONFLICT: _ErrorCode.ValueType  # 28
+    ERROR_CODE_DELIVERY_LOST: _ErrorCode.ValueType  # 29
     ERROR_CODE_PERMISSION_DENIED: _ErrorCode.ValueType  # 30
     """Not allowed, or too much."""
     ERROR_CODE_UNAUTHENTICATED: _ErrorCode.ValueType  # 31
     ERROR_CODE_QUOTA_EXCEEDED: _ErrorCode.ValueType  # 32
     ERROR_CODE_LIMIT_EXCEEDED: _ErrorCode.ValueType  # 33
+    ERROR_CODE_QUEUE_FULL: _ErrorCode.ValueType  # 34
+    ERROR_CODE_STORE_FULL: _ErrorCode.ValueType  # 35
     ERROR_CODE_TIMEOUT: _ErrorCode.ValueType  # 40
     """Time and availability; trying again may help."""
     ERROR_CODE_CANCELLED: _ErrorCode.ValueType  # 41
     ERROR_CODE_UNAVAILABLE: _ErrorCode.ValueType  # 42
     ERROR_CODE_CONNECTION_LOST: _ErrorCode.ValueType  # 43
     ERROR_CODE_SLOW_CONSUMER: _ErrorCode.ValueType  # 44
+    ERROR_CODE_NO_SERVER: _ErrorCode.ValueType  # 45
+    ERROR_CODE_SERVER_LOST: _ErrorCode.ValueType  # 46
     ERROR_CODE_PROTOCOL_VIOLATION: _ErrorCode.ValueType  # 50
     """The peer broke the protocol; only that peer's connection or source is closed."""
     ERROR_CODE_VERSION_MISMATCH: _ErrorCode.ValueType  # 51
@@ -59,8 +65,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """A binding's own mechanism refused."""
     ERROR_CODE_FRAME_TOO_LARGE: _ErrorCode.ValueType  # 61
     ERROR_CODE_BAD_FRAME: _ErrorCode.ValueType  # 62
+    ERROR_CODE_SERVICE_FAILED: _ErrorCode.ValueType  # 63
     ERROR_CODE_INTERNAL: _ErrorCode.ValueType  # 90
     """A bug or a failure of the host."""
+    ERROR_CODE_STORE_DAMAGED: _ErrorCode.ValueType  # 91
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, in one stable number. The table that gives each code its gRPC status, errno, exit code and hint is
@@ -83,17 +91,23 @@ ERROR_CODE_CHANNEL_UNDECLARED: ErrorCode.ValueType  # 24
 ERROR_CODE_BINDING_CONFLICT: ErrorCode.ValueType  # 25
 ERROR_CODE_SOURCE_NOT_FOUND: ErrorCode.ValueType  # 26
 ERROR_CODE_SUBSCRIPTION_NOT_FOUND: ErrorCode.ValueType  # 27
+ERROR_CODE_VERSION_CONFLICT: ErrorCode.ValueType  # 28
+ERROR_CODE_DELIVERY_LOST: ErrorCode.ValueType  # 29
 ERROR_CODE_PERMISSION_DENIED: ErrorCode.ValueType  # 30
 """Not allowed, or too much."""
 ERROR_CODE_UNAUTHENTICATED: ErrorCode.ValueType  # 31
 ERROR_CODE_QUOTA_EXCEEDED: ErrorCode.ValueType  # 32
 ERROR_CODE_LIMIT_EXCEEDED: ErrorCode.ValueType  # 33
+ERROR_CODE_QUEUE_FULL: ErrorCode.ValueType  # 34
+ERROR_CODE_STORE_FULL: ErrorCode.ValueType  # 35
 ERROR_CODE_TIMEOUT: ErrorCode.ValueType  # 40
 """Time and availability; trying again may help."""
 ERROR_CODE_CANCELLED: ErrorCode.ValueType  # 41
 ERROR_CODE_UNAVAILABLE: ErrorCode.ValueType  # 42
 ERROR_CODE_CONNECTION_LOST: ErrorCode.ValueType  # 43
 ERROR_CODE_SLOW_CONSUMER: ErrorCode.ValueType  # 44
+ERROR_CODE_NO_SERVER: ErrorCode.ValueType  # 45
+ERROR_CODE_SERVER_LOST: ErrorCode.ValueType  # 46
 ERROR_CODE_PROTOCOL_VIOLATION: ErrorCode.ValueType  # 50
 """The peer broke the protocol; only that peer's connection or source is closed."""
 ERROR_CODE_VERSION_MISMATCH: ErrorCode.ValueType  # 51
@@ -103,8 +117,10 @@ ERROR_CODE_BINDING_FAILED: ErrorCode.ValueType  # 60
 """A binding's own mechanism refused."""
 ERROR_CODE_FRAME_TOO_LARGE: ErrorCode.ValueType  # 61
 ERROR_CODE_BAD_FRAME: ErrorCode.ValueType  # 62
+ERROR_CODE_SERVICE_FAILED: ErrorCode.ValueType  # 63
 ERROR_CODE_INTERNAL: ErrorCode.ValueType  # 90
 """A bug or a failure of the host."""
+ERROR_CODE_STORE_DAMAGED: ErrorCode.ValueType  # 91
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final

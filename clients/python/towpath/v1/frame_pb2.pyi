@@ -9,7 +9,11 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from towpath.v1 import channels_pb2 as _channels_pb2
 from towpath.v1 import error_pb2 as _error_pb2
+from towpath.v1 import queues_pb2 as _queues_pb2
 from towpath.v1 import registry_pb2 as _registry_pb2
+from towpath.v1 import services_pb2 as _services_pb2
+from towpath.v1 import store_pb2 as _store_pb2
+from towpath.v1 import values_pb2 as _values_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -90,6 +94,36 @@ class Frame(_message.Message):
     REPORT_BINDINGS_RESPONSE_FIELD_NUMBER: _builtins.int
     REPORT_GATEWAY_REQUEST_FIELD_NUMBER: _builtins.int
     REPORT_GATEWAY_RESPONSE_FIELD_NUMBER: _builtins.int
+    CONSUME_REQUEST_FIELD_NUMBER: _builtins.int
+    CONSUME_RESPONSE_FIELD_NUMBER: _builtins.int
+    SETTLE_REQUEST_FIELD_NUMBER: _builtins.int
+    SETTLE_RESPONSE_FIELD_NUMBER: _builtins.int
+    GET_VALUE_REQUEST_FIELD_NUMBER: _builtins.int
+    GET_VALUE_RESPONSE_FIELD_NUMBER: _builtins.int
+    SET_VALUE_REQUEST_FIELD_NUMBER: _builtins.int
+    SET_VALUE_RESPONSE_FIELD_NUMBER: _builtins.int
+    DELETE_VALUE_REQUEST_FIELD_NUMBER: _builtins.int
+    DELETE_VALUE_RESPONSE_FIELD_NUMBER: _builtins.int
+    WATCH_VALUE_REQUEST_FIELD_NUMBER: _builtins.int
+    WATCH_VALUE_RESPONSE_FIELD_NUMBER: _builtins.int
+    ATTACH_VALUE_REQUEST_FIELD_NUMBER: _builtins.int
+    ATTACH_VALUE_RESPONSE_FIELD_NUMBER: _builtins.int
+    CALL_REQUEST_FIELD_NUMBER: _builtins.int
+    CALL_RESPONSE_FIELD_NUMBER: _builtins.int
+    SERVE_REQUEST_FIELD_NUMBER: _builtins.int
+    SERVE_RESPONSE_FIELD_NUMBER: _builtins.int
+    FIND_STORED_REQUEST_FIELD_NUMBER: _builtins.int
+    FIND_STORED_RESPONSE_FIELD_NUMBER: _builtins.int
+    READ_STORED_REQUEST_FIELD_NUMBER: _builtins.int
+    READ_STORED_RESPONSE_FIELD_NUMBER: _builtins.int
+    SAVE_PLACE_REQUEST_FIELD_NUMBER: _builtins.int
+    SAVE_PLACE_RESPONSE_FIELD_NUMBER: _builtins.int
+    DELETE_PLACE_REQUEST_FIELD_NUMBER: _builtins.int
+    DELETE_PLACE_RESPONSE_FIELD_NUMBER: _builtins.int
+    LIST_PLACES_REQUEST_FIELD_NUMBER: _builtins.int
+    LIST_PLACES_RESPONSE_FIELD_NUMBER: _builtins.int
+    COMMIT_TRANSACTION_REQUEST_FIELD_NUMBER: _builtins.int
+    COMMIT_TRANSACTION_RESPONSE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     descriptors: _builtins.int
     """How many file descriptors accompany the frame (SCM_RIGHTS; UNIX socket only)."""
@@ -219,6 +253,68 @@ class Frame(_message.Message):
     def report_gateway_request(self) -> Global___ReportGatewayRequest: ...
     @_builtins.property
     def report_gateway_response(self) -> Global___ReportGatewayResponse: ...
+    @_builtins.property
+    def consume_request(self) -> _queues_pb2.ConsumeRequest:
+        """Queues, state, services, the store: everywhere, but for what says otherwise."""
+
+    @_builtins.property
+    def consume_response(self) -> _queues_pb2.ConsumeResponse: ...
+    @_builtins.property
+    def settle_request(self) -> _queues_pb2.SettleRequest: ...
+    @_builtins.property
+    def settle_response(self) -> _queues_pb2.SettleResponse: ...
+    @_builtins.property
+    def get_value_request(self) -> _values_pb2.GetValueRequest: ...
+    @_builtins.property
+    def get_value_response(self) -> _values_pb2.GetValueResponse: ...
+    @_builtins.property
+    def set_value_request(self) -> _values_pb2.SetValueRequest: ...
+    @_builtins.property
+    def set_value_response(self) -> _values_pb2.SetValueResponse: ...
+    @_builtins.property
+    def delete_value_request(self) -> _values_pb2.DeleteValueRequest: ...
+    @_builtins.property
+    def delete_value_response(self) -> _values_pb2.DeleteValueResponse: ...
+    @_builtins.property
+    def watch_value_request(self) -> _values_pb2.WatchValueRequest: ...
+    @_builtins.property
+    def watch_value_response(self) -> _values_pb2.WatchValueResponse: ...
+    @_builtins.property
+    def attach_value_request(self) -> _values_pb2.AttachValueRequest: ...
+    @_builtins.property
+    def attach_value_response(self) -> _values_pb2.AttachValueResponse: ...
+    @_builtins.property
+    def call_request(self) -> _services_pb2.CallRequest: ...
+    @_builtins.property
+    def call_response(self) -> _services_pb2.CallResponse: ...
+    @_builtins.property
+    def serve_request(self) -> _services_pb2.ServeRequest: ...
+    @_builtins.property
+    def serve_response(self) -> _services_pb2.ServeResponse: ...
+    @_builtins.property
+    def find_stored_request(self) -> _store_pb2.FindStoredRequest: ...
+    @_builtins.property
+    def find_stored_response(self) -> _store_pb2.FindStoredResponse: ...
+    @_builtins.property
+    def read_stored_request(self) -> _store_pb2.ReadStoredRequest: ...
+    @_builtins.property
+    def read_stored_response(self) -> _store_pb2.ReadStoredResponse: ...
+    @_builtins.property
+    def save_place_request(self) -> _store_pb2.SavePlaceRequest: ...
+    @_builtins.property
+    def save_place_response(self) -> _store_pb2.SavePlaceResponse: ...
+    @_builtins.property
+    def delete_place_request(self) -> _store_pb2.DeletePlaceRequest: ...
+    @_builtins.property
+    def delete_place_response(self) -> _store_pb2.DeletePlaceResponse: ...
+    @_builtins.property
+    def list_places_request(self) -> _store_pb2.ListPlacesRequest: ...
+    @_builtins.property
+    def list_places_response(self) -> _store_pb2.ListPlacesResponse: ...
+    @_builtins.property
+    def commit_transaction_request(self) -> _channels_pb2.CommitTransactionRequest: ...
+    @_builtins.property
+    def commit_transaction_response(self) -> _channels_pb2.CommitTransactionResponse: ...
     def __init__(
         self,
         *,
@@ -282,12 +378,42 @@ class Frame(_message.Message):
         report_bindings_response: Global___ReportBindingsResponse | None = ...,
         report_gateway_request: Global___ReportGatewayRequest | None = ...,
         report_gateway_response: Global___ReportGatewayResponse | None = ...,
+        consume_request: _queues_pb2.ConsumeRequest | None = ...,
+        consume_response: _queues_pb2.ConsumeResponse | None = ...,
+        settle_request: _queues_pb2.SettleRequest | None = ...,
+        settle_response: _queues_pb2.SettleResponse | None = ...,
+        get_value_request: _values_pb2.GetValueRequest | None = ...,
+        get_value_response: _values_pb2.GetValueResponse | None = ...,
+        set_value_request: _values_pb2.SetValueRequest | None = ...,
+        set_value_response: _values_pb2.SetValueResponse | None = ...,
+        delete_value_request: _values_pb2.DeleteValueRequest | None = ...,
+        delete_value_response: _values_pb2.DeleteValueResponse | None = ...,
+        watch_value_request: _values_pb2.WatchValueRequest | None = ...,
+        watch_value_response: _values_pb2.WatchValueResponse | None = ...,
+        attach_value_request: _values_pb2.AttachValueRequest | None = ...,
+        attach_value_response: _values_pb2.AttachValueResponse | None = ...,
+        call_request: _services_pb2.CallRequest | None = ...,
+        call_response: _services_pb2.CallResponse | None = ...,
+        serve_request: _services_pb2.ServeRequest | None = ...,
+        serve_response: _services_pb2.ServeResponse | None = ...,
+        find_stored_request: _store_pb2.FindStoredRequest | None = ...,
+        find_stored_response: _store_pb2.FindStoredResponse | None = ...,
+        read_stored_request: _store_pb2.ReadStoredRequest | None = ...,
+        read_stored_response: _store_pb2.ReadStoredResponse | None = ...,
+        save_place_request: _store_pb2.SavePlaceRequest | None = ...,
+        save_place_response: _store_pb2.SavePlaceResponse | None = ...,
+        delete_place_request: _store_pb2.DeletePlaceRequest | None = ...,
+        delete_place_response: _store_pb2.DeletePlaceResponse | None = ...,
+        list_places_request: _store_pb2.ListPlacesRequest | None = ...,
+        list_places_response: _store_pb2.ListPlacesResponse | None = ...,
+        commit_transaction_request: _channels_pb2.CommitTransactionRequest | None = ...,
+        commit_transaction_response: _channels_pb2.CommitTransactionResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "body", b"body", "cancel", b"cancel", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "detach_stalled_request", b"detach_stalled_request", "detach_stalled_response", b"detach_stalled_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "hello", b"hello", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "source_added", b"source_added", "source_detached", b"source_detached", "source_excluded", b"source_excluded", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "attach_value_request", b"attach_value_request", "attach_value_response", b"attach_value_response", "body", b"body", "call_request", b"call_request", "call_response", b"call_response", "cancel", b"cancel", "commit_transaction_request", b"commit_transaction_request", "commit_transaction_response", b"commit_transaction_response", "consume_request", b"consume_request", "consume_response", b"consume_response", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "delete_place_request", b"delete_place_request", "delete_place_response", b"delete_place_response", "delete_value_request", b"delete_value_request", "delete_value_response", b"delete_value_response", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "detach_stalled_request", b"detach_stalled_request", "detach_stalled_response", b"detach_stalled_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "find_stored_request", b"find_stored_request", "find_stored_response", b"find_stored_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "get_value_request", b"get_value_request", "get_value_response", b"get_value_response", "hello", b"hello", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "list_places_request", b"list_places_request", "list_places_response", b"list_places_response", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "read_stored_request", b"read_stored_request", "read_stored_response", b"read_stored_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "save_place_request", b"save_place_request", "save_place_response", b"save_place_response", "serve_request", b"serve_request", "serve_response", b"serve_response", "set_value_request", b"set_value_request", "set_value_response", b"set_value_response", "settle_request", b"settle_request", "settle_response", b"settle_response", "source_added", b"source_added", "source_detached", b"source_detached", "source_excluded", b"source_excluded", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "watch_value_request", b"watch_value_request", "watch_value_response", b"watch_value_response", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "body", b"body", "cancel", b"cancel", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "descriptors", b"descriptors", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "detach_stalled_request", b"detach_stalled_request", "detach_stalled_response", b"detach_stalled_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "hello", b"hello", "id", b"id", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "principal", b"principal", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "source_added", b"source_added", "source_detached", b"source_detached", "source_excluded", b"source_excluded", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocate_ids_request", b"allocate_ids_request", "allocate_ids_response", b"allocate_ids_response", "attach_reader_request", b"attach_reader_request", "attach_reader_response", b"attach_reader_response", "attach_source_request", b"attach_source_request", "attach_source_response", b"attach_source_response", "attach_value_request", b"attach_value_request", "attach_value_response", b"attach_value_response", "body", b"body", "call_request", b"call_request", "call_response", b"call_response", "cancel", b"cancel", "commit_transaction_request", b"commit_transaction_request", "commit_transaction_response", b"commit_transaction_response", "consume_request", b"consume_request", "consume_response", b"consume_response", "create_binding_request", b"create_binding_request", "create_binding_response", b"create_binding_response", "declare_channel_request", b"declare_channel_request", "declare_channel_response", b"declare_channel_response", "delete_binding_request", b"delete_binding_request", "delete_binding_response", b"delete_binding_response", "delete_place_request", b"delete_place_request", "delete_place_response", b"delete_place_response", "delete_value_request", b"delete_value_request", "delete_value_response", b"delete_value_response", "descriptors", b"descriptors", "detach_reader_request", b"detach_reader_request", "detach_reader_response", b"detach_reader_response", "detach_source_request", b"detach_source_request", "detach_source_response", b"detach_source_response", "detach_stalled_request", b"detach_stalled_request", "detach_stalled_response", b"detach_stalled_response", "end", b"end", "error", b"error", "fetch_readers_request", b"fetch_readers_request", "fetch_readers_response", b"fetch_readers_response", "find_stored_request", b"find_stored_request", "find_stored_response", b"find_stored_response", "get_binding_request", b"get_binding_request", "get_binding_response", b"get_binding_response", "get_channel_request", b"get_channel_request", "get_channel_response", b"get_channel_response", "get_status_request", b"get_status_request", "get_status_response", b"get_status_response", "get_value_request", b"get_value_request", "get_value_response", b"get_value_response", "hello", b"hello", "id", b"id", "list_bindings_request", b"list_bindings_request", "list_bindings_response", b"list_bindings_response", "list_channels_request", b"list_channels_request", "list_channels_response", b"list_channels_response", "list_places_request", b"list_places_request", "list_places_response", b"list_places_response", "principal", b"principal", "publication_ended", b"publication_ended", "publish_request", b"publish_request", "publish_response", b"publish_response", "read_stored_request", b"read_stored_request", "read_stored_response", b"read_stored_response", "reader_added", b"reader_added", "reader_gone", b"reader_gone", "release_slot_request", b"release_slot_request", "release_slot_response", b"release_slot_response", "report_bindings_request", b"report_bindings_request", "report_bindings_response", b"report_bindings_response", "report_gateway_request", b"report_gateway_request", "report_gateway_response", b"report_gateway_response", "save_place_request", b"save_place_request", "save_place_response", b"save_place_response", "serve_request", b"serve_request", "serve_response", b"serve_response", "set_value_request", b"set_value_request", "set_value_response", b"set_value_response", "settle_request", b"settle_request", "settle_response", b"settle_response", "source_added", b"source_added", "source_detached", b"source_detached", "source_excluded", b"source_excluded", "source_gone", b"source_gone", "subscribe_request", b"subscribe_request", "subscribe_response", b"subscribe_response", "subscription_ended", b"subscription_ended", "undeclare_channel_request", b"undeclare_channel_request", "undeclare_channel_response", b"undeclare_channel_response", "watch_request", b"watch_request", "watch_response", b"watch_response", "watch_value_request", b"watch_value_request", "watch_value_response", b"watch_value_response", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["error", "cancel", "end", "hello", "welcome", "declare_channel_request", "declare_channel_response", "undeclare_channel_request", "undeclare_channel_response", "get_channel_request", "get_channel_response", "list_channels_request", "list_channels_response", "create_binding_request", "create_binding_response", "delete_binding_request", "delete_binding_response", "get_binding_request", "get_binding_response", "list_bindings_request", "list_bindings_response", "get_status_request", "get_status_response", "watch_request", "watch_response", "publish_request", "publish_response", "subscribe_request", "subscribe_response", "allocate_ids_request", "allocate_ids_response", "attach_source_request", "attach_source_response", "detach_source_request", "detach_source_response", "attach_reader_request", "attach_reader_response", "detach_reader_request", "detach_reader_response", "fetch_readers_request", "fetch_readers_response", "release_slot_request", "release_slot_response", "source_added", "source_gone", "reader_added", "reader_gone", "subscription_ended", "publication_ended", "detach_stalled_request", "detach_stalled_response", "source_detached", "source_excluded", "report_bindings_request", "report_bindings_response", "report_gateway_request", "report_gateway_response"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["error", "cancel", "end", "hello", "welcome", "declare_channel_request", "declare_channel_response", "undeclare_channel_request", "undeclare_channel_response", "get_channel_request", "get_channel_response", "list_channels_request", "list_channels_response", "create_binding_request", "create_binding_response", "delete_binding_request", "delete_binding_response", "get_binding_request", "get_binding_response", "list_bindings_request", "list_bindings_response", "get_status_request", "get_status_response", "watch_request", "watch_response", "publish_request", "publish_response", "subscribe_request", "subscribe_response", "allocate_ids_request", "allocate_ids_response", "attach_source_request", "attach_source_response", "detach_source_request", "detach_source_response", "attach_reader_request", "attach_reader_response", "detach_reader_request", "detach_reader_response", "fetch_readers_request", "fetch_readers_response", "release_slot_request", "release_slot_response", "source_added", "source_gone", "reader_added", "reader_gone", "subscription_ended", "publication_ended", "detach_stalled_request", "detach_stalled_response", "source_detached", "source_excluded", "report_bindings_request", "report_bindings_response", "report_gateway_request", "report_gateway_response", "consume_request", "consume_response", "settle_request", "settle_response", "get_value_request", "get_value_response", "set_value_request", "set_value_response", "delete_value_request", "delete_value_response", "watch_value_request", "watch_value_response", "attach_value_request", "attach_value_response", "call_request", "call_response", "serve_request", "serve_response", "find_stored_request", "find_stored_response", "read_stored_request", "read_stored_response", "save_place_request", "save_place_response", "delete_place_request", "delete_place_response", "list_places_request", "list_places_response", "commit_transaction_request", "commit_transaction_response"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18towpath/v1/message.proto\x12\ntowpath.v1\"\xe3\x01\n\x07Headers\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x10\n\x08reply_to\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x12\n\ntracestate\x18\x07 \x01(\t\x12+\n\x04user\x18\x08 \x03(\x0b\x32\x1d.towpath.v1.Headers.UserEntry\x1a+\n\tUserEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\x0cMessageBatch\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\x04\x12\x11\n\tfirst_seq\x18\x03 \x01(\x04\x12\x10\n\x08payloads\x18\x04 \x03(\x0c\x12\x18\n\x10publish_times_ns\x18\x05 \x03(\x06\x12$\n\x07headers\x18\x06 \x03(\x0b\x32\x13.towpath.v1.Headers\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18towpath/v1/message.proto\x12\ntowpath.v1\"\x8e\x02\n\x07Headers\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x10\n\x08reply_to\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x12\n\ntracestate\x18\x07 \x01(\t\x12+\n\x04user\x18\x08 \x03(\x0b\x32\x1d.towpath.v1.Headers.UserEntry\x12\x12\n\nmessage_id\x18\t \x01(\t\x12\x15\n\rdeliver_at_ns\x18\n \x01(\x06\x1a+\n\tUserEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\x0cMessageBatch\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\x04\x12\x11\n\tfirst_seq\x18\x03 \x01(\x04\x12\x10\n\x08payloads\x18\x04 \x03(\x0c\x12\x18\n\x10publish_times_ns\x18\x05 \x03(\x06\x12$\n\x07headers\x18\x06 \x03(\x0b\x32\x13.towpath.v1.Headers\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEADERS_USERENTRY']._loaded_options = None
   _globals['_HEADERS_USERENTRY']._serialized_options = b'8\001'
   _globals['_HEADERS']._serialized_start=41
-  _globals['_HEADERS']._serialized_end=268
-  _globals['_HEADERS_USERENTRY']._serialized_start=225
-  _globals['_HEADERS_USERENTRY']._serialized_end=268
-  _globals['_MESSAGEBATCH']._serialized_start=271
-  _globals['_MESSAGEBATCH']._serialized_end=435
+  _globals['_HEADERS']._serialized_end=311
+  _globals['_HEADERS_USERENTRY']._serialized_start=268
+  _globals['_HEADERS_USERENTRY']._serialized_end=311
+  _globals['_MESSAGEBATCH']._serialized_start=314
+  _globals['_MESSAGEBATCH']._serialized_end=478
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,8 @@ class Headers(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    DELIVER_AT_NS_FIELD_NUMBER: _builtins.int
     content_type: _builtins.str
     """Media type of the payload, as in MIME: `application/json`."""
     key: _builtins.bytes
@@ -65,6 +67,12 @@ class Headers(_message.Message):
     traceparent: _builtins.str
     """W3C trace context."""
     tracestate: _builtins.str
+    message_id: _builtins.str
+    """A message that was published with the same id within the channel's `dedupe_ms` is not published again: durable topics
+    and queues. At most 128 bytes.
+    """
+    deliver_at_ns: _builtins.int
+    """Not delivered before this time: queues."""
     @_builtins.property
     def user(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The application's own, at most 64; names are 1 to 128 bytes of UTF-8."""
@@ -80,10 +88,12 @@ class Headers(_message.Message):
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
         user: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        message_id: _builtins.str = ...,
+        deliver_at_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "key", b"key", "origin", b"origin", "priority", b"priority", "reply_to", b"reply_to", "traceparent", b"traceparent", "tracestate", b"tracestate", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "deliver_at_ns", b"deliver_at_ns", "key", b"key", "message_id", b"message_id", "origin", b"origin", "priority", b"priority", "reply_to", b"reply_to", "traceparent", b"traceparent", "tracestate", b"tracestate", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,8 @@ class _OverflowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overflow.Val
     """The publisher waits."""
     OVERFLOW_DROP: _Overflow.ValueType  # 2
     """The subscriber loses the oldest and is told how many."""
+    OVERFLOW_REJECT: _Overflow.ValueType  # 3
+    """The publisher is refused with QUEUE_FULL: queues."""
 
 class Overflow(_Overflow, metaclass=_OverflowEnumTypeWrapper):
     """What happens when a subscriber's ring is full."""
@@ -69,6 +71,8 @@ OVERFLOW_BLOCK: Overflow.ValueType  # 1
 """The publisher waits."""
 OVERFLOW_DROP: Overflow.ValueType  # 2
 """The subscriber loses the oldest and is told how many."""
+OVERFLOW_REJECT: Overflow.ValueType  # 3
+"""The publisher is refused with QUEUE_FULL: queues."""
 Global___Overflow: _TypeAlias = Overflow  # noqa: Y015
 
 class _Order:
@@ -191,6 +195,15 @@ class ChannelOptions(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     STALL_MS_MAX_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    ACK_MS_FIELD_NUMBER: _builtins.int
+    MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_FIELD_NUMBER: _builtins.int
+    RETAIN_BYTES_FIELD_NUMBER: _builtins.int
+    RETAIN_MS_FIELD_NUMBER: _builtins.int
+    RETAIN_MESSAGES_FIELD_NUMBER: _builtins.int
+    DEDUPE_MS_FIELD_NUMBER: _builtins.int
     kind: Global___Kind.ValueType
     durable: _builtins.bool
     overflow: Global___Overflow.ValueType
@@ -205,6 +218,21 @@ class ChannelOptions(_message.Message):
     """How long, in milliseconds, a publisher waits for one subscriber that does not move before the core parts the two.
     0: for ever; at most 86,400,000 (a day).
     """
+    capacity: _builtins.int
+    """Queues: how many messages are in it at most, 1 to 10,000,000, and how many bytes."""
+    capacity_bytes: _builtins.int
+    ack_ms: _builtins.int
+    """Queues: how long a delivery may stay unsettled, in milliseconds, 10 to 86,400,000."""
+    max_deliveries: _builtins.int
+    """Queues: how often a message is delivered before it becomes a dead letter; 0: without end."""
+    dead_letter: _builtins.str
+    """Queues: the queue or topic to which dead letters go. Empty: they are dropped, and counted."""
+    retain_bytes: _builtins.int
+    """Durable topics keep what is no older and no more than this; 0: no such bound. Whole stored batches are let go."""
+    retain_ms: _builtins.int
+    retain_messages: _builtins.int
+    dedupe_ms: _builtins.int
+    """How long message ids are remembered, in milliseconds, at most a day; 0: not at all."""
     def __init__(
         self,
         *,
@@ -215,23 +243,68 @@ class ChannelOptions(_message.Message):
         order: Global___Order.ValueType = ...,
         history: _builtins.int | None = ...,
         stall_ms_max: _builtins.int | None = ...,
+        capacity: _builtins.int | None = ...,
+        capacity_bytes: _builtins.int | None = ...,
+        ack_ms: _builtins.int | None = ...,
+        max_deliveries: _builtins.int | None = ...,
+        dead_letter: _builtins.str | None = ...,
+        retain_bytes: _builtins.int | None = ...,
+        retain_ms: _builtins.int | None = ...,
+        retain_messages: _builtins.int | None = ...,
+        dedupe_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "_history", b"_history", "_ring_bytes", b"_ring_bytes", "_stall_ms_max", b"_stall_ms_max", "durable", b"durable", "history", b"history", "ring_bytes", b"ring_bytes", "stall_ms_max", b"stall_ms_max"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ack_ms", b"_ack_ms", "_capacity", b"_capacity", "_capacity_bytes", b"_capacity_bytes", "_dead_letter", b"_dead_letter", "_dedupe_ms", b"_dedupe_ms", "_durable", b"_durable", "_history", b"_history", "_max_deliveries", b"_max_deliveries", "_retain_bytes", b"_retain_bytes", "_retain_messages", b"_retain_messages", "_retain_ms", b"_retain_ms", "_ring_bytes", b"_ring_bytes", "_stall_ms_max", b"_stall_ms_max", "ack_ms", b"ack_ms", "capacity", b"capacity", "capacity_bytes", b"capacity_bytes", "dead_letter", b"dead_letter", "dedupe_ms", b"dedupe_ms", "durable", b"durable", "history", b"history", "max_deliveries", b"max_deliveries", "retain_bytes", b"retain_bytes", "retain_messages", b"retain_messages", "retain_ms", b"retain_ms", "ring_bytes", b"ring_bytes", "stall_ms_max", b"stall_ms_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "_history", b"_history", "_ring_bytes", b"_ring_bytes", "_stall_ms_max", b"_stall_ms_max", "durable", b"durable", "history", b"history", "kind", b"kind", "order", b"order", "overflow", b"overflow", "ring_bytes", b"ring_bytes", "stall_ms_max", b"stall_ms_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ack_ms", b"_ack_ms", "_capacity", b"_capacity", "_capacity_bytes", b"_capacity_bytes", "_dead_letter", b"_dead_letter", "_dedupe_ms", b"_dedupe_ms", "_durable", b"_durable", "_history", b"_history", "_max_deliveries", b"_max_deliveries", "_retain_bytes", b"_retain_bytes", "_retain_messages", b"_retain_messages", "_retain_ms", b"_retain_ms", "_ring_bytes", b"_ring_bytes", "_stall_ms_max", b"_stall_ms_max", "ack_ms", b"ack_ms", "capacity", b"capacity", "capacity_bytes", b"capacity_bytes", "dead_letter", b"dead_letter", "dedupe_ms", b"dedupe_ms", "durable", b"durable", "history", b"history", "kind", b"kind", "max_deliveries", b"max_deliveries", "order", b"order", "overflow", b"overflow", "retain_bytes", b"retain_bytes", "retain_messages", b"retain_messages", "retain_ms", b"retain_ms", "ring_bytes", b"ring_bytes", "stall_ms_max", b"stall_ms_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ack_ms: _TypeAlias = _typing.Literal["ack_ms"]  # noqa: Y015
+    _WhichOneofArgType__ack_ms: _TypeAlias = _typing.Literal["_ack_ms", b"_ack_ms"]  # noqa: Y015
+    _WhichOneofReturnType__capacity: _TypeAlias = _typing.Literal["capacity"]  # noqa: Y015
+    _WhichOneofArgType__capacity: _TypeAlias = _typing.Literal["_capacity", b"_capacity"]  # noqa: Y015
+    _WhichOneofReturnType__capacity_bytes: _TypeAlias = _typing.Literal["capacity_bytes"]  # noqa: Y015
+    _WhichOneofArgType__capacity_bytes: _TypeAlias = _typing.Literal["_capacity_bytes", b"_capacity_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__dead_letter: _TypeAlias = _typing.Literal["dead_letter"]  # noqa: Y015
+    _WhichOneofArgType__dead_letter: _TypeAlias = _typing.Literal["_dead_letter", b"_dead_letter"]  # noqa: Y015
+    _WhichOneofReturnType__dedupe_ms: _TypeAlias = _typing.Literal["dedupe_ms"]  # noqa: Y015
+    _WhichOneofArgType__dedupe_ms: _TypeAlias = _typing.Literal["_dedupe_ms", b"_dedupe_ms"]  # noqa: Y015
     _WhichOneofReturnType__durable: _TypeAlias = _typing.Literal["durable"]  # noqa: Y015
     _WhichOneofArgType__durable: _TypeAlias = _typing.Literal["_durable", b"_durable"]  # noqa: Y015
     _WhichOneofReturnType__history: _TypeAlias = _typing.Literal["history"]  # noqa: Y015
     _WhichOneofArgType__history: _TypeAlias = _typing.Literal["_history", b"_history"]  # noqa: Y015
+    _WhichOneofReturnType__max_deliveries: _TypeAlias = _typing.Literal["max_deliveries"]  # noqa: Y015
+    _WhichOneofArgType__max_deliveries: _TypeAlias = _typing.Literal["_max_deliveries", b"_max_deliveries"]  # noqa: Y015
+    _WhichOneofReturnType__retain_bytes: _TypeAlias = _typing.Literal["retain_bytes"]  # noqa: Y015
+    _WhichOneofArgType__retain_bytes: _TypeAlias = _typing.Literal["_retain_bytes", b"_retain_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__retain_messages: _TypeAlias = _typing.Literal["retain_messages"]  # noqa: Y015
+    _WhichOneofArgType__retain_messages: _TypeAlias = _typing.Literal["_retain_messages", b"_retain_messages"]  # noqa: Y015
+    _WhichOneofReturnType__retain_ms: _TypeAlias = _typing.Literal["retain_ms"]  # noqa: Y015
+    _WhichOneofArgType__retain_ms: _TypeAlias = _typing.Literal["_retain_ms", b"_retain_ms"]  # noqa: Y015
     _WhichOneofReturnType__ring_bytes: _TypeAlias = _typing.Literal["ring_bytes"]  # noqa: Y015
     _WhichOneofArgType__ring_bytes: _TypeAlias = _typing.Literal["_ring_bytes", b"_ring_bytes"]  # noqa: Y015
     _WhichOneofReturnType__stall_ms_max: _TypeAlias = _typing.Literal["stall_ms_max"]  # noqa: Y015
     _WhichOneofArgType__stall_ms_max: _TypeAlias = _typing.Literal["_stall_ms_max", b"_stall_ms_max"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ack_ms) -> _WhichOneofReturnType__ack_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity) -> _WhichOneofReturnType__capacity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity_bytes) -> _WhichOneofReturnType__capacity_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dead_letter) -> _WhichOneofReturnType__dead_letter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dedupe_ms) -> _WhichOneofReturnType__dedupe_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__durable) -> _WhichOneofReturnType__durable | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__history) -> _WhichOneofReturnType__history | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_deliveries) -> _WhichOneofReturnType__max_deliveries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retain_bytes) -> _WhichOneofReturnType__retain_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retain_messages) -> _WhichOneofReturnType__retain_messages | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retain_ms) -> _WhichOneofReturnType__retain_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ring_bytes) -> _WhichOneofReturnType__ring_bytes | None: ...
     @_typing.overload
