@@ -76,16 +76,13 @@ static inline int tpr_reader_wait_sleep(struct tpr_reader *reader, uint64_t dead
     uint64_t began_ns = tpr_monotonic_ns();
     int code = TPR_OK;
     if (reader->spin.budget_ns) {
-        uint64_t end_ns = began_ns + reader->spin.budget_ns, now_ns = began_ns;
-        while (now_ns < end_ns && now_ns < deadline_ns) {
-            for (int i = 0; i < 16; i++) {
-                if (tpr_reader_wait_is_over_(reader)) {
-                    tpr_spin_paid_(&reader->spin);
-                    return TPR_OK;
-                }
-                tpr_relax_();
+        struct tpr_spinning_ spinning;
+        tpr_spin_begin_(&reader->spin, &spinning, began_ns, deadline_ns);
+        while (tpr_spin_goes_on_(&spinning)) {
+            if (tpr_reader_wait_is_over_(reader)) {
+                tpr_spin_answered_(&reader->spin, &spinning);
+                return TPR_OK;
             }
-            now_ns = tpr_monotonic_ns();
         }
         tpr_spin_failed_(&reader->spin);
     }

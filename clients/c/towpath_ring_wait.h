@@ -6,11 +6,15 @@
  * it, the wait is on the first word alone and ends after TPR_SLICE_NS, so a change of another word is
  * noticed at most that much later. Compile with TOWPATH_RING_NO_WAITV to get that behaviour everywhere.
  *
- * The spin adapts. A wake-up costs the other side a system call and this side tens of microseconds across
- * cores, so spinning first pays when the answer is near; when it is not, or when both sides share a core, it
- * is pure loss. The budget doubles each time the spin was answered and halves each time it was not, down to
- * none; from none it is tried again only after a number of sleeps that were short enough for a spin to have
- * caught their end, and that number grows each time the trial fails.
+ * The spin adapts. A wake-up costs the other side a system call and this side tens of microseconds across cores, so
+ * spinning first pays when the answer is near, and is pure loss when it is not. The budget doubles each time the spin was
+ * answered in time and halves each time it was not, down to none; from none it is tried again only after a number of
+ * sleeps that were short enough for a spin to have caught their end, and that number grows each time the trial fails.
+ *
+ * A spin looks without a system call for TPR_SPIN_PURE_NS; from then on it offers the core to others between looks
+ * (sched_yield(2)), because whoever is waited for may need it. Both sides on one core then hand it to each other for less
+ * than what a sleep and a wake-up cost. The spin remembers which of the two was answered last, and begins with that. Where
+ * the core went to somebody else for long, the budget is over, and that counts as a failure, whatever is found then.
  */
 #ifndef TOWPATH_RING_WAIT_H
 #define TOWPATH_RING_WAIT_H
@@ -32,6 +36,8 @@
 #define TPR_FUTEX_U32_ 2u  /* FUTEX_32 of futex_waitv */
 #define TPR_SPIN_MAX_NS UINT64_C(50000)
 #define TPR_SPIN_MIN_NS UINT64_C(1000)
+#define TPR_SPIN_PURE_NS UINT64_C(3000)
+#define TPR_SPIN_LOOKS 16 /* between two looks at the clock */
 #define TPR_SPIN_SHORT_SLEEP_NS UINT64_C(100000)
 #define TPR_SPIN_PROBE_MIN 16u
 #define TPR_SPIN_PROBE_MAX 1024u
@@ -128,15 +134,16 @@ static inline void tpr_relax_(void) {
 struct tpr_spin {
     uint64_t budget_ns;
     uint32_t short_sleeps;
-    uint32_t probe_after; /* 0: this process may use one core only, so never spin */
+    uint32_t probe_after;  /* so many short sleeps; 0 with a budget of 0: never spin */
+    uint32_t yields_first; /* the last answer was there when this side came back from a yield */
 };
 
 static inline void tpr_spin_init_(struct tpr_spin *spin) {
     cpu_set_t cores;
-    int one_core = sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) == 1;
-    spin->budget_ns = one_core ? 0 : TPR_SPIN_MAX_NS / 4;
+    spin->budget_ns = TPR_SPIN_MAX_NS;
     spin->short_sleeps = 0;
-    spin->probe_after = one_core ? 0 : TPR_SPIN_PROBE_MIN;
+    spin->probe_after = TPR_SPIN_PROBE_MIN;
+    spin->yields_first = sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) == 1;
 }
 
 static inline void tpr_spin_paid_(struct tpr_spin *spin) {
@@ -159,6 +166,50 @@ static inline void tpr_spin_slept_(struct tpr_spin *spin, uint64_t slept_ns) {
         spin->short_sleeps = 0;
         spin->budget_ns = TPR_SPIN_MAX_NS; /* one try; a failure halves it from there */
     }
+}
+
+/* One spin: begin, then look as long as tpr_spin_goes_on_() says so, then tell how it ended. */
+struct tpr_spinning_ {
+    uint64_t pure_end_ns, end_ns, now_ns;
+    uint32_t looks;       /* since the clock was read */
+    uint32_t has_yielded; /* just before the look that is next */
+};
+
+static inline void tpr_spin_begin_(const struct tpr_spin *spin, struct tpr_spinning_ *spinning, uint64_t began_ns,
+                                   uint64_t deadline_ns) {
+    spinning->now_ns = began_ns;
+    spinning->end_ns = deadline_ns < began_ns + spin->budget_ns ? deadline_ns : began_ns + spin->budget_ns;
+    spinning->pure_end_ns = spin->yields_first ? began_ns : began_ns + TPR_SPIN_PURE_NS;
+    spinning->looks = spin->yields_first ? TPR_SPIN_LOOKS : 0;
+    spinning->has_yielded = 0;
+}
+
+/* Is another look due? Pauses or yields before it. */
+static inline int tpr_spin_goes_on_(struct tpr_spinning_ *spinning) {
+    spinning->has_yielded = 0;
+    if (spinning->looks++ < TPR_SPIN_LOOKS) {
+        tpr_relax_();
+        return 1;
+    }
+    spinning->looks = 1;
+    if (spinning->now_ns >= spinning->pure_end_ns && spinning->now_ns < spinning->end_ns) {
+        sched_yield();
+        spinning->has_yielded = 1;
+        spinning->now_ns = tpr_monotonic_ns();
+        return 1; /* also when the core came back late: it would be a pity to sleep on what is there */
+    }
+    spinning->now_ns = tpr_monotonic_ns();
+    return spinning->now_ns < spinning->end_ns;
+}
+
+/* What was waited for is there. */
+static inline void tpr_spin_answered_(struct tpr_spin *spin, const struct tpr_spinning_ *spinning) {
+    if (spinning->now_ns >= spinning->end_ns) {
+        tpr_spin_failed_(spin);
+        return;
+    }
+    spin->yields_first = spinning->has_yielded;
+    tpr_spin_paid_(spin);
 }
 
 #endif

@@ -113,15 +113,13 @@ static inline int tpr_room_wait_sleep(const struct tpr_room_wait *wait, uint64_t
     int code = TPR_OK;
     uint64_t began_ns = tpr_monotonic_ns();
     if (wait->spin->budget_ns) {
-        uint64_t end_ns = began_ns + wait->spin->budget_ns, now_ns = began_ns;
-        while (now_ns < end_ns && now_ns < deadline_ns) {
-            for (int i = 0; i < 16; i++)
-                tpr_relax_();
+        struct tpr_spinning_ spinning;
+        tpr_spin_begin_(wait->spin, &spinning, began_ns, deadline_ns);
+        while (tpr_spin_goes_on_(&spinning)) {
             if (tpr_room_wait_is_over_(wait)) {
-                tpr_spin_paid_(wait->spin);
+                tpr_spin_answered_(wait->spin, &spinning);
                 return TPR_OK;
             }
-            now_ns = tpr_monotonic_ns();
         }
         tpr_spin_failed_(wait->spin);
     }

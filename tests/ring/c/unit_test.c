@@ -566,25 +566,6 @@ static void test_late_attach_rings(void) {
     close_both();
 }
 
-static void test_spin_adapts(void) {
-    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 4, 0, TPR_SPIN_PROBE_MIN};
-    for (int i = 0; i < 10; i++)
-        tpr_spin_paid_(&spin);
-    CHECK(spin.budget_ns == TPR_SPIN_MAX_NS);
-    for (int i = 0; i < 10; i++)
-        tpr_spin_failed_(&spin);
-    CHECK(spin.budget_ns == 0);
-    tpr_spin_slept_(&spin, TPR_SPIN_SHORT_SLEEP_NS + 1);
-    CHECK(spin.short_sleeps == 0);
-    for (uint32_t i = 0; i < TPR_SPIN_PROBE_MAX && !spin.budget_ns; i++)
-        tpr_spin_slept_(&spin, 1000);
-    CHECK(spin.budget_ns == TPR_SPIN_MAX_NS);
-    struct tpr_spin never = {0, 0, 0};
-    for (uint32_t i = 0; i < 2 * TPR_SPIN_PROBE_MAX; i++)
-        tpr_spin_slept_(&never, 1000);
-    CHECK(never.budget_ns == 0);
-}
-
 int main(void) {
     begin_test();
     test_wrap_at_every_alignment();
@@ -605,7 +586,6 @@ int main(void) {
     test_fork();
     test_doorbell();
     test_late_attach_rings();
-    test_spin_adapts();
     puts("ok");
     return 0;
 }

@@ -1,0 +1,75 @@
+/* The spin before a sleep: that it adapts, is bounded, and begins with what paid last. */
+#include "testing.h"
+
+static void test_spin_adapts(void) {
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 4, 0, TPR_SPIN_PROBE_MIN, 0};
+    for (int i = 0; i < 10; i++)
+        tpr_spin_paid_(&spin);
+    CHECK(spin.budget_ns == TPR_SPIN_MAX_NS);
+    for (int i = 0; i < 10; i++)
+        tpr_spin_failed_(&spin);
+    CHECK(spin.budget_ns == 0);
+    tpr_spin_slept_(&spin, TPR_SPIN_SHORT_SLEEP_NS + 1);
+    CHECK(spin.short_sleeps == 0);
+    for (uint32_t i = 0; i < TPR_SPIN_PROBE_MAX && !spin.budget_ns; i++)
+        tpr_spin_slept_(&spin, 1000);
+    CHECK(spin.budget_ns == TPR_SPIN_MAX_NS);
+    struct tpr_spin never = {0, 0, 0, 0};
+    for (uint32_t i = 0; i < 2 * TPR_SPIN_PROBE_MAX; i++)
+        tpr_spin_slept_(&never, 1000);
+    CHECK(never.budget_ns == 0);
+}
+
+/* Looks of one spin that nobody answers. */
+static int count_looks(struct tpr_spin *spin, struct tpr_spinning_ *spinning, uint64_t began_ns, uint64_t deadline_ns) {
+    int looks = 0;
+    tpr_spin_begin_(spin, spinning, began_ns, deadline_ns);
+    while (tpr_spin_goes_on_(spinning))
+        looks++;
+    return looks;
+}
+
+static void test_spin_is_bounded(void) {
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS, 0, TPR_SPIN_PROBE_MIN, 0};
+    struct tpr_spinning_ spinning;
+    uint64_t began_ns = tpr_monotonic_ns();
+    CHECK(count_looks(&spin, &spinning, began_ns, TPR_FOREVER) >= TPR_SPIN_LOOKS);
+    CHECK(tpr_monotonic_ns() >= began_ns + TPR_SPIN_MAX_NS);
+    CHECK(count_looks(&spin, &spinning, began_ns, began_ns) == TPR_SPIN_LOOKS); /* the time is over */
+    began_ns = tpr_monotonic_ns();
+    CHECK(count_looks(&spin, &spinning, began_ns, began_ns + 5000) >= 1);
+    CHECK(spinning.end_ns == began_ns + 5000);
+}
+
+static void test_spin_remembers_what_paid(void) {
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 4, 0, TPR_SPIN_PROBE_MIN, 0};
+    struct tpr_spinning_ spinning;
+    tpr_spin_begin_(&spin, &spinning, tpr_monotonic_ns(), TPR_FOREVER);
+    spinning.pure_end_ns = 0; /* as if it had looked for long */
+    spinning.end_ns = TPR_FOREVER;
+    for (int i = 0; i <= TPR_SPIN_LOOKS; i++)
+        CHECK(tpr_spin_goes_on_(&spinning) && spinning.has_yielded == (i == TPR_SPIN_LOOKS));
+    tpr_spin_answered_(&spin, &spinning);
+    CHECK(spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 2);
+    tpr_spin_begin_(&spin, &spinning, tpr_monotonic_ns(), TPR_FOREVER);
+    spinning.end_ns = TPR_FOREVER;
+    CHECK(tpr_spin_goes_on_(&spinning) && spinning.has_yielded);
+    CHECK(tpr_spin_goes_on_(&spinning) && !spinning.has_yielded);
+    tpr_spin_answered_(&spin, &spinning);
+    CHECK(!spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS);
+    /* Begun at the clock's zero, it is long over when the core comes back: that has not paid. */
+    spin.yields_first = 1;
+    tpr_spin_begin_(&spin, &spinning, 0, TPR_FOREVER);
+    CHECK(tpr_spin_goes_on_(&spinning) && spinning.has_yielded);
+    tpr_spin_answered_(&spin, &spinning);
+    CHECK(spin.budget_ns == TPR_SPIN_MAX_NS / 2);
+}
+
+int main(void) {
+    begin_test();
+    test_spin_adapts();
+    test_spin_is_bounded();
+    test_spin_remembers_what_paid();
+    puts("ok");
+    return 0;
+}
