@@ -8,7 +8,11 @@ Theory of operation
     door. The loss of the control socket means that the supervisor is gone, and ends the process.
 
     Order at the end (``drain``): stop accepting; close the connections, so that the core learns of the end
-    of each session; let the engine finish what it has, commit, and take a snapshot; close the journal.
+    of each session; let the engine finish what it has, commit, and take a snapshot; close the journal. With
+    ``keep``, when a successor will go on with what is stored, no session is ended and no ring closed: to
+    everybody else it is as if the core had been killed, but nothing is half-done in the journal.
+
+    While the engine comes round the supervisor is told so (``beat``), if it wants to know.
 
 Invariants
     Only this module knows the concrete classes.
@@ -19,11 +23,12 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +42,7 @@ from .core.commands import ChannelOptions
 from .core.limits import CELLS_MAX
 from .core.machine import Machine
 from .engine import Engine
+from .host.children import read_settings_file
 from .host.packets import Outbox, close_all, receive_packet
 from .journal.sqlite import SqliteJournal
 from .local.credentials import Admins
@@ -55,7 +61,11 @@ STATUS_INTERVAL_S: Final = 1.0
 class Daemon:
     """The core process's parts, and what the supervisor tells it."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, control: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, control: socket.socket, beat_s: float
+    ) -> None:
+        self._beat_s = beat_s
+        self._must_keep = False
         self._settings = settings
         self._listener = listener
         self._control = control
@@ -85,8 +95,11 @@ class Daemon:
             software=f"towpath/{__version__}",
         )
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
         """Serve until the supervisor says ``drain``, or is gone.
+
+        Returns:
+            Whether the process must end without another step, because a successor takes over what it has.
 
         Raises:
             InvalidConfiguration: the journal cannot be used, or the settings allow no channel at all.
@@ -104,6 +117,8 @@ class Daemon:
         loop.add_reader(self._control, self._told)
         self._door.listen(self._listener)
         self._outbox.send({"type": "ready"})
+        if self._beat_s:
+            self._add_task(self._beat())
         statistics = self._machine.statistics()
         log(
             "core.listening",
@@ -113,11 +128,20 @@ class Daemon:
         )
         await self._draining.wait()
         self._door.stop_listening()
-        await self._door.close()
+        if not self._must_keep:
+            await self._door.close()
         self._engine.stop()
         await engine
         loop.remove_reader(self._control)
         self._journal.close()
+        return self._must_keep
+
+    async def _beat(self) -> None:
+        with contextlib.suppress(Unavailable):  # the engine has ended, as this process is about to
+            while True:
+                await self._engine.pulse()
+                self._outbox.send({"type": "beat"}, topic="beat")
+                await asyncio.sleep(self._beat_s)
 
     async def _configure(self) -> None:
         for command in configuration.commands_for(self._settings, self._machine.durable_state()):
@@ -221,22 +245,26 @@ class Daemon:
                 self._door.adopt(sock, str(packet["gateway"]), int(packet["pid"]))
             case "gateways":
                 self._board.set_gateways(packet["gateways"])
-            case "reload":
-                task = asyncio.get_running_loop().create_task(self._reload(packet["settings"]))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            case "reload" if len(descriptors) == 1:
+                self._add_task(self._reload(Settings.from_json(read_settings_file(descriptors[0]))))
             case "warning":
                 self._board.warn(str(packet.get("text", "")))
             case "stop_accepting":
                 self._door.stop_listening()
             case "drain":
+                self._must_keep = packet.get("keep") is True
                 self._draining.set()
             case unknown:
                 raise ProtocolViolation(f"a packet of type {unknown!r} from the supervisor")
 
-    async def _reload(self, table: object) -> None:
+    def _add_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self, settings: Settings) -> None:
         """Take new settings; the supervisor has checked them. Limits hold from the next start on."""
-        self._settings = Settings.from_table(table)
+        self._settings = settings
         set_level(self._settings.daemon.log_level)
         self._board.forget_warnings()
         await self._configure()
@@ -256,11 +284,14 @@ async def _wait_readable(sock: socket.socket) -> None:
 def main() -> int:
     """Run the core process; returns its exit status."""
     try:
-        settings = Settings.from_json(os.environ["TOWPATH_CORE_SETTINGS"])
+        descriptor = int(os.environ["TOWPATH_CORE_SETTINGS_FD"])
+        settings = Settings.from_json(read_settings_file(descriptor))
+        os.close(descriptor)
         listener = socket.socket(fileno=int(os.environ["TOWPATH_CORE_LISTEN_FD"]))
         control = socket.socket(fileno=int(os.environ["TOWPATH_CORE_CONTROL_FD"]))
         control.setblocking(False)
-        asyncio.run(_run(settings, listener, control))
+        beat_s = float(os.environ["TOWPATH_CORE_BEAT_S"])
+        asyncio.run(_run(settings, listener, control, beat_s))
     except KeyError as error:
         print(f"towpath: {error.args[0]} is not set; start the daemon with: towpath serve", file=sys.stderr)
         return os.EX_USAGE
@@ -270,8 +301,10 @@ def main() -> int:
     return os.EX_OK
 
 
-async def _run(settings: Settings, listener: socket.socket, control: socket.socket) -> None:
-    await Daemon(settings, listener, control).run()
+async def _run(settings: Settings, listener: socket.socket, control: socket.socket, beat_s: float) -> None:
+    if await Daemon(settings, listener, control, beat_s).run():
+        # Rings and pages are not closed: those who read them would take that for their end.
+        os._exit(os.EX_OK)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ class Engine:
         self._line: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._executing: set[asyncio.Future[None]] = set()
+        self._pulses: list[asyncio.Future[None]] = []
         self._is_stopping = False
         self._is_over = False
         self._uncovered = 0  # records since the last snapshot
@@ -138,6 +139,7 @@ class Engine:
         """
         try:
             while self._line or not self._is_stopping:
+                self._answer_pulses()
                 if not self._line:
                     self._arrived.clear()
                     await self._arrived.wait()
@@ -184,6 +186,27 @@ class Engine:
         future.add_done_callback(self._executing.discard)
         self.submit(command, lambda: None if future.done() else future.set_result(None))
         await future
+
+    async def pulse(self) -> None:
+        """Wait until :meth:`run` has come round once more: proof that it moves, for a watchdog.
+
+        It does not while an append waits for a disk that stands still, or an effect does not return.
+
+        Raises:
+            Unavailable: the engine has ended.
+        """
+        if self._is_over:
+            raise _stopped()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pulses.append(future)
+        self._arrived.set()
+        await future
+
+    def _answer_pulses(self) -> None:
+        pulses, self._pulses = self._pulses, []
+        for future in pulses:
+            if not future.done():
+                future.set_result(None)
 
     def statistics(self) -> EngineStatistics:
         """Return counts of what was done in this run."""
@@ -264,7 +287,7 @@ class Engine:
     def _end(self) -> None:
         self._is_over = True
         self._line.clear()
-        for future in tuple(self._executing):
+        for future in (*self._executing, *self._pulses):
             if not future.done():
                 future.set_exception(_stopped())
         # An append that was cut off by a cancellation is let finish: its caller may close the journal next.

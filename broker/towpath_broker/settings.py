@@ -58,9 +58,6 @@ from .tables import (
 )
 
 CONFIG_BYTES_MAX: Final = 1 << 20
-SETTINGS_BYTES_MAX: Final = 120_000
-"""Of the settings as JSON, because one environment variable holds them (execve(2): MAX_ARG_STRLEN is
-131,072)."""
 
 GATEWAY_TABLES: Final[dict[str, str]] = {
     "zeromq": "towpath_broker.gateways.zeromq.settings:ZeroMQSettings",
@@ -311,11 +308,6 @@ def load_settings(
         stated_gateways=stated,
         config_file=file,
     )
-    if (size := len(settings.to_json())) > SETTINGS_BYTES_MAX:
-        raise InvalidConfiguration(
-            f"{file}: the settings take {size} bytes as JSON; {SETTINGS_BYTES_MAX} are allowed",
-            hint="declare some of the channels by program or command line: their definitions are kept",
-        )
     return settings
 
 

@@ -6,11 +6,8 @@ Theory of operation
     imports neither protobuf nor a network library. When the core dies it is started again with the same
     listening socket, so that whoever connects meanwhile waits in its backlog.
 
-    Control socket to the core, packets of host/packets.py. To it: ``gateways`` (how they fare; only the
-    newest counts), ``gateway_connection`` with a descriptor (serve this as that gateway's session),
-    ``reload`` with settings, ``warning`` (for the status), ``stop_accepting``, ``drain`` (finish, commit,
-    close, exit), and before all of them ``stored`` and ``stored_end``: what an earlier core had kept here.
-    From it: ``ready``, ``reloaded``, ``status``, ``warning``, and ``store`` and ``unstore`` (host/store.py).
+    The core is core_keeper.py's, with the packets that go to it and come from it; a gateway is
+    gateway_keeper.py's.
 
 Life
     Start: directories, locks, socket; then core and gateways at once; READY when the core is ready and each
@@ -18,7 +15,8 @@ Life
 
     Stop, on SIGTERM or SIGINT: (1) the socket goes, and the core accepts nobody any more; (2) the gateways
     end, and still have the core to deliver to; (3) the core drains: it commits and closes; exit 0. A second
-    SIGINT ends everything at once.
+    SIGINT ends everything at once. Under systemd, which keeps what must outlive us (host/store.py) and does
+    not say whether this is a restart, nothing is taken apart: the core commits and leaves, the FIFOs stay.
 
     Reload, on SIGHUP: the configuration is read again. A bad one changes nothing and is told. A good one
     goes to the core, and gateways whose table changed are started again.
@@ -26,7 +24,7 @@ Life
 Invariants
     One core at a time, under the lock of the state directory, which the core inherits. No child outlives the
     supervisor (host/children.py). A core or gateway that exits with 78 (a configuration that can never work)
-    is not started again; the core's ends the daemon.
+    is not started again; the core's ends the daemon, and so does a core that is never ready (with 70).
 
 Not here: everything that the daemon is for.
 """
@@ -41,39 +39,35 @@ import resource
 import signal
 import socket
 import sys
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from towpath._version import __version__
-from towpath.errors import InvalidConfiguration, ProtocolViolation, TowpathError
+from towpath.errors import InvalidConfiguration, TowpathError
 
 from .console import has_terminal, summary
+from .core_keeper import STATUS_CHARS_MAX, CoreKeeper
 from .gateway_keeper import GatewayKeeper, missing_package
 from .host import directories
-from .host.children import Backoff, Child, describe_exit
-from .host.packets import Outbox, Packet, close_all, control_pair, receive_packet
+from .host.children import describe_exit
+from .host.packets import close_all
 from .host.store import Store
-from .host.systemd import Notifier, activated_socket
+from .host.systemd import Notifier, handed_over
+from .host.waiting import within
 from .log import log, set_level
 from .settings import Settings, with_directories
 
-CORE_MODULE: Final = "towpath_broker.daemon"
 CORE_STOP_S: Final = 5.0
 """What the core has, after the gateways are gone, to commit and close."""
 GATEWAYS_READY_S: Final = 10.0
 """How long a gateway that neither runs nor fails holds up READY."""
 RELOAD_S: Final = 10.0
 """How long the core may take over new settings before the reload is called done without it."""
-HELD_CONNECTIONS_MAX: Final = 16
-"""Connections of gateways kept while the core is down; older ones are closed, and their gateways try
-again."""
 DESCRIPTORS_WANTED: Final = 65_536
 """Soft limit of open files for the daemon's processes, as far as the hard limit allows; a session of the core
 takes several."""
-STATUS_CHARS_MAX: Final = 500
 INTERRUPTED: Final = 130
 """Exit status after a second SIGINT, as a shell gives it."""
 _FIXED_SETTINGS: Final = ("runtime_dir", "state_dir", "socket_mode", "socket_group")
@@ -104,6 +98,7 @@ class Supervisor:
         listener: the door's socket.
         socket_path: to be removed at the end; None when the socket is systemd's.
         state_lock: the lock's descriptor, which the core inherits.
+        kept: what systemd kept of an earlier run, by name.
     """
 
     def __init__(
@@ -115,6 +110,7 @@ class Supervisor:
         listener: socket.socket,
         socket_path: Path | None,
         state_lock: int,
+        kept: Mapping[str, int] | None = None,
     ) -> None:
         self._settings = settings
         self._load = load
@@ -122,19 +118,21 @@ class Supervisor:
         self._listener = listener
         self._address = str(listener.getsockname())
         self._socket_path = socket_path
-        self._state_lock = state_lock
-        self._core: Child | None = None
-        self._outbox: Outbox | None = None
-        self._held: deque[tuple[Packet, int]] = deque()
-        self._store = Store()
+        self._stores = {owner: Store(owner, notifier, kept) for owner in ("core", "bridge")}
+        self._core = CoreKeeper(
+            lambda: self._settings,
+            listener=listener,
+            state_lock=state_lock,
+            store=self._stores["core"],
+            notifier=notifier,
+            on_change=self._core_changed,
+            on_start=self._tell_gateways,
+        )
         self._keepers: dict[str, GatewayKeeper] = {}
         self._tasks: asyncio.TaskGroup
-        self._status = ""
         self._is_ready = False
         self._has_terminal = has_terminal()
         self._status_at_exit = os.EX_OK
-        self._core_ready = asyncio.Event()
-        self._core_reloaded = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._reload_asked = asyncio.Event()
 
@@ -167,9 +165,9 @@ class Supervisor:
         finally:
             self._kill_children()
             self._close_listener()
-            self._store.close()
-            while self._held:
-                os.close(self._held.popleft()[1])
+            self._core.close()
+            for store in self._stores.values():
+                store.close()
         log("daemon.stopped", status=self._status_at_exit)
         return self._status_at_exit
 
@@ -188,8 +186,7 @@ class Supervisor:
     def _kill_children(self) -> None:
         for keeper in self._keepers.values():
             keeper.kill()
-        if self._core is not None:
-            self._core.signal(signal.SIGKILL)
+        self._core.kill()
 
     def _close_listener(self) -> None:
         self._listener.close()
@@ -199,7 +196,7 @@ class Supervisor:
             self._socket_path = None
 
     async def _announce_ready(self) -> None:
-        await self._core_ready.wait()
+        await self._core.ready.wait()
         await self._wait_gateways_settled()
         self._is_ready = True
         self._notifier.ready(self._status_line())
@@ -210,137 +207,30 @@ class Supervisor:
 
     async def _wait_gateways_settled(self) -> None:
         waits = [keeper.settled.wait() for keeper in self._keepers.values()]
-        await _within(GATEWAYS_READY_S, asyncio.gather(*waits))
+        await within(GATEWAYS_READY_S, asyncio.gather(*waits))
 
     async def _shut_down(self) -> None:
         """End everything in order; see Life in the module's docstring."""
         self._notifier.stopping()
         log("daemon.stopping")
-        if self._outbox is not None:
-            self._outbox.send({"type": "stop_accepting"})
+        self._core.send({"type": "stop_accepting"})
         self._close_listener()
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         log("daemon.gateways_stopped")
-        if self._core is None:
+        code = await self._core.drain(CORE_STOP_S, keep=self._notifier.keeps)
+        if code is None:
             return
-        if self._outbox is not None:
-            self._outbox.send({"type": "drain"})
-        core = self._core
-        if not await _within(CORE_STOP_S, core.wait()):
-            log("core.killed", level="error", seconds=CORE_STOP_S)
-            core.signal(signal.SIGKILL)
-        code = await core.wait()
         log("core.stopped", level="error" if code else "info", status=describe_exit(code))
         if code and not self._status_at_exit:
             self._status_at_exit = os.EX_SOFTWARE
 
-    # ---- the core ----
-
     async def _keep_core(self) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                code, lifetime_s = await self._run_core()
-                how = describe_exit(code)
-            except OSError as error:
-                # The host has no descriptor or process left, which may pass.
-                code, lifetime_s, how = os.EX_OSERR, 0.0, f"could not be started: {error.strerror}"
-            if self._stop_asked.is_set():
-                return
-            if code == os.EX_CONFIG:
-                log("core.failed_for_good", level="error", status=describe_exit(code))
-                self._status_at_exit = code
-                self._stop_asked.set()
-                return
-            delay_s = backoff.delay_after(lifetime_s)
-            log("core.exited", level="error", status=how, delay_s=delay_s)
-            self._tell_systemd(f"The core {how}; starting it again")
-            if await _within(delay_s, self._stop_asked.wait()):
-                return
+        self._status_at_exit = await self._core.run(self._stop_asked) or self._status_at_exit
+        self._stop_asked.set()
 
-    async def _run_core(self) -> tuple[int, float]:
-        """Run the core once; return its exit status and how long it lived."""
-        loop = asyncio.get_running_loop()
-        control, theirs = control_pair()
-        self._core_ready.clear()
-        try:
-            with theirs:
-                # SIGKILL, because nothing that the core holds outlives it, and a new one must not wait for
-                # the lock.
-                self._core = Child(
-                    CORE_MODULE,
-                    environment={
-                        "TOWPATH_CORE_LISTEN_FD": str(self._listener.fileno()),
-                        "TOWPATH_CORE_CONTROL_FD": str(theirs.fileno()),
-                        "TOWPATH_CORE_SETTINGS": self._settings.to_json(),
-                    },
-                    descriptors=[self._listener.fileno(), theirs.fileno(), self._state_lock],
-                    death_signal=signal.SIGKILL,
-                )
-            log("core.started", pid=self._core.pid)
-            self._outbox = Outbox(control)
-            if not self._store.hand_out(self._outbox):
-                log("core.store_not_sent", level="error", descriptors=len(self._store))
-            self._tell_gateways()
-            while self._held:
-                packet, descriptor = self._held.popleft()
-                self._outbox.send(packet, [descriptor])
-            loop.add_reader(control, self._receive, control)
-            code = await self._core.wait()
-            return code, self._core.lifetime_s
-        finally:
-            if self._core is not None:
-                self._core.signal(signal.SIGKILL)
-            loop.remove_reader(control)
-            while self._receive(control):
-                pass  # what it sent before its end counts: the next core finds what this one stored
-            if self._outbox is not None:
-                self._outbox.close()
-            control.close()
-            self._outbox = self._core = None
-            self._core_reloaded.set()
-
-    def _receive(self, control: socket.socket) -> bool:
-        """Take one packet of the core; return whether there may be more."""
-        try:
-            received = receive_packet(control)
-        except BlockingIOError:
-            return False
-        except ProtocolViolation as error:
-            log("core.violation", level="error", message=error.message)
-            return True
-        if received is None:
-            asyncio.get_running_loop().remove_reader(control)
-            return False
-        packet, descriptors = received
-        if packet["type"] == "store":
-            if why := self._store.put(packet, descriptors):
-                log("core.not_stored", level="warning", message=why)
-            return True
-        close_all(descriptors)
-        self._carry_out(packet)
-        return True
-
-    def _carry_out(self, packet: Packet) -> None:
-        match packet["type"]:
-            case "unstore":
-                self._store.remove(packet.get("name"))
-            case "ready":
-                log("core.ready", pid=self._core.pid if self._core else 0)
-                self._core_ready.set()
-                if self._is_ready:
-                    self._tell_systemd("")
-            case "reloaded":
-                for warning in packet.get("warnings", []):
-                    log("core.warning", level="warning", message=str(warning))
-                self._core_reloaded.set()
-            case "status":
-                self._status = str(packet.get("text", ""))[:STATUS_CHARS_MAX]
-                self._tell_systemd("")
-            case "warning":
-                log("core.warning", level="warning", message=str(packet.get("text", "")))
-            case unknown:
-                log("core.unknown_packet", level="error", type=unknown)
+    def _core_changed(self, text: str) -> None:
+        if text or self._is_ready:
+            self._tell_systemd(text)
 
     # ---- gateways ----
 
@@ -351,27 +241,16 @@ class Supervisor:
             missing=missing_package(name),
             socket_address=self._address,
             on_change=self._tell_gateways,
-            on_connection=self._relay,
+            on_connection=self._core.relay,
         )
         self._keepers[name] = keeper
         self._tasks.create_task(keeper.run())
 
     def _tell_gateways(self) -> None:
-        if self._outbox is not None:
-            views = [keeper.view() for keeper in self._keepers.values()]
-            self._outbox.send({"type": "gateways", "gateways": views}, topic="gateways")
+        views = [keeper.view() for keeper in self._keepers.values()]
+        self._core.send({"type": "gateways", "gateways": views}, topic="gateways")
         if self._is_ready:
             self._tell_systemd("")
-
-    def _relay(self, gateway: str, pid: int, descriptor: int) -> None:
-        """Hand a gateway's connection to the core, or keep it until there is one."""
-        packet = {"type": "gateway_connection", "gateway": gateway, "pid": pid}
-        if self._outbox is not None:
-            self._outbox.send(packet, [descriptor])
-            return
-        self._held.append((packet, descriptor))
-        if len(self._held) > HELD_CONNECTIONS_MAX:
-            os.close(self._held.popleft()[1])
 
     # ---- reload ----
 
@@ -397,14 +276,9 @@ class Supervisor:
         self._settings = replace(loaded, daemon=replace(loaded.daemon, **fixed))
         set_level(self._settings.daemon.log_level)
         log("config.read", config=self._settings.config_file)
-        self._core_reloaded.clear()
-        if self._outbox is None or not self._outbox.send(
-            {"type": "reload", "settings": self._settings.to_table()}
-        ):
-            # The core that is started next gets the new settings anyway.
-            self._core_reloaded.set()
+        self._core.reload(self._settings)
         await self._apply_to_gateways()
-        await _within(RELOAD_S, self._core_reloaded.wait())
+        await within(RELOAD_S, self._core.reloaded.wait())
         for name in late:
             log("config.needs_restart", level="warning", setting=f"daemon.{name}")
             self._warn(f"daemon.{name} was changed; it takes effect when the daemon is restarted")
@@ -429,8 +303,7 @@ class Supervisor:
     # ---- telling people ----
 
     def _warn(self, text: str) -> None:
-        if self._outbox is not None:
-            self._outbox.send({"type": "warning", "text": text})
+        self._core.send({"type": "warning", "text": text})
 
     def _status_line(self) -> str:
         troubled = [
@@ -438,20 +311,10 @@ class Supervisor:
             for keeper in self._keepers.values()
             if keeper.state != "running"
         ]
-        return "; ".join(part for part in (self._status, *troubled) if part)
+        return "; ".join(part for part in (self._core.status, *troubled) if part)
 
     def _tell_systemd(self, text: str) -> None:
         self._notifier.status(text or self._status_line())
-
-
-async def _within(seconds: float, work: Awaitable[object]) -> bool:
-    """Await something for at most so long; return whether it was done in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            await work
-    except TimeoutError:
-        return False
-    return True
 
 
 def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
@@ -490,7 +353,7 @@ def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
     locks = [directories.lock_directory(runtime_dir)]
     try:
         locks.append(directories.lock_directory(state_dir) if state_dir != runtime_dir else os.dup(locks[0]))
-        listener = activated_socket(environment)
+        listener, kept = handed_over(environment)
         socket_path = None
         if listener is None:
             socket_path = runtime_dir / directories.SOCKET_NAME
@@ -502,6 +365,7 @@ def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
             listener=listener,
             socket_path=socket_path,
             state_lock=locks[1],
+            kept=kept,
         )
         return asyncio.run(supervisor.run())
     finally:

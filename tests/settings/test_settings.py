@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from towpath.errors import InvalidConfiguration
 from towpath_broker.settings import (
     CONFIG_BYTES_MAX,
-    SETTINGS_BYTES_MAX,
     BindingSettings,
     ChannelSettings,
     DaemonSettings,
@@ -232,9 +231,12 @@ def test_a_file_that_cannot_be_used_is_said(tmp_path: Path) -> None:
         load_settings(tmp_path, environment={})
 
 
-def test_settings_too_large_to_hand_over_are_refused(tmp_path: Path) -> None:
-    channels = "".join(f'[channels."c{"x" * 100}{number}"]\n' for number in range(1_100))
-    assert f"{SETTINGS_BYTES_MAX} are allowed" in refusal(tmp_path, channels).message
+def test_as_many_channels_as_fit_into_a_file_are_taken(tmp_path: Path) -> None:
+    """Far more than an environment variable would hold."""
+    (tmp_path / "many.toml").write_text("".join(f'[channels."c{"x" * 100}{n}"]\n' for n in range(8_000)))
+    settings = load_settings(tmp_path / "many.toml", environment={})
+    assert len(settings.channels) == 8_000
+    assert Settings.from_json(settings.to_json()) == settings
 
 
 # ---- the journey -------------------------------------------------------------------------------------------

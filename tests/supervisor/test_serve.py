@@ -4,6 +4,7 @@ things."""
 from __future__ import annotations
 
 import os
+import re
 import resource
 import select
 import signal
@@ -17,12 +18,13 @@ import pytest
 import towpath
 from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
 from towpath.errors import Unavailable
+from towpath_broker.core_keeper import HELD_CONNECTIONS_MAX, STARTS_MAX, CoreKeeper
 from towpath_broker.host.directories import listen_at
-from towpath_broker.host.packets import close_all
+from towpath_broker.host.store import Store
 from towpath_broker.host.systemd import Notifier
 from towpath_broker.settings import Settings
-from towpath_broker.supervisor import HELD_CONNECTIONS_MAX, Supervisor
 
+SERVE_AT_ONCE = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
 
@@ -209,18 +211,19 @@ def test_a_core_that_the_host_cannot_start_is_tried_again(daemon: DaemonHandle) 
 def test_only_so_many_connections_of_gateways_are_held(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with listen_at(tmp_path / "s", mode=0o600) as listener:
-        supervisor = Supervisor(
-            Settings(),
-            load=Settings,
-            notifier=Notifier({}),
+        keeper = CoreKeeper(
+            Settings,
             listener=listener,
-            socket_path=None,
             state_lock=listener.fileno(),
+            store=Store("core", Notifier({})),
+            notifier=Notifier({}),
+            on_change=lambda text: None,
+            on_start=lambda: None,
         )
         for _ in range(3 * HELD_CONNECTIONS_MAX):
-            supervisor._relay("zeromq", 1, os.dup(listener.fileno()))
+            keeper.relay("zeromq", 1, os.dup(listener.fileno()))
         assert len(os.listdir("/proc/self/fd")) == before + 1 + HELD_CONNECTIONS_MAX
-        close_all([descriptor for _, descriptor in supervisor._held])
+        keeper.close()
 
 
 def test_a_gateway_is_started_again(daemon: DaemonHandle) -> None:
@@ -240,6 +243,73 @@ def test_a_core_that_can_never_work_ends_the_daemon(tmp_path: Path) -> None:
     assert "core.failed_for_good" in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "r" / "towpath.sock").exists()
+
+
+def test_a_core_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
+    """The pauses between the starts grow; then whoever runs the daemon decides."""
+    broken = tmp_path / "site"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import os, sys\nif 'TOWPATH_CORE_LISTEN_FD' in os.environ: os._exit(7)\n"
+        "from towpath_broker.host import children\nchildren.BACKOFF_FIRST_S = 0.001\n"
+    )
+    place = ("--runtime-dir", str(tmp_path / "r"), "--state-dir", str(tmp_path / "s"))
+    run = serve(*place, "--config", no_gateways(tmp_path), env={"PYTHONPATH": str(broken)})
+    assert run.returncode == os.EX_SOFTWARE
+    assert run.stderr.count(" core.started ") == STARTS_MAX
+    pauses = re.findall(r"core\.exited status=\"exited with 7\" delay_s=(\S+)", run.stderr)
+    assert [float(pause) for pause in pauses] == [0.001 * 2**n for n in range(STARTS_MAX - 1)]
+    given_up = f'core.given_up status="exited with 7" starts={STARTS_MAX} exit={os.EX_SOFTWARE}'
+    assert given_up in run.stderr
+    assert "daemon.stopped status=70" in run.stderr
+    assert not (tmp_path / "r" / "towpath.sock").exists()
+
+
+def test_a_core_that_was_ready_is_always_started_again(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, LOCAL_ONLY, program=(str(SERVE_AT_ONCE),)) as daemon:
+        for _ in range(STARTS_MAX + 1):
+            daemon.kill_core()
+        assert daemon.status().incarnation == STARTS_MAX + 2
+
+
+def no_gateways(tmp_path: Path) -> str:
+    file = tmp_path / "none.toml"
+    file.write_text(LOCAL_ONLY)
+    return str(file)
+
+
+def test_a_configuration_of_thousands_of_channels_reaches_the_core(tmp_path: Path) -> None:
+    """Also at a reload, and by far more bytes than an environment variable or a packet holds."""
+    table = "".join(f'[channels."c{"x" * 100}{n}"]\n' for n in range(1_500))
+    with running_daemon(tmp_path, LOCAL_ONLY + table) as daemon:
+        assert len(daemon.status().channels) == 1_500
+        daemon.config.write_text(LOCAL_ONLY + table + "[channels.another]\n")
+        assert "daemon.reloaded" in daemon.reload()
+        assert len(daemon.status().channels) == 1_501
+
+
+def test_a_channel_is_undeclared_right_after_its_binding(daemon: DaemonHandle) -> None:
+    """The bridge may not have closed its ends by then; they are not in the way."""
+    with towpath.connect(str(daemon.socket)) as client:
+        for number in range(20):
+            client.declare(f"c{number}")
+            binding = client.bind(f"c{number}", f"fifo:{daemon.config.parent}/f", direction="in")
+            client.unbind(binding.id)
+            client.undeclare(f"c{number}")
+
+
+def test_a_reload_removes_a_channel_with_its_binding(daemon: DaemonHandle) -> None:
+    both = (
+        f'[channels.c]\n[[bindings]]\nchannel = "c"\nurl = "fifo:{daemon.config.parent}/f"\n'
+        'direction = "out"\n'
+    )
+    for _ in range(5):
+        daemon.config.write_text(LOCAL_ONLY + both)
+        assert "daemon.reloaded" in daemon.reload()
+        wait_until(lambda: [c.subscribers for c in daemon.status().channels] == [1], daemon.log)
+        daemon.config.write_text(LOCAL_ONLY)
+        assert "daemon.reloaded" in daemon.reload()
+        assert (daemon.status().channels, daemon.status().warnings) == ((), ())
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:

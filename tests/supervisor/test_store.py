@@ -10,6 +10,7 @@ import pytest
 from towpath_broker.host import store as store_module
 from towpath_broker.host.packets import Outbox, control_pair, receive_packet
 from towpath_broker.host.store import STORE_NAME_CHARS_MAX, STORED_PER_PACKET, Store
+from towpath_broker.host.systemd import Notifier
 
 
 def made(content: str) -> int:
@@ -49,7 +50,7 @@ def handed_out(store: Store) -> list[tuple[dict[str, object], list[int]]]:
 
 
 def test_what_is_stored_is_handed_out_as_often_as_asked() -> None:
-    store = Store()
+    store = Store("core", Notifier({}))
     count = STORED_PER_PACKET + 3
     for number in range(count):
         assert store.put({"type": "store", "name": f"n{number}"}, [made(f"c{number}")]) == ""
@@ -68,7 +69,7 @@ def test_what_is_stored_is_handed_out_as_often_as_asked() -> None:
 
 
 def test_a_name_has_its_newest_descriptor_and_the_older_one_is_closed() -> None:
-    store = Store()
+    store = Store("core", Notifier({}))
     first, second = made("1"), made("2")
     store.put({"name": "a"}, [first])
     store.put({"name": "a"}, [second])
@@ -81,14 +82,14 @@ def test_a_name_has_its_newest_descriptor_and_the_older_one_is_closed() -> None:
 
 @pytest.mark.parametrize("name", ["", "x" * (STORE_NAME_CHARS_MAX + 1), 7, None])
 def test_a_name_that_cannot_be_is_refused_and_its_descriptor_closed(name: object) -> None:
-    store = Store()
+    store = Store("core", Notifier({}))
     descriptor = made("1")
     assert "name" in store.put({"name": name}, [descriptor])
     assert len(store) == 0 and not is_open(descriptor)
 
 
 def test_two_descriptors_for_a_name_are_refused() -> None:
-    store = Store()
+    store = Store("core", Notifier({}))
     pair = [made("1"), made("2")]
     assert store.put({"name": "a"}, pair)
     assert store.put({"name": "a"}, [])
@@ -97,7 +98,7 @@ def test_two_descriptors_for_a_name_are_refused() -> None:
 
 def test_a_full_store_refuses_new_names_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "STORE_MAX", 2)
-    store = Store()
+    store = Store("core", Notifier({}))
     for name in ("a", "b"):
         assert store.put({"name": name}, [made(name)]) == ""
     refused = made("c")

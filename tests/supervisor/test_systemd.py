@@ -4,6 +4,7 @@ enough."""
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import pytest
 import towpath
 from tests.support.daemon import DEADLINE_S, running_daemon
 from towpath.errors import InvalidConfiguration
-from towpath_broker.host.systemd import Notifier, activated_socket
+from towpath_broker.host.systemd import NAMES_BYTES_MAX, Notifier, handed_over
 
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
@@ -137,10 +138,10 @@ def test_an_activated_socket_is_served_and_left_in_place(tmp_path: Path) -> None
 def test_only_one_socket_that_is_meant_for_us_is_taken(environment: dict[str, str], said: str | None) -> None:
     mine = {name: str(os.getpid()) if value == "us" else value for name, value in environment.items()}
     if said is None:
-        assert activated_socket(mine) is None
+        assert handed_over(mine) == (None, {})
         return
     with pytest.raises(InvalidConfiguration, match=said):
-        activated_socket(mine)
+        handed_over(mine)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +151,11 @@ def test_what_is_not_the_right_socket_is_refused(tmp_path: Path, kind: str, said
     # Descriptor 3 is the process's own; so in another process.
     script = (
         "import os, socket, sys\n"
-        "from towpath_broker.host.systemd import activated_socket\n"
+        "from towpath_broker.host.systemd import handed_over\n"
         "from towpath.errors import InvalidConfiguration\n"
         "other = socket.socket() if sys.argv[1] == 'tcp' else open('/dev/null')\n"
         "os.dup2(other.fileno(), 3)\n"
-        "try: activated_socket({'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1'})\n"
+        "try: handed_over({'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1'})\n"
         "except InvalidConfiguration as error: print(error.message, flush=True)\n"
         "os._exit(0)\n"
     )
@@ -162,3 +163,138 @@ def test_what_is_not_the_right_socket_is_refused(tmp_path: Path, kind: str, said
         [sys.executable, "-c", script, kind], capture_output=True, text=True, check=True, timeout=30
     )
     assert said in run.stdout
+
+
+# ---- the watchdog ------------------------------------------------------------------------------------------
+
+
+def test_the_watchdog_is_fed_by_the_core_and_a_silent_core_is_replaced(
+    tmp_path: Path, notify_socket: tuple[str, socket.socket]
+) -> None:
+    pytest.importorskip("systemd.daemon", reason="systemd-python is not installed; `make setup` says why")
+    path, listener = notify_socket
+    watched = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "3000000"}
+    with running_daemon(tmp_path, LOCAL_ONLY, env=watched) as daemon:
+        for _ in range(2):
+            receive_until(listener, "WATCHDOG=1")
+        stopped = daemon.core_pid
+        os.kill(stopped, signal.SIGSTOP)
+        empty(listener)
+        mark = daemon.mark()
+        daemon.wait_log(r" core\.wedged ", after=mark)
+        # The supervisor was alive all the time, and did not say so on the core's behalf.
+        assert [message for message in empty(listener) if "WATCHDOG=1" in message] == []
+        daemon.wait_log(r" core\.ready ", after=mark)
+        receive_until(listener, "WATCHDOG=1")
+        assert daemon.core_pid != stopped
+        assert [gateway.restarts for gateway in daemon.status().gateways] == [0]
+
+
+def empty(listener: socket.socket) -> list[str]:
+    """Return what was told up to now."""
+    messages = []
+    while select.select([listener], [], [], 0)[0]:
+        messages.append(listener.recv(4_096).decode())
+    return messages
+
+
+def test_without_a_watchdog_nothing_beats(tmp_path: Path, notify_socket: tuple[str, socket.socket]) -> None:
+    pytest.importorskip("systemd.daemon", reason="systemd-python is not installed; `make setup` says why")
+    path, listener = notify_socket
+    others = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "10000", "WATCHDOG_PID": "1"}
+    with running_daemon(tmp_path, LOCAL_ONLY, env=others) as daemon:
+        daemon.status()
+        daemon.stop()
+    assert [message for message in empty(listener) if "WATCHDOG=1" in message] == []
+
+
+# ---- descriptors kept over a restart -----------------------------------------------------------------------
+
+
+class Manager:
+    """What systemd does with descriptors: keeps what it is told to, and hands it over at the next start."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.path = path
+        self.kept: dict[str, int] = {}
+
+    def take(self) -> None:
+        """Take what was told up to now."""
+        while select.select([self.socket], [], [], 0)[0]:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, 65_536, 4)
+            told = dict(line.split("=", 1) for line in data.decode().splitlines())
+            if "FDSTORE" in told:
+                assert told["FDPOLL"] == "0" and len(descriptors) == 1
+                assert told["FDNAME"] not in self.kept, "its predecessor must be removed first"
+                self.kept[told["FDNAME"]] = descriptors.pop()
+            elif "FDSTOREREMOVE" in told:
+                os.close(self.kept.pop(told["FDNAME"]))
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        self.socket.close()
+        for descriptor in self.kept.values():
+            os.close(descriptor)
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    with tempfile.TemporaryDirectory(prefix="towpath-test-") as directory:
+        running = Manager(Path(directory) / "notify")
+        yield running
+        running.close()
+
+
+def test_what_is_kept_is_told_and_its_names_are_bounded(manager: Manager) -> None:
+    pytest.importorskip("systemd.daemon", reason="systemd-python is not installed; `make setup` says why")
+    notifier = Notifier({"NOTIFY_SOCKET": str(manager.path)})
+    os.environ["NOTIFY_SOCKET"] = str(manager.path)
+    try:
+        with open("/dev/null") as file:
+            for name in ("a:b", "ä", "a\nb", "x" * 250):
+                assert not notifier.keep(name, file.fileno())
+            assert notifier.keep("a", file.fileno())
+            assert notifier.keep("a", file.fileno())
+            manager.take()
+            assert list(manager.kept) == ["kept/a"]
+            notifier.let_go("a")
+            notifier.let_go("a")
+            manager.take()
+            assert manager.kept == {}
+            count = 0
+            while notifier.keep(f"{count:0240}", file.fileno()):
+                count += 1
+                manager.take()
+            assert count == NAMES_BYTES_MAX // 246
+            notifier.let_go(f"{0:0240}")
+            assert notifier.keep("b", file.fileno())
+    finally:
+        del os.environ["NOTIFY_SOCKET"]
+
+
+def test_what_systemd_kept_is_handed_over_beside_the_socket(tmp_path: Path) -> None:
+    script = (
+        "import os, socket\n"
+        "from towpath_broker.host.store import Store\n"
+        "from towpath_broker.host.systemd import Notifier, handed_over\n"
+        "listener = socket.socket(socket.AF_UNIX); listener.bind('s'); listener.listen()\n"
+        "given = [listener.detach(), *map(os.memfd_create, 'abc')]\n"
+        "for number in range(4): os.dup2(given[number], 100 + number)\n"
+        "for number in range(4): os.dup2(100 + number, 3 + number)\n"
+        "names = 'towpath.socket:kept/core/a b:kept/core/a b:kept/bridge/c'\n"
+        "got = handed_over({'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '4', 'LISTEN_FDNAMES': names})\n"
+        "print(got.listener.getsockname(), sorted(got.kept))\n"
+        "print([os.get_inheritable(fd) for fd in (got.listener.fileno(), *got.kept.values())])\n"
+        "core = Store('core', Notifier({}), got.kept)\n"
+        "print(len(core), [os.path.exists(f'/proc/self/fd/{n}') for n in (4, 5, 6)])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30, cwd=tmp_path
+    )
+    lines = run.stdout.splitlines()
+    assert lines[0] == "s ['bridge/c', 'core/a b']"
+    assert lines[1] == "[False, False, False]"
+    assert lines[2] == "1 [True, False, True]"  # the second of one name was closed

@@ -24,7 +24,7 @@ Not here: durability and order of commands (``towpath_broker.engine``), descript
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ from .registry import (
     ChannelDefinition,
     DefinitionCommand,
     Plan,
+    Presence,
     Registry,
     check_defaults,
 )
@@ -347,7 +348,22 @@ class Machine:
 
     def _plan(self, command: DefinitionCommand) -> Plan:
         name = command.name if isinstance(command, c.DeclareChannel | c.UndeclareChannel) else ""
-        return self._registry.plan(command, self._topics.presence(name), self._now_ns)
+        return self._registry.plan(command, self._presence(name), self._now_ns)
+
+    def _presence(self, name: str) -> Presence:
+        """Who is on a channel now. The bridge's ends of bindings that exist no more do not count: it is about
+        to close them."""
+        presence = self._topics.presence(name)
+        if not presence.is_in_use or self._registry.bindings_of(name):
+            return presence
+        topic = self._topics.topics[name]
+        left = sum(each.session.gateway == BRIDGE and bool(each.origin) for each in topic.sources.values())
+        right = sum(
+            each.session.gateway == BRIDGE and bool(each.exclude_origin) for each in topic.readers.values()
+        )
+        return replace(
+            presence, publishers=presence.publishers - left, subscribers=presence.subscribers - right
+        )
 
     def _declare_channel(self, command: c.DeclareChannel) -> list[Effect]:
         self._registry.check(command)

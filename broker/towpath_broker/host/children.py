@@ -66,6 +66,23 @@ def _ties_to_parent(death_signal: signal.Signals) -> Callable[[], None]:
     return tie
 
 
+def settings_file(text: str) -> int:
+    """Return a descriptor from which a child can read settings, however long; the caller's to close.
+
+    An environment variable, which would be simpler, holds 131,071 bytes at most (execve(2), MAX_ARG_STRLEN).
+    """
+    descriptor = os.memfd_create("towpath-settings", os.MFD_CLOEXEC)
+    with open(descriptor, "w", closefd=False) as file:
+        file.write(text)
+    return descriptor
+
+
+def read_settings_file(descriptor: int) -> str:
+    """Return what :func:`settings_file` was given. The descriptor stays the caller's."""
+    with open(f"/proc/self/fd/{descriptor}") as file:
+        return file.read()
+
+
 class Child:
     """One run of a child process."""
 

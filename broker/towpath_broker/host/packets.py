@@ -26,7 +26,7 @@ from typing import Any, Final
 from towpath.errors import ProtocolViolation
 
 PACKET_BYTES_MAX: Final = 160_000
-"""More than the largest settings (settings.SETTINGS_BYTES_MAX), less than a socket's send buffer."""
+"""Less than a socket's send buffer. What may be longer travels as a file (children.settings_file)."""
 DESCRIPTORS_MAX: Final = 64
 """In one packet; the kernel takes 253."""
 OUTBOX_MAX: Final = 256
