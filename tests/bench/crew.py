@@ -163,14 +163,15 @@ def _stream(link: Link, crew: Crew, pipes: contextlib.ExitStack) -> dict[str, fl
     crew.start("sender", load, [read for read, _ in acks], link.send)
     crew.wait("ready")
     crew.say()
-    crew.wait("sent", "received")
+    crew.wait("sent_rounds", "received")
     crew.say()
     (sent,) = crew.facts("sender")
     received = crew.facts("receiver")
-    if any(facts["received"] != sent["total"] for facts in received):
+    expected = load.tally(sent["sent_rounds"])
+    if any(facts["received"] != expected.report() for facts in received):
         raise CaseFailed("not every message arrived whole")
     span_ns = max(facts["ended_ns"] for facts in received) - sent["began_ns"]
-    rate = sent["sent"] * load.readers / (span_ns / 1e9)
+    rate = expected.count * load.readers / (span_ns / 1e9)
     return {"rate": rate, "bytes_per_s": rate * load.size_bytes}
 
 

@@ -7,17 +7,18 @@ Theory of operation
     the harness says ``finish``, and all end; so nothing that takes up or tears down a connection is timed.
 
     The sender repeats one *round* of payloads, as many as make up a mebibyte (4 to 256), until the time is
-    over, then sends the mechanism's END. A receiver adds up ``check(payload)`` over all it received:
-    ``zlib.crc32``, or ``len`` where the load is unchecked; since the sum of a round is known, the harness
-    can tell that every message arrived, whole. The rate is messages over the time from the sender's first
-    message to the last receiver's last.
+    over, then sends the mechanism's END. A receiver keeps a :class:`Tally`: how many messages it received,
+    and the CRC-32 of all their payloads in order, unless the load is unchecked. The harness knows what both
+    must be after so many rounds, and so can tell that every message arrived, whole and in its place. The rate
+    is messages over the time from the sender's first message to the last receiver's last.
 
     Mechanisms without back-pressure get a credit window: a receiver writes a byte to its pipe after each
     round, and the sender is at most ``WINDOW_ROUNDS`` rounds ahead of the slowest.
 
 Invariants
-    A receiver's loop runs in C wherever its mechanism allows it (``sum``, ``map``, ``islice``), alike for
-    all, so that what is compared is the mechanism and not the loop around it.
+    A receiver's loop runs in C wherever its mechanism allows it (``map``, ``islice``, ``join``), alike for
+    all, so that what is compared is the mechanism and not the loop around it. For the same reason small
+    payloads are checksummed a round at a time: a call of ``zlib.crc32`` takes longer than its 64 bytes.
 """
 
 from __future__ import annotations
@@ -30,18 +31,22 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    import towpath
 
 Pattern = Literal["one-way", "fan-out", "round trip"]
-Check = Callable[[bytes], int]
 
 END: Final = b""
 ROUND_BYTES: Final = 1 << 20
 WINDOW_ROUNDS: Final = 4
+JOINED_BYTES_MAX: Final = 4096
+"""Payloads up to this size are checksummed a round at a time; larger ones each, and dropped at once."""
 SAMPLES_MAX: Final = 50_000
 WARM_UPS: Final = 100
 PROBE: Final = b"probe"
@@ -57,7 +62,7 @@ class Load:
         pattern: from one to one, from one to ``readers``, or there and back.
         size_bytes: of each payload.
         readers: receivers, 1 unless it is a fan-out.
-        is_checked: the receiver checksums each payload.
+        is_checked: the receiver checksums the payloads; else it counts the messages and leaves it at that.
         run_ns: how long the sender sends, or round trips are made.
         pause_ns: slept before each round trip, so that both sides sleep when it begins; 0 for both awake.
     """
@@ -74,15 +79,70 @@ class Load:
         """Messages in a round."""
         return max(4, min(256, ROUND_BYTES // self.size_bytes))
 
+    @property
+    def tally_length(self) -> int:
+        """Messages that are tallied together where they come one by one."""
+        return self.round_length if self.size_bytes <= JOINED_BYTES_MAX else 1
+
     def payloads(self) -> list[bytes]:
         """One round: different payloads, the same in every process, none beginning with a zero byte."""
         generator = random.Random(self.size_bytes)
         tail = generator.randbytes(self.size_bytes - 1)
         return [bytes([1 + index % 255]) + tail for index in range(self.round_length)]
 
-    def check(self) -> Check:
-        """What the receiver applies to each payload."""
-        return zlib.crc32 if self.is_checked else len
+    def tally(self, rounds: int = 0) -> Tally:
+        """A tally to begin with, or what it must be after so many rounds."""
+        tally = Tally(self)
+        payloads = self.payloads() if rounds else []
+        for _ in range(rounds):
+            tally.add(payloads)
+        return tally
+
+
+class Tally:
+    """What was received so far.
+
+    Attributes:
+        count: of messages.
+        checksum: CRC-32 of their payloads in order, as one run of bytes; 0 where the load is unchecked.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._is_checked = load.is_checked
+        self._is_joined = load.size_bytes <= JOINED_BYTES_MAX
+        self.count = self.checksum = 0
+
+    def add(self, payloads: Sequence[bytes]) -> None:
+        """Add messages that are nothing but their payloads."""
+        self.count += len(payloads)
+        if not self._is_checked:
+            return
+        if self._is_joined:
+            self.checksum = zlib.crc32(b"".join(payloads), self.checksum)
+        else:
+            for payload in payloads:
+                self.checksum = zlib.crc32(payload, self.checksum)
+
+    def add_messages(self, messages: Sequence[towpath.Message]) -> None:
+        """Add Towpath's."""
+        if self._is_checked:
+            self.add([message.payload for message in messages])
+        else:
+            self.count += len(messages)
+
+    def take(self, payloads: Iterator[bytes], count: int) -> int:
+        """Receive so many, or all there are; return how many those were."""
+        before = self.count
+        if self._is_joined:
+            self.add(list(islice(payloads, count)))
+        else:
+            for payload in islice(payloads, count):
+                self.add((payload,))
+        return self.count - before
+
+    def report(self) -> list[int]:
+        """For the line to the harness."""
+        return [self.count, self.checksum]
 
 
 class Role:
@@ -98,7 +158,7 @@ class Role:
     def __init__(self, load: Load, line: socket.socket, acks: list[int]) -> None:
         self.load = load
         self.payloads = load.payloads()
-        self.check = load.check()
+        self.tally = load.tally()
         self._line = line
         self._acks = acks
         self._ahead = 0
@@ -163,8 +223,7 @@ class Role:
         return self.payloads
 
     def _report_sent(self, began_ns: int) -> None:
-        total = self._rounds * sum(map(self.check, self.payloads))
-        self.tell(sent=self._rounds * len(self.payloads), total=total, began_ns=began_ns)
+        self.tell(sent_rounds=self._rounds, began_ns=began_ns)
 
     def _take_credit(self) -> None:
         if self._ahead >= WINDOW_ROUNDS:
@@ -185,21 +244,34 @@ class Role:
 
     def consume(self, receive: Callable[[], bytes], end: bytes = END, *, has_credit: bool = False) -> None:
         """Receive until END, one call for each message, and report."""
-        check, rest, total = self.check, self.load.round_length - 1, 0
-        messages = iter(receive, end)
-        for first in messages:
-            total += check(first) + sum(map(check, islice(messages, rest)))
+        tally, length, payloads = self.tally, self.load.round_length, iter(receive, end)
+        while tally.take(payloads, length) == length:
             if has_credit:
                 self.acknowledge()
-        self.report_received(total)
+        self.report_received()
 
     def acknowledge(self) -> None:
         """Tell the sender that one round has arrived."""
         os.write(self._acks[0], b"x")
 
-    def report_received(self, total: int) -> None:
+    async def consume_async(
+        self, receive: Callable[[], Awaitable[bytes]], *, has_credit: bool = False
+    ) -> None:
+        """The same with a call that is awaited; END is empty."""
+        held: list[bytes] = []
+        while payload := await receive():
+            held.append(payload)
+            if len(held) == self.load.tally_length:
+                self.tally.add(held)
+                held.clear()
+                if has_credit and self.tally.count % self.load.round_length == 0:
+                    self.acknowledge()
+        self.tally.add(held)
+        self.report_received()
+
+    def report_received(self) -> None:
         """Tell the harness what arrived, at the moment when all had."""
-        self.tell(received=total, ended_ns=time.monotonic_ns())
+        self.tell(received=self.tally.report(), ended_ns=time.monotonic_ns())
 
     # ---- finding each other ----
 

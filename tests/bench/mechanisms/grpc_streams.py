@@ -92,10 +92,7 @@ class GrpcStream(Looping):
         async with self._call() as call:
             await call.read()
             await role.wait_go_async()
-            check, total = role.check, 0
-            while payload := await call.read():
-                total += check(payload)
-            role.report_received(total)
+            await role.consume_async(call.read)
             await role.wait_finish_async()
 
     async def _ping(self, role: Role) -> None:
@@ -142,10 +139,9 @@ class GrpcBatchStream(GrpcStream):
         async with self._call() as call:
             await call.read()
             await role.wait_go_async()
-            check, total = role.check, 0
             while frame := await call.read():
-                total += sum(map(check, channels_pb2.PublishRequest.FromString(frame).payloads))
-            role.report_received(total)
+                role.tally.add(list(channels_pb2.PublishRequest.FromString(frame).payloads))
+            role.report_received()
             await role.wait_finish_async()
 
 
@@ -182,12 +178,12 @@ class TowpathGrpc(TowpathBatched):
         await self._declare()
         async with self._responses(self.word) as call:
             await role.wait_go_async()
-            check, total, is_over = role.check, 0, False
-            while not is_over:
-                payloads = (await call.read()).batch.payloads
-                total += sum(map(check, payloads))
-                is_over = not payloads[-1]
-            role.report_received(total)
+            payloads = list((await call.read()).batch.payloads)
+            while payloads[-1]:
+                role.tally.add(payloads)
+                payloads = list((await call.read()).batch.payloads)
+            role.tally.add(payloads[:-1])
+            role.report_received()
             await role.wait_finish_async()
 
     async def _declare(self) -> None:

@@ -203,14 +203,7 @@ class Looping(Link):
     async def _receive(self, role: Role) -> None:
         async with self.reader() as receive:
             await role.wait_go_async()
-            check, total, left = role.check, 0, self.load.round_length
-            while payload := await receive():
-                total += check(payload)
-                left -= 1
-                if not left and self.has_credit:
-                    role.acknowledge()
-                left = left or self.load.round_length
-            role.report_received(total)
+            await role.consume_async(receive, has_credit=self.has_credit)
             await role.wait_finish_async()
 
     async def _ping(self, role: Role) -> None:

@@ -112,11 +112,12 @@ class TowpathBatched(Towpath):
     def receive(self, role: Role, index: int) -> None:
         with self.subscription() as subscription:
             role.wait_go()
-            check, total, batch = role.check, 0, subscription.receive_many(BATCH)
+            batch = subscription.receive_many(BATCH)
             while batch[-1].payload:
-                total += sum(map(check, map(_payload, batch)))
+                role.tally.add_messages(batch)
                 batch = subscription.receive_many(BATCH)
-            role.report_received(total + sum(map(check, map(_payload, batch))))
+            role.tally.add_messages(batch[:-1])
+            role.report_received()
             role.wait_finish()
 
 
@@ -162,13 +163,16 @@ class TowpathAsyncio(Looping):
     async def _receive(self, role: Role) -> None:
         async with self.subscription() as subscription:
             await role.wait_go_async()
-            check, total = role.check, 0
+            held: list[towpath.Message] = []
             async for message in subscription:
-                payload = message.payload
-                if not payload:
+                if not message.payload:
                     break
-                total += check(payload)
-            role.report_received(total)
+                held.append(message)
+                if len(held) == self.load.tally_length:
+                    role.tally.add_messages(held)
+                    held.clear()
+            role.tally.add_messages(held)
+            role.report_received()
             await role.wait_finish_async()
 
 
@@ -195,11 +199,12 @@ class TowpathAsyncioBatched(TowpathAsyncio):
     async def _receive(self, role: Role) -> None:
         async with self.subscription() as subscription:
             await role.wait_go_async()
-            check, total, batch = role.check, 0, await subscription.receive_many(BATCH)
+            batch = await subscription.receive_many(BATCH)
             while batch[-1].payload:
-                total += sum(map(check, map(_payload, batch)))
+                role.tally.add_messages(batch)
                 batch = await subscription.receive_many(BATCH)
-            role.report_received(total + sum(map(check, map(_payload, batch))))
+            role.tally.add_messages(batch[:-1])
+            role.report_received()
             await role.wait_finish_async()
 
 
