@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,9 @@ from tests.support.daemon import DaemonHandle
 from towpath import errors
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 DEADLINE_S = 60
+USES = ("call", "publisher", "publish", "receive", "watch")
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
@@ -24,6 +28,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -105,6 +110,41 @@ def test_a_death_is_noticed_although_a_child_keeps_the_socket_open(daemon: Daemo
 
 def test_a_forked_child_cannot_use_the_parents_handles(daemon: DaemonHandle, name: str) -> None:
     process = start("use_after_fork.py", daemon.socket, name)
-    assert (
-        finish(process) == "call: ConnectionLost\npublish: RuntimeError\nreceive: RuntimeError\nparent: ok\n"
-    )
+    raised = [f"{kind} {use}: ConnectionLost" for kind in ("sync", "aio") for use in USES]
+    assert finish(process).splitlines() == [*raised, "parent: ok"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_a_program_at_its_limit_of_open_files_gets_an_error_and_goes_on(
+    daemon: DaemonHandle, name: str, kind: str
+) -> None:
+    said = finish(start("at_the_limit.py", kind, daemon.socket, name)).splitlines()
+    assert said == [f"{use}: LimitExceeded" for use in ("publisher", "subscribe", "connect")]
+
+
+def test_a_closed_handle_leaves_no_descriptor_behind(client: Any, name: str) -> None:
+    """Without a garbage collection: what is closed is in no cycle."""
+    client.declare(name, ring_bytes=4096)
+
+    def once() -> None:
+        subscription, publisher = client.subscribe(name), client.publisher(name)
+        publisher.publish(b"x")
+        assert subscription.receive(timeout=DEADLINE_S).payload == b"x"
+        publisher.close()
+        subscription.close()
+        for use in (lambda: publisher.publish(b"x"), subscription.receive):
+            with pytest.raises(errors.ConnectionLost):
+                use()
+
+    once()
+    client.status()  # what was sent before has been answered
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            once()
+        client.status()
+        assert len(os.listdir("/proc/self/fd")) <= before
+    finally:
+        gc.enable()

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from towpath.errors import InvalidArgument, Unavailable
+from towpath.errors import InvalidArgument, Unavailable, host_limits
 
 SOCKET_NAME: Final = "towpath.sock"
 GATEWAY_ENV: Final = "TOWPATH_GATEWAY_FD"
@@ -128,7 +128,8 @@ def open_socket(url: str | None) -> socket.socket:
         return _connect_through_supervisor(int(control))
     failures: list[str] = []
     for path in parse_url(url):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with host_limits("a connection to the daemon"):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(path)
         except OSError as error:

@@ -12,7 +12,14 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from towpath import convert, model
-from towpath.errors import InvalidArgument, ProtocolViolation, Timeout
+from towpath.errors import (
+    ConnectionLost,
+    InvalidArgument,
+    ProtocolViolation,
+    Timeout,
+    TowpathError,
+    Unavailable,
+)
 from towpath.names import check_name
 from towpath.v1 import channels_pb2, frame_pb2, message_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
@@ -326,6 +333,47 @@ def message_bytes(
     """How much room one message of a batch needs, headers included."""
     raw = column if isinstance(column, bytes) else column[index] if column else b""
     return memoryview(payloads[index]).nbytes + len(raw)
+
+
+# ---- what both clients say when there is no answer ---------------------------------------------------------
+
+
+def no_answer() -> Timeout:
+    """A call was sent, and not answered in time."""
+    return Timeout(
+        "the daemon did not answer in time",
+        hint="it is busy or stopped: its log may tell; the call may still be carried out",
+    )
+
+
+def silent(*, is_connected: bool, last: TowpathError | None = None) -> Unavailable:
+    """There is no session, and the time to wait for one is over; ``last`` is why the one before has ended."""
+    if last is not None and not isinstance(last, ConnectionLost):
+        return Unavailable(f"there is no connection to the daemon: {last.message}", hint=last.hint)
+    if is_connected:
+        return Unavailable(
+            "the daemon has taken the connection, and does not answer",
+            hint="it is stopped, busy, or starting: look at its log",
+        )
+    return Unavailable("the connection to the daemon was lost, and nobody listens any more")
+
+
+def daemon_left() -> ConnectionLost:
+    """The daemon closed a connection without a word."""
+    return ConnectionLost(
+        "the daemon closed the connection",
+        hint="it ended or restarts: clients connect again by themselves, and its log says why",
+    )
+
+
+def forked() -> ConnectionLost:
+    """The client is used in a child of the process that it belongs to."""
+    return ConnectionLost(
+        "this client belongs to the process that forked", hint="connect again in the child: towpath.connect()"
+    )
+
+
+# ---- publishing --------------------------------------------------------------------------------------------
 
 
 def ring_full(channel: str) -> Timeout:

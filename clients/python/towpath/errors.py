@@ -15,7 +15,9 @@ Not here: bugs and host failures. They are ordinary exceptions and end the proce
 
 from __future__ import annotations
 
+import contextlib
 import errno as _errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final, Self
@@ -287,8 +289,8 @@ class TowpathError(Exception):
         return TABLE[self.code]
 
     def again(self) -> Self:
-        """The same error, to be raised once more: without the frames that the first raising led through, which
-        would keep what they hold alive.
+        """The same error, to be raised once more: without the frames that the first raising led through,
+        which would keep alive what they hold.
         """
         return type(self)(self.message, hint=self.hint, retryable=self.retryable)
 
@@ -556,3 +558,28 @@ def error_from_code(
     except ValueError:
         return InternalError(f"{message} [unknown error code {code}]", hint=hint, retryable=retryable)
     return cls(message, hint=hint, retryable=retryable)
+
+
+_LIMITS: Final = {
+    _errno.EMFILE: "this process is at its limit of open files: close what is not needed, or raise ulimit -n",
+    _errno.ENFILE: "the host is at its limit of open files: fs.file-max",
+    _errno.ENOMEM: "the host's memory, or the process's share of it, is used up",
+    _errno.ENOSPC: "the host's memory for shared files is used up",
+}
+
+
+@contextlib.contextmanager
+def host_limits(what: str) -> Iterator[None]:
+    """Tell what the host refused as a documented error.
+
+    Raises:
+        LimitExceeded: there are as many descriptors, or is as much memory in use, as there may be.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise LimitExceeded(f"there is no memory for {what}", hint="the host's memory is used up") from None
+    except OSError as error:
+        if error.errno not in _LIMITS:
+            raise
+        raise LimitExceeded(f"{what}: {error.strerror}", hint=_LIMITS[error.errno]) from None

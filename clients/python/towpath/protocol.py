@@ -14,36 +14,34 @@ Theory of operation
 Invariants
     A reader that the core has told a source of is attached to its writer before the generation that
     includes it is installed. A source's slot in a reader's page is released only when the reader has
-    drained the ring of that source. Nothing here blocks, reads a clock or touches a socket; callers
-    serialize their calls.
+    drained the ring of that source. Only an end whose attaching was answered is taken up again: one that was
+    still being attached when the connection broke is nowhere, and its maker makes another. Nothing here
+    blocks, reads a clock or touches a socket; callers serialize their calls.
 
-Not here: the ring itself (``_ring``), sockets and waiting (``client``, ``aio``).
+Not here: the ends themselves (``ends``), the ring (``_ring``), sockets and waiting (``client``, ``aio``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from towpath import calls, convert, model, wire
+from towpath.ends import ReaderState, SourceState, require_ring
 from towpath.errors import (
-    ChannelUndeclared,
     ConnectionLost,
-    MessageTooLarge,
-    NotSupported,
+    LimitExceeded,
     ProtocolViolation,
     SlowConsumer,
-    SourceNotFound,
     TowpathError,
     VersionMismatch,
+    host_limits,
 )
-from towpath.names import check_pattern, is_pattern
+from towpath.names import check_pattern
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame
-from towpath.waiting import FOREVER
 
 if TYPE_CHECKING:
     from towpath import _ring
@@ -58,20 +56,7 @@ T = TypeVar("T")
 RESUME_GRACE_NS: Final = 3_000_000_000
 """How long after a reconnection the other sides have to come back."""
 
-SLOTS: Final = 255
-"""Sources that one subscription to a channel can follow at a time."""
-
-PATTERN_SLOTS: Final = 4096
-"""Sources that one subscription to a pattern can follow at a time."""
-
-TROUBLES_MAX: Final = 256
-"""Errors that a subscription keeps for a program that does not ask; beyond it the oldest are forgotten."""
-
 IDS_PER_REQUEST: Final = 1024
-
-LOOK_NS_MIN: Final = 1_000_000
-LOOK_NS_MAX: Final = 500_000_000
-"""How often a publisher that waits for room looks who is in its way; the ring wants a look a second."""
 
 Handler = Callable[[Frame | TowpathError], None]
 """Gets the answer of a call: its frame, or why there is none."""
@@ -79,120 +64,6 @@ Handler = Callable[[Frame | TowpathError], None]
 Outgoing = tuple[Frame, tuple[wire.Descriptor, ...]]
 
 _log = logging.getLogger("towpath")
-
-
-def require_ring() -> None:
-    """Raises NotSupported where the C extension is missing."""
-    if _ring is None:
-        raise NotSupported(
-            "this installation of towpath has no shared memory (the C extension was not built)",
-            hint="install gcc and the Python headers, then: pip install --force-reinstall towpath",
-        )
-
-
-class SourceState:
-    """One publisher: its ring, and the readers that the core has told it of.
-
-    Attributes:
-        ended: why nothing more can be published, or None.
-        orphans: readers of before a reconnection that have not come back yet.
-        stall_ns: how long a reader may hold the ring full without moving; 0 for ever.
-        wake: makes a publisher that waits for room look again; set by the client that owns this.
-    """
-
-    def __init__(self, channel: model.ChannelInfo, source: int, origin: str) -> None:
-        self.channel = channel.name
-        self.source = source
-        self.origin = origin
-        self.stall_ns = channel.stall_ms_max * 1_000_000
-        self.writer = _ring.Writer(
-            source, channel.ring_bytes, overflow=channel.overflow, history=channel.history
-        )
-        self.ring = wire.Descriptor(self.writer.share())
-        self.ended: TowpathError | None = None
-        self.orphans: set[int] = set()
-        self.wake: Callable[[], None] = self.writer.notify
-
-    @property
-    def look_ns(self) -> int:
-        """How long to wait for room before looking who is in the way."""
-        return max(LOOK_NS_MIN, min(LOOK_NS_MAX, self.stall_ns // 4)) if self.stall_ns else FOREVER
-
-    def stalled_reader(self) -> int | None:
-        """A reader that has held the ring full for too long, without moving."""
-        return self.writer.stalled_reader(self.stall_ns) if self.stall_ns else None
-
-    def end(self, error: TowpathError) -> None:
-        """Nothing more can be published; who waits for room is woken."""
-        if self.ended is None:
-            self.ended = error
-            self.wake()
-
-    def refusal(self, error: ValueError, done: int = 0, count: int = 1) -> Exception:
-        """What a publisher is told for what the ring refused: a message too large, or a ring that was
-        closed.
-        """
-        so_far = f"; {done} of {count} were published" if count > 1 else ""
-        if isinstance(error, _ring.MessageTooLarge):
-            return MessageTooLarge(f"{error}{so_far}")
-        return self.ended or error
-
-
-class ReaderState:
-    """One subscription, to a channel or to a pattern: its control page, and the sources that it follows.
-
-    A source's life here: *added* (it has a slot, and its ring is followed), then, in either order,
-    *drained* (its writer closed the ring, or is gone, and all of it was received) and *gone* (the core
-    says so); after both its slot is released.
-
-    Attributes:
-        ended: why no new source will come, or None; what is in the rings already is still handed out.
-        slots: the slot of each source that the core counts as this reader's.
-        following: sources whose rings are not drained yet, and the channel of each.
-        gone: sources that the core has let go.
-        unconfirmed: sources of before a reconnection that have not come back yet.
-        overtaken: sources whose ring showed that they went on without us, before the core said so.
-        troubles: what the program must be told once, although the subscription goes on.
-        wake: makes a waiting receive look again; set by the client that owns this.
-    """
-
-    def __init__(self, channel: str, reader: int, exclude_origin: str, wants_doorbell: bool) -> None:
-        self.channel = channel
-        self.id = reader
-        self.exclude_origin = exclude_origin
-        self.wants_doorbell = wants_doorbell
-        self.slot_count = PATTERN_SLOTS if is_pattern(channel) else SLOTS
-        self.reader = _ring.Reader(reader, self.slot_count)
-        self.page = wire.Descriptor(self.reader.share())
-        self.ended: TowpathError | None = None
-        self.slots: dict[int, int] = {}
-        self.following: dict[int, str] = {}
-        self.gone: set[int] = set()
-        self.unconfirmed: set[int] = set()
-        self.overtaken: set[int] = set()
-        self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
-        self.wake: Callable[[], None] = self.reader.notify
-
-    def end(self, error: TowpathError) -> None:
-        """No new source will come; what is in the rings is still handed out."""
-        if self.ended is None:
-            self.ended = error
-            for source in self.following:
-                self.reader.finish(source)
-            self.wake()
-
-    def close(self, why: TowpathError) -> None:
-        """Hand out nothing more."""
-        self.ended = why
-        self.following.clear()
-        self.slots.clear()
-        self.wake()
-        self.reader.close()
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether the subscription has ended and everything before that was handed out."""
-        return self.ended is not None and not self.following
 
 
 class ClientProtocol:
@@ -241,14 +112,21 @@ class ClientProtocol:
         self._outgoing.append((frame, descriptors))
 
     def connection_lost(self, error: TowpathError | None = None) -> None:
-        """Everything that waits for an answer gets ``error``; sources and readers live on."""
+        """Everything that waits for an answer gets ConnectionLost, which says why; sources and readers live
+        on.
+        """
         self.welcome = None
+        self._ids_left = 0  # they were the connection's session's
         self.deadline_ns = None  # while there is no core nobody can come back, and nobody is late
         self._outgoing.clear()
         self._streams.clear()
         pending, self._pending = self._pending, {}
+        if error is None:
+            error = ConnectionLost("the connection to the daemon was lost")
+        elif not isinstance(error, ConnectionLost):
+            error = ConnectionLost(f"the connection to the daemon ended: {error.message}", hint=error.hint)
         for handler in pending.values():
-            handler(error or ConnectionLost("the connection to the daemon was lost"))
+            handler(error)
 
     def take_outgoing(self) -> list[Outgoing]:
         """What to send now, in order."""
@@ -364,46 +242,96 @@ class ClientProtocol:
 
     # ---- sources and readers ----
 
-    def new_source(
-        self, channel: model.ChannelInfo, origin: str
-    ) -> tuple[SourceState, calls.Call[tuple[int, int]]]:
-        """Make a ring, and the call that attaches it; ``source_attached`` or ``forget_source`` must
-        follow.
+    def new_source(self, channel: model.ChannelInfo, origin: str, done: Handler) -> SourceState:
+        """Make a ring, and queue the call that attaches it.
+
+        Args:
+            channel: as the core told it.
+            origin: as in ``AttachSourceRequest``.
+            done: gets the answer when the source is attached; or why it is not, and then it is forgotten.
+
+        Raises:
+            NotSupported, LimitExceeded: there can be no ring here, or not one more.
         """
         require_ring()
-        state = SourceState(channel, self._take_id(), origin)
+        with host_limits(f"a publisher of {channel.name!r}"):
+            state = SourceState(channel, self._take_id(), origin)
         self.sources[state.source] = state
-        return state, calls.attach_source(channel.name, state.source, origin=origin)
+        self._attach_source(state, done)
+        return state
+
+    def _attach_source(self, state: SourceState, done: Handler) -> None:
+        call = calls.attach_source(
+            state.channel, state.source, origin=state.origin, resumed=state.is_attached
+        )
+
+        def answered(answer: Frame | TowpathError) -> None:
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                self.source_attached(state, call.result(answer))
+            except TowpathError as error:
+                answer = error
+            done(answer)
+
+        self.call(call, answered, (state.ring,))
 
     def source_attached(self, state: SourceState, cell: tuple[int, int]) -> None:
         """The core has answered: from now on the writer looks at the generation."""
+        if state.source not in self.sources:
+            return  # it was closed meanwhile
         assert self._generation_table is not None
         index, generation = cell
-        state.writer.set_generation_table(self._generation_table.fd, index)
+        with host_limits(f"a publisher of {state.channel!r}"):
+            state.writer.set_generation_table(self._generation_table.fd, index)
         state.writer.install(generation)
+        state.is_attached = True
 
     def forget_source(self, state: SourceState, why: TowpathError) -> None:
         """The source is closed; the core is told. More than once is fine."""
         state.end(why)
         if self.sources.pop(state.source, None) is not None:
             self.call_and_forget(calls.detach_source(state.source))
-            state.writer.close()
+            state.close()
 
     def new_reader(
-        self, channel: str, exclude_origin: str, *, wants_doorbell: bool
-    ) -> tuple[ReaderState, calls.Call[None]]:
-        """Make a control page, and the call that attaches it."""
+        self, channel: str, exclude_origin: str, done: Handler, *, wants_doorbell: bool
+    ) -> ReaderState:
+        """Make a control page, and queue the call that attaches it; ``done`` as for :meth:`new_source`.
+
+        Raises:
+            InvalidName: ``channel`` is neither a channel's name nor a pattern.
+            NotSupported, LimitExceeded: there can be no page here, or not one more.
+        """
         require_ring()
         check_pattern(channel)
-        state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell)
+        with host_limits(f"a subscription to {channel!r}"):
+            state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell)
         self.readers[state.id] = state
-        return state, calls.attach_reader(
-            channel,
+        self._attach_reader(state, done)
+        return state
+
+    def _attach_reader(self, state: ReaderState, done: Handler) -> None:
+        call = calls.attach_reader(
+            state.channel,
             state.id,
             slots=state.slot_count,
-            exclude_origin=exclude_origin,
-            wants_doorbell=wants_doorbell,
+            exclude_origin=state.exclude_origin,
+            wants_doorbell=state.wants_doorbell,
+            held=state.slots if state.is_attached else None,
         )
+
+        def answered(answer: Frame | TowpathError) -> None:
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                call.result(answer)
+                state.is_attached = True
+            except TowpathError as error:
+                answer = error
+            done(answer)
+
+        self.call(call, answered, (state.page,))
 
     def forget_reader(self, state: ReaderState, why: TowpathError) -> None:
         """The subscription is closed, whatever is still in the rings; the core is told. More than once is
@@ -419,6 +347,19 @@ class ClientProtocol:
             self.forget_source(source, why)
         for reader in list(self.readers.values()):
             self.forget_reader(reader, why)
+
+    def abandon(self, why: TowpathError) -> None:
+        """In a forked child: all of it is the parent's, and nothing is said to anybody."""
+        self.welcome = None
+        self.deadline_ns = None
+        for source in self.sources.values():
+            source.abandon(why)
+        for reader in self.readers.values():
+            reader.abandon(why)
+        self.sources = {}
+        self.readers = {}
+        self._pending = {}
+        self._outgoing = []
 
     def tend(self, state: ReaderState) -> None:
         """Let go of sources that are drained, of those that broke their ring, and of those that went on
@@ -469,51 +410,15 @@ class ClientProtocol:
 
     def _resume(self, now_ns: int) -> None:
         for source in list(self.sources.values()):
-            if source.ended is None:
+            if source.is_attached and source.ended is None:
                 source.orphans = set(source.writer.readers())
-                again = calls.attach_source(source.channel, source.source, origin=source.origin, resumed=True)
-                self.call(again, self._resumed_source(source, again), (source.ring,))
+                self._attach_source(source, _resumed(source))
         for reader in list(self.readers.values()):
-            if reader.ended is None:
+            if reader.is_attached and reader.ended is None:
                 reader.unconfirmed = set(reader.slots) - reader.gone
-                take_up = calls.attach_reader(
-                    reader.channel,
-                    reader.id,
-                    slots=reader.slot_count,
-                    exclude_origin=reader.exclude_origin,
-                    wants_doorbell=reader.wants_doorbell,
-                    held=reader.slots,
-                )
-                self.call(take_up, self._resumed_reader(reader, take_up), (reader.page,))
+                self._attach_reader(reader, _resumed(reader))
         if self.sources or self.readers:
             self.deadline_ns = now_ns + RESUME_GRACE_NS
-
-    def _resumed_source(self, state: SourceState, call: calls.Call[tuple[int, int]]) -> Handler:
-        def answered(answer: Frame | TowpathError) -> None:
-            if isinstance(answer, ConnectionLost):
-                return
-            try:
-                if isinstance(answer, TowpathError):
-                    raise answer
-                self.source_attached(state, call.result(answer))
-                state.wake()
-            except TowpathError as error:
-                state.end(error)
-
-        return answered
-
-    def _resumed_reader(self, state: ReaderState, call: calls.Call[None]) -> Handler:
-        def answered(answer: Frame | TowpathError) -> None:
-            if isinstance(answer, ConnectionLost):
-                return
-            try:
-                if isinstance(answer, TowpathError):
-                    raise answer
-                call.result(answer)
-            except TowpathError as error:
-                state.end(error)
-
-        return answered
 
     def expire(self, now_ns: int) -> None:
         """Take for dead who has not come back in time. Call it when ``deadline_ns`` has passed."""
@@ -572,11 +477,16 @@ class ClientProtocol:
             return
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         try:
-            state.reader.add(
-                descriptors[0].fd, notice.slot, notice.source, notice.channel, _start(notice), doorbell
-            )
-        except (_ring.RingError, OSError) as error:
+            with host_limits(f"publisher {notice.source} of {notice.channel!r}, which is not followed"):
+                state.reader.add(
+                    descriptors[0].fd, notice.slot, notice.source, notice.channel, _start(notice), doorbell
+                )
+        except _ring.RingError as error:
             _log.warning("source %d of channel %s is not followed: %s", notice.source, notice.channel, error)
+            return
+        except LimitExceeded as error:
+            state.troubles.append(error)
+            state.wake()
             return
         state.following[notice.source] = notice.channel
         state.wake()
@@ -633,8 +543,13 @@ def _start(notice: frame_pb2.SourceAdded | frame_pb2.ReaderAdded) -> Literal["st
     return "history" if notice.from_history else "tail"
 
 
-def publication_error(state: SourceState, error: TowpathError) -> TowpathError:
-    """What a publisher is told when the core refused to tell it its readers."""
-    if isinstance(error, SourceNotFound):
-        return state.ended or ChannelUndeclared(f"channel {state.channel} was undeclared")
-    return error
+def _resumed(state: SourceState | ReaderState) -> Handler:
+    """What becomes of an end that is attached again; a connection that broke meanwhile is no answer."""
+
+    def answered(answer: Frame | TowpathError) -> None:
+        if not isinstance(answer, TowpathError):
+            state.wake()
+        elif not isinstance(answer, ConnectionLost):
+            state.end(answer)
+
+    return answered

@@ -5,18 +5,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import towpath
+from tests.support.blocking import Blocking, BlockingClient
 
-client = towpath.connect(sys.argv[1])
-client.declare(sys.argv[2])
-publisher = client.publisher(sys.argv[2])
-subscription = client.subscribe(sys.argv[2])
+socket, name = sys.argv[1:]
+clients: dict[str, Any] = {"sync": towpath.connect(socket), "aio": BlockingClient(socket)}
+clients["sync"].declare(name)
+publishers = {kind: client.publisher(name) for kind, client in clients.items()}
+subscriptions = {kind: client.subscribe(name) for kind, client in clients.items()}
+watches = {kind: client.watch() for kind, client in clients.items()}
+
+
+def inner(handle: Any) -> Any:
+    """The asyncio handle itself: its loop's thread is not there in the child, and not needed."""
+    return handle._inner if isinstance(handle, Blocking) else handle
+
+
+def at_once(result: Any) -> None:
+    """Run a coroutine to its first wait, which it must not come to."""
+    if hasattr(result, "send"):
+        try:
+            result.send(None)
+        except StopIteration:
+            pass
+        else:
+            result.close()
+            raise AssertionError("it waits")
 
 
 def outcome(use: Callable[[], object]) -> str:
     try:
-        use()
+        at_once(use())
     except Exception as error:
         return type(error).__name__
     return "nothing"
@@ -24,14 +46,23 @@ def outcome(use: Callable[[], object]) -> str:
 
 child = os.fork()
 if child == 0:
-    print("call:", outcome(client.status))
-    print("publish:", outcome(lambda: publisher.publish(b"x")))
-    print("receive:", outcome(lambda: subscription.receive(timeout=1)))
+    for kind in clients:
+        client, publisher = inner(clients[kind]), inner(publishers[kind])
+        subscription, watch = inner(subscriptions[kind]), inner(watches[kind])
+        print(f"{kind} call:", outcome(client.status))
+        print(f"{kind} publisher:", outcome(partial(client.publisher, name)))
+        print(f"{kind} publish:", outcome(partial(publisher.publish, b"x")))
+        print(f"{kind} receive:", outcome(subscription.receive))
+        print(f"{kind} watch:", outcome(watch.receive))
+        for handle in (watch, subscription, publisher, client):
+            at_once(handle.close())
     sys.stdout.flush()
     os._exit(0)
 os.waitpid(child, 0)
-publisher.publish(b"x")
-assert subscription.receive(timeout=10).payload == b"x"
-client.status()
+for kind in clients:
+    publishers[kind].publish(b"x")
+    assert subscriptions[kind].receive(timeout=10).payload == b"x"
+    clients[kind].status()
 print("parent: ok")
-client.close()
+for client in clients.values():
+    client.close()

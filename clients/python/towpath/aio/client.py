@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import random
 import socket
 import time
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from towpath import addresses, calls, tracing, wire
@@ -26,8 +30,16 @@ from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
 from towpath.aio.watching import LocalAsyncWatch
-from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
-from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, ReaderState, SourceState
+from towpath.ends import ReaderState, SourceState
+from towpath.errors import (
+    ConnectionLost,
+    LimitExceeded,
+    TowpathError,
+    Unavailable,
+    VersionMismatch,
+    host_limits,
+)
+from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
@@ -42,6 +54,18 @@ from towpath.waiting import (
 )
 
 T = TypeVar("T")
+
+E = TypeVar("E", SourceState, ReaderState)
+
+_clients: weakref.WeakSet[LocalAsyncClient] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for client in list(_clients):
+        client._abandon()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 _log = logging.getLogger("towpath")
 
@@ -58,7 +82,8 @@ class LocalAsyncClient(AsyncClient):
     def __init__(self, url: str | None, name: str) -> None:
         self._url = url
         self._loop = asyncio.get_running_loop()
-        self._bell, bell_sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with host_limits("an asyncio client's doorbell"):
+            self._bell, bell_sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._bell.setblocking(False)
         self._protocol = ClientProtocol(
             name=program_name(name),
@@ -71,12 +96,15 @@ class LocalAsyncClient(AsyncClient):
         self._ready = asyncio.Event()
         self._allocating = asyncio.Lock()
         self._failed: TowpathError | None = None
+        self._last_error: TowpathError | None = None
         self._was_welcome = False
         self._pause_s = RECONNECT_FIRST_S
         self._closed = False
+        self._why_closed = ConnectionLost("the client is closed", hint="")
         self._reconnecting: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._bell, self._rung)
+        _clients.add(self)
 
     # ---- life ----
 
@@ -99,6 +127,13 @@ class LocalAsyncClient(AsyncClient):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reconnecting
 
+    def _abandon(self) -> None:
+        """In a forked child: this client is the parent's."""
+        self._closed = True
+        self._why_closed = calls.forked()
+        self._transport = None
+        self._protocol.abandon(self._why_closed)
+
     @property
     def is_connected(self) -> bool:
         """Whether the daemon can be asked now. Messages flow in shared memory either way."""
@@ -120,30 +155,59 @@ class LocalAsyncClient(AsyncClient):
         return LocalAsyncWatch(self, after_revision)
 
     async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
-        info = await self.channel_info(name)
-        await self._ensure_ids()
-        state, call = self._protocol.new_source(info, origin)
-        state.wake = lambda: self._wake_publisher(state)
-        try:
-            cell = await self._call(call, descriptors=(state.ring,))
-            self._protocol.source_attached(state, cell)
-        except BaseException:
-            self._protocol.forget_source(state, ConnectionLost("it was never attached"))
-            self._flush()
-            raise
-        return tracing.traced_async(LocalAsyncPublisher(self, state))
+        protocol = self._protocol
+
+        async def attach() -> LocalAsyncPublisher:
+            info = await self._call(calls.channel_info(name), deadline)
+            begin = functools.partial(protocol.new_source, info, origin)
+            state = await self._attach(begin, protocol.forget_source, deadline)
+            state.wake = lambda: self._wake_publisher(state)
+            return LocalAsyncPublisher(self, state)
+
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        return tracing.traced_async(await self._persist(attach))
 
     async def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalAsyncSubscription:
-        await self._ensure_ids()
-        state, call = self._protocol.new_reader(name, exclude_origin, wants_doorbell=True)
-        state.wake = lambda: self._wake(state)
+        protocol = self._protocol
+
+        async def attach() -> LocalAsyncSubscription:
+            begin = functools.partial(protocol.new_reader, name, exclude_origin, wants_doorbell=True)
+            state = await self._attach(begin, protocol.forget_reader, deadline)
+            state.wake = lambda: self._wake(state)
+            return LocalAsyncSubscription(self, state)
+
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        return await self._persist(attach)
+
+    async def _persist(self, attach: Callable[[], Awaitable[T]]) -> T:
+        """Attach, once more whenever the connection breaks meanwhile; see the synchronous client."""
+        while True:
+            try:
+                return await attach()
+            except ConnectionLost:
+                if self._closed:
+                    raise
+
+    async def _attach(
+        self,
+        begin: Callable[[Handler], E],
+        forget: Callable[[E, TowpathError], None],
+        deadline: int | None,
+    ) -> E:
+        """Have the core attach a source or a reader, on the connection that its id was given on."""
+        await self._ensure_ids(deadline)
+        answered: asyncio.Future[Frame | TowpathError] = self._loop.create_future()
+        state = begin(lambda answer: None if answered.done() else answered.set_result(answer))
+        self._flush()
         try:
-            await self._call(call, descriptors=(state.page,))
+            value = await self._answer(answered, deadline)
+            if isinstance(value, TowpathError):
+                raise value
         except BaseException:
-            self._protocol.forget_reader(state, ConnectionLost("it was never attached"))
+            forget(state, ConnectionLost("it was never attached"))
             self._flush()
             raise
-        return LocalAsyncSubscription(self, state)
+        return state
 
     # ---- calling ----
 
@@ -164,10 +228,7 @@ class LocalAsyncClient(AsyncClient):
         call_id = self._protocol.call(call, handle, descriptors)
         self._flush()
         try:
-            async with asyncio.timeout(seconds(deadline)):
-                value = await answered
-        except TimeoutError:
-            raise Timeout("the daemon did not answer in time") from None
+            value = await self._answer(answered, deadline)
         finally:
             if not answered.done() or answered.cancelled():
                 self._protocol.cancel(call_id)
@@ -176,12 +237,25 @@ class LocalAsyncClient(AsyncClient):
             raise value
         return call.result(value)
 
-    async def _ensure_ids(self) -> None:
-        await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
-        # One at a time: what is unused of a session's older blocks lapses when it is given another.
-        async with self._allocating:
-            while self._protocol.needs_ids:
-                self._protocol.add_ids(*await self._call(calls.allocate_ids(IDS_PER_REQUEST)))
+    async def _answer(
+        self, answered: asyncio.Future[Frame | TowpathError], deadline: int | None
+    ) -> Frame | TowpathError:
+        try:
+            async with asyncio.timeout(seconds(deadline)):
+                return await answered
+        except TimeoutError:
+            raise calls.no_answer() from None
+
+    async def _ensure_ids(self, deadline: int | None) -> None:
+        """Wait until there is a connection and the session has an id to use on it."""
+        await self._wait_ready(deadline)
+        while self._protocol.needs_ids:
+            # One at a time: what is unused of a session's older blocks lapses when it is given another.
+            async with self._allocating:
+                if self._protocol.needs_ids:
+                    call = calls.allocate_ids(IDS_PER_REQUEST)
+                    self._protocol.add_ids(*await self._call(call, deadline))
+            await self._wait_ready(deadline)
 
     async def _wait_ready(self, deadline: int | None) -> None:
         if not self._ready.is_set():
@@ -189,11 +263,11 @@ class LocalAsyncClient(AsyncClient):
                 async with asyncio.timeout(seconds(deadline)):
                     await self._ready.wait()
             except TimeoutError:
-                raise Unavailable("the daemon does not answer") from None
+                raise calls.silent(is_connected=self._transport is not None, last=self._last_error) from None
         if self._closed:
-            raise ConnectionLost("the client is closed", hint="")
+            raise self._why_closed.again()
         if self._failed is not None:
-            raise self._failed
+            raise self._failed.again()
 
     def _flush(self) -> None:
         for frame, descriptors in self._protocol.take_outgoing():
@@ -239,6 +313,7 @@ class LocalAsyncClient(AsyncClient):
             return
         self._transport = None
         self._ready.clear()
+        self._last_error = error
         self._protocol.connection_lost(error)
         is_refusal = error is not None and not isinstance(error, ConnectionLost)
         if isinstance(error, VersionMismatch) or (is_refusal and not self._was_welcome):
@@ -254,7 +329,7 @@ class LocalAsyncClient(AsyncClient):
             try:
                 self._open(addresses.open_socket(self._url))
                 return
-            except Unavailable:
+            except (Unavailable, LimitExceeded):
                 continue
 
     # ---- waking and waiting ----

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
+from towpath.ends import ReaderState, SourceState, publication_error
 from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
-from towpath.protocol import ReaderState, SourceState, publication_error
 from towpath.waiting import FOREVER, PART_TIMEOUT_S, Buffer, deadline_ns, remaining_ns
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LocalAsyncPublisher(AsyncPublisher):
             seq = 0 if self._turn.locked() else self._writer.try_publish(data, raw)
             if seq <= 0:
                 seq = await self._publish_waiting(data, raw, deadline_ns(timeout))
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error) from None
         if self._writer.readers_changed:
             await self._meet_readers()
@@ -79,7 +79,7 @@ class LocalAsyncPublisher(AsyncPublisher):
                     else:
                         await self._make_way(taken, calls.message_bytes(payloads, column, done), deadline)
                 last = self._writer.last_seq
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error, done, len(payloads)) from None
         except Timeout as error:
             raise calls.partly(error, done, len(payloads)) from None
@@ -90,7 +90,7 @@ class LocalAsyncPublisher(AsyncPublisher):
     async def _make_way(self, status: int, size: int, deadline: int | None) -> None:
         """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
         if self._state.ended is not None:
-            raise self._state.ended
+            raise self._state.ended.again()
         if status < 0:
             await self._fetch_readers(deadline)
             return
@@ -168,7 +168,7 @@ class LocalAsyncSubscription(AsyncSubscription):
         while True:
             if state.is_drained:
                 assert state.ended is not None
-                raise state.ended
+                raise state.ended.again()
             if state.troubles:
                 raise state.troubles.popleft()
             messages = state.reader.receive(count_max, bytes_max, 0)

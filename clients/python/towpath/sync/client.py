@@ -8,7 +8,7 @@ Theory of operation
 
 Invariants
     A Client, and all that came from it, may be used by several threads; one subscription is received from
-    by one at a time. After a fork the child's handles raise; it must connect for itself.
+    by one at a time. After a fork the child's handles raise ConnectionLost; it must connect for itself.
     ``close`` ends the thread, and everything that waits.
 
 Not here: the asyncio client (``aio``), which shares everything but the waiting.
@@ -17,6 +17,7 @@ Not here: the asyncio client (``aio``), which shares everything but the waiting.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import select
@@ -24,13 +25,21 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from towpath import addresses, calls, tracing, wire
 from towpath._version import __version__
-from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable, VersionMismatch
-from towpath.protocol import IDS_PER_REQUEST, ClientProtocol
+from towpath.ends import ReaderState, SourceState
+from towpath.errors import (
+    ConnectionLost,
+    LimitExceeded,
+    TowpathError,
+    Unavailable,
+    VersionMismatch,
+    host_limits,
+)
+from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
 from towpath.sync.watching import LocalWatch
@@ -46,6 +55,7 @@ from towpath.waiting import (
 )
 
 T = TypeVar("T")
+E = TypeVar("E", SourceState, ReaderState)
 
 _clients: weakref.WeakSet[LocalClient] = weakref.WeakSet()
 
@@ -88,11 +98,20 @@ class LocalClient(Client):
         self._ready = threading.Condition(self._lock)
         self._sock: socket.socket | None = None
         self._failed: TowpathError | None = None
+        self._last_error: TowpathError | None = None
         self._was_welcome = False
         self._pause_s = RECONNECT_FIRST_S
         self._closed = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._open(addresses.open_socket(url))
+        self._is_forked = False
+        self._why_closed = ConnectionLost("the client is closed", hint="")
+        sock = addresses.open_socket(url)
+        try:
+            with host_limits("a client's pipe"):
+                self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except TowpathError:
+            sock.close()
+            raise
+        self._open(sock)
         self._thread = threading.Thread(target=self._run, name="towpath-client", daemon=True)
         self._thread.start()
         _clients.add(self)
@@ -142,33 +161,60 @@ class LocalClient(Client):
         return LocalWatch(self, after_revision)
 
     def publisher(self, name: str, *, origin: str = "") -> Publisher:
+        protocol = self._protocol
+
+        def attach() -> LocalPublisher:
+            info = self._call(calls.channel_info(name), deadline)
+            begin = functools.partial(protocol.new_source, info, origin)
+            return LocalPublisher(self, self._attach(begin, protocol.forget_source, deadline))
+
         deadline = deadline_ns(CALL_TIMEOUT_S)
-        info = self._call(calls.channel_info(name), deadline)
-        with self._lock:
-            self._ensure_ids(deadline)
-            state, call = self._protocol.new_source(info, origin)
-        try:
-            cell = self._call(call, deadline, (state.ring,))
-            with self._lock:
-                self._protocol.source_attached(state, cell)
-        except BaseException:
-            with self._sending():
-                self._protocol.forget_source(state, ConnectionLost("it was never attached"))
-            raise
-        return tracing.traced(LocalPublisher(self, state))
+        return tracing.traced(self._persist(attach))
 
     def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalSubscription:
+        protocol = self._protocol
+
+        def attach() -> LocalSubscription:
+            begin = functools.partial(protocol.new_reader, name, exclude_origin, wants_doorbell=False)
+            return LocalSubscription(self, self._attach(begin, protocol.forget_reader, deadline))
+
         deadline = deadline_ns(CALL_TIMEOUT_S)
+        return self._persist(attach)
+
+    def _persist(self, attach: Callable[[], T]) -> T:
+        """Attach, once more whenever the connection breaks meanwhile: with it goes what was half attached.
+        The wait for a connection, which each attempt begins with, is what bounds this.
+        """
+        while True:
+            try:
+                return attach()
+            except ConnectionLost:
+                if self._closed:
+                    raise
+
+    def _attach(
+        self,
+        begin: Callable[[Handler], E],
+        forget: Callable[[E, TowpathError], None],
+        deadline: int | None,
+    ) -> E:
+        """Have the core attach a source or a reader, on the connection that its id was given on."""
+        answer = _Answer()
         with self._lock:
             self._ensure_ids(deadline)
-            state, call = self._protocol.new_reader(name, exclude_origin, wants_doorbell=False)
+            with self._sending():
+                state = begin(answer.set)
         try:
-            self._call(call, deadline, (state.page,))
+            value = answer.wait(deadline)
+            if value is None:
+                raise calls.no_answer()
+            if isinstance(value, TowpathError):
+                raise value
         except BaseException:
             with self._sending():
-                self._protocol.forget_reader(state, ConnectionLost("it was never attached"))
+                forget(state, ConnectionLost("it was never attached"))
             raise
-        return LocalSubscription(self, state)
+        return state
 
     # ---- calling ----
 
@@ -189,13 +235,17 @@ class LocalClient(Client):
         if value is None:
             with self._sending():
                 self._protocol.cancel(call_id)
-            raise Timeout("the daemon did not answer in time")
+            raise calls.no_answer()
         if isinstance(value, TowpathError):
             raise value
         return call.result(value)
 
     def _ensure_ids(self, deadline: int | None) -> None:
-        while self._protocol.needs_ids:
+        """Wait, with the lock held, until there is a connection and the session has an id to use on it."""
+        while True:
+            self._wait_ready(deadline)
+            if not self._protocol.needs_ids:
+                return
             self._lock.release()
             try:
                 # One at a time: what is unused of a session's older blocks lapses when it is given another.
@@ -214,14 +264,14 @@ class LocalClient(Client):
         """Wait, with the lock held, until there is a connection."""
         while not self._protocol.is_ready:
             if self._failed is not None:
-                raise self._failed
+                raise self._failed.again()
             if self._closed:
-                raise ConnectionLost("the client is closed", hint="")
+                raise self._why_closed.again()
             left = remaining_ns(deadline)
             if left == 0 or not self._ready.wait(None if left == FOREVER else left / 1e9):
-                raise Unavailable("the daemon does not answer")
+                raise calls.silent(is_connected=self._sock is not None, last=self._last_error)
         if self._closed:
-            raise ConnectionLost("the client is closed", hint="")
+            raise self._why_closed.again()
 
     @contextlib.contextmanager
     def _sending(self) -> Iterator[None]:
@@ -229,6 +279,11 @@ class LocalClient(Client):
         with self._lock:
             yield
             self._flush()
+
+    def _check_not_forked(self) -> None:
+        """Raises ConnectionLost in a forked child, where no thread serves this client."""
+        if self._is_forked:
+            raise self._why_closed.again()
 
     def _flush(self) -> None:
         for frame, descriptors in self._protocol.take_outgoing():
@@ -271,6 +326,7 @@ class LocalClient(Client):
                     if self._protocol.is_ready:
                         self._pause_s = RECONNECT_FIRST_S
                         self._was_welcome = True
+                    self._last_error = error
                     self._drop_connection(error)
                     if self._is_final(error):
                         self._failed = error
@@ -312,7 +368,7 @@ class LocalClient(Client):
         with self._sending():
             if data is not None:
                 if not data:
-                    raise ConnectionLost("the daemon closed the connection")
+                    raise calls.daemon_left()
                 was_ready = self._protocol.is_ready
                 for frame, owned in self._decoder.feed(data, descriptors):
                     self._protocol.receive(frame, owned, now)
@@ -336,16 +392,18 @@ class LocalClient(Client):
             try:
                 self._open(addresses.open_socket(self._url))
                 return
-            except Unavailable:
+            except (Unavailable, LimitExceeded):
                 continue
 
     def _abandon(self) -> None:
         """In a forked child: this client is the parent's."""
         self._closed = True
+        self._is_forked = True
+        self._why_closed = calls.forked()
         self._lock = threading.RLock()
         self._ready = threading.Condition(self._lock)
         self._sock = None
-        self._protocol.welcome = None
+        self._protocol.abandon(self._why_closed)
 
 
 def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> Client:

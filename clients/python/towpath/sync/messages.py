@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
-from towpath.errors import ConnectionLost, Timeout, TowpathError, Unavailable
-from towpath.protocol import ReaderState, SourceState, publication_error
+from towpath.ends import ReaderState, SourceState, publication_error
+from towpath.errors import ConnectionLost, InvalidArgument, Timeout, TowpathError, Unavailable
 from towpath.sync.api import Publisher, Subscription
 from towpath.waiting import (
     FOREVER,
@@ -54,7 +54,7 @@ class LocalPublisher(Publisher):
             seq = self._try_publish(data, headers_raw or None)
             if seq <= 0:
                 seq = self._publish_waiting(data, headers_raw or None, deadline_ns(timeout))
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error) from None
         if self._writer.readers_changed:
             self._meet_readers()
@@ -87,7 +87,7 @@ class LocalPublisher(Publisher):
                     done += taken
                 else:
                     self._make_way(taken, calls.message_bytes(payloads, column, done), deadline)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error, done, len(payloads)) from None
         except Timeout as error:
             raise calls.partly(error, done, len(payloads)) from None
@@ -99,7 +99,7 @@ class LocalPublisher(Publisher):
         """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
         state = self._state
         if state.ended is not None:
-            raise state.ended
+            raise state.ended.again()
         if status < 0:
             self._fetch_readers(deadline if deadline is not None else far_ns())
             return
@@ -190,10 +190,16 @@ class LocalSubscription(Subscription):
         while True:
             if state.is_drained:
                 assert state.ended is not None
-                raise state.ended
+                raise state.ended.again()
             if state.troubles:
                 raise state.troubles.popleft()
-            messages = self._receive(count_max, bytes_max, 0 if state.ended else remaining_ns(deadline))
+            try:
+                messages = self._receive(count_max, bytes_max, 0 if state.ended else remaining_ns(deadline))
+            except RuntimeError as error:
+                raise InvalidArgument(
+                    f"{error}: the subscription to {self.name!r} is received from already",
+                    hint="let one thread receive, or subscribe once for each",
+                ) from None
             if messages:
                 return messages
             with self._client._sending():

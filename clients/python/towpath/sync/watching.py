@@ -48,6 +48,7 @@ class LocalWatch(Watch):
 
     def receive(self, timeout: float | None = None) -> model.WatchEvent:
         deadline = deadline_ns(timeout)
+        self._client._check_not_forked()
         with self._arrived:
             while not self._events:
                 left = remaining_ns(deadline)

@@ -1,0 +1,191 @@
+"""The ends of a session: its sources and its readers, with the memory that is theirs. Sans-I/O.
+
+A session (``protocol``) owns the ends, and carries out on them what the core says; publishers and
+subscriptions (``sync.messages``, ``aio.messages``) use their memory. Ring and page are this process's own, so
+they outlive the connection, and are attached again on the next.
+
+Invariants
+    No cycle holds an end that is closed: its memory goes when the last handle goes, not at the next garbage
+    collection. So what wakes a waiting program (``wake``) is let go with it, and an error that is kept is
+    raised as a copy (``TowpathError.again``), without the frames of those who got it before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from towpath import model, wire
+from towpath.errors import ChannelUndeclared, MessageTooLarge, NotSupported, SourceNotFound, TowpathError
+from towpath.names import is_pattern
+from towpath.waiting import FOREVER
+
+if TYPE_CHECKING:
+    from towpath import _ring
+else:
+    try:
+        from towpath import _ring
+    except ImportError:
+        _ring = None
+
+SLOTS: Final = 255
+"""Sources that one subscription to a channel can follow at a time."""
+
+PATTERN_SLOTS: Final = 4096
+"""Sources that one subscription to a pattern can follow at a time."""
+
+TROUBLES_MAX: Final = 256
+"""Errors that a subscription keeps for a program that does not ask; beyond it the oldest are forgotten."""
+
+LOOK_NS_MIN: Final = 1_000_000
+LOOK_NS_MAX: Final = 500_000_000
+"""How often a publisher that waits for room looks who is in its way; the ring wants a look a second."""
+
+
+def require_ring() -> None:
+    """Raises NotSupported where the C extension is missing."""
+    if _ring is None:
+        raise NotSupported(
+            "this installation of towpath has no shared memory (the C extension was not built)",
+            hint="install gcc and the Python headers, then: pip install --force-reinstall towpath",
+        )
+
+
+def _nobody() -> None:
+    """Wakes nobody: for an end that is closed."""
+
+
+class SourceState:
+    """One publisher: its ring, and the readers that the core has told it of.
+
+    Attributes:
+        is_attached: whether the core has ever said that it is; from then on it may be taken up again.
+        ended: why nothing more can be published, or None.
+        orphans: readers of before a reconnection that have not come back yet.
+        stall_ns: how long a reader may hold the ring full without moving; 0 for ever.
+        wake: makes a publisher that waits for room look again; set by the client that owns this.
+    """
+
+    def __init__(self, channel: model.ChannelInfo, source: int, origin: str) -> None:
+        self.channel = channel.name
+        self.source = source
+        self.origin = origin
+        self.is_attached = False
+        self.stall_ns = channel.stall_ms_max * 1_000_000
+        self.writer = _ring.Writer(
+            source, channel.ring_bytes, overflow=channel.overflow, history=channel.history
+        )
+        self.ring = wire.Descriptor(self.writer.share())
+        self.ended: TowpathError | None = None
+        self.orphans: set[int] = set()
+        self.wake: Callable[[], None] = self.writer.notify
+
+    @property
+    def look_ns(self) -> int:
+        """How long to wait for room before looking who is in the way."""
+        return max(LOOK_NS_MIN, min(LOOK_NS_MAX, self.stall_ns // 4)) if self.stall_ns else FOREVER
+
+    def stalled_reader(self) -> int | None:
+        """A reader that has held the ring full for too long, without moving."""
+        return self.writer.stalled_reader(self.stall_ns) if self.stall_ns else None
+
+    def end(self, error: TowpathError) -> None:
+        """Nothing more can be published; who waits for room is woken."""
+        if self.ended is None:
+            self.ended = error
+            self.wake()
+
+    def close(self) -> None:
+        """Mark the ring closed: its readers drain it."""
+        self.wake = _nobody
+        self.writer.close()
+
+    def abandon(self, why: TowpathError) -> None:
+        """In a forked child: the ring is the parent's."""
+        self.wake = _nobody
+        self.ended = why
+
+    def refusal(self, error: ValueError | RuntimeError, done: int = 0, count: int = 1) -> Exception:
+        """What a publisher is told for what the ring refused: a message too large, or a ring that was
+        closed, here or by a fork.
+        """
+        so_far = f"; {done} of {count} were published" if count > 1 else ""
+        if isinstance(error, _ring.MessageTooLarge):
+            return MessageTooLarge(f"{error}{so_far}")
+        return self.ended.again() if self.ended is not None else error
+
+
+class ReaderState:
+    """One subscription, to a channel or to a pattern: its control page, and the sources that it follows.
+
+    A source's life here: *added* (it has a slot, and its ring is followed), then, in either order,
+    *drained* (its writer closed the ring, or is gone, and all of it was received) and *gone* (the core
+    says so); after both its slot is released.
+
+    Attributes:
+        is_attached: whether the core has ever said that it is; from then on it may be taken up again.
+        ended: why no new source will come, or None; what is in the rings already is still handed out.
+        slots: the slot of each source that the core counts as this reader's.
+        following: sources whose rings are not drained yet, and the channel of each.
+        gone: sources that the core has let go.
+        unconfirmed: sources of before a reconnection that have not come back yet.
+        overtaken: sources whose ring showed that they went on without us, before the core said so.
+        troubles: what the program must be told once, although the subscription goes on.
+        wake: makes a waiting receive look again; set by the client that owns this.
+    """
+
+    def __init__(self, channel: str, reader: int, exclude_origin: str, wants_doorbell: bool) -> None:
+        self.channel = channel
+        self.id = reader
+        self.exclude_origin = exclude_origin
+        self.wants_doorbell = wants_doorbell
+        self.is_attached = False
+        self.slot_count = PATTERN_SLOTS if is_pattern(channel) else SLOTS
+        self.reader = _ring.Reader(reader, self.slot_count)
+        self.page = wire.Descriptor(self.reader.share())
+        self.ended: TowpathError | None = None
+        self.slots: dict[int, int] = {}
+        self.following: dict[int, str] = {}
+        self.gone: set[int] = set()
+        self.unconfirmed: set[int] = set()
+        self.overtaken: set[int] = set()
+        self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
+        self.wake: Callable[[], None] = self.reader.notify
+
+    def end(self, error: TowpathError) -> None:
+        """No new source will come; what is in the rings is still handed out."""
+        if self.ended is None:
+            self.ended = error
+            for source in self.following:
+                self.reader.finish(source)
+            self.wake()
+
+    def close(self, why: TowpathError) -> None:
+        """Hand out nothing more."""
+        self.ended = why
+        self.following.clear()
+        self.slots.clear()
+        self.wake()
+        self.wake = _nobody
+        self.reader.close()
+
+    def abandon(self, why: TowpathError) -> None:
+        """In a forked child: the page is the parent's."""
+        self.wake = _nobody
+        self.following.clear()
+        self.ended = why
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the subscription has ended and everything before that was handed out."""
+        return self.ended is not None and not self.following
+
+
+def publication_error(state: SourceState, error: TowpathError) -> TowpathError:
+    """What a publisher is told when the core refused to tell it its readers."""
+    if not isinstance(error, SourceNotFound):
+        return error
+    if state.ended is not None:
+        return state.ended.again()
+    return ChannelUndeclared(f"channel {state.channel} was undeclared")
