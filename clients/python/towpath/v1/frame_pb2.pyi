@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from towpath.v1 import channels_pb2 as _channels_pb2
 from towpath.v1 import error_pb2 as _error_pb2
 from towpath.v1 import queues_pb2 as _queues_pb2
@@ -24,6 +25,47 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SourceRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SourceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SourceRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SOURCE_ROLE_UNSPECIFIED: _SourceRole.ValueType  # 0
+    """A publisher."""
+    SOURCE_ROLE_CALLER: _SourceRole.ValueType  # 1
+    SOURCE_ROLE_ANSWERER: _SourceRole.ValueType  # 2
+
+class SourceRole(_SourceRole, metaclass=_SourceRoleEnumTypeWrapper):
+    """What a source is on its channel. Who reads whom: subscribers read publishers, servers read callers, and one reader of
+    replies reads the answerers that name it.
+    """
+
+SOURCE_ROLE_UNSPECIFIED: SourceRole.ValueType  # 0
+"""A publisher."""
+SOURCE_ROLE_CALLER: SourceRole.ValueType  # 1
+SOURCE_ROLE_ANSWERER: SourceRole.ValueType  # 2
+Global___SourceRole: _TypeAlias = SourceRole  # noqa: Y015
+
+class _ReaderRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReaderRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReaderRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READER_ROLE_UNSPECIFIED: _ReaderRole.ValueType  # 0
+    """A subscriber."""
+    READER_ROLE_SERVER: _ReaderRole.ValueType  # 1
+    READER_ROLE_REPLIES: _ReaderRole.ValueType  # 2
+
+class ReaderRole(_ReaderRole, metaclass=_ReaderRoleEnumTypeWrapper): ...
+
+READER_ROLE_UNSPECIFIED: ReaderRole.ValueType  # 0
+"""A subscriber."""
+READER_ROLE_SERVER: ReaderRole.ValueType  # 1
+READER_ROLE_REPLIES: ReaderRole.ValueType  # 2
+Global___ReaderRole: _TypeAlias = ReaderRole  # noqa: Y015
 
 @_typing.final
 class Frame(_message.Message):
@@ -577,12 +619,22 @@ class AttachSourceRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    OWN_READER_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     source: _builtins.int
     """An id of the session's own block; or, with `resumed`, the id it had on an earlier connection."""
     resumed: _builtins.bool
     origin: _builtins.str
     """What the messages' origin is: empty for the session itself, `binding:7` from the bridge."""
+    role: Global___SourceRole.ValueType
+    own_reader: _builtins.int
+    """Services: the session's own reader that belongs to it. A caller's: where it takes its replies; an answerer's: where it
+    takes its requests.
+    """
+    peer: _builtins.int
+    """An answerer's: the caller's reader of replies, which alone may map the ring."""
     def __init__(
         self,
         *,
@@ -590,10 +642,13 @@ class AttachSourceRequest(_message.Message):
         source: _builtins.int = ...,
         resumed: _builtins.bool = ...,
         origin: _builtins.str = ...,
+        role: Global___SourceRole.ValueType = ...,
+        own_reader: _builtins.int = ...,
+        peer: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "origin", b"origin", "resumed", b"resumed", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "origin", b"origin", "own_reader", b"own_reader", "peer", b"peer", "resumed", b"resumed", "role", b"role", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -671,6 +726,7 @@ class AttachReaderRequest(_message.Message):
     EXCLUDE_ORIGIN_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     WANTS_DOORBELL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """A channel's name, or a pattern: `plant.*.temp`, `plant.>`."""
     reader: _builtins.int
@@ -682,6 +738,7 @@ class AttachReaderRequest(_message.Message):
     """Sources of this origin are not wanted (no echo); empty: all are."""
     wants_doorbell: _builtins.bool
     """Publishers must ring the session's doorbell when this reader sleeps in an event loop."""
+    role: Global___ReaderRole.ValueType
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldSlot]:
         """With `resumed`: the slots in use, so that each source keeps its own."""
@@ -696,10 +753,11 @@ class AttachReaderRequest(_message.Message):
         exclude_origin: _builtins.str = ...,
         held: _abc.Iterable[Global___HeldSlot] | None = ...,
         wants_doorbell: _builtins.bool = ...,
+        role: Global___ReaderRole.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "exclude_origin", b"exclude_origin", "held", b"held", "reader", b"reader", "resumed", b"resumed", "slots", b"slots", "wants_doorbell", b"wants_doorbell"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "exclude_origin", b"exclude_origin", "held", b"held", "reader", b"reader", "resumed", b"resumed", "role", b"role", "slots", b"slots", "wants_doorbell", b"wants_doorbell"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -913,6 +971,8 @@ class SourceAdded(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     FROM_HISTORY_FIELD_NUMBER: _builtins.int
+    OWN_READER_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     reader: _builtins.int
     source: _builtins.int
     slot: _builtins.int
@@ -923,6 +983,10 @@ class SourceAdded(_message.Message):
     """Which channel the source publishes on; a pattern matches many."""
     from_history: _builtins.bool
     """Instead of the tail: read from as many messages before it as the channel's `history` says."""
+    own_reader: _builtins.int
+    """Services: as the source stated it."""
+    principal: _builtins.str
+    """Services: for whom the source acts."""
     def __init__(
         self,
         *,
@@ -933,10 +997,12 @@ class SourceAdded(_message.Message):
         origin: _builtins.str = ...,
         channel: _builtins.str = ...,
         from_history: _builtins.bool = ...,
+        own_reader: _builtins.int = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "from_history", b"from_history", "from_start", b"from_start", "origin", b"origin", "reader", b"reader", "slot", b"slot", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "from_history", b"from_history", "from_start", b"from_start", "origin", b"origin", "own_reader", b"own_reader", "principal", b"principal", "reader", b"reader", "slot", b"slot", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
