@@ -161,7 +161,7 @@ class AsyncSubscription(AsyncHandle):
         return self._buffer.popleft()
 
     async def receive_many(
-        self, count_max: int = 256, *, bytes_max: int = 1 << 20, timeout: float | None = None
+        self, count_max: int = RECEIVE_COUNT, *, bytes_max: int = RECEIVE_BYTES, timeout: float | None = None
     ) -> list[Message]:
         """Return what there is, up to the bounds; see :meth:`towpath.Subscription.receive_many`."""
         if self._buffer:

@@ -223,7 +223,7 @@ class Subscription(Handle):
         return self._buffer.popleft()
 
     def receive_many(
-        self, count_max: int = 256, *, bytes_max: int = 1 << 20, timeout: float | None = None
+        self, count_max: int = RECEIVE_COUNT, *, bytes_max: int = RECEIVE_BYTES, timeout: float | None = None
     ) -> list[Message]:
         """Return what there is, up to the bounds; waits for the first message.
 
