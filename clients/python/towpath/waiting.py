@@ -24,8 +24,8 @@ FOREVER: Final = -1
 
 RECEIVE_COUNT: Final = 256
 RECEIVE_BYTES: Final = 1 << 17
-"""What one visit to the rings takes along unless told otherwise. More than fits the processor's own cache is slower,
-by half and more at 64 KiB a message, because each copy is then out of it before anybody looks at it.
+"""What one visit to the rings takes along unless told otherwise. More than fits the processor's own cache is
+slower, by half and more at 64 KiB a message: each copy is out of it again before anybody looks at it.
 """
 
 
