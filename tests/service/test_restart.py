@@ -1,0 +1,98 @@
+"""systemctl restart under load, and a core that is killed or hangs, on a real systemd: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.machine import Machine, booted
+from tests.support.daemon import DEADLINE_S, wait_until
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a systemd in namespaces"),
+]
+
+LOAD = str(Path(__file__).parent / "programs" / "load.py")
+PUBLISHERS = ("p0", "p1")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with booted(tmp_path_factory.mktemp("machine")) as running:
+        running.run("sh", "-c", ": >/etc/towpath/towpath.toml")
+        running.run("systemctl", "start", "towpath.socket", "towpath.service")
+        yield running
+        running.run("systemctl", "stop", "towpath.service", "towpath.socket")
+
+
+class Load:
+    """Two publishers and two subscribers on a channel."""
+
+    def __init__(self, machine: Machine, channel: str) -> None:
+        self.machine = machine
+        self.channel = channel
+        self.subscribers = [self.start("subscribe", str(len(PUBLISHERS))) for _ in range(2)]
+        for subscriber in self.subscribers:
+            assert subscriber.stdout is not None
+            assert subscriber.stdout.readline() == "subscribed\n"
+        self.publishers = [self.start("publish", name) for name in PUBLISHERS]
+        self.wait_flow()
+
+    def start(self, what: str, argument: str) -> subprocess.Popen[str]:
+        # Not under a shell or `env`, so that the pid is its own.
+        return self.machine.start(sys.executable, LOAD, what, self.channel, argument)
+
+    def published(self) -> int:
+        """How much was published on the channel since the core came, by its word."""
+        status = json.loads(self.machine.run("towpath", "status", "--json"))
+        return int(status["traffic"].get(self.channel, {"messages": 0})["messages"])
+
+    def wait_flow(self) -> None:
+        before = self.published()
+        wait_until(lambda: self.published() > before, self.machine.journal)
+
+    def end(self) -> None:
+        """Let it end, and see that each subscriber got each message once and in order."""
+        self.machine.run("pkill", "-TERM", "-f", f"{LOAD} publish {self.channel}")
+        counts = {}
+        for name, publisher in zip(PUBLISHERS, self.publishers, strict=True):
+            output, errors = publisher.communicate(timeout=2 * DEADLINE_S)
+            assert publisher.returncode == 0, errors
+            counts[name] = [int(output), True]
+        for subscriber in self.subscribers:
+            output, errors = subscriber.communicate(timeout=2 * DEADLINE_S)
+            assert subscriber.returncode == 0, errors
+            assert json.loads(output) == counts
+
+
+@pytest.mark.parametrize("order", ["source", "total"])
+def test_restart_under_load_loses_nothing(machine: Machine, order: str) -> None:
+    channel = f"under.load.{order}"
+    machine.run("towpath", "declare", channel, "--order", order)
+    load = Load(machine, channel)
+    for _ in range(3):
+        before = machine.show("MainPID")
+        machine.run("systemctl", "restart", "towpath.service")
+        assert machine.show("MainPID") not in ("0", before)
+        load.wait_flow()
+    load.end()
+
+
+@pytest.mark.parametrize("order", ["source", "total"])
+def test_a_daemon_that_is_killed_under_load_loses_nothing(machine: Machine, order: str) -> None:
+    channel = f"killed.under.load.{order}"
+    machine.run("towpath", "declare", channel, "--order", order)
+    load = Load(machine, channel)
+    for _ in range(3):
+        before = machine.show("MainPID")
+        machine.run("kill", "-KILL", before)
+        wait_until(lambda before=before: machine.show("MainPID") not in ("0", before), machine.journal)  # type: ignore[misc]
+        load.wait_flow()
+    load.end()
