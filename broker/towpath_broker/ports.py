@@ -7,9 +7,10 @@ clock of the host and one that a test moves. One conformance suite runs on every
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from .core.data import rows
 from .core.effects import Effect
 
 Emit = Callable[[Effect], None]
@@ -70,3 +71,63 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Give up the journal; closing twice is fine. Nothing else may be called afterwards."""
+
+
+class Store(Protocol):
+    """Where the data plane keeps what is in queues, states and durable topics.
+
+    ``commit`` is called from one thread at a time; ``read_*`` and ``find_*`` from other threads, while a
+    commit runs too: they see whole commits. What a method returns is the caller's. Failures of the host other
+    than a full disk raise what the host raises (``OSError``, ``sqlite3.Error``), and end the core.
+    """
+
+    def load(self) -> Sequence[rows.StoredChannel]:
+        """Return all channels that are stored; called once, first.
+
+        Raises:
+            StoreDamaged, InvalidConfiguration: it cannot be used, or is of a later version.
+        """
+
+    def commit(self, written: Sequence[rows.Row]) -> None:
+        """Carry out rows in order, all or none.
+
+        When this returns they survive a loss of power.
+
+        Raises:
+            StoreFull: there was no room for them; none is kept, and the store goes on.
+        """
+
+    def read_parcels(self, channel: str, first_seq: int, bytes_max: int) -> Sequence[rows.PackedParcel]:
+        """Return a durable topic's parcels from the one that has ``first_seq``, or the next, on: about
+        ``bytes_max`` bytes of them, and at least one where there is one."""
+
+    def read_heads(self, channel: str, first_seq: int, count_max: int) -> Sequence[rows.ParcelHead]:
+        """Return what a durable topic's parcels are that begin at ``first_seq`` or later, by rising seq."""
+
+    def find_time(self, channel: str, time_ns: int) -> int | None:
+        """Return the seq of a durable topic's first message that was published at a time or later; None:
+        there is none."""
+
+    def read_queue(
+        self, channel: str, priority: int, first_seq: int, count_max: int, bytes_max: int
+    ) -> Sequence[rows.StoredParcel]:
+        """Return a queue's parcels with ``deliver_at_ns`` 0, of one priority, which begin at ``first_seq`` or
+        later, by rising seq: at most ``count_max``, about ``bytes_max`` bytes, at least one if there is."""
+
+    def read_due(
+        self, channel: str, after: tuple[int, int], until_ns: int, count_max: int, bytes_max: int
+    ) -> tuple[Sequence[rows.StoredParcel], int]:
+        """Return a queue's parcels with (deliver_at_ns, first_seq) above ``after`` and deliver_at_ns at most
+        ``until_ns``, in that order; and the deliver_at_ns of the first that is not returned, 0: none."""
+
+    def read_value(self, channel: str) -> rows.StoredValue:
+        """Return a state's value."""
+
+    def read_ids(self, channel: str, since_ns: int) -> Mapping[str, tuple[int, int]]:
+        """Return, by message id, seq and when it was remembered, of those remembered since; oldest first."""
+
+    def read_transactions(self, since_ns: int) -> Sequence[rows.StoredTransaction]:
+        """Return the transactions that were committed since a time, oldest first."""
+
+    def close(self) -> None:
+        """Give up the store; closing twice is fine."""
