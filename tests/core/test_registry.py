@@ -91,7 +91,7 @@ def test_conflict_names_each_option_with_both_values() -> None:
         ("a", {"ring_bytes": 1 << 20}, LimitExceeded, "ring_bytes_max is 524288"),
         ("a", {"kind": Kind.QUEUE}, NotSupported, "kind=queue"),
         ("a", {"kind": Kind.STATE}, NotSupported, "kind=state"),
-        ("a", {"kind": Kind.SERVICE}, NotSupported, "kind=service"),
+        ("a", {"kind": Kind.QUEUE}, NotSupported, "kind=queue"),
         ("a", {"durable": True}, NotSupported, "durable=true"),
         ("a", {"history": 65_537}, InvalidArgument, "history is 0 to 65536"),
         ("a", {"history": -1}, InvalidArgument, "history cannot be -1"),

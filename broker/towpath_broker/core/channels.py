@@ -34,6 +34,11 @@ A stalled pair
     ask that of its own pairs alone, so it harms nobody but who listens to it. The pair comes back only when
     one of both attaches anew.
 
+Services
+    have ends of other roles (``roles``), which meet by the same rules: ``Reader.wants`` says who reads whom.
+    A caller is told of each server that comes and goes at once (``Source.is_told_at_once``): it sleeps on its
+    replies, not on its ring, and must learn that a server died without asking.
+
 The core's own ends
     A topic may have a source and a reader of the core's own (``own``), which count in no number told to
     people. With such a reader, the *intake*, ordinary readers and ordinary sources never meet: each is
@@ -52,6 +57,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
+from typing import Final
 
 from towpath.errors import (
     ChannelUndeclared,
@@ -63,6 +69,7 @@ from towpath.errors import (
 )
 from towpath.names import is_pattern, matcher
 
+from .commands import ReaderRole, SourceRole
 from .effects import (
     BumpGeneration,
     DropReader,
@@ -90,6 +97,8 @@ from .pairs import (
 from .quotas import Tally
 from .registry import NOBODY, Presence
 from .sessions import Session
+
+NO_READER: Final = ReaderId(0)
 
 
 class Topics:
@@ -176,18 +185,24 @@ class Topics:
         origin: str,
         is_resumed: bool,
         limits: Limits,
+        role: SourceRole = SourceRole.PUBLISHER,
+        own_reader: ReaderId = NO_READER,
+        peer: ReaderId = NO_READER,
     ) -> list[Effect]:
         """Make a session a publisher and tell the subscribers and it of each other.
 
         A subscriber whose control page has no slot left loses its subscription; the publisher is not
-        disturbed.
+        disturbed. Of a service it is the other way round: who comes is refused.
 
         Raises:
             LimitExceeded, QuotaExceeded: there are as many publishers as there may be.
+            InvalidArgument: see :meth:`_check_service`.
         """
         if not session.is_own:
-            self.check_source(topic, source_id, principal, limits)
-        source = Source(source_id, session, principal, topic, origin)
+            self.check_source(topic, source_id, principal, limits, role)
+        source = Source(source_id, session, principal, topic, origin, role, own_reader, peer)
+        if role is not SourceRole.PUBLISHER:
+            self._check_service(source, is_resumed=is_resumed)
         wanting = [reader for reader in self._readers_at(topic) if reader.wants(source)]
         effects: list[Effect] = []
         for reader in [reader for reader in wanting if not reader.has_slot_for(source_id)]:
@@ -199,6 +214,7 @@ class Topics:
             effects.extend(self.detach_reader(reader))
             wanting.remove(reader)
         self.sources[source_id] = topic.sources[source_id] = source
+        topic.answerers += role is SourceRole.ANSWERER
         if session.is_own:
             topic.own = source
         session.sources[source_id] = None
@@ -213,13 +229,54 @@ class Topics:
             effects.append(source_added(source, reader, start))
         return effects
 
-    def check_source(self, topic: Topic, source_id: SourceId, principal: str, limits: Limits) -> None:
+    def _check_service(self, source: Source, *, is_resumed: bool) -> None:
+        """Refuse an end of a service that lacks the ends that go with it, or a slot at those.
+
+        An answerer that comes back may do so sooner than the caller whom it answers.
+
+        Raises:
+            InvalidArgument: a reader that it names is not what it must be, or is answered already.
+            LimitExceeded: a page has no slot for it.
+        """
+        is_answerer = source.role is SourceRole.ANSWERER
+        own = source.topic.readers.get(source.own_reader)
+        role = ReaderRole.SERVER if is_answerer else ReaderRole.REPLIES
+        if own is None or own.session is not source.session or own.role is not role:
+            raise InvalidArgument(
+                f"reader {source.own_reader} is none of the session's on {source.topic.name!r} that"
+                f" {'takes requests' if is_answerer else 'takes replies'}"
+            )
+        if is_answerer:
+            peer = source.topic.readers.get(source.peer)
+            if not is_resumed and (peer is None or peer.role is not ReaderRole.REPLIES):
+                raise InvalidArgument(f"reader {source.peer} takes no replies on {source.topic.name!r}")
+            if any(
+                each.peer == source.peer and each.own_reader == source.own_reader
+                for each in map(self.sources.__getitem__, source.session.sources)
+                if each.role is SourceRole.ANSWERER
+            ):
+                raise InvalidArgument(f"reader {source.peer} is answered by the session already")
+        for reader in source.topic.readers.values():
+            if reader.wants(source) and not reader.has_slot_for(source.id):
+                raise LimitExceeded(
+                    f"a {reader.role.name.lower()} of {source.topic.name!r} has no slot left",
+                    hint="a server reads as many callers as it can; those that leave make room",
+                )
+
+    def check_source(
+        self,
+        topic: Topic,
+        source_id: SourceId,
+        principal: str,
+        limits: Limits,
+        role: SourceRole = SourceRole.PUBLISHER,
+    ) -> None:
         """Refuse one publisher more where there are as many as there may be.
 
         Raises:
             LimitExceeded, QuotaExceeded: says of what.
         """
-        if topic.publishers >= limits.publishers_per_channel_max:
+        if role is not SourceRole.ANSWERER and topic.publishers >= limits.publishers_per_channel_max:
             raise LimitExceeded(
                 f"channel {topic.name!r} has {topic.publishers} publishers:"
                 f" publishers_per_channel_max is {limits.publishers_per_channel_max}"
@@ -303,6 +360,7 @@ class Topics:
         wants_doorbell: bool,
         has_history: Callable[[str], bool],
         limits: Limits,
+        role: ReaderRole = ReaderRole.SUBSCRIBER,
     ) -> list[Effect]:
         """Make a session a subscriber: raise the cell, then tell it of each publisher.
 
@@ -322,7 +380,7 @@ class Topics:
         free = free_after(slots, held)
         topic = None if is_pattern(name) else self.topics[name]
         if not session.is_own:
-            self._check_room(topic, principal, limits)
+            self._check_room(topic, principal, limits, role)
         reader = Reader(
             id=reader_id,
             session=session,
@@ -334,6 +392,7 @@ class Topics:
             wants_doorbell=wants_doorbell,
             free=free,
             slots=dict(held),
+            role=role,
         )
         matching = [topic] if topic else [each for each in self.topics.values() if reader.matches(each.name)]
         wanted = [source for each in matching for source in each.sources.values() if reader.wants(source)]
@@ -344,7 +403,10 @@ class Topics:
                 hint="subscribe with more slots",
             )
         self._add_reader(reader, matching)
-        effects: list[Effect] = [self._bump(each) for each in matching if topic or each.sources]
+        # Whoever comes for replies changes nothing for who is there already: a service's cell stays as it is, and
+        # the other callers need not ask.
+        is_news = wanted if role is ReaderRole.REPLIES else True
+        effects: list[Effect] = [self._bump(each) for each in matching if is_news and (topic or each.sources)]
         effects.extend(
             source_excluded(source, reader)
             for each in matching
@@ -356,12 +418,12 @@ class Topics:
             reader.take(source.id)
             source.paired[reader_id] = reader
             source.starts[reader_id] = start
-            if source.session.is_own:
+            if source.is_told_at_once:
                 effects.extend(self.fetch_readers(source))
             effects.append(source_added(source, reader, start))
         return effects
 
-    def _check_room(self, topic: Topic | None, principal: str, limits: Limits) -> None:
+    def _check_room(self, topic: Topic | None, principal: str, limits: Limits, role: ReaderRole) -> None:
         self._readers_tally.check(principal, limits.readers_per_principal_max)
         if topic is None:
             self._patterns_tally.check(principal, limits.patterns_per_principal_max)
@@ -370,23 +432,33 @@ class Topics:
                     f"there are {len(self._patterns)} subscriptions to patterns:"
                     f" patterns_max is {limits.patterns_max}"
                 )
-        elif topic.subscribers >= limits.subscribers_per_channel_max:
+        elif role is not ReaderRole.REPLIES and topic.subscribers >= limits.subscribers_per_channel_max:
             raise LimitExceeded(
                 f"channel {topic.name!r} has {topic.subscribers} subscribers:"
                 f" subscribers_per_channel_max is {limits.subscribers_per_channel_max}"
             )
 
     def detach_reader(self, reader: Reader) -> list[Effect]:
-        """End a subscriber; publishers learn of it when they see the cell raised."""
-        if reader.topic is not None:
+        """End a subscriber; publishers learn of it when they see the cell raised. The ends of a service are
+        told, and what belongs to the reader ends with it.
+        """
+        belonging = [
+            source
+            for source in map(self.sources.__getitem__, reader.session.sources)
+            if source.own_reader == reader.id
+        ]
+        ended = [effect for source in belonging for effect in self.detach_source(source)]
+        if reader.role is not ReaderRole.SUBSCRIBER:
+            touched = []
+        elif reader.topic is not None:
             touched = [reader.topic]
         else:
             paired = (source for source in self._sources_of(reader) if reader.id in source.paired)
             touched = list({source.topic.name: source.topic for source in paired}.values())
-        own = [source for source in self._sources_of(reader) if source.session.is_own]
+        waiting = [source for source in self._sources_of(reader) if source.is_told_at_once]
         self._remove_reader(reader)
-        told = [effect for source in own for effect in self.fetch_readers(source)]
-        return [*map(self._bump, touched), *told, DropReader(reader.id)]
+        told = [effect for source in waiting for effect in self.fetch_readers(source)]
+        return [*map(self._bump, touched), *told, DropReader(reader.id), *ended]
 
     def release_slot(self, reader: Reader, source: SourceId) -> None:
         """Free the slot of a pair whose source is gone; nothing to do where there is no such pair.
@@ -411,6 +483,7 @@ class Topics:
         del self.sources[source.id]
         del source.session.sources[source.id]
         del source.topic.sources[source.id]
+        source.topic.answerers -= source.role is SourceRole.ANSWERER
         if source.session.is_own:
             source.topic.own = None
         self._sources_tally.remove(source.principal)
@@ -421,6 +494,7 @@ class Topics:
         self._readers_tally.add(reader.principal)
         if reader.topic is not None:
             reader.topic.readers[reader.id] = reader
+            reader.topic.replies += reader.role is ReaderRole.REPLIES
             if reader.session.is_own:
                 reader.topic.intake = reader
             return
@@ -438,6 +512,7 @@ class Topics:
         self._readers_tally.remove(reader.principal)
         if reader.topic is not None:
             del reader.topic.readers[reader.id]
+            reader.topic.replies -= reader.role is ReaderRole.REPLIES
             if reader.session.is_own:
                 reader.topic.intake = None
             return

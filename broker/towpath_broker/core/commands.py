@@ -30,10 +30,11 @@ class Kind(IntEnum):
 
 
 class Overflow(IntEnum):
-    """What happens when a subscriber's ring is full; numbers as in registry.proto."""
+    """What happens when a subscriber's ring, or a queue, is full; numbers as in registry.proto."""
 
     BLOCK = 1
     DROP = 2
+    REJECT = 3
 
 
 class Order(IntEnum):
@@ -62,6 +63,22 @@ class BindingState(IntEnum):
     FAILED = 6
 
 
+class SourceRole(IntEnum):
+    """What a source is on its channel; see ``roles``."""
+
+    PUBLISHER = 0
+    CALLER = 1
+    ANSWERER = 2
+
+
+class ReaderRole(IntEnum):
+    """What a reader is on its channel; see ``roles``."""
+
+    SUBSCRIBER = 0
+    SERVER = 1
+    REPLIES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
     """A channel's options, all of them settled; as they stand here, the daemon's defaults.
@@ -70,6 +87,12 @@ class ChannelOptions:
         ring_bytes: of each publisher's ring.
         history: how many of each publisher's last messages a new subscriber gets first.
         stall_ms_max: how long a publisher waits for a subscriber that does not move; 0 for ever.
+        capacity, capacity_bytes: how much a queue may hold.
+        ack_ms: how long a delivery of a queue may stay unsettled.
+        max_deliveries: how often a queue delivers a message before it becomes a dead letter; 0: no bound.
+        dead_letter: the channel for a queue's dead letters; empty: they are dropped, and counted.
+        retain_bytes, retain_ms, retain_messages: what a durable topic keeps; 0: no such bound.
+        dedupe_ms: how long message ids are remembered; 0: not at all.
     """
 
     kind: Kind = Kind.TOPIC
@@ -79,6 +102,20 @@ class ChannelOptions:
     order: Order = Order.SOURCE
     history: int = 0
     stall_ms_max: int = 30_000
+    capacity: int = 100_000
+    capacity_bytes: int = 64 << 20
+    ack_ms: int = 30_000
+    max_deliveries: int = 0
+    dead_letter: str = ""
+    retain_bytes: int = 1 << 30
+    retain_ms: int = 0
+    retain_messages: int = 0
+    dedupe_ms: int = 120_000
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the data plane has it: a queue, a state, or a durable topic."""
+        return self.kind in (Kind.QUEUE, Kind.STATE) or (self.kind is Kind.TOPIC and self.durable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,15 @@ class StatedOptions:
     order: Order | None = None
     history: int | None = None
     stall_ms_max: int | None = None
+    capacity: int | None = None
+    capacity_bytes: int | None = None
+    ack_ms: int | None = None
+    max_deliveries: int | None = None
+    dead_letter: str | None = None
+    retain_bytes: int | None = None
+    retain_ms: int | None = None
+    retain_messages: int | None = None
+    dedupe_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +338,8 @@ class AttachSource(Command):
         ring_bytes: the ring's capacity, as checked by the shell.
         resumed: the id is from an earlier connection (it must be in nobody's use).
         origin: empty for ``session:ID``; only gateways may state another.
+        own_reader: of a caller, where it takes its replies; of an answerer, where it takes its requests.
+        peer: of an answerer, the caller's reader of replies.
     """
 
     caller: Caller
@@ -300,6 +348,9 @@ class AttachSource(Command):
     ring_bytes: int
     resumed: bool = False
     origin: str = ""
+    role: SourceRole = SourceRole.PUBLISHER
+    own_reader: ReaderId = ReaderId(0)
+    peer: ReaderId = ReaderId(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +377,7 @@ class AttachReader(Command):
     exclude_origin: str = ""
     held: Mapping[SourceId, int] = field(default_factory=dict)
     wants_doorbell: bool = False
+    role: ReaderRole = ReaderRole.SUBSCRIBER
 
 
 @dataclass(frozen=True, slots=True)

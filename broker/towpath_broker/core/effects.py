@@ -171,6 +171,7 @@ class SourceAdded:
 
     Attributes:
         start: where in the ring to begin.
+        own_reader, principal: of a caller or an answerer; 0 and empty of others.
     """
 
     reader: ReaderId
@@ -180,6 +181,8 @@ class SourceAdded:
     origin: str
     channel: str
     session: SessionId
+    own_reader: ReaderId = ReaderId(0)
+    principal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

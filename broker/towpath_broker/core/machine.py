@@ -59,6 +59,7 @@ from .registry import (
     check_defaults,
 )
 from .reports import Reports
+from .roles import check_kind
 from .sessions import Session, Sessions
 from .watches import Watches
 
@@ -538,8 +539,11 @@ class Machine:
                 f"a ring of {command.ring_bytes} bytes is not for channel {channel.name!r}",
                 hint=f"its rings have {channel.options.ring_bytes} bytes",
             )
+        check_kind(channel.name, channel.options.kind, command.role)
         topic = self._topics.topics[channel.name]
-        self._topics.check_source(topic, command.source, command.caller.principal, self._registry.limits)
+        self._topics.check_source(
+            topic, command.source, command.caller.principal, self._registry.limits, command.role
+        )
         mediating = self._own.ensure_intake(channel, self._registry.limits)
         effects = self._topics.attach_source(
             topic=topic,
@@ -549,6 +553,9 @@ class Machine:
             origin=command.origin or f"session:{session.id}",
             is_resumed=command.resumed,
             limits=self._registry.limits,
+            role=command.role,
+            own_reader=command.own_reader,
+            peer=command.peer,
         )
         self._sessions.use(command.source)
         body = e.SourceAttached(topic.cell, self._topics.generation(topic))
@@ -569,7 +576,9 @@ class Machine:
         self._check_id(session, command.reader, is_resumed=command.resumed)
         check_pattern(command.channel)
         if not is_pattern(command.channel):
-            self._registry.require(command.channel)
+            check_kind(command.channel, self._registry.require(command.channel).options.kind, command.role)
+        elif command.role is not c.ReaderRole.SUBSCRIBER:
+            raise InvalidArgument(f"{command.channel!r} is a pattern: a service is served by its name")
         effects = self._topics.attach_reader(
             name=command.channel,
             reader_id=command.reader,
@@ -581,6 +590,7 @@ class Machine:
             wants_doorbell=command.wants_doorbell,
             has_history=lambda name: not command.resumed and self._options(name).history > 0,
             limits=self._registry.limits,
+            role=command.role,
         )
         self._sessions.use(command.reader)
         return [*effects, *self._reply(command.caller, e.Done())]
@@ -619,6 +629,7 @@ class Machine:
             return []
         assert caller.session is not None
         channel = self._registry.require(command.channel)
+        check_kind(channel.name, channel.options.kind, c.SourceRole.PUBLISHER)
         mediating = self._own.ensure_intake(channel, self._registry.limits)
         source, effects = self._own.ensure_source(channel, self._registry.limits)
         write = e.WriteMessages(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from towpath.errors import InvalidArgument
 
+from .commands import ReaderRole, SourceRole
 from .effects import Effect, Notice, ReaderAdded, SourceAdded, SourceExcluded, SourceGone, StartAt
 from .ids import ReaderId, SourceId
 from .limits import SLOTS_MAX
+from .roles import READS
 from .sessions import Session
 
 
@@ -21,6 +23,7 @@ class Topic:
         patterns: how many pattern readers match it.
         own: the core's own source, if there is one; one of ``sources``.
         intake: the core's own reader, where it stands between publishers and subscribers; one of ``readers``.
+        answerers, replies: how many of ``sources`` and of ``readers`` have these roles.
     """
 
     name: str
@@ -28,18 +31,20 @@ class Topic:
     patterns: int = 0
     own: Source | None = None
     intake: Reader | None = None
+    answerers: int = 0
+    replies: int = 0
     sources: dict[SourceId, Source] = field(default_factory=dict)
     readers: dict[ReaderId, Reader] = field(default_factory=dict)
 
     @property
     def publishers(self) -> int:
-        """How many sources there are that are not the core's own."""
-        return len(self.sources) - (self.own is not None)
+        """How many sources there are that are not the core's own; of a service, how many callers."""
+        return len(self.sources) - (self.own is not None) - self.answerers
 
     @property
     def subscribers(self) -> int:
-        """How many readers there are that are not the core's own."""
-        return len(self.readers) - (self.intake is not None)
+        """How many readers there are that are not the core's own; of a service, how many servers."""
+        return len(self.readers) - (self.intake is not None) - self.replies
 
 
 @dataclass(slots=True, eq=False)
@@ -51,9 +56,19 @@ class Source:
     principal: str
     topic: Topic
     origin: str
+    role: SourceRole = SourceRole.PUBLISHER
+    own_reader: ReaderId = ReaderId(0)
+    peer: ReaderId = ReaderId(0)
     paired: dict[ReaderId, Reader] = field(default_factory=dict)
     known: dict[ReaderId, Reader] = field(default_factory=dict)
     starts: dict[ReaderId, StartAt] = field(default_factory=dict)
+
+    @property
+    def is_told_at_once(self) -> bool:
+        """Whether it is told who reads it without asking. The core's own source shares its process; an end of
+        a service waits for a reply, not for room, and would not ask.
+        """
+        return self.session.is_own or self.role is not SourceRole.PUBLISHER
 
     @property
     def is_taken_in(self) -> bool:
@@ -82,11 +97,14 @@ class Reader:
     wants_doorbell: bool
     free: int
     slots: dict[SourceId, int] = field(default_factory=dict)
+    role: ReaderRole = ReaderRole.SUBSCRIBER
 
     def wants(self, source: Source) -> bool:
-        """Whether the source is for this reader: its channel, its side of the core, not its own echo."""
+        """Whether the source is for this reader: its channel, role and side of the core, not its own echo."""
         return (
             self.matches(source.topic.name)
+            and READS[self.role] is source.role
+            and (source.role is not SourceRole.ANSWERER or source.peer == self.id)
             and (not self.exclude_origin or source.origin != self.exclude_origin)
             and (self.session.is_own is source.is_taken_in)
         )
@@ -125,6 +143,8 @@ def source_added(source: Source, reader: Reader, start: StartAt) -> Notice:
         source.origin,
         source.topic.name,
         source.session.id,
+        source.own_reader,
+        "" if source.role is SourceRole.PUBLISHER else source.principal,
     )
     return Notice(reader.session.id, body)
 

@@ -375,8 +375,10 @@ def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
             raise LimitExceeded(
                 f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
             )
-    if options.kind not in (None, Kind.TOPIC):
-        raise NotSupported(f"kind={_told(options.kind)} comes in a later version", hint="kind may be topic")
+    if options.kind not in (None, Kind.TOPIC, Kind.SERVICE):
+        raise NotSupported(
+            f"kind={_told(options.kind)} comes in a later version", hint="kind may be topic or service"
+        )
     if options.durable:
         raise NotSupported("durable=true comes in a later version", hint="durable may be false")
     _check_range("history", options.history, HISTORY_MAX)

@@ -7,16 +7,27 @@ frame without a row is no request, and a protocol violation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from towpath import convert, model
 from towpath.errors import InvalidArgument, NotSupported, TowpathError
 from towpath.v1 import channels_pb2, frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core import commands, effects
-from towpath_broker.core.commands import BindingReport, BindingState, Caller, Direction, Kind, Order, Overflow
+from towpath_broker.core.commands import (
+    BindingReport,
+    BindingState,
+    Caller,
+    Direction,
+    Kind,
+    Order,
+    Overflow,
+    ReaderRole,
+    SourceRole,
+)
 from towpath_broker.core.ids import BindingId, ReaderId, SourceId
 
+R = TypeVar("R", ReaderRole, SourceRole)
 MakeCommand = Callable[[Caller, Any], commands.Command]
 
 
@@ -33,6 +44,13 @@ def _stated(options: registry_pb2.ChannelOptions) -> commands.StatedOptions:
         )
     except ValueError as error:
         raise InvalidArgument(f"a channel's option is not known: {error}") from None
+
+
+def _role(kind: type[R], number: int) -> R:
+    try:
+        return kind(number)
+    except ValueError:
+        raise InvalidArgument(f"there is no role {number} that an end of a channel can have") from None
 
 
 def _direction(number: int) -> Direction:
@@ -74,6 +92,7 @@ def _attach_reader(caller: Caller, body: frame_pb2.AttachReaderRequest) -> comma
         body.exclude_origin,
         held,
         body.wants_doorbell,
+        _role(ReaderRole, body.role),
     )
 
 
@@ -87,7 +106,15 @@ def attach_source(
 ) -> commands.AttachSource:
     """The one request whose command needs to know what came with it: the ring's capacity."""
     return commands.AttachSource(
-        caller, body.channel, SourceId(body.source), ring_bytes, body.resumed, body.origin
+        caller,
+        body.channel,
+        SourceId(body.source),
+        ring_bytes,
+        body.resumed,
+        body.origin,
+        _role(SourceRole, body.role),
+        ReaderId(body.own_reader),
+        ReaderId(body.peer),
     )
 
 
@@ -299,6 +326,8 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
                     from_history=body.start is effects.StartAt.HISTORY,
                     origin=body.origin,
                     channel=body.channel,
+                    own_reader=body.own_reader,
+                    principal=body.principal,
                 )
             )
         case effects.SourceExcluded():
