@@ -403,8 +403,8 @@ class Topics:
                 hint="subscribe with more slots",
             )
         self._add_reader(reader, matching)
-        # Whoever comes for replies changes nothing for who is there already: a service's cell stays as it is, and
-        # the other callers need not ask.
+        # Whoever comes for replies changes nothing for who is there already: a service's cell stays as it is,
+        # and the other callers need not ask.
         is_news = wanted if role is ReaderRole.REPLIES else True
         effects: list[Effect] = [self._bump(each) for each in matching if is_news and (topic or each.sources)]
         effects.extend(
