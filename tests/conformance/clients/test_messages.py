@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conformance.clients.carriers import Carrier
+from tests.conformance.clients.conftest import Connect
+from tests.support.daemon import wait_until
 from towpath import Headers, errors
 
 DEADLINE_S = 30.0
@@ -363,3 +365,44 @@ def test_messages_cross_between_carriers(client: Any, urls: dict[str, str], name
                 client.channel(name).publish(b"from %d" % number)
                 assert theirs.receive(timeout=DEADLINE_S).payload == b"from %d" % number
                 assert mine.receive(timeout=DEADLINE_S).payload == b"from %d" % number
+
+
+def test_all_handles_of_one_name_are_one_source(client: Any, name: str) -> None:
+    client.declare(name)
+    with client.subscribe(name) as subscription:
+        for _ in range(300):  # more than there may be publishers
+            client.channel(name).publish(b"x", timeout=DEADLINE_S)
+        received: list[Any] = []
+        while len(received) < 300:
+            received += subscription.receive_many(timeout=DEADLINE_S)
+        assert len({message.source for message in received}) == 1
+        assert client.channel_info(name).publishers == 1
+
+
+def test_the_last_handle_that_is_closed_gives_the_source_up(carrier: Carrier, client: Any, name: str) -> None:
+    client.declare(name)
+    first, second = client.channel(name), client.channel(name)
+    first.publish(b"x", timeout=DEADLINE_S)
+    second.publish(b"x", timeout=DEADLINE_S)
+    first.close()
+    assert client.channel_info(name).publishers == 1
+    second.publish(b"x", timeout=DEADLINE_S)
+    second.close()
+    if not carrier.deviates("shared source"):
+        wait_until(lambda: client.channel_info(name).publishers == 0)
+    first.publish(b"x", timeout=DEADLINE_S)
+    assert client.channel_info(name).publishers == 1
+
+
+def test_a_handle_goes_on_when_its_channel_is_back(client: Any, connect: Connect, name: str) -> None:
+    client.declare(name)
+    channel = client.channel(name)
+    channel.publish(b"x", timeout=DEADLINE_S)
+    connect().undeclare(name, force=True)
+    with pytest.raises((errors.ChannelNotFound, errors.ChannelUndeclared)):
+        while True:
+            channel.publish(b"x", timeout=DEADLINE_S)
+    client.declare(name)
+    with client.subscribe(name) as subscription:
+        channel.publish(b"again", timeout=DEADLINE_S)
+        assert subscription.receive(timeout=DEADLINE_S).payload == b"again"

@@ -6,6 +6,7 @@ The same as ``towpath.sync.api``, where each method is documented; here all that
 from __future__ import annotations
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -42,6 +43,9 @@ class AsyncClient(AsyncRegistry, AsyncHandle):
     """A session with a daemon. Made by ``towpath.aio.connect``; use it as an asynchronous context manager, or
     close it. All calls are made from the loop that ``connect`` ran on.
     """
+
+    def __init__(self) -> None:
+        self._named_publishers = _NamedPublishers(self)
 
     @property
     @abstractmethod
@@ -99,6 +103,11 @@ class AsyncPublisher(AsyncHandle):
     source: int
     channel: str
     message_bytes_max: int
+
+    @property
+    @abstractmethod
+    def is_ended(self) -> bool:
+        """Whether nothing more can be published; see :class:`towpath.Publisher`."""
 
     @abstractmethod
     async def publish(
@@ -199,27 +208,25 @@ class AsyncWatch(AsyncHandle):
 
 
 class AsyncChannel(AsyncHandle):
-    """A channel by name: publishes through one source that is made at the first publish."""
+    """A channel by name; see :class:`towpath.Channel`."""
 
     def __init__(self, client: AsyncClient, name: str) -> None:
         self._client = client
         self._publisher: AsyncPublisher | None = None
-        self._opening = asyncio.Lock()
         self.name = name
 
     async def publisher(self) -> AsyncPublisher:
-        """The source behind ``publish``, made when first asked for."""
-        async with self._opening:
-            if self._publisher is None:
-                self._publisher = await self._client.publisher(self.name)
-            return self._publisher
+        """The source behind ``publish``; see :meth:`towpath.Channel.publisher`."""
+        publisher = self._publisher
+        if publisher is None or publisher.is_ended:
+            publisher = self._publisher = await self._client._named_publishers.get(self)
+        return publisher
 
     async def publish(
         self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
     ) -> int:
         """Publish one message; see :meth:`towpath.Publisher.publish`."""
-        publisher = self._publisher or await self.publisher()
-        return await publisher.publish(data, headers=headers, timeout=timeout)
+        return await (await self.publisher()).publish(data, headers=headers, timeout=timeout)
 
     async def publish_many(
         self,
@@ -229,17 +236,50 @@ class AsyncChannel(AsyncHandle):
         timeout: float | None = None,
     ) -> int:
         """Publish a batch; see :meth:`towpath.Publisher.publish_many`."""
-        publisher = self._publisher or await self.publisher()
-        return await publisher.publish_many(payloads, headers=headers, timeout=timeout)
+        return await (await self.publisher()).publish_many(payloads, headers=headers, timeout=timeout)
 
     async def subscribe(self) -> AsyncSubscription:
         """Subscribe; see :meth:`towpath.Client.subscribe`."""
         return await self._client.subscribe(self.name)
 
     async def close(self) -> None:
-        """Give the source up, if one was made."""
-        async with self._opening:
-            publisher, self._publisher = self._publisher, None
+        """Give the source up; see :meth:`towpath.Channel.close`."""
+        self._publisher = None
+        await self._client._named_publishers.release(self)
+
+
+class _NamedPublishers:
+    """The sources behind a client's channel handles, by name; as in ``towpath.sync.api``."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._lock = asyncio.Lock()
+        self._publishers: dict[str, AsyncPublisher] = {}
+        self._users: dict[str, weakref.WeakSet[AsyncChannel]] = {}
+
+    async def get(self, channel: AsyncChannel) -> AsyncPublisher:
+        """The name's publisher, made unless there is one that has not ended."""
+        async with self._lock:
+            publisher = self._publishers.get(channel.name)
+            if publisher is None or publisher.is_ended:
+                if publisher is not None:
+                    del self._publishers[channel.name]
+                    await publisher.close()
+                publisher = self._publishers[channel.name] = await self._client.publisher(channel.name)
+            self._users.setdefault(channel.name, weakref.WeakSet()).add(channel)
+            return publisher
+
+    async def release(self, channel: AsyncChannel) -> None:
+        """This handle publishes no more; who was the last closes the source."""
+        async with self._lock:
+            users = self._users.get(channel.name)
+            if users is None:
+                return
+            users.discard(channel)
+            if users:
+                return
+            del self._users[channel.name]
+            publisher = self._publishers.pop(channel.name, None)
         if publisher is not None:
             await publisher.close()
 

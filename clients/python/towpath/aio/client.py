@@ -80,6 +80,7 @@ class LocalAsyncClient(AsyncClient):
     """A session with the daemon of this host."""
 
     def __init__(self, url: str | None, name: str) -> None:
+        super().__init__()
         self._url = url
         self._loop = asyncio.get_running_loop()
         with host_limits("an asyncio client's doorbell"):

@@ -30,6 +30,10 @@ class LocalAsyncPublisher(AsyncPublisher):
         self.channel = state.channel
         self.message_bytes_max = state.writer.message_bytes_max
 
+    @property
+    def is_ended(self) -> bool:
+        return self._state.ended is not None
+
     async def publish(
         self,
         data: Buffer,

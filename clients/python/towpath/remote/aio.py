@@ -21,6 +21,7 @@ class RemoteAsyncClient(AsyncClient):
     """A session with a gateway. Made by :func:`connect`."""
 
     def __init__(self, address: RemoteAddress, name: str) -> None:
+        super().__init__()
         self._session = Session(make_carrier(address, program_name(name)))
         self._handles: set[AsyncHandle] = set()
 

@@ -117,6 +117,7 @@ class RemoteClient(Client):
     """A session with a gateway. Made by :func:`connect`."""
 
     def __init__(self, address: RemoteAddress, *, timeout: float | None, name: str) -> None:
+        super().__init__()
         self._portal = Portal()
         try:
             self._inner = self._portal.run(aio.connect(address, timeout=timeout, name=name))
@@ -172,6 +173,10 @@ class RemotePublisher(Publisher):
         self.source = inner.source
         self.channel = inner.channel
         self.message_bytes_max = inner.message_bytes_max
+
+    @property
+    def is_ended(self) -> bool:
+        return self._inner.is_ended
 
     def publish(
         self,

@@ -76,6 +76,10 @@ class RemoteAsyncPublisher(AsyncPublisher):
         self.channel = info.name
         self.message_bytes_max = min(info.ring_bytes // 4 - RECORD_BYTES, session.message_bytes_max)
 
+    @property
+    def is_ended(self) -> bool:
+        return self._ended is not None
+
     # ---- publishing ----
 
     async def publish(

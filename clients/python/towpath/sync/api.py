@@ -10,6 +10,7 @@ Not here: waiting, sockets, rings.
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,9 @@ class Handle(ABC):
 
 class Client(Registry, Handle):
     """A session with a daemon. Made by ``towpath.connect``; use it as a context manager, or close it."""
+
+    def __init__(self) -> None:
+        self._named_publishers = _NamedPublishers(self)
 
     @property
     @abstractmethod
@@ -112,6 +116,11 @@ class Publisher(Handle):
     source: int
     channel: str
     message_bytes_max: int
+
+    @property
+    @abstractmethod
+    def is_ended(self) -> bool:
+        """Whether nothing more can be published: it was closed, or the channel is known to be gone."""
 
     @abstractmethod
     def publish(
@@ -277,27 +286,29 @@ class Watch(Handle):
 
 
 class Channel(Handle):
-    """A channel by name: publishes through one source that is made at the first publish."""
+    """A channel by name. All handles of a client for one name publish through one source, which is made when
+    first used: ``client.channel(name).publish(data)`` may be called any number of times.
+    """
 
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
         self._publisher: Publisher | None = None
-        self._opening = threading.Lock()
         self.name = name
 
     def publisher(self) -> Publisher:
-        """The source behind ``publish``, made when first asked for."""
-        with self._opening:
-            if self._publisher is None:
-                self._publisher = self._client.publisher(self.name)
-            return self._publisher
+        """The source behind ``publish``; a new one when that has ended, because the channel was undeclared,
+        say.
+        """
+        publisher = self._publisher
+        if publisher is None or publisher.is_ended:
+            publisher = self._publisher = self._client._named_publishers.get(self)
+        return publisher
 
     def publish(
         self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
     ) -> int:
         """Publish one message; see :meth:`Publisher.publish`."""
-        publisher = self._publisher or self.publisher()
-        return publisher.publish(data, headers=headers, timeout=timeout)
+        return self.publisher().publish(data, headers=headers, timeout=timeout)
 
     def publish_many(
         self,
@@ -307,16 +318,53 @@ class Channel(Handle):
         timeout: float | None = None,
     ) -> int:
         """Publish a batch; see :meth:`Publisher.publish_many`."""
-        publisher = self._publisher or self.publisher()
-        return publisher.publish_many(payloads, headers=headers, timeout=timeout)
+        return self.publisher().publish_many(payloads, headers=headers, timeout=timeout)
 
     def subscribe(self) -> Subscription:
         """Subscribe; see :meth:`Client.subscribe`."""
         return self._client.subscribe(self.name)
 
     def close(self) -> None:
-        """Give the source up, if one was made."""
-        with self._opening:
-            publisher, self._publisher = self._publisher, None
+        """Give the source up, unless another handle that is still there publishes through it."""
+        self._publisher = None
+        self._client._named_publishers.release(self)
+
+
+class _NamedPublishers:
+    """The sources behind a client's channel handles, by name.
+
+    A handle that is gone without having been closed leaves its source, so that the next one finds it; the
+    client closes all in the end.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._publishers: dict[str, Publisher] = {}
+        self._users: dict[str, weakref.WeakSet[Channel]] = {}
+
+    def get(self, channel: Channel) -> Publisher:
+        """The name's publisher, made unless there is one that has not ended."""
+        with self._lock:
+            publisher = self._publishers.get(channel.name)
+            if publisher is None or publisher.is_ended:
+                if publisher is not None:
+                    del self._publishers[channel.name]
+                    publisher.close()
+                publisher = self._publishers[channel.name] = self._client.publisher(channel.name)
+            self._users.setdefault(channel.name, weakref.WeakSet()).add(channel)
+            return publisher
+
+    def release(self, channel: Channel) -> None:
+        """This handle publishes no more; who was the last closes the source."""
+        with self._lock:
+            users = self._users.get(channel.name)
+            if users is None:
+                return
+            users.discard(channel)
+            if users:
+                return
+            del self._users[channel.name]
+            publisher = self._publishers.pop(channel.name, None)
         if publisher is not None:
             publisher.close()

@@ -91,6 +91,7 @@ class LocalClient(Client):
     """A session with the daemon of this host."""
 
     def __init__(self, url: str | None, *, timeout: float | None, name: str) -> None:
+        super().__init__()
         self._url = url
         self._protocol = ClientProtocol(name=program_name(name), software=f"towpath-python/{__version__}")
         self._lock = threading.RLock()

@@ -40,6 +40,10 @@ class LocalPublisher(Publisher):
         self.channel = state.channel
         self.message_bytes_max = state.writer.message_bytes_max
 
+    @property
+    def is_ended(self) -> bool:
+        return self._state.ended is not None
+
     def publish(
         self,
         data: Buffer,

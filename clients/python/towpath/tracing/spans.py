@@ -129,6 +129,10 @@ class TracedPublisher(Publisher):
         self.channel = publisher.channel
         self.message_bytes_max = publisher.message_bytes_max
 
+    @property
+    def is_ended(self) -> bool:
+        return self._publisher.is_ended
+
     def publish(
         self,
         data: Buffer,
@@ -172,6 +176,10 @@ class TracedAsyncPublisher(AsyncPublisher):
         self.source = publisher.source
         self.channel = publisher.channel
         self.message_bytes_max = publisher.message_bytes_max
+
+    @property
+    def is_ended(self) -> bool:
+        return self._publisher.is_ended
 
     async def publish(
         self,
