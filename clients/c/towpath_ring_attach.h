@@ -130,6 +130,18 @@ static inline void tpr_writer_reap(struct tpr_writer *writer) {
     writer->deferred_count = 0;
 }
 
+/* Release everything; nothing is stored in shared memory. */
+static inline void tpr_writer_release_(struct tpr_writer *writer) {
+    while (writer->peer_count)
+        tpr_writer_drop_(writer, &writer->peer[0]);
+    free(writer->peer);
+    writer->peer = NULL;
+    tpr_unmap_(writer->table.page, writer->table.bytes);
+    tpr_writer_reap(writer);
+    tpr_positions_close_(writer);
+    tpr_memory_free_(&writer->memory);
+}
+
 /* Publish what is pending, mark the end, wake readers, release everything. Nobody may be asleep in it. */
 static inline void tpr_writer_close(struct tpr_writer *writer) {
     if (!writer->memory.page)
@@ -140,14 +152,7 @@ static inline void tpr_writer_close(struct tpr_writer *writer) {
         TPR_STORE(TAIL_CLOSED, &writer->page->tail, writer->tail | TPR_TAIL_CLOSED, __ATOMIC_RELEASE);
         tpr_writer_wake_(writer);
     }
-    while (writer->peer_count)
-        tpr_writer_drop_(writer, &writer->peer[0]);
-    free(writer->peer);
-    writer->peer = NULL;
-    tpr_unmap_(writer->table.page, writer->table.bytes);
-    tpr_writer_reap(writer);
-    tpr_positions_close_(writer);
-    tpr_memory_free_(&writer->memory);
+    tpr_writer_release_(writer);
 }
 
 #endif

@@ -76,7 +76,7 @@
 #define TPR_BATCH_FRACTION 8u  /* ... and their bytes: a new batch begins after capacity / 8 */
 #define TPR_MARKS 64u          /* steps, per turn of the ring, in which a writer takes leave to overwrite */
 #define TPR_HISTORY_MAX 65536u /* messages that a late reader may ask for */
-#define TPR_EXCLUDES_MAX 16u   /* origins that one reader leaves out */
+#define TPR_EXCLUDES_MAX 1024u /* origins that one reader leaves out */
 #define TPR_RESUMES_MAX 4u     /* a lapped reader's attempts at one source before it looks at the others */
 #define TPR_STALL_STEP_NS UINT64_C(1000000000) /* the most that one look adds to the time a reader held the ring */
 

@@ -3,11 +3,27 @@
  * The pump: moves messages from a reader's sources into a writer's ring. So does the core with the channels that it
  * orders: what comes from many publishers goes on in the one order in which it was written here.
  *
- * Each message enters exactly once, whenever the process is killed. Messages of one source are published, in batches, and
- * then that source's cursor is moved past them, before those of another source are touched. So what a dead pump had
- * published and not yet moved the cursor past is of one source, and ends with the newest message of the ring; its origin
- * says which and how far. The pump passes over that much of that source, as long as the message is the newest; whoever
- * publishes something else before that source is back first writes it into the source's slot (tpr_reader_pass_over()).
+ * EXACTLY ONCE, whenever the process is killed
+ *
+ * Two positions say how far a source was taken in: its cursor in the control page, and the newest record of the own ring
+ * that has it as its origin. They are stored one after the other, so a kill may come between; and records are overwritten,
+ * so the ring alone cannot say. But one fact is stored at once: the tail of the own ring, which shows messages together
+ * with their origin (source and seq). All else follows from it, by the order of the stores:
+ *
+ *     for one source after the other:   records (with origins)   tail   [more records   tail ...]   cursor of that source
+ *
+ * No record of another source, or of nobody, is published between a source's first tail and its cursor. Hence, at any
+ * moment: of every source but one the cursor is right, and that one is the origin of the ring's newest record, whose seq
+ * says how far it was taken in. The newest record is never overwritten, whatever the ring does when it is full. So who
+ * goes on with both memories has to do one thing before it publishes anything else: to take the messages of that source
+ * up to that seq as read. tpr_pump() does so by itself for as long as that record is the newest one; when the source cannot
+ * be read yet, tpr_reader_pass_over() writes the seq into its slot, where it holds until the source is read again.
+ *
+ * The cursor is moved whatever became of the source meanwhile: one that broke its ring after ten good messages has had
+ * ten taken in.
+ *
+ * Not here: messages that the core has to judge and to store before anybody sees them. There the store holds the
+ * positions, committed with what it holds; after a crash it says pass_over() of each source.
  */
 #ifndef TOWPATH_RING_PUMP_H
 #define TOWPATH_RING_PUMP_H
@@ -31,19 +47,25 @@ static inline void tpr_writer_undo_put_(struct tpr_writer *writer, const struct 
         writer->positions->segment = UINT64_MAX; /* the mark that was made, if any, is made anew */
 }
 
+/* Up to which seq this source was taken in already, wherever its cursor is. */
+static inline uint64_t tpr_pump_taken_(const struct tpr_source *source, const struct tpr_writer *writer) {
+    struct tpr_origin newest;
+    uint64_t taken = source->slot->taken;
+    if (tpr_writer_last_origin(writer, &newest) && newest.source == source->source && newest.seq > taken)
+        taken = newest.seq;
+    return TPR_FAULT_(TAKEN_TWICE) ? 0 : taken;
+}
+
 /* Move messages of one source, as far as there are any and room for them. Returns TPR_OK or what stopped it. */
 static inline int tpr_pump_source_(struct tpr_reader *reader, struct tpr_source *source, struct tpr_writer *writer,
                                    uint64_t count_max, uint64_t bytes_max, uint64_t *count, uint64_t *bytes) {
     struct tpr_view view;
-    uint64_t taken = source->slot->taken;
-    if (writer->last_seq && writer->origin_at == writer->last_seq && writer->origin.source == source->source &&
-        writer->origin.seq > taken)
-        taken = writer->origin.seq;
+    uint64_t taken = tpr_pump_taken_(source, writer);
     while (*count < count_max && *bytes < bytes_max && source->state <= TPR_SOURCE_FINISHED &&
            tpr_source_peek_(reader, source, &view)) {
         struct tpr_origin origin = {source->source, view.seq, view.time_ns};
         struct tpr_put_undo_ undo = {writer->position, writer->last_seq, writer->origin_at, writer->origin};
-        if (view.seq <= taken && !TPR_FAULT_(TAKEN_TWICE)) {
+        if (view.seq <= taken) {
             tpr_reader_consume(reader, &view);
             continue;
         }
@@ -85,7 +107,7 @@ static inline int tpr_pump(struct tpr_reader *reader, struct tpr_writer *writer,
         if (TPR_FAULT_(CURSOR_BEFORE_BATCH))
             tpr_source_commit_(source);
         tpr_writer_flush(writer);
-        if (source->state <= TPR_SOURCE_DRAINED)
+        if (!TPR_FAULT_(CURSOR_LEFT_BEHIND) || source->state <= TPR_SOURCE_DRAINED)
             tpr_source_commit_(source);
         reader->left--;
         if (++reader->turn >= reader->count)

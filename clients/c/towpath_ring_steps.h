@@ -65,6 +65,7 @@
     X(RUNG_ONCE)           /* writer: wakes a reader but once for each sleep */                               \
     X(NO_PADDING)          /* writer: leaves the end of the ring as it is when it wraps */                    \
     X(CURSOR_BEFORE_BATCH) /* pump: moves the source's cursor, then publishes */                              \
+    X(CURSOR_LEFT_BEHIND)  /* pump: does not move the cursor of a source that broke its ring */               \
     X(TAKEN_TWICE)         /* pump: does not pass over what a dead one has published */
 
 #define TPR_FAULT_NAME_(name) TPR_FAULT_##name,

@@ -326,8 +326,9 @@ static inline uint64_t tpr_positions_after_(const struct tpr_writer *writer, uin
     uint64_t segment = least >> positions->segment_shift;
     for (uint32_t i = 0; i < TPR_MARKS; i++, segment++) {
         uint64_t mark = positions->mark[segment % TPR_MARKS];
-        /* A mark left from an earlier turn is less than `least`; one of the batch being written is no place yet. */
-        if (mark >= least && mark <= writer->tail)
+        /* A mark left from an earlier turn is less than `least`, and one of the turn that is being written is not in this
+         * segment: to take it would give up the whole ring. One of the batch being written is no place yet. */
+        if (mark >= least && mark >> positions->segment_shift == segment && mark <= writer->tail)
             return mark;
     }
     return writer->tail;

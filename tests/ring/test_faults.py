@@ -36,6 +36,7 @@ FOUND_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "RUNG_ONCE": ("lap_test", ()),
     "NO_PADDING": ("unit_test", ()),
     "CURSOR_BEFORE_BATCH": ("pump_test", ()),
+    "CURSOR_LEFT_BEHIND": ("pump_test", ()),
     "TAKEN_TWICE": ("pump_test", ()),
 }
 

@@ -4,6 +4,8 @@ stall, history, a doorbell for room.
 
 from __future__ import annotations
 
+import os
+import random
 import select
 import socket
 import time
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.ring.ring_helpers import LONG_NS, connect, fill, payloads, shared
-from towpath._ring import GenerationTable, Message, MessageTooLarge, Reader, RingError, Writer
+from towpath._ring import GenerationTable, Message, MessageTooLarge, Reader, RingError, Writer, pump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +54,17 @@ class TestDrop:
         for _ in range(1000):
             writer.try_publish(b"x" * 68)  # 104 bytes with its header
         assert len(receive_all(reader)) >= 65536 * 63 // 64 // 104 - 1
+
+    def test_whatever_the_sizes_it_holds_nearly_a_ringful(self) -> None:
+        """Records that begin elsewhere in each turn: a mark of this turn is not taken for one of the last."""
+        writer = Writer(7, 65536, overflow="drop")
+        sizes = random.Random(1)
+        with shared(writer) as ring:
+            for seq in range(1, 5001):
+                writer.try_publish(b"x" * sizes.randrange(10, 300))
+                oldest = int.from_bytes(os.pread(ring, 8, 384), "little")
+                if writer.tail > 65536:
+                    assert writer.tail - oldest > 65536 - 3 * 1024 - 400, seq
 
     @pytest.mark.parametrize("size", [0, 1, 100, 500, 900, 992])
     def test_lapped_again_and_again(self, size: int) -> None:
@@ -362,11 +375,75 @@ class TestDoorbellForRoom:
 def test_origins_are_left_out_only_where_there_are_any() -> None:
     writer, reader = Writer(7, 4096), Reader(9)
     connect(writer, reader)
-    for origin in range(1, 17):
+    for origin in range(1024, 0, -1):
         reader.exclude(origin)
     reader.exclude(3)
-    with pytest.raises(ValueError, match="16 origins"):
-        reader.exclude(17)
+    with pytest.raises(ValueError, match="1024 origins"):
+        reader.exclude(1025)
     writer.try_publish(b"x")
     [message] = receive_all(reader)
     assert (message.origin_source, message.origin_seq) == (0, 0)
+    assert reader.include(700) is True
+    assert reader.include(700) is False
+    reader.exclude(1025)
+    for origin in (1, 700, 1024, 1025, 1026):
+        writer.try_publish_from(b"x", None, origin, 1)
+    assert [message.origin_source for message in receive_all(reader)] == [700, 1026]
+
+
+class TestLeaving:
+    """A process that ends in order hands its ring and page on as they are."""
+
+    def test_another_goes_on_and_nobody_notices(self) -> None:
+        publisher, relay = Writer(7, 4096), Reader(9)
+        ordered, subscriber = Writer(50, 4096), Reader(60)
+        connect(publisher, relay)
+        connect(ordered, subscriber)
+        publisher.try_publish(b"1")
+        assert pump(relay, ordered) == 1
+        page, ring = relay.keep(), ordered.keep()
+        relay.leave()
+        ordered.leave()
+        assert payloads(receive_all(subscriber)) == [b"1"]
+        assert subscriber.take_drained() == []
+        while publisher.try_publish(b"x" * 100):
+            pass  # held up by a reader that is not there, as by one that does not read
+        with pytest.raises(ValueError, match="closed"):
+            ordered.try_publish(b"x")
+        relay, ordered = Reader.recover(page), Writer.recover(ring)
+        os.close(page)
+        os.close(ring)
+        with shared(publisher) as descriptor:
+            relay.add(descriptor, 0, 7, "plant", "cursor")
+        with shared(subscriber) as descriptor:
+            ordered.attach(60, descriptor, 0, -1, "tail")
+        moved = pump(relay, ordered)
+        received = receive_all(subscriber)
+        assert len(received) == moved > 0
+        assert [message.origin_seq for message in received] == list(range(2, moved + 2))
+
+    def test_a_doorbell_is_changed(self) -> None:
+        """As when the reader is started again, and the writer waits since before."""
+        ours, theirs = socket.socketpair()
+        writer, reader = Writer(7, 4096), Reader(9)
+        connect(writer, reader)
+        fill(writer, b"x" * 100)
+        assert writer.arm_room(100) is False
+        with ours, theirs:
+            ours.setblocking(False)
+            reader.set_doorbell(7, theirs.fileno())
+            reader.set_doorbell(8, theirs.fileno())  # nobody's
+            with pytest.raises(BlockingIOError):
+                ours.recv(10)
+            with pytest.raises(RingError, match="UNIX socket"):
+                reader.set_doorbell(7, os.open("/dev/null", os.O_RDONLY))
+            receive_all(reader)
+            assert ours.recv(10) == b"\0"
+            fill(writer, b"x" * 100)
+            reader.set_doorbell(7, -1)
+            assert writer.arm_room(100) is False
+            receive_all(reader)
+            with pytest.raises(BlockingIOError):
+                ours.recv(10)
+            reader.set_doorbell(7, theirs.fileno())
+            assert ours.recv(10) == b"\0"

@@ -85,6 +85,20 @@ static PyObject *reader_close(ReaderObject *self, PyObject *Py_UNUSED(ignored)) 
     Py_RETURN_NONE;
 }
 
+static PyObject *reader_leave(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!tp_reader_usable(self))
+        return NULL;
+    if (self->ring.is_waiting) {
+        PyErr_SetString(PyExc_RuntimeError, "another thread is waiting in this reader");
+        return NULL;
+    }
+    self->is_open = self->is_made = 0;
+    for (uint32_t i = 0; i < self->ring.count; i++)
+        Py_DECREF((PyObject *)self->ring.source[i]->tag);
+    tpr_reader_leave(&self->ring);
+    Py_RETURN_NONE;
+}
+
 static PyObject *reader_share(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
     if (!tp_reader_usable(self))
         return NULL;
@@ -129,8 +143,33 @@ static PyObject *reader_exclude(ReaderObject *self, PyObject *value) {
     uint64_t origin;
     if (!tp_reader_usable(self) || tp_uint64(value, "origin_source", &origin) < 0)
         return NULL;
-    if (tpr_reader_exclude(&self->ring, origin) != TPR_OK)
+    int code = tpr_reader_exclude(&self->ring, origin);
+    if (code == TPR_E_LIMIT)
         return PyErr_Format(PyExc_ValueError, "a reader leaves out %u origins at most", TPR_EXCLUDES_MAX);
+    if (code != TPR_OK)
+        return tp_raise(code);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_include(ReaderObject *self, PyObject *value) {
+    uint64_t origin;
+    if (!tp_reader_usable(self) || tp_uint64(value, "origin_source", &origin) < 0)
+        return NULL;
+    return PyBool_FromLong(tpr_reader_include(&self->ring, origin));
+}
+
+static PyObject *reader_set_doorbell(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"source", "doorbell_fd"};
+    static const struct tp_signature signature = {"set_doorbell", names, 2, 2};
+    PyObject *value[2];
+    uint64_t source;
+    int fd;
+    if (!tp_reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_uint64(value[0], "source", &source) < 0 || tp_int(value[1], "doorbell_fd", &fd) < 0)
+        return NULL;
+    int code = tpr_reader_set_doorbell(&self->ring, source, fd);
+    if (code != TPR_OK)
+        return tp_raise(code);
     Py_RETURN_NONE;
 }
 
@@ -398,6 +437,8 @@ static PyMethodDef reader_methods[] = {
     {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
     {"pass_over", TP_METHOD(reader_pass_over), TP_KEYWORDS, "A dead pump had published these already."},
     {"exclude", TP_METHOD(reader_exclude), METH_O, "Pass over messages that this source published first."},
+    {"include", TP_METHOD(reader_include), METH_O, "Undo exclude(); False when it was not excluded."},
+    {"set_doorbell", TP_METHOD(reader_set_doorbell), TP_KEYWORDS, "Ring this when the source's writer waits for room."},
     {"take_detached", TP_METHOD(reader_take_detached), METH_NOARGS,
      "Sources whose writer waits for us no more; each is told once."},
     {"take_drained", TP_METHOD(reader_take_drained), METH_NOARGS, "Sources read to their end; each is told once."},
@@ -407,6 +448,7 @@ static PyMethodDef reader_methods[] = {
     {"notify", TP_METHOD(reader_notify), METH_NOARGS, "End the receive() of another thread, or the next one."},
     {"arm", TP_METHOD(reader_arm), METH_NOARGS, "Have the doorbell rung at the next message; True: there is one now."},
     {"disarm", TP_METHOD(reader_disarm), METH_NOARGS, "No doorbell any more."},
+    {"leave", TP_METHOD(reader_leave), METH_NOARGS, "Release everything; another process goes on with the page."},
     {"close", TP_METHOD(reader_close), METH_NOARGS, "Let go of all sources and release everything."},
     {NULL, NULL, 0, NULL},
 };

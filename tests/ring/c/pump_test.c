@@ -6,6 +6,8 @@
  * the publishers), the subscriber's page (it is the subscriber). Between cores it publishes on behalf of somebody else, as
  * a core does for who has no ring, so that the newest message is then not of what the dead one was moving.
  *
+ * One of the publishers breaks its ring after a few good messages: these are there once, too.
+ *
  * The argument is how many hits of each step to try, of four.
  */
 #include "towpath_ring_layout.h"
@@ -23,7 +25,7 @@ static void on_step(int step, int phase) {
         kill(getpid(), SIGKILL);
 }
 
-enum { PUBLISHERS = 2, CORE = 50, SUBSCRIBER = 60, GUEST = 70 };
+enum { PUBLISHERS = 3, LIAR = 3, LIAR_MESSAGES = 5, CORE = 50, SUBSCRIBER = 60, GUEST = 70 };
 #define MESSAGES 120
 #define MOST 300
 
@@ -43,7 +45,7 @@ static void core_main(int test, bool is_first) {
     struct note note;
     uint64_t moved;
     if (is_first) {
-        CHECK(tpr_writer_open_with(&writer, CORE, 16384, mode.overflow, mode.history) == TPR_OK);
+        CHECK(tpr_writer_open_with(&writer, CORE, 32768, mode.overflow, mode.history) == TPR_OK);
         CHECK(tpr_reader_open(&reader, CORE, PUBLISHERS) == TPR_OK);
         send_note(test, 0, 0, tpr_writer_keep(&writer));
         send_note(test, 0, 0, tpr_reader_keep(&reader));
@@ -103,8 +105,11 @@ static uint64_t subscribe_all(void) {
 static void publish_some(uint64_t up_to) {
     for (int i = 0; i < PUBLISHERS; i++) {
         while (publisher[i].last_seq < up_to) {
+            uint64_t at = publisher[i].position;
             int code = pattern_put(&publisher[i], MOST);
             CHECK(code == TPR_OK);
+            if (i == LIAR - 1 && publisher[i].last_seq == LIAR_MESSAGES + 1)
+                publisher[i].data[at + offsetof(struct tpr_record, flags)] = 77;
             if (publisher[i].last_seq % 4 == 0)
                 tpr_writer_flush(&publisher[i]);
         }
@@ -175,7 +180,7 @@ static bool trial(int step, int phase, int hit) {
             guest_seq = seen[GUEST]; /* it died before that */
     }
     if (is_alive)
-        CHECK(seen[1] == up_to && seen[2] == up_to && seen[GUEST] >= 5);
+        CHECK(seen[1] == up_to && seen[2] == up_to && seen[LIAR] == LIAR_MESSAGES && seen[GUEST] >= 5);
     tpr_reader_close(&subscriber);
     close(subscriber_page);
     for (int i = 0; i < PUBLISHERS; i++) {
