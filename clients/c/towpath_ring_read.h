@@ -42,6 +42,12 @@ static inline int tpr_source_violated_(struct tpr_reader *reader, struct tpr_sou
     return 0;
 }
 
+static inline int tpr_source_drained_(struct tpr_reader *reader, struct tpr_source *source) {
+    source->state = TPR_SOURCE_DRAINED;
+    reader->has_news = 1;
+    return 0;
+}
+
 /* May the writer have begun to overwrite what was just read at the cursor? */
 static inline int tpr_source_is_overrun_(const struct tpr_source *source) {
     tpr_fence_acquire_(); /* with the writer's release fence, between its oldest_pos and what it overwrites */
@@ -58,7 +64,9 @@ static inline int tpr_source_resume_(struct tpr_reader *reader, struct tpr_sourc
     const struct tpr_ring_page *page = source->page;
     uint64_t oldest = tpr_load_acquire_(&page->oldest_pos); /* before history_pos and the tail: they are not older */
     uint64_t at = source->is_drop ? oldest : tpr_load_acquire_(&page->history_pos);
-    uint64_t word = tpr_load_acquire_(&page->tail), tail = word & ~TPR_TAIL_FLAGS;
+    uint64_t word = tpr_source_tail_(source), tail = word & ~TPR_TAIL_FLAGS;
+    if (source->state == TPR_SOURCE_FINISHED && at > tail)
+        return tpr_source_drained_(reader, source); /* its writer went on, over what was left to read */
     if ((at | oldest) % 8 || at < oldest || oldest <= source->cursor || at > tail ||
         (word & TPR_TAIL_FLAGS & ~TPR_TAIL_CLOSED))
         return tpr_source_violated_(reader, source, "the oldest position is impossible");
@@ -77,8 +85,7 @@ static inline int tpr_source_resume_(struct tpr_reader *reader, struct tpr_sourc
 
 /* Look at the tail anew. 1: look at the records. */
 static inline int tpr_source_refresh_(struct tpr_reader *reader, struct tpr_source *source) {
-    uint64_t word = tpr_load_acquire_(&source->page->tail); /* with the writer's flush: the records are there */
-    uint64_t tail = word & ~TPR_TAIL_FLAGS;
+    uint64_t word = tpr_source_tail_(source), tail = word & ~TPR_TAIL_FLAGS;
     if (word & TPR_TAIL_FLAGS & ~TPR_TAIL_CLOSED)
         return tpr_source_violated_(reader, source, "the tail is impossible");
     if (tail - source->cursor > source->capacity)
@@ -87,10 +94,8 @@ static inline int tpr_source_refresh_(struct tpr_reader *reader, struct tpr_sour
     source->tail_word = word;
     if (tail != source->cursor)
         return 1;
-    if ((word & TPR_TAIL_CLOSED) || source->state == TPR_SOURCE_FINISHED) {
-        source->state = TPR_SOURCE_DRAINED;
-        reader->has_news = 1;
-    }
+    if ((word & TPR_TAIL_CLOSED) || source->state == TPR_SOURCE_FINISHED)
+        return tpr_source_drained_(reader, source);
     return 0;
 }
 
@@ -122,6 +127,13 @@ static inline int tpr_reader_consume(struct tpr_reader *reader, const struct tpr
     return 1;
 }
 
+static inline int tpr_reader_excludes_(const struct tpr_reader *reader, const struct tpr_view *view) {
+    for (uint32_t i = 0; i < reader->exclude_count; i++)
+        if (view->origin_source == reader->exclude[i])
+            return 1;
+    return 0;
+}
+
 /* The next message of one source. 1: `view` is filled in. */
 static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source *source, struct tpr_view *view) {
     while (!source->is_tired) {
@@ -135,7 +147,7 @@ static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source 
             tpr_record_read_(source->data, source->capacity, source->cursor, tail - source->cursor, view);
         if (!wrong && view->payload && !(wrong = tpr_source_check_seq_(source, view))) {
             view->from = source;
-            if (view->origin_source && tpr_reader_excludes_(reader, view->origin_source)) {
+            if (view->origin_source && tpr_reader_excludes_(reader, view)) {
                 if (tpr_reader_consume(reader, view))
                     source->missed = view->missed;
                 continue;

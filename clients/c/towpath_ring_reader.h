@@ -33,6 +33,7 @@ struct tpr_source {
     uint64_t cursor;         /* end of the last record consumed */
     uint64_t committed;      /* what the slot says */
     uint64_t tail_word;      /* as last loaded */
+    uint64_t end_word;       /* FINISHED: the tail when that was said; nothing after it is read */
     uint64_t next_seq;       /* 0: any */
     uint64_t missed;         /* lost before the next message, not told yet */
     uint64_t catch_up_until; /* before it we may be lapped although the writer waits for readers (history) */
@@ -61,8 +62,8 @@ struct tpr_reader {
     uint32_t has_news;     /* a source came to its end and nobody asked yet */
     uint32_t wake_word;    /* private futex: tpr_reader_notify() */
     uint32_t is_waiting, is_armed;
-    uint64_t *exclude; /* origins whose messages are passed over, in ascending order */
-    uint32_t exclude_count, exclude_room;
+    uint32_t exclude_count;
+    uint64_t exclude[TPR_EXCLUDES_MAX]; /* origins whose messages are passed over */
     /* Snapshot for the sleeper. */
     const uint64_t **tail;
     uint64_t *tail_seen;
@@ -105,53 +106,15 @@ static inline void tpr_reader_notify(struct tpr_reader *reader) {
     tpr_futex_wake_(&reader->wake_word, 1);
 }
 
-/* ---- origins that are passed over ---- */
-
-/* Where `origin` is among those excluded, or would be. O(log excluded). */
-static inline uint32_t tpr_reader_exclude_at_(const struct tpr_reader *reader, uint64_t origin) {
-    uint32_t low = 0, high = reader->exclude_count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (reader->exclude[middle] < origin)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static inline int tpr_reader_excludes_(const struct tpr_reader *reader, uint64_t origin) {
-    uint32_t at = tpr_reader_exclude_at_(reader, origin);
-    return at < reader->exclude_count && reader->exclude[at] == origin;
-}
-
-/* Pass over messages that `origin` published first (see tpr_pump()). Returns TPR_OK, TPR_E_LIMIT or TPR_E_SYSTEM. */
+/* Pass over messages that `origin` published first (see tpr_pump()). Returns TPR_OK or TPR_E_LIMIT. */
 static inline int tpr_reader_exclude(struct tpr_reader *reader, uint64_t origin) {
-    if (tpr_reader_excludes_(reader, origin))
-        return TPR_OK;
+    for (uint32_t i = 0; i < reader->exclude_count; i++)
+        if (reader->exclude[i] == origin)
+            return TPR_OK;
     if (reader->exclude_count == TPR_EXCLUDES_MAX)
         return TPR_E_LIMIT;
-    if (reader->exclude_count == reader->exclude_room) {
-        uint32_t room = reader->exclude_room ? reader->exclude_room * 2 : 4;
-        void *grown = realloc(reader->exclude, room * sizeof *reader->exclude);
-        if (!grown)
-            return TPR_E_SYSTEM;
-        reader->exclude = (uint64_t *)grown;
-        reader->exclude_room = room;
-    }
-    uint32_t at = tpr_reader_exclude_at_(reader, origin);
-    memmove(reader->exclude + at + 1, reader->exclude + at, (reader->exclude_count++ - at) * sizeof *reader->exclude);
-    reader->exclude[at] = origin;
+    reader->exclude[reader->exclude_count++] = origin;
     return TPR_OK;
-}
-
-/* Pass over them no more: what is read from now on is handed out. 0: it was not excluded. */
-static inline int tpr_reader_include(struct tpr_reader *reader, uint64_t origin) {
-    if (!tpr_reader_excludes_(reader, origin))
-        return 0;
-    uint32_t at = tpr_reader_exclude_at_(reader, origin);
-    memmove(reader->exclude + at, reader->exclude + at + 1, (--reader->exclude_count - at) * sizeof *reader->exclude);
-    return 1;
 }
 
 /* ---- sources ---- */
@@ -359,35 +322,27 @@ static inline int tpr_reader_remove(struct tpr_reader *reader, uint64_t id, void
     return 1;
 }
 
-/* The writer of this source is gone: read on to its tail, then it counts as drained. 0 when it is not known. */
+/* The writer of this source is gone: read on to its tail as it is now, then it counts as drained; what a writer that was
+ * ended and does not know it yet (or will not) publishes from now on is nobody's. 0 when it is not known. */
 static inline int tpr_reader_finish(struct tpr_reader *reader, uint64_t id) {
     struct tpr_source *source = tpr_reader_find(reader, id);
     if (!source)
         return 0;
-    if (source->state == TPR_SOURCE_LIVE)
+    if (source->state == TPR_SOURCE_LIVE) {
+        source->end_word = tpr_load_acquire_(&source->page->tail);
         source->state = TPR_SOURCE_FINISHED;
+    }
     tpr_reader_notify(reader);
     return 1;
 }
 
-/* Ring this doorbell (a UNIX socket, duplicated; or -1: none) from now on when the source's writer waits for room by
- * doorbell; if it does so now, at once, as the old one may have been rung in vain. Returns TPR_OK; TPR_E_DOORBELL,
- * TPR_E_SYSTEM: nothing is changed. 0 is TPR_OK also for a source that is not known. */
-static inline int tpr_reader_set_doorbell(struct tpr_reader *reader, uint64_t id, int doorbell_fd) {
-    struct tpr_source *source = tpr_reader_find(reader, id);
-    int doorbell, code = tpr_doorbell_dup_(doorbell_fd, &doorbell);
-    if (code != TPR_OK)
-        return code;
-    if (!source) {
-        if (doorbell >= 0)
-            close(doorbell);
-        return TPR_OK;
-    }
-    if (source->doorbell >= 0)
-        close(source->doorbell);
-    source->doorbell = doorbell;
-    tpr_source_wake_writer_(source, 0, source->committed);
-    return TPR_OK;
+/* The tail of a source, or where it was finished, whichever comes first. */
+static inline uint64_t tpr_source_tail_(const struct tpr_source *source) {
+    uint64_t word = tpr_load_acquire_(&source->page->tail); /* with the writer's flush: the records are there */
+    if (source->state == TPR_SOURCE_FINISHED && (word & ~TPR_TAIL_FLAGS) > (source->end_word & ~TPR_TAIL_FLAGS) &&
+        !TPR_FAULT_(NO_END))
+        return source->end_word;
+    return word;
 }
 
 /* Bytes of records published and not consumed, over all sources. */
@@ -395,7 +350,7 @@ static inline uint64_t tpr_reader_pending_bytes(const struct tpr_reader *reader)
     uint64_t sum = 0;
     for (uint32_t i = 0; i < reader->count; i++) {
         const struct tpr_source *source = reader->source[i];
-        uint64_t bytes = (tpr_load_acquire_(&source->page->tail) & ~TPR_TAIL_FLAGS) - source->cursor;
+        uint64_t bytes = (tpr_source_tail_(source) & ~TPR_TAIL_FLAGS) - source->cursor;
         if (source->state <= TPR_SOURCE_FINISHED)
             sum += bytes > source->capacity ? source->capacity : bytes;
     }
@@ -413,30 +368,23 @@ static inline void tpr_reader_reap(struct tpr_reader *reader) {
     reader->deferred_count = 0;
 }
 
-/* Release everything; nothing is stored in shared memory. */
-static inline void tpr_reader_release_(struct tpr_reader *reader) {
-    while (reader->count)
-        tpr_source_free_(reader->source[--reader->count]);
-    tpr_reader_reap(reader);
-    free(reader->source);
-    free(reader->exclude);
-    free((void *)reader->tail);
-    free(reader->tail_seen);
-    reader->source = NULL;
-    reader->exclude = NULL;
-    reader->exclude_count = reader->exclude_room = 0;
-    reader->tail = NULL;
-    reader->tail_seen = NULL;
-    tpr_memory_free_(&reader->memory);
-}
-
 /* Let go of all sources and release everything. Nobody may be asleep in it. Tags are the caller's to free first. */
 static inline void tpr_reader_close(struct tpr_reader *reader) {
     if (!reader->memory.page)
         return;
-    while (reader->count && !tpr_is_forked_(&reader->memory))
+    if (tpr_is_forked_(&reader->memory))
+        while (reader->count)
+            tpr_source_free_(reader->source[--reader->count]);
+    while (reader->count)
         tpr_reader_remove(reader, reader->source[0]->source, NULL);
-    tpr_reader_release_(reader);
+    tpr_reader_reap(reader);
+    free(reader->source);
+    free((void *)reader->tail);
+    free(reader->tail_seen);
+    reader->source = NULL;
+    reader->tail = NULL;
+    reader->tail_seen = NULL;
+    tpr_memory_free_(&reader->memory);
 }
 
 #endif

@@ -63,9 +63,9 @@
     X(NO_NEWS_CHECK)       /* writer: does not look at the generation after it has published */               \
     X(RESUME_NOT_COUNTED)  /* reader: forgets where it was when it was lapped */                              \
     X(RUNG_ONCE)           /* writer: wakes a reader but once for each sleep */                               \
+    X(NO_END)              /* reader: reads on, whoever has ended the writer */                               \
     X(NO_PADDING)          /* writer: leaves the end of the ring as it is when it wraps */                    \
     X(CURSOR_BEFORE_BATCH) /* pump: moves the source's cursor, then publishes */                              \
-    X(CURSOR_LEFT_BEHIND)  /* pump: does not move the cursor of a source that broke its ring */               \
     X(TAKEN_TWICE)         /* pump: does not pass over what a dead one has published */
 
 #define TPR_FAULT_NAME_(name) TPR_FAULT_##name,

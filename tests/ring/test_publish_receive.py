@@ -193,6 +193,15 @@ class TestReceiving:
         assert reader.receive(10, 10**6, LONG_NS) == []  # it has something to tell
         assert reader.take_drained() == [7]
 
+    def test_what_comes_after_the_end_is_not_received(self, pair: tuple[Writer, Reader]) -> None:
+        writer, reader = pair
+        writer.try_publish_many([b"a", b"b"])
+        reader.finish(7)
+        writer.try_publish(b"c")
+        assert payloads(reader.receive(10, 10**6, 0)) == [b"a", b"b"]
+        assert reader.take_drained() == [7]
+        assert reader.pending_bytes == 0
+
     def test_a_removed_source_frees_its_writer(self, pair: tuple[Writer, Reader]) -> None:
         writer, reader = pair
         fill(writer)

@@ -319,14 +319,6 @@ class Writer:
         """Make a ``wait_room`` of another thread return 0; when there is none, the next one that would
         sleep."""
 
-    def leave(self) -> None:
-        """Release the ring here without ending it: another process goes on with what ``keep`` gave, and its
-        readers notice nothing. Unusable afterwards, like a closed one.
-
-        Raises:
-            RuntimeError: another thread waits in it.
-        """
-
     def close(self) -> None:
         """Mark the ring closed, wake its readers, release everything. Idempotent.
 
@@ -414,26 +406,12 @@ class Reader:
         """Pass over messages that this source published first (``Message.origin_source``).
 
         Raises:
-            ValueError: 1024 are passed over already.
-        """
-
-    def include(self, origin_source: int, /) -> bool:
-        """Undo ``exclude`` for what is read from now on; False when it was not excluded."""
-
-    def set_doorbell(self, source: int, doorbell_fd: int) -> None:
-        """Ring this from now on when the source's writer waits for room by doorbell (see ``add``); at once, if
-        it waits now. A source that is not known is ignored.
-
-        Args:
-            doorbell_fd: a UNIX socket, duplicated; -1 for none.
-
-        Raises:
-            RingError: it is no UNIX socket; the one before stays.
+            ValueError: 16 are passed over already.
         """
 
     def finish(self, source: int, /) -> None:
-        """The source's writer is gone: read on to its tail, then list it in ``take_drained``. Unknown
-        sources are ignored.
+        """The source's writer is gone: read on to its tail as it is now, then list it in ``take_drained``.
+        What a writer that was ended publishes after this is not received. Unknown sources are ignored.
 
         A writer that closed its ring has the same effect by itself.
         """
@@ -490,14 +468,6 @@ class Reader:
 
     def disarm(self) -> None:
         """No doorbell wanted any more. A waiting ``receive`` disarms too."""
-
-    def leave(self) -> None:
-        """Release everything here and leave the control page as it is, for the process that goes on with it
-        (``keep``): the writers go on waiting for its cursors.
-
-        Raises:
-            RuntimeError: another thread waits in it.
-        """
 
     def close(self) -> None:
         """Let go of all sources and release everything. Idempotent."""

@@ -367,6 +367,47 @@ static void test_fairness(void) {
     close_both();
 }
 
+static uint64_t read_all(void) {
+    uint64_t count = 0;
+    struct tpr_view view;
+    tpr_reader_begin(&reader);
+    while (tpr_reader_peek(&reader, &view))
+        count += (uint64_t)tpr_reader_consume(&reader, &view);
+    tpr_reader_end(&reader);
+    return count;
+}
+
+/* A writer that was ended and goes on is read up to where it was when that was said. */
+static void test_nothing_is_read_after_the_end(void) {
+    connect_both(4096);
+    for (int i = 0; i < 10; i++)
+        CHECK(tpr_writer_publish(&writer, NULL, 0, "a", 1) == TPR_OK);
+    CHECK(tpr_reader_finish(&reader, 7) == 1);
+    for (int i = 0; i < 5; i++)
+        CHECK(tpr_writer_publish(&writer, NULL, 0, "b", 1) == TPR_OK);
+    CHECK(tpr_reader_pending_bytes(&reader) == 10 * 40);
+    CHECK(tpr_reader_finish(&reader, 7) == 1); /* said once more: nothing new */
+    CHECK(read_all() == 10 && tpr_reader_find(&reader, 7)->state == TPR_SOURCE_DRAINED);
+    CHECK(tpr_writer_publish(&writer, NULL, 0, "b", 1) == TPR_OK);
+    CHECK(tpr_reader_wait(&reader, 0) == TPR_NOTIFIED && read_all() == 0);
+    close_both();
+}
+
+/* The same, lapped meanwhile: nothing that it wrote after the end takes the place of what was lost. */
+static void test_the_end_is_overwritten(void) {
+    CHECK(tpr_writer_open_with(&writer, 7, 4096, TPR_OVERFLOW_DROP, 0) == TPR_OK);
+    CHECK(tpr_reader_open(&reader, 9, 4) == TPR_OK);
+    attach(0, TPR_START_BEGIN);
+    add(0, TPR_START_BEGIN);
+    for (int i = 0; i < 10; i++)
+        CHECK(tpr_writer_publish(&writer, NULL, 0, "a", 1) == TPR_OK);
+    CHECK(tpr_reader_finish(&reader, 7) == 1);
+    for (int i = 0; i < 1000; i++)
+        CHECK(tpr_writer_publish(&writer, NULL, 0, "b", 1) == TPR_OK);
+    CHECK(read_all() == 0 && tpr_reader_find(&reader, 7)->state == TPR_SOURCE_DRAINED);
+    close_both();
+}
+
 static void test_generations(void) {
     struct tpr_table table;
     uint64_t generation;
@@ -581,6 +622,8 @@ int main(void) {
     test_hostile_rings();
     test_hostile_bytes();
     test_fairness();
+    test_nothing_is_read_after_the_end();
+    test_the_end_is_overwritten();
     test_generations();
     test_checks();
     test_fork();
