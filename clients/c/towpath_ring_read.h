@@ -127,13 +127,6 @@ static inline int tpr_reader_consume(struct tpr_reader *reader, const struct tpr
     return 1;
 }
 
-static inline int tpr_reader_excludes_(const struct tpr_reader *reader, const struct tpr_view *view) {
-    for (uint32_t i = 0; i < reader->exclude_count; i++)
-        if (view->origin_source == reader->exclude[i])
-            return 1;
-    return 0;
-}
-
 /* The next message of one source. 1: `view` is filled in. */
 static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source *source, struct tpr_view *view) {
     while (!source->is_tired) {
@@ -147,7 +140,7 @@ static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source 
             tpr_record_read_(source->data, source->capacity, source->cursor, tail - source->cursor, view);
         if (!wrong && view->payload && !(wrong = tpr_source_check_seq_(source, view))) {
             view->from = source;
-            if (view->origin_source && tpr_reader_excludes_(reader, view)) {
+            if (view->origin_source && tpr_reader_excludes_(reader, view->origin_source)) {
                 if (tpr_reader_consume(reader, view))
                     source->missed = view->missed;
                 continue;

@@ -62,8 +62,8 @@ struct tpr_reader {
     uint32_t has_news;     /* a source came to its end and nobody asked yet */
     uint32_t wake_word;    /* private futex: tpr_reader_notify() */
     uint32_t is_waiting, is_armed;
-    uint32_t exclude_count;
-    uint64_t exclude[TPR_EXCLUDES_MAX]; /* origins whose messages are passed over */
+    uint64_t *exclude; /* origins whose messages are passed over, in ascending order */
+    uint32_t exclude_count, exclude_room;
     /* Snapshot for the sleeper. */
     const uint64_t **tail;
     uint64_t *tail_seen;
@@ -106,15 +106,53 @@ static inline void tpr_reader_notify(struct tpr_reader *reader) {
     tpr_futex_wake_(&reader->wake_word, 1);
 }
 
-/* Pass over messages that `origin` published first (see tpr_pump()). Returns TPR_OK or TPR_E_LIMIT. */
+/* ---- origins that are passed over ---- */
+
+/* Where `origin` is among those excluded, or would be. O(log excluded). */
+static inline uint32_t tpr_reader_exclude_at_(const struct tpr_reader *reader, uint64_t origin) {
+    uint32_t low = 0, high = reader->exclude_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (reader->exclude[middle] < origin)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static inline int tpr_reader_excludes_(const struct tpr_reader *reader, uint64_t origin) {
+    uint32_t at = tpr_reader_exclude_at_(reader, origin);
+    return at < reader->exclude_count && reader->exclude[at] == origin;
+}
+
+/* Pass over messages that `origin` published first (see tpr_pump()). Returns TPR_OK, TPR_E_LIMIT or TPR_E_SYSTEM. */
 static inline int tpr_reader_exclude(struct tpr_reader *reader, uint64_t origin) {
-    for (uint32_t i = 0; i < reader->exclude_count; i++)
-        if (reader->exclude[i] == origin)
-            return TPR_OK;
+    if (tpr_reader_excludes_(reader, origin))
+        return TPR_OK;
     if (reader->exclude_count == TPR_EXCLUDES_MAX)
         return TPR_E_LIMIT;
-    reader->exclude[reader->exclude_count++] = origin;
+    if (reader->exclude_count == reader->exclude_room) {
+        uint32_t room = reader->exclude_room ? reader->exclude_room * 2 : 4;
+        void *grown = realloc(reader->exclude, room * sizeof *reader->exclude);
+        if (!grown)
+            return TPR_E_SYSTEM;
+        reader->exclude = (uint64_t *)grown;
+        reader->exclude_room = room;
+    }
+    uint32_t at = tpr_reader_exclude_at_(reader, origin);
+    memmove(reader->exclude + at + 1, reader->exclude + at, (reader->exclude_count++ - at) * sizeof *reader->exclude);
+    reader->exclude[at] = origin;
     return TPR_OK;
+}
+
+/* Pass over them no more: what is read from now on is handed out. 0: it was not excluded. */
+static inline int tpr_reader_include(struct tpr_reader *reader, uint64_t origin) {
+    if (!tpr_reader_excludes_(reader, origin))
+        return 0;
+    uint32_t at = tpr_reader_exclude_at_(reader, origin);
+    memmove(reader->exclude + at, reader->exclude + at + 1, (--reader->exclude_count - at) * sizeof *reader->exclude);
+    return 1;
 }
 
 /* ---- sources ---- */
@@ -149,7 +187,7 @@ static inline void tpr_source_begin_at_tail_(struct tpr_source *source) {
         if (tpr_walk_(source->data, source->capacity, at, source->cursor, TPR_BATCH_COUNT * 2, &newest)) {
             tpr_fence_acquire_();
             if (tpr_load_relaxed_(&source->page->oldest_pos) <= at) {
-                source->next_seq = newest.seq + 1;
+                source->next_seq = (newest.seq ? newest.seq : tpr_load_relaxed_(&source->page->base_seq)) + 1;
                 return;
             }
         }
@@ -190,7 +228,7 @@ static inline int tpr_source_begin_(struct tpr_source *source, enum tpr_start st
         return TPR_E_TAIL;
     switch (start) {
     case TPR_START_BEGIN:
-        source->next_seq = 1;
+        source->next_seq = tpr_load_relaxed_(&source->page->base_seq) + 1;
         if (!source->is_drop && tpr_load_relaxed_(&source->page->oldest_pos))
             return TPR_E_LATE; /* with drop it is lapped, and counts what it missed */
         break;
@@ -336,6 +374,26 @@ static inline int tpr_reader_finish(struct tpr_reader *reader, uint64_t id) {
     return 1;
 }
 
+/* Ring this doorbell (a UNIX socket, duplicated; or -1: none) from now on when the source's writer waits for room by
+ * doorbell; if it does so now, at once, as the old one may have been rung in vain. Returns TPR_OK; TPR_E_DOORBELL,
+ * TPR_E_SYSTEM: nothing is changed. 0 is TPR_OK also for a source that is not known. */
+static inline int tpr_reader_set_doorbell(struct tpr_reader *reader, uint64_t id, int doorbell_fd) {
+    struct tpr_source *source = tpr_reader_find(reader, id);
+    int doorbell, code = tpr_doorbell_dup_(doorbell_fd, &doorbell);
+    if (code != TPR_OK)
+        return code;
+    if (!source) {
+        if (doorbell >= 0)
+            close(doorbell);
+        return TPR_OK;
+    }
+    if (source->doorbell >= 0)
+        close(source->doorbell);
+    source->doorbell = doorbell;
+    tpr_source_wake_writer_(source, 0, source->committed);
+    return TPR_OK;
+}
+
 /* The tail of a source, or where it was finished, whichever comes first. */
 static inline uint64_t tpr_source_tail_(const struct tpr_source *source) {
     uint64_t word = tpr_load_acquire_(&source->page->tail); /* with the writer's flush: the records are there */
@@ -368,23 +426,30 @@ static inline void tpr_reader_reap(struct tpr_reader *reader) {
     reader->deferred_count = 0;
 }
 
+/* Release everything; nothing is stored in shared memory. */
+static inline void tpr_reader_release_(struct tpr_reader *reader) {
+    while (reader->count)
+        tpr_source_free_(reader->source[--reader->count]);
+    tpr_reader_reap(reader);
+    free(reader->source);
+    free(reader->exclude);
+    free((void *)reader->tail);
+    free(reader->tail_seen);
+    reader->source = NULL;
+    reader->exclude = NULL;
+    reader->exclude_count = reader->exclude_room = 0;
+    reader->tail = NULL;
+    reader->tail_seen = NULL;
+    tpr_memory_free_(&reader->memory);
+}
+
 /* Let go of all sources and release everything. Nobody may be asleep in it. Tags are the caller's to free first. */
 static inline void tpr_reader_close(struct tpr_reader *reader) {
     if (!reader->memory.page)
         return;
-    if (tpr_is_forked_(&reader->memory))
-        while (reader->count)
-            tpr_source_free_(reader->source[--reader->count]);
-    while (reader->count)
+    while (reader->count && !tpr_is_forked_(&reader->memory))
         tpr_reader_remove(reader, reader->source[0]->source, NULL);
-    tpr_reader_reap(reader);
-    free(reader->source);
-    free((void *)reader->tail);
-    free(reader->tail_seen);
-    reader->source = NULL;
-    reader->tail = NULL;
-    reader->tail_seen = NULL;
-    tpr_memory_free_(&reader->memory);
+    tpr_reader_release_(reader);
 }
 
 #endif

@@ -22,6 +22,7 @@
 
 #define TOWPATH_RING_STEPS(X)                                                                                 \
     X(RING_HEADER)     /* writer: the header of a new ring */                                                 \
+    X(BASE_SEQ)        /* writer: the seq before its first message's, where that is not 0 */                  \
     X(PADDING)         /* writer: the padding record at the wrap */                                           \
     X(RECORD_HEADER)   /* writer */                                                                           \
     X(RECORD_ORIGIN)   /* writer */                                                                           \
@@ -66,6 +67,7 @@
     X(NO_END)              /* reader: reads on, whoever has ended the writer */                               \
     X(NO_PADDING)          /* writer: leaves the end of the ring as it is when it wraps */                    \
     X(CURSOR_BEFORE_BATCH) /* pump: moves the source's cursor, then publishes */                              \
+    X(CURSOR_LEFT_BEHIND)  /* pump: does not move the cursor of a source that broke its ring */               \
     X(TAKEN_TWICE)         /* pump: does not pass over what a dead one has published */
 
 #define TPR_FAULT_NAME_(name) TPR_FAULT_##name,

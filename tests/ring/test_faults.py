@@ -37,6 +37,7 @@ FOUND_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "NO_END": ("unit_test", ()),
     "NO_PADDING": ("unit_test", ()),
     "CURSOR_BEFORE_BATCH": ("pump_test", ()),
+    "CURSOR_LEFT_BEHIND": ("pump_test", ()),
     "TAKEN_TWICE": ("pump_test", ()),
 }
 

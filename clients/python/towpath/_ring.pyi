@@ -19,7 +19,7 @@ Not here: who may map what, how long to wait for a slow reader (the core), heade
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 from typing_extensions import Buffer
 
@@ -216,6 +216,10 @@ class Writer:
         """Attached readers whose cursor was impossible: they are neither waited for nor woken. Detach
         them."""
 
+    def load(self, reader: int, /) -> int:
+        """How busy a reader says it is (``Reader.set_load``): 0 or more; -1 when it is not attached, or does
+        not read yet: what is published now may lie before the place where it begins. O(readers)."""
+
     def slowest_reader(self) -> int | None:
         """The reader furthest behind; None when none is attached that counts. O(readers)."""
 
@@ -319,6 +323,14 @@ class Writer:
         """Make a ``wait_room`` of another thread return 0; when there is none, the next one that would
         sleep."""
 
+    def leave(self) -> None:
+        """Release the ring here without ending it: another process goes on with what ``keep`` gave, and its
+        readers notice nothing. Unusable afterwards, like a closed one.
+
+        Raises:
+            RuntimeError: another thread waits in it.
+        """
+
     def close(self) -> None:
         """Mark the ring closed, wake its readers, release everything. Idempotent.
 
@@ -364,6 +376,9 @@ class Reader:
     def pending_bytes(self) -> int:
         """Bytes published and not received yet, over all sources, record headers included. O(sources)."""
 
+    def set_load(self, load: int, /) -> None:
+        """Tell the writers how busy this reader is, for those that choose between readers: 0 to 2**64 - 1."""
+
     def share(self) -> int:
         """Give a new O_RDONLY descriptor of the control page; the caller owns it."""
 
@@ -406,7 +421,21 @@ class Reader:
         """Pass over messages that this source published first (``Message.origin_source``).
 
         Raises:
-            ValueError: 16 are passed over already.
+            ValueError: 1024 are passed over already.
+        """
+
+    def include(self, origin_source: int, /) -> bool:
+        """Undo ``exclude`` for what is read from now on; False when it was not excluded."""
+
+    def set_doorbell(self, source: int, doorbell_fd: int) -> None:
+        """Ring this from now on when the source's writer waits for room by doorbell (see ``add``); at once, if
+        it waits now. A source that is not known is ignored.
+
+        Args:
+            doorbell_fd: a UNIX socket, duplicated; -1 for none.
+
+        Raises:
+            RingError: it is no UNIX socket; the one before stays.
         """
 
     def finish(self, source: int, /) -> None:
@@ -469,6 +498,14 @@ class Reader:
     def disarm(self) -> None:
         """No doorbell wanted any more. A waiting ``receive`` disarms too."""
 
+    def leave(self) -> None:
+        """Release everything here and leave the control page as it is, for the process that goes on with it
+        (``keep``): the writers go on waiting for its cursors.
+
+        Raises:
+            RuntimeError: another thread waits in it.
+        """
+
     def close(self) -> None:
         """Let go of all sources and release everything. Idempotent."""
 
@@ -515,6 +552,116 @@ def pump(reader: Reader, writer: Writer, count_max: int = 256, bytes_max: int = 
         How many were moved; 0 when there is nothing; and when none was moved because of it, -1 for a full
         ring of the writer, -2 for a generation that changed. What was not moved stays where it is.
     """
+
+class Packed(NamedTuple):
+    """A parcel that was made: a run of messages in one piece, as it is stored.
+
+    The seq of its first message is not in it; that of the others is so much more.
+
+    Attributes:
+        count: how many messages. content_bytes: of their payloads and headers.
+        first_time_ns, last_time_ns: the earliest and the latest time of a message.
+        taken: by source, the seqs of the first and the last message taken from it; empty after ``pack``.
+    """
+
+    data: bytes
+    count: int
+    content_bytes: int
+    first_time_ns: int
+    last_time_ns: int
+    taken: dict[int, tuple[int, int]]
+
+def take(reader: Reader, count_max: int, bytes_max: int, message_bytes_max: int) -> Packed | None:
+    """Copy messages out of a reader's sources, in turn, into a parcel, without waiting; their source and seq
+    become their origin. The next ``take`` goes on behind them, but their writers see the cursors where they
+    are until ``release``. What ``Reader.pass_over`` said is left out.
+
+    Args:
+        count_max: the most messages. bytes_max: about the most bytes of the parcel; one message is taken even
+            if it exceeds this. message_bytes_max: a message with more headers and payload than this is its
+            source's violation.
+
+    Returns:
+        The parcel; None when there is nothing.
+    """
+
+def release(reader: Reader, /) -> None:
+    """What was taken is safe: move the cursors that the writers see past it."""
+
+def begin_at(writer: Writer, first_seq: int) -> None:
+    """Have the seqs of a new ring begin with this instead of 1.
+
+    Raises:
+        ValueError: it is 0; or the ring is not new: something was published, or a reader attached.
+    """
+
+def show(writer: Writer, data: bytes, first_seq: int, at: int = 0) -> int:
+    """Write a parcel's messages into a ring, with their own time and origin, without waiting.
+
+    Args:
+        first_seq: of its first message; the ring's next seq must be that of the first message written.
+        at: what an earlier call returned for this parcel; 0 at first.
+
+    Returns:
+        How far it came; ``len(data)`` when all is written, less when the ring is full (never with overflow =
+        drop) or the generation changed.
+
+    Raises:
+        RingError: that is no parcel, or it is damaged, or the seqs do not meet.
+        MessageTooLarge: a message does not fit this ring; those before it are written.
+    """
+
+def pack(
+    payloads: Sequence[bytes],
+    headers: Sequence[bytes | None],
+    time_ns: int,
+    times_ns: Sequence[int] = ...,
+    origins: Sequence[tuple[int, int]] = ...,
+) -> Packed:
+    """Make a parcel of messages in columns; each column but the first is empty or has an item per payload.
+
+    Args:
+        time_ns: of all messages, unless ``times_ns`` has one for each.
+        origins: source and seq of each; source 0: none.
+    """
+
+def crc32c(data: Buffer, /) -> int:
+    """CRC-32C (Castagnoli) of some bytes."""
+
+@final
+class Parcel:
+    """A parcel that was checked whole, and how far its messages were handed out."""
+
+    def __new__(cls, data: bytes, first_seq: int, channel: str = "", source: int = 0) -> Parcel:
+        """Check a parcel.
+
+        Args:
+            first_seq: of its first message, from 1. channel, source: given to each message.
+
+        Raises:
+            RingError: that is no parcel, or it is damaged.
+        """
+
+    @property
+    def first_seq(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def next_seq(self) -> int:
+        """Of the message that ``receive`` gives next; ``end_seq`` after the last."""
+
+    @property
+    def end_seq(self) -> int:
+        """What follows the seq of its last message."""
+
+    def receive(self, count_max: int, bytes_max: int) -> list[Message]:
+        """Give the next messages; bounds as of ``Reader.receive``. Empty at the end."""
+
+    def skip_to(self, seq: int, /) -> None:
+        """Leave out the messages before this one."""
+
+    def unpack(self) -> tuple[list[bytes], list[bytes], list[int], list[tuple[int, int]]]:
+        """Give all of it in columns: payloads, headers (empty: none), times, origins ((0, 0): none)."""
 
 def set_headers_decoder(decoder: Callable[[bytes], Headers], empty: Headers, /) -> None:
     """Set what ``Message.headers`` calls with ``headers_raw`` (never empty), and what it gives when there
