@@ -9,7 +9,7 @@
  *   ring (written by its writer)                     control page (written by its reader)
  *   0    magic version header_bytes                  0    magic version slots
  *        capacity source created_ns                  16   reader
- *        overflow history
+ *        overflow history base_seq
  *   128  tail | closed bit  <- readers sleep here    128  sleeping = epoch << 2 | mode
  *        last_seq (for who counts; not for readers)
  *   256  writer_waits_for | doorbell bit             256  slot 0: cursor | 1  <- its writer sleeps here
@@ -125,7 +125,8 @@ struct tpr_ring_page {
     uint64_t created_ns; /* CLOCK_REALTIME */
     uint32_t overflow;   /* TPR_OVERFLOW_x */
     uint32_t history;    /* how many messages history_pos reaches back; 0: it is not kept */
-    uint8_t unused_a[80];
+    uint64_t base_seq;   /* the first message's seq is the one after it; 0 but for logs that were there before the ring */
+    uint8_t unused_a[72];
     uint64_t tail; /* end of the newest record | TPR_TAIL_CLOSED */
     uint64_t last_seq; /* of the newest message, or of the batch that is about to be: to count by, not to read by */
     uint8_t unused_b[112];
@@ -186,6 +187,7 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, source) == 24, "source");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, created_ns) == 32, "created_ns");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, overflow) == 40, "overflow");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, history) == 44, "history");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, base_seq) == 48, "base_seq");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, tail) == 128, "tail");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, last_seq) == 136, "last_seq");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, writer_waits_for) == 256, "writer_waits_for");
@@ -252,6 +254,7 @@ enum {
     TPR_E_READ_ONLY = -31,
     TPR_E_CLOSED = -32,
     TPR_E_RECORDS = -33,
+    TPR_E_PARCEL = -34,
 };
 
 /* One sentence for an error code, with what to do about it; never NULL. */
@@ -285,6 +288,7 @@ static inline const char *tpr_error_text(int code) {
     case TPR_E_READ_ONLY: return "the descriptor is not open for reading and writing; pass what keep() gave";
     case TPR_E_CLOSED: return "the ring was closed by its writer; there is nothing to go on with";
     case TPR_E_RECORDS: return "what the ring holds is no run of records; make a new one";
+    case TPR_E_PARCEL: return "that is no parcel, or it is damaged";
     default: return "unknown ring error";
     }
 }

@@ -97,14 +97,15 @@ static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, 
                                 (uint32_t)payload_bytes};
     if (TPR_FAULT_(TAIL_BEFORE_RECORD))
         TPR_STORE(TAIL, &writer->page->tail, writer->position + bytes, __ATOMIC_RELEASE);
-    if (origin) {
+    if (origin && origin->time_ns)
+        record.time_ns = origin->time_ns;
+    if (origin && origin->source) {
         uint64_t first[2] = {origin->source, origin->seq};
         record.flags |= TPR_RECORD_ORIGIN;
-        record.time_ns = origin->time_ns ? origin->time_ns : record.time_ns;
         TPR_COPY(RECORD_ORIGIN, at + sizeof record, first, sizeof first);
     }
     TPR_COPY(RECORD_HEADER, at, &record, sizeof record);
-    at += sizeof record + (origin ? TPR_ORIGIN_BYTES : 0);
+    at += sizeof record + (origin && origin->source ? TPR_ORIGIN_BYTES : 0);
     if (headers_bytes)
         TPR_COPY(RECORD_HEADERS, at, headers, headers_bytes);
     if (payload_bytes)
@@ -114,13 +115,14 @@ static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, 
     writer->position += bytes;
     writer->last_seq++;
     writer->batch_count++;
-    if (origin) {
+    if (origin && origin->source) {
         writer->origin = *origin;
         writer->origin_at = writer->last_seq;
     }
 }
 
-/* tpr_writer_put(); with an origin the record says so, and has its time unless that is 0 (see tpr_pump()). */
+/* tpr_writer_put(); with an origin the record says so unless its source is 0, and has its time unless that is 0 (see
+ * tpr_pump(), tpr_parcel_show()). */
 static inline int tpr_writer_put_from(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
                                       const void *payload, size_t payload_bytes, const struct tpr_origin *origin) {
     uint64_t most = tpr_message_bytes_max(writer->capacity);
@@ -128,7 +130,7 @@ static inline int tpr_writer_put_from(struct tpr_writer *writer, const void *hea
         return TPR_E_FORKED;
     if (headers_bytes > most || payload_bytes > most - headers_bytes)
         return TPR_E_TOO_LARGE;
-    uint64_t bytes = tpr_record_bytes(headers_bytes, payload_bytes) + (origin ? TPR_ORIGIN_BYTES : 0);
+    uint64_t bytes = tpr_record_bytes(headers_bytes, payload_bytes) + (origin && origin->source ? TPR_ORIGIN_BYTES : 0);
     if (writer->batch_count &&
         (writer->batch_count >= TPR_BATCH_COUNT ||
          writer->position - writer->tail + bytes > writer->capacity / TPR_BATCH_FRACTION))

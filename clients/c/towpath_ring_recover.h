@@ -89,7 +89,7 @@ static inline int tpr_writer_recover_state_(struct tpr_writer *writer) {
     writer->tail = writer->position = tail;
     writer->previous_tail = writer->oldest; /* a reader not begun yet may stand anywhere from there on */
     writer->room_until = writer->room_limit = writer->oldest + writer->capacity;
-    writer->last_seq = newest.seq;
+    writer->last_seq = tail ? newest.seq : tpr_load_relaxed_(&page->base_seq);
     writer->next_anchor = tpr_load_relaxed_(&page->anchor[0]) == at ? 1 : 0;
     if (newest.origin_source) {
         writer->origin.source = newest.origin_source;

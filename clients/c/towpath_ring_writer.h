@@ -169,6 +169,16 @@ static inline int tpr_writer_open_with(struct tpr_writer *writer, uint64_t sourc
     return TPR_OK;
 }
 
+/* The seqs of a new ring begin with `first_seq` (1 or more) instead of 1: it goes on with a log. Before anything is
+ * published or attached. */
+static inline void tpr_writer_begin_at(struct tpr_writer *writer, uint64_t first_seq) {
+    writer->last_seq = first_seq - 1;
+    if (writer->positions)
+        writer->positions->first_seq = first_seq;
+    TPR_STORE(BASE_SEQ, &writer->page->base_seq, first_seq - 1, __ATOMIC_RELEASE);
+    TPR_STORE(LAST_SEQ, &writer->page->last_seq, first_seq - 1, __ATOMIC_RELEASE);
+}
+
 /* The same for overflow = block without history. */
 static inline int tpr_writer_open(struct tpr_writer *writer, uint64_t source, uint64_t capacity) {
     return tpr_writer_open_with(writer, source, capacity, TPR_OVERFLOW_BLOCK, 0);

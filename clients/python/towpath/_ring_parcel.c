@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * towpath._ring: parcels, towpath_ring_parcel.h for Python. Functions that make and show them, and the type Parcel, which
+ * checks one and hands out its messages.
+ *
+ * A Parcel keeps its bytes for itself (immutable): what was checked cannot change afterwards.
+ */
+#include "_ring_module.h"
+
+static PyTypeObject *packed_type, *parcel_type;
+
+static PyStructSequence_Field packed_fields[] = {
+    {"data", "The parcel."},
+    {"count", "How many messages."},
+    {"content_bytes", "Of their headers and payloads."},
+    {"first_time_ns", "The earliest time of a message."},
+    {"last_time_ns", "The latest."},
+    {"taken", "By source: the seqs of the first and the last message taken."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc packed_desc = {"towpath._ring.Packed", "A parcel that was made.", packed_fields, 6};
+
+/* The outcome of a take or pack; takes over `data` and `taken`, also on failure. */
+static PyObject *packed_new(const struct tpr_parcel *parcel, PyObject *data, PyObject *taken) {
+    PyObject *packed = NULL;
+    if (data && taken && _PyBytes_Resize(&data, (Py_ssize_t)parcel->bytes) == 0)
+        packed = PyStructSequence_New(packed_type);
+    if (!packed) {
+        Py_XDECREF(data);
+        Py_XDECREF(taken);
+        return NULL;
+    }
+    PyObject *item[6] = {data,
+                         PyLong_FromUnsignedLong(parcel->count),
+                         PyLong_FromUnsignedLongLong(parcel->content_bytes),
+                         PyLong_FromUnsignedLongLong(parcel->first_time_ns),
+                         PyLong_FromUnsignedLongLong(parcel->last_time_ns),
+                         taken};
+    int is_whole = 1;
+    for (Py_ssize_t i = 0; i < 6; i++) {
+        is_whole &= item[i] != NULL;
+        PyStructSequence_SET_ITEM(packed, i, item[i]);
+    }
+    if (!is_whole)
+        Py_CLEAR(packed);
+    return packed;
+}
+
+/* ---- taking, releasing, showing ---- */
+
+static void parcel_told(void *taken, uint64_t source, uint64_t first, uint64_t last) {
+    PyObject *key = PyLong_FromUnsignedLongLong(source);
+    PyObject *seqs = Py_BuildValue("KK", (unsigned long long)first, (unsigned long long)last);
+    if (key && seqs)
+        (void)PyDict_SetItem((PyObject *)taken, key, seqs); /* no memory: the caller sees the exception */
+    Py_XDECREF(key);
+    Py_XDECREF(seqs);
+}
+
+static PyObject *parcel_take(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"reader", "count_max", "bytes_max", "message_bytes_max"};
+    static const struct tp_signature signature = {"take", names, 4, 4};
+    uint64_t count_max, bytes_max, message_bytes_max;
+    PyObject *value[4];
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_uint64(value[1], "count_max", &count_max) < 0 || tp_uint64(value[2], "bytes_max", &bytes_max) < 0 ||
+        tp_uint64(value[3], "message_bytes_max", &message_bytes_max) < 0)
+        return NULL;
+    if (!Py_IS_TYPE(value[0], tp_reader_type))
+        return PyErr_Format(PyExc_TypeError, "take() takes a Reader");
+    ReaderObject *reader = (ReaderObject *)value[0];
+    if (!tp_reader_usable(reader))
+        return NULL;
+    if (bytes_max > TPR_PARCEL_BYTES_MAX / 2)
+        bytes_max = TPR_PARCEL_BYTES_MAX / 2;
+    struct tpr_parcel parcel;
+    uint64_t room = tpr_parcel_room(&reader->ring, bytes_max);
+    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room), *taken = PyDict_New();
+    if (!data || !taken) {
+        Py_XDECREF(data);
+        Py_XDECREF(taken);
+        return NULL;
+    }
+    tpr_parcel_begin(&parcel, PyBytes_AS_STRING(data), room);
+    int code = tpr_parcel_take(&reader->ring, &parcel, count_max, bytes_max, message_bytes_max, parcel_told, taken);
+    if (code == TPR_OK && parcel.count && !PyErr_Occurred())
+        return packed_new(&parcel, data, taken);
+    Py_DECREF(data);
+    Py_DECREF(taken);
+    if (PyErr_Occurred())
+        return NULL;
+    if (code != TPR_OK)
+        return tp_raise(code);
+    Py_RETURN_NONE;
+}
+
+static PyObject *parcel_release(PyObject *Py_UNUSED(module), PyObject *value) {
+    if (!Py_IS_TYPE(value, tp_reader_type))
+        return PyErr_Format(PyExc_TypeError, "release() takes a Reader");
+    if (!tp_reader_usable((ReaderObject *)value))
+        return NULL;
+    tpr_parcel_release(&((ReaderObject *)value)->ring);
+    Py_RETURN_NONE;
+}
+
+static WriterObject *parcel_writer(PyObject *value, const char *function) {
+    if (!Py_IS_TYPE(value, tp_writer_type)) {
+        PyErr_Format(PyExc_TypeError, "%s() takes a Writer", function);
+        return NULL;
+    }
+    return tp_writer_usable((WriterObject *)value) ? (WriterObject *)value : NULL;
+}
+
+static PyObject *parcel_begin_at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames) {
+    static const char *const names[] = {"writer", "first_seq"};
+    static const struct tp_signature signature = {"begin_at", names, 2, 2};
+    uint64_t first_seq;
+    PyObject *value[2];
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_uint64(value[1], "first_seq", &first_seq) < 0)
+        return NULL;
+    WriterObject *writer = parcel_writer(value[0], "begin_at");
+    if (!writer)
+        return NULL;
+    if (first_seq == 0 || writer->ring.tail || writer->ring.position || writer->ring.peer_count) {
+        PyErr_SetString(PyExc_ValueError, "first_seq must be above 0, and the ring new");
+        return NULL;
+    }
+    tpr_writer_begin_at(&writer->ring, first_seq);
+    Py_RETURN_NONE;
+}
+
+static PyObject *parcel_show(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"writer", "data", "first_seq", "at"};
+    static const struct tp_signature signature = {"show", names, 3, 4};
+    struct tpr_parcel_header header;
+    struct tpr_view view;
+    uint64_t first_seq, at = 0, next = TPR_PARCEL_HEADER_BYTES;
+    PyObject *value[4];
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_uint64(value[2], "first_seq", &first_seq) < 0 ||
+        (value[3] && tp_uint64(value[3], "at", &at) < 0))
+        return NULL;
+    WriterObject *writer = parcel_writer(value[0], "show");
+    if (!writer)
+        return NULL;
+    if (!PyBytes_Check(value[1]))
+        return PyErr_Format(PyExc_TypeError, "data must be bytes, not %.100s", Py_TYPE(value[1])->tp_name);
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(value[1]);
+    int code = tpr_parcel_open(data, (uint64_t)PyBytes_GET_SIZE(value[1]), first_seq, &header);
+    while (code == TPR_OK && next < at && next < header.parcel_bytes) {
+        tpr_parcel_view(data, &header, next, &view);
+        next = view.end;
+    }
+    if (code == TPR_OK && at && next != at) {
+        PyErr_SetString(PyExc_ValueError, "at must be what show() returned for this parcel");
+        return NULL;
+    }
+    if (code == TPR_OK)
+        code = tpr_parcel_show(data, &header, first_seq, &writer->ring, &next);
+    return code < 0 ? tp_raise(code) : PyLong_FromUnsignedLongLong(next);
+}
+
+/* ---- making ---- */
+
+/* New bytes, `room` of them, with a parcel begun in them. */
+static PyObject *parcel_made(struct tpr_parcel *parcel, uint64_t room) {
+    if (room > TPR_PARCEL_BYTES_MAX)
+        return PyErr_Format(PyExc_ValueError, "a parcel has at most %llu bytes",
+                            (unsigned long long)TPR_PARCEL_BYTES_MAX);
+    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+    if (data)
+        tpr_parcel_begin(parcel, PyBytes_AS_STRING(data), room);
+    return data;
+}
+
+/* What pack() was given. The columns are sequences; those after `payloads` may be NULL. */
+struct parcel_columns {
+    PyObject *payloads, *headers, *times, *origins;
+    uint64_t time_ns;
+};
+
+/* Borrow a sequence as a fast one with `count` items; an empty one, or none at all, is NULL. -1 with an exception. */
+static int parcel_column(PyObject *value, Py_ssize_t count, const char *name, PyObject **out) {
+    *out = NULL;
+    if (!value || value == Py_None)
+        return 0;
+    *out = PySequence_Fast(value, "a column must be a sequence");
+    if (!*out)
+        return -1;
+    if (PySequence_Fast_GET_SIZE(*out) == 0)
+        Py_CLEAR(*out);
+    else if (PySequence_Fast_GET_SIZE(*out) != count) {
+        PyErr_Format(PyExc_ValueError, "%s must be empty, or have an item for each payload", name);
+        return -1;
+    }
+    return 0;
+}
+
+/* Add message `index`; with `parcel` NULL only count its bytes into `room`. -1 with an exception. */
+static int parcel_add(const struct parcel_columns *from, Py_ssize_t index, struct tpr_parcel *parcel, uint64_t *room) {
+    struct tpr_origin origin = {0, 0, from->time_ns};
+    PyObject *first = from->origins ? PySequence_Fast_GET_ITEM(from->origins, index) : NULL;
+    PyObject *payload = PySequence_Fast_GET_ITEM(from->payloads, index);
+    PyObject *headers = from->headers ? PySequence_Fast_GET_ITEM(from->headers, index) : NULL;
+    if (headers == Py_None)
+        headers = NULL;
+    if (!PyBytes_Check(payload) || (headers && !PyBytes_Check(headers))) {
+        PyErr_SetString(PyExc_TypeError, "payloads and headers must be bytes");
+        return -1;
+    }
+    if (from->times && tp_uint64(PySequence_Fast_GET_ITEM(from->times, index), "times_ns", &origin.time_ns) < 0)
+        return -1;
+    if (first && (!PyTuple_Check(first) || PyTuple_GET_SIZE(first) != 2)) {
+        PyErr_SetString(PyExc_TypeError, "origins must be pairs of source and seq");
+        return -1;
+    }
+    if (first && (tp_uint64(PyTuple_GET_ITEM(first, 0), "source", &origin.source) < 0 ||
+                  tp_uint64(PyTuple_GET_ITEM(first, 1), "seq", &origin.seq) < 0))
+        return -1;
+    uint64_t headers_bytes = headers ? (uint64_t)PyBytes_GET_SIZE(headers) : 0;
+    uint64_t payload_bytes = (uint64_t)PyBytes_GET_SIZE(payload);
+    if (headers_bytes + payload_bytes > TPR_PARCEL_BYTES_MAX / 2) {
+        PyErr_SetString(PyExc_ValueError, "a message is too large for a parcel");
+        return -1;
+    }
+    *room += tpr_record_bytes(headers_bytes, payload_bytes) + TPR_ORIGIN_BYTES;
+    if (parcel)
+        tpr_parcel_put(parcel, headers ? PyBytes_AS_STRING(headers) : NULL, (uint32_t)headers_bytes,
+                       PyBytes_AS_STRING(payload), (uint32_t)payload_bytes, &origin);
+    return 0;
+}
+
+static PyObject *parcel_fill(const struct parcel_columns *from) {
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(from->payloads);
+    uint64_t room = TPR_PARCEL_HEADER_BYTES, used = 0;
+    struct tpr_parcel parcel;
+    int result = 0;
+    for (Py_ssize_t i = 0; i < count && result == 0; i++)
+        result = parcel_add(from, i, NULL, &room);
+    PyObject *data = result == 0 ? parcel_made(&parcel, room) : NULL;
+    if (!data)
+        return NULL;
+    for (Py_ssize_t i = 0; i < count && result == 0; i++)
+        result = parcel_add(from, i, &parcel, &used);
+    if (result < 0) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    tpr_parcel_end(&parcel);
+    return packed_new(&parcel, data, PyDict_New());
+}
+
+static PyObject *parcel_pack(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"payloads", "headers", "time_ns", "times_ns", "origins"};
+    static const struct tp_signature signature = {"pack", names, 3, 5};
+    struct parcel_columns columns = {0};
+    PyObject *value[5], *packed = NULL;
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_uint64(value[2], "time_ns", &columns.time_ns) < 0)
+        return NULL;
+    columns.payloads = PySequence_Fast(value[0], "payloads must be a sequence of bytes");
+    if (!columns.payloads)
+        return NULL;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(columns.payloads);
+    if (count == 0)
+        PyErr_SetString(PyExc_ValueError, "a parcel has one message at least");
+    else if (parcel_column(value[1], count, "headers", &columns.headers) == 0 &&
+             parcel_column(value[3], count, "times_ns", &columns.times) == 0 &&
+             parcel_column(value[4], count, "origins", &columns.origins) == 0)
+        packed = parcel_fill(&columns);
+    Py_DECREF(columns.payloads);
+    Py_XDECREF(columns.headers);
+    Py_XDECREF(columns.times);
+    Py_XDECREF(columns.origins);
+    return packed;
+}
+
+static PyObject *parcel_crc32c(PyObject *Py_UNUSED(module), PyObject *value) {
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(value, &buffer, PyBUF_SIMPLE) < 0)
+        return NULL;
+    uint32_t crc = tpr_crc32c(buffer.buf, (uint64_t)buffer.len);
+    PyBuffer_Release(&buffer);
+    return PyLong_FromUnsignedLong(crc);
+}
+
+/* ---- Parcel ---- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *data, *channel;
+    struct tpr_parcel_header header;
+    uint64_t first_seq, source;
+    uint64_t at, next_seq; /* of the next message: its offset and seq */
+} ParcelObject;
+
+static PyObject *parcel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"data", "first_seq", "channel", "source", NULL};
+    PyObject *value, *first_value, *channel = NULL, *source_value = NULL;
+    uint64_t first_seq, source = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|UO:Parcel", names, &value, &first_value, &channel,
+                                     &source_value) ||
+        tp_uint64(first_value, "first_seq", &first_seq) < 0 || (source_value && tp_uint64(source_value, "source", &source) < 0))
+        return NULL;
+    PyObject *data = PyBytes_CheckExact(value) ? Py_NewRef(value) : PyBytes_FromObject(value);
+    if (!data)
+        return NULL;
+    ParcelObject *self = (ParcelObject *)type->tp_alloc(type, 0);
+    if (!self) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    self->data = data;
+    self->channel = channel ? Py_NewRef(channel) : PyUnicode_FromString("");
+    self->source = source;
+    self->at = TPR_PARCEL_HEADER_BYTES;
+    if (self->channel && tpr_parcel_open((const uint8_t *)PyBytes_AS_STRING(data), (uint64_t)PyBytes_GET_SIZE(data),
+                                         first_seq, &self->header) != TPR_OK)
+        tp_raise(TPR_E_PARCEL);
+    if (PyErr_Occurred()) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->first_seq = self->next_seq = first_seq;
+    return (PyObject *)self;
+}
+
+static void parcel_dealloc(ParcelObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->data);
+    Py_XDECREF(self->channel);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* The message at an offset, which is that of a message; its seq is its number. */
+static void parcel_look(const ParcelObject *self, uint64_t at, struct tpr_view *view) {
+    tpr_parcel_view((const uint8_t *)PyBytes_AS_STRING(self->data), &self->header, at, view);
+    view->seq += self->first_seq;
+}
+
+static PyObject *parcel_message(const ParcelObject *self, const struct tpr_view *view) {
+    PyObject *headers = NULL;
+    PyObject *payload = PyBytes_FromStringAndSize((const char *)view->payload, (Py_ssize_t)view->payload_bytes);
+    if (!payload)
+        return NULL;
+    if (view->headers_bytes &&
+        !(headers = PyBytes_FromStringAndSize((const char *)view->headers, (Py_ssize_t)view->headers_bytes))) {
+        Py_DECREF(payload);
+        return NULL;
+    }
+    struct tp_numbers numbers = {view->seq, self->source, view->time_ns, 0, view->origin_source, view->origin_seq};
+    return tp_message_new(payload, headers, self->channel, &numbers);
+}
+
+static PyObject *parcel_receive(ParcelObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"count_max", "bytes_max"};
+    static const struct tp_signature signature = {"receive", names, 2, 2};
+    PyObject *value[2], *message[TP_RECEIVE_COUNT_MAX], *list;
+    Py_ssize_t count = 0;
+    int64_t count_max, bytes_max, bytes = 0;
+    struct tpr_view view;
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_int64(value[0], "count_max", &count_max) < 0 ||
+        tp_int64(value[1], "bytes_max", &bytes_max) < 0)
+        return NULL;
+    if (count_max < 1 || bytes_max < 1) {
+        PyErr_SetString(PyExc_ValueError, "count_max and bytes_max must be at least 1");
+        return NULL;
+    }
+    while (count < count_max && count < TP_RECEIVE_COUNT_MAX && self->at < self->header.parcel_bytes) {
+        parcel_look(self, self->at, &view);
+        int64_t more = (int64_t)view.headers_bytes + view.payload_bytes;
+        if ((bytes + more > bytes_max && count) || !(message[count] = parcel_message(self, &view)))
+            break;
+        self->at = view.end;
+        self->next_seq = view.seq + 1;
+        bytes += more;
+        count++;
+    }
+    if (PyErr_Occurred() && !count)
+        return NULL;
+    PyErr_Clear(); /* out of memory after some: those are handed over */
+    list = PyList_New(count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (list)
+            PyList_SET_ITEM(list, i, message[i]);
+        else
+            Py_DECREF(message[i]);
+    }
+    return list;
+}
+
+static PyObject *parcel_skip_to(ParcelObject *self, PyObject *value) {
+    uint64_t seq;
+    struct tpr_view view;
+    if (tp_uint64(value, "seq", &seq) < 0)
+        return NULL;
+    while (self->at < self->header.parcel_bytes && self->next_seq < seq) {
+        parcel_look(self, self->at, &view);
+        self->at = view.end;
+        self->next_seq = view.seq + 1;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Append the parts of one message to the lists of unpack(). -1 with an exception. */
+static int parcel_append(PyObject *const *list, const struct tpr_view *view) {
+    PyObject *item[4] = {
+        PyBytes_FromStringAndSize((const char *)view->payload, (Py_ssize_t)view->payload_bytes),
+        PyBytes_FromStringAndSize((const char *)view->headers, (Py_ssize_t)view->headers_bytes),
+        PyLong_FromUnsignedLongLong(view->time_ns),
+        Py_BuildValue("KK", (unsigned long long)view->origin_source, (unsigned long long)view->origin_seq),
+    };
+    int result = 0;
+    for (int i = 0; i < 4; i++) {
+        if (!item[i] || !list[i] || PyList_Append(list[i], item[i]) < 0)
+            result = -1;
+        Py_XDECREF(item[i]);
+    }
+    return result;
+}
+
+static PyObject *parcel_unpack(ParcelObject *self, PyObject *Py_UNUSED(ignored)) {
+    PyObject *list[4] = {PyList_New(0), PyList_New(0), PyList_New(0), PyList_New(0)}, *all = NULL;
+    struct tpr_view view;
+    int result = 0;
+    for (uint64_t at = TPR_PARCEL_HEADER_BYTES; result == 0 && at < self->header.parcel_bytes; at = view.end) {
+        parcel_look(self, at, &view);
+        result = parcel_append(list, &view);
+    }
+    if (result == 0)
+        all = PyTuple_Pack(4, list[0], list[1], list[2], list[3]);
+    for (int i = 0; i < 4; i++)
+        Py_XDECREF(list[i]);
+    return all;
+}
+
+static PyObject *parcel_get_first_seq(ParcelObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->first_seq);
+}
+
+static PyObject *parcel_get_count(ParcelObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(self->header.count);
+}
+
+static PyObject *parcel_get_next_seq(ParcelObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->next_seq);
+}
+
+static PyObject *parcel_get_end_seq(ParcelObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->first_seq + self->header.count);
+}
+
+static PyGetSetDef parcel_getters[] = {
+    {"first_seq", (getter)parcel_get_first_seq, NULL, "Of its first message.", NULL},
+    {"count", (getter)parcel_get_count, NULL, "How many messages it has.", NULL},
+    {"next_seq", (getter)parcel_get_next_seq, NULL, "Of the message that receive() gives next.", NULL},
+    {"end_seq", (getter)parcel_get_end_seq, NULL, "What follows its last message's.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
+static PyMethodDef parcel_methods[] = {
+    {"receive", TP_METHOD(parcel_receive), TP_KEYWORDS, "The next messages."},
+    {"skip_to", TP_METHOD(parcel_skip_to), METH_O, "Leave out messages before this seq."},
+    {"unpack", TP_METHOD(parcel_unpack), METH_NOARGS, "All of it in columns: payloads, headers, times, origins."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot parcel_slots[] = {
+    {Py_tp_doc, "A parcel that was checked, and how far its messages were handed out."},
+    {Py_tp_new, parcel_new},
+    {Py_tp_dealloc, parcel_dealloc},
+    {Py_tp_methods, parcel_methods},
+    {Py_tp_getset, parcel_getters},
+    {0, NULL},
+};
+
+static PyType_Spec parcel_spec = {"towpath._ring.Parcel", sizeof(ParcelObject), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, parcel_slots};
+
+static PyMethodDef parcel_functions[] = {
+    {"take", TP_METHOD(parcel_take), TP_KEYWORDS, "Copy messages out of a reader's sources into a parcel."},
+    {"release", TP_METHOD(parcel_release), METH_O, "Move a reader's cursors past what was taken."},
+    {"begin_at", TP_METHOD(parcel_begin_at), TP_KEYWORDS, "The seqs of a new ring begin here."},
+    {"show", TP_METHOD(parcel_show), TP_KEYWORDS, "Write a parcel's messages into a ring."},
+    {"pack", TP_METHOD(parcel_pack), TP_KEYWORDS, "Make a parcel of payloads and headers."},
+    {"crc32c", TP_METHOD(parcel_crc32c), METH_O, "CRC-32C of bytes."},
+    {NULL, NULL, 0, NULL},
+};
+
+int tp_add_parcel(PyObject *module) {
+    packed_type = PyStructSequence_NewType(&packed_desc);
+    parcel_type = (PyTypeObject *)PyType_FromSpec(&parcel_spec);
+    if (!packed_type || !parcel_type || PyModule_AddObjectRef(module, "Packed", (PyObject *)packed_type) < 0 ||
+        PyModule_AddObjectRef(module, "Parcel", (PyObject *)parcel_type) < 0)
+        return -1;
+    return PyModule_AddFunctions(module, parcel_functions);
+}
