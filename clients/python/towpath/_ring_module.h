@@ -64,6 +64,8 @@ PyObject *tp_writer_try_publish_many(WriterObject *self, PyObject *const *args, 
 
 PyObject *tp_writer_try_publish_from(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
+PyObject *tp_writer_load(WriterObject *self, PyObject *reader); /* _ring_load.c */
+
 /* ---- Reader ---- */
 
 typedef struct {
@@ -76,6 +78,8 @@ typedef struct {
 
 /* 0 with an exception set when it is closed, or another process's. */
 int tp_reader_usable(ReaderObject *self);
+
+PyObject *tp_reader_set_load(ReaderObject *self, PyObject *load); /* _ring_load.c */
 
 PyObject *tp_pump(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 

@@ -445,6 +445,7 @@ static PyMethodDef reader_methods[] = {
     {"take_violations", TP_METHOD(reader_take_violations), METH_NOARGS,
      "Sources whose ring breaks the rules, and which; each is told once."},
     {"receive", TP_METHOD(reader_receive), TP_KEYWORDS, "The next messages."},
+    {"set_load", TP_METHOD(tp_reader_set_load), METH_O, "Tell the writers how busy this reader is."},
     {"notify", TP_METHOD(reader_notify), METH_NOARGS, "End the receive() of another thread, or the next one."},
     {"arm", TP_METHOD(reader_arm), METH_NOARGS, "Have the doorbell rung at the next message; True: there is one now."},
     {"disarm", TP_METHOD(reader_disarm), METH_NOARGS, "No doorbell any more."},

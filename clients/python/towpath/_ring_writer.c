@@ -401,6 +401,7 @@ static PyMethodDef writer_methods[] = {
     {"disarm_room", TP_METHOD(writer_disarm_room), METH_NOARGS, "No doorbell for room any more."},
     {"stalled_reader", TP_METHOD(writer_stalled_reader), METH_O,
      "The reader that has held the ring full for so long without moving, or None."},
+    {"load", TP_METHOD(tp_writer_load), METH_O, "How busy a reader says it is; -1 while it does not read."},
     {"notify", TP_METHOD(writer_notify), METH_NOARGS, "End the wait_room() of another thread, or the next one."},
     {"leave", TP_METHOD(writer_leave), METH_NOARGS, "Release the ring as it is; another process goes on with it."},
     {"close", TP_METHOD(writer_close), METH_NOARGS, "Mark the ring closed, wake its readers, release it."},

@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from towpath import model, wire
+from towpath import calls, model, wire
 from towpath.errors import ChannelUndeclared, MessageTooLarge, NotSupported, SourceNotFound, TowpathError
 from towpath.names import is_pattern
+from towpath.v1 import frame_pb2
 from towpath.waiting import FOREVER
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ SLOTS: Final = 255
 """Sources that one subscription to a channel can follow at a time."""
 
 PATTERN_SLOTS: Final = 4096
-"""Sources that one subscription to a pattern can follow at a time."""
+"""Sources that one subscription to a pattern can follow at a time, and callers that one server can."""
 
 TROUBLES_MAX: Final = 256
 """Errors that a subscription keeps for a program that does not ask; beyond it the oldest are forgotten."""
@@ -63,11 +64,15 @@ class SourceState:
         is_attached: whether the core has ever said that it is; from then on it may be taken up again.
         ended: why nothing more can be published, or None.
         orphans: readers of before a reconnection that have not come back yet.
+        place: what it is on its channel.
+        early: readers that began with the ring's first record, and so have missed nothing of it.
         stall_ns: how long a reader may hold the ring full without moving; 0 for ever.
         wake: makes a publisher that waits for room look again; set by the client that owns this.
     """
 
-    def __init__(self, channel: model.ChannelInfo, source: int, origin: str) -> None:
+    def __init__(
+        self, channel: model.ChannelInfo, source: int, origin: str, place: calls.SourcePlace | None = None
+    ) -> None:
         self.channel = channel.name
         self.source = source
         self.origin = origin
@@ -79,6 +84,8 @@ class SourceState:
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
         self.orphans: set[int] = set()
+        self.place = place or calls.SourcePlace()
+        self.early: set[int] = set()
         self.wake: Callable[[], None] = self.writer.notify
 
     @property
@@ -132,16 +139,28 @@ class ReaderState:
         unconfirmed: sources of before a reconnection that have not come back yet.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
         troubles: what the program must be told once, although the subscription goes on.
+        role: a number of ``frame_pb2.ReaderRole``.
+        parties: of a service: of each source, the reader of its own session that belongs to it, and for whom
+            it acts.
         wake: makes a waiting receive look again; set by the client that owns this.
     """
 
-    def __init__(self, channel: str, reader: int, exclude_origin: str, wants_doorbell: bool) -> None:
+    def __init__(
+        self,
+        channel: str,
+        reader: int,
+        exclude_origin: str,
+        wants_doorbell: bool,
+        role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
+    ) -> None:
         self.channel = channel
         self.id = reader
         self.exclude_origin = exclude_origin
         self.wants_doorbell = wants_doorbell
         self.is_attached = False
-        self.slot_count = PATTERN_SLOTS if is_pattern(channel) else SLOTS
+        self.role = role
+        is_wide = is_pattern(channel) or role == frame_pb2.READER_ROLE_SERVER
+        self.slot_count = PATTERN_SLOTS if is_wide else SLOTS
         self.reader = _ring.Reader(reader, self.slot_count)
         self.page = wire.Descriptor(self.reader.share())
         self.ended: TowpathError | None = None
@@ -151,6 +170,7 @@ class ReaderState:
         self.unconfirmed: set[int] = set()
         self.overtaken: set[int] = set()
         self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
+        self.parties: dict[int, tuple[int, str]] = {}
         self.wake: Callable[[], None] = self.reader.notify
 
     def end(self, error: TowpathError) -> None:
