@@ -9,10 +9,11 @@ Theory of operation
            |                                  +----> failed (exit 78: it can never work as configured)
            +------ reconfigured, retried -----------------+
 
-    The gateway's control socket (host/packets.py) carries two kinds of packets to us: ``connect`` with one
-    descriptor, a connection that the core shall serve as this gateway's, and ``listening`` with its
-    endpoints. So only processes that the daemon started can be gateways, and the supervisor knows what runs
-    without being a client.
+    The gateway's control socket (host/packets.py) carries packets to us: ``connect`` with one descriptor, a
+    connection that the core shall serve as this gateway's, and ``listening`` with its endpoints; from a
+    gateway that has a store (host/store.py) also ``store`` and ``unstore``. To it go, where it has a store,
+    ``stored`` and ``stored_end``, first of all. So only processes that the daemon started can be gateways,
+    and the supervisor knows what runs without being a client.
 
 Invariants
     At most one process at a time. When :meth:`GatewayKeeper.run` has returned there is none.
@@ -35,7 +36,8 @@ from typing import Any, Final, Literal
 from towpath.errors import ProtocolViolation
 
 from .host.children import Backoff, Child, describe_exit
-from .host.packets import Packet, close_all, control_pair, receive_packet
+from .host.packets import Outbox, Packet, close_all, control_pair, receive_packet
+from .host.store import Store
 from .log import log
 
 STOP_SECONDS: Final = 5.0
@@ -79,6 +81,8 @@ class GatewayKeeper:
         socket_address: str,
         on_change: Callable[[], None],
         on_connection: Callable[[str, int, int], None],
+        store: Store | None = None,
+        is_restart_possible: bool = False,
     ) -> None:
         """
         Args:
@@ -87,6 +91,8 @@ class GatewayKeeper:
             socket_address: of the door, for the commands that the gateway runs.
             on_change: called when anything that the status shows has changed.
             on_connection: takes over a descriptor: name, pid, descriptor.
+            store: what outlives it, for a gateway that uses that.
+            is_restart_possible: what is stored outlives us too.
         """
         self.name = name
         self.table = table
@@ -101,6 +107,9 @@ class GatewayKeeper:
         self._socket_address = socket_address
         self._on_change = on_change
         self._on_connection = on_connection
+        self._store = store
+        self._is_restart_possible = is_restart_possible
+        self._outbox: Outbox | None = None
         self._child: Child | None = None
         self._trouble = ""  # why the process could not be started, the last time
         self._is_stopping = False
@@ -163,12 +172,21 @@ class GatewayKeeper:
             self.pid = self._child.pid
             self._change("starting", "")
             log("gateway.started", gateway=self.name, pid=self.pid)
+            if self._store is not None:
+                self._outbox = Outbox(control)
+                if not self._store.hand_out(self._outbox):
+                    log("gateway.store_not_sent", level="error", gateway=self.name)
             loop.add_reader(control, self._receive, control)
             code = await self._child.wait()
             return code, self._child.lifetime_s
         finally:
             self._child.signal(signal.SIGKILL)
             loop.remove_reader(control)
+            while self._receive(control):
+                pass  # what it had stored before its end is for its successor
+            if self._outbox is not None:
+                self._outbox.close()
+                self._outbox = None
             control.close()
             self._child = None
             self.pid = 0
@@ -186,6 +204,8 @@ class GatewayKeeper:
             "TOWPATH_GATEWAY_SETTINGS": json.dumps(self.table),
             "TOWPATH_SOCKET": self._socket_address,
         }
+        if self._store is not None:
+            environment["TOWPATH_GATEWAY_KEEPS"] = "restart" if self._is_restart_possible else "crash"
         try:
             with theirs:
                 # SIGTERM, because it holds what is others': FIFOs and running commands. It bounds its own
@@ -201,25 +221,34 @@ class GatewayKeeper:
             raise
         return control
 
-    def _receive(self, control: socket.socket) -> None:
+    def _receive(self, control: socket.socket) -> bool:
+        """Take some packets; return whether there may be more."""
         for _ in range(PACKETS_PER_WAKEUP):
             try:
                 received = receive_packet(control)
             except BlockingIOError:
-                return
+                return False
             except ProtocolViolation as error:
                 log("gateway.violation", level="error", gateway=self.name, message=error.message)
                 continue
             if received is None:
                 asyncio.get_running_loop().remove_reader(control)
-                return
+                return False
             self._handle(*received)
+        return True
 
     def _handle(self, packet: Packet, descriptors: list[int]) -> None:
         if packet["type"] == "connect" and len(descriptors) == 1 and _is_stream(descriptors[0]):
             self._on_connection(self.name, self.pid, descriptors[0])
             return
+        if packet["type"] == "store" and self._store is not None:
+            if why := self._store.put(packet, descriptors):
+                log("gateway.not_stored", level="warning", gateway=self.name, message=why)
+            return
         close_all(descriptors)
+        if packet["type"] == "unstore" and self._store is not None:
+            self._store.remove(packet.get("name"))
+            return
         endpoints = packet.get("endpoints")
         if packet["type"] == "listening" and isinstance(endpoints, dict):
             self.endpoints = {str(name): str(address) for name, address in endpoints.items()}

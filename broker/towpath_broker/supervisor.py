@@ -242,6 +242,8 @@ class Supervisor:
             socket_address=self._address,
             on_change=self._tell_gateways,
             on_connection=self._core.relay,
+            store=self._stores.get(name),
+            is_restart_possible=self._notifier.keeps,
         )
         self._keepers[name] = keeper
         self._tasks.create_task(keeper.run())

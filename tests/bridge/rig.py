@@ -21,6 +21,7 @@ from towpath.model import BindingState, Direction
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
+from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel
@@ -165,8 +166,9 @@ class MemoryCarrier:
 class Rig:
     """One adapter at work. Use as an asynchronous context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeping: BindingKeeping | None = None) -> None:
         self._changed = asyncio.Event()
+        self.keeping = keeping or Keeping().of(1)
         self.states: list[BindingState] = []
         self.carrier = MemoryCarrier(self._changed.set)
         self.tally = Tally(self._on_change)
@@ -185,7 +187,13 @@ class Rig:
     def fifo(self, path: Path | str, direction: Direction, **options: str) -> Self:
         """Start a FIFO adapter."""
         adapter = FifoAdapter(
-            str(path), direction, parse_options("fifo", options), self.carrier, self.tally, self.watcher
+            str(path),
+            direction,
+            parse_options("fifo", options),
+            self.carrier,
+            self.tally,
+            self.watcher,
+            self.keeping,
         )
         self.task = asyncio.create_task(adapter.run(self.stop_request))
         self.task.add_done_callback(lambda _: self._changed.set())

@@ -19,6 +19,7 @@ from tests.bridge.rig import DEADLINE_S, has_children, on_loop, open_descriptors
 from towpath.errors import BindingFailed, ChannelNotFound, InvalidArgument, NotSupported, SlowConsumer
 from towpath.model import BindingState
 from towpath_broker.gateways.bridge.bridge import Bridge
+from towpath_broker.gateways.bridge.keeping import Keeping
 from towpath_broker.gateways.bridge.tasks import cancel
 
 
@@ -28,7 +29,7 @@ class At:
     def __init__(self, drain_s: float = 3.0) -> None:
         self.hub = Hub()
         self.stopping = asyncio.Event()
-        self._bridge = Bridge(self.hub, report_interval_s=0.01, retry_delay_ms=10, drain_s=drain_s)
+        self._bridge = Bridge(self.hub, Keeping(), report_interval_s=0.01, retry_delay_ms=10, drain_s=drain_s)
 
     async def __aenter__(self) -> Self:
         self.task = asyncio.create_task(self._bridge.run(self.stopping))

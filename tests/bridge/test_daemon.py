@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import stat
 import subprocess
 import time
@@ -187,6 +188,27 @@ def test_a_bridge_that_is_killed_comes_back_with_its_bindings_and_its_commands_d
         # The FIFO was left by the bridge that was killed, and is adopted.
         run_shell("echo after > $fifo", fifo=tmp_path / "in")
         assert receive(subscription, 1) == [b"after"]
+
+
+def test_who_writes_into_a_fifo_does_not_notice_that_the_bridge_is_killed(
+    daemon: DaemonHandle, client: towpath.Client, channel: str, tmp_path: Path
+) -> None:
+    """Neither EPIPE, nor is anything lost that the bridge had not read."""
+    with client.subscribe(channel) as subscription:
+        client.bind(channel, f"fifo:{tmp_path}/in", direction="in")
+        with open(tmp_path / "in", "wb", buffering=0) as fifo:
+            for first in range(0, COUNT, COUNT // 4):
+                batch = [line + b"\n" for line in NUMBERED[first : first + COUNT // 4]]
+                os.kill(daemon.gateway("bridge").pid, signal.SIGSTOP)
+                fifo.write(b"".join(batch[: len(batch) // 2]))
+                killed = daemon.gateway("bridge").pid
+                os.kill(killed, signal.SIGKILL)
+                fifo.write(b"".join(batch[len(batch) // 2 :]))
+                daemon.wait_gateway("bridge", but_not=killed)
+                assert receive(subscription, len(batch)) == [line[:-1] for line in batch]
+    client.undeclare(channel, force=True)
+    client.declare(channel)
+    assert not (tmp_path / "in").exists()
 
 
 def test_bindings_of_the_configuration_and_of_clients_survive_a_restart(tmp_path: Path) -> None:

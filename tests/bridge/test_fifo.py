@@ -159,7 +159,15 @@ async def test_what_may_come_later_is_tried_again(tmp_path: Path, place: str) ->
 async def test_both_directions_would_read_what_they_wrote(tmp_path: Path) -> None:
     async with Rig() as rig:
         with pytest.raises(BindingFailed) as caught:
-            FifoAdapter(str(tmp_path / "fifo"), "both", FifoOptions(), rig.carrier, rig.tally, rig.watcher)
+            FifoAdapter(
+                str(tmp_path / "fifo"),
+                "both",
+                FifoOptions(),
+                rig.carrier,
+                rig.tally,
+                rig.watcher,
+                rig.keeping,
+            )
         assert not caught.value.retryable
 
 

@@ -21,6 +21,11 @@ pytestmark = [
 
 LOAD = str(Path(__file__).parent / "programs" / "load.py")
 PUBLISHERS = ("p0", "p1")
+# Passes its input on in pieces of 37 bytes, which end anywhere in a line.
+SLOWLY = (
+    f"{sys.executable} -c 'import os, time\n"
+    "while piece := os.read(0, 37): os.write(1, piece); time.sleep(0.0003)'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,31 @@ def test_restart_under_load_loses_nothing(machine: Machine, order: str) -> None:
         assert machine.show("MainPID") not in ("0", before)
         load.wait_flow()
     load.end()
+
+
+LINES = 30_000
+
+
+@pytest.mark.parametrize("order", ["source", "total"])
+def test_restart_loses_no_line_of_a_fifo(machine: Machine, order: str) -> None:
+    """And who writes into it does not notice; lines are cut in two by the restarts now and then."""
+    channel, fifo = f"by.fifo.{order}", f"/run/{order}.fifo"
+    machine.run("towpath", "declare", channel, "--order", order, "--ring-bytes", "65536")
+    machine.run("sh", "-c", f"mkfifo {fifo}; chown towpath {fifo}")
+    machine.run("towpath", "bind", channel, f"fifo:{fifo}", "--direction", "in")
+    subscriber = machine.start(sys.executable, LOAD, "subscribe", channel, "1")
+    assert subscriber.stdout is not None
+    assert subscriber.stdout.readline() == "subscribed\n"
+    writer = machine.start(
+        "sh", "-c", f"{{ seq -f fifo:%.0f 0 {LINES - 1}; echo fifo:end; }} | {SLOWLY} >{fifo}"
+    )
+    for _ in range(3):
+        assert writer.poll() is None, "the writer was done before the restart"
+        machine.run("systemctl", "restart", "towpath.service")
+    assert writer.communicate(timeout=2 * DEADLINE_S) == ("", "")
+    assert writer.returncode == 0
+    output, errors = subscriber.communicate(timeout=2 * DEADLINE_S)
+    assert json.loads(output) == {"fifo": [LINES, True]}, errors
 
 
 @pytest.mark.parametrize("order", ["source", "total"])

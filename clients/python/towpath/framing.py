@@ -46,6 +46,7 @@ Sources: https://cr.yp.to/proto/netstrings.txt
 
 from __future__ import annotations
 
+import ast
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -176,6 +177,39 @@ class Decoder(_Coder, ABC):
             The payloads, in order; often none. Refused frames are left out and counted. O(len(data))
             amortised.
         """
+
+    def state(self) -> bytes:
+        """Return where in the stream this decoder is, for :meth:`restore` of another one of the same options;
+        ``last_error`` is not in it. O(pending_bytes).
+        """
+        values = {
+            name: bytes(value) if isinstance(value, bytearray) else value
+            for name, value in vars(self).items()
+            if isinstance(value, (int, bytes, bytearray))
+        }
+        return repr(values).encode()
+
+    def restore(self, state: bytes) -> None:
+        """Go on in the stream where the decoder was that gave this state.
+
+        Raises:
+            ValueError: no decoder of these options gave it; nothing was changed.
+        """
+        try:
+            values = ast.literal_eval(state.decode())
+        except (SyntaxError, RecursionError, MemoryError) as error:
+            raise ValueError(f"no decoder's state: {error}") from None
+        mine = {
+            name: value for name, value in vars(self).items() if isinstance(value, (int, bytes, bytearray))
+        }
+        if not isinstance(values, dict) or values.keys() != mine.keys():
+            raise ValueError("the state of another decoder")
+        for name, value in mine.items():
+            wanted = bytes if isinstance(value, bytearray) else type(value)
+            if type(values[name]) is not wanted:
+                raise ValueError(f"{name} is {values[name]!r}")
+        for name, value in mine.items():
+            setattr(self, name, type(value)(values[name]))
 
     @abstractmethod
     def end(self) -> list[bytes]:

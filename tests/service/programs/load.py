@@ -1,7 +1,8 @@
 """load.py publish CHANNEL NAME | load.py subscribe CHANNEL PUBLISHERS: traffic that is counted.
 
-A publisher publishes ``NAME:0``, ``NAME:1``, ... until SIGTERM, then ``NAME:end``, and prints how many there were.
-A subscriber says ``subscribed``, and when it has heard the end of each publisher, for each what it got, as JSON.
+A publisher publishes ``NAME:0``, ``NAME:1``, ... until SIGTERM, then ``NAME:end``, and prints how many there
+were. A subscriber says ``subscribed``, and when it has heard the end of each publisher, for each what it got,
+as JSON.
 """
 
 from __future__ import annotations

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from towpath_broker.gateways._common import GatewayContext, run_gateway
+import os
+
+from towpath_broker.gateways._common import CONTROL_ENVIRONMENT, GatewayContext, run_gateway
 from towpath_broker.gateways.bridge.bridge import Bridge
+from towpath_broker.gateways.bridge.keeping import KEEPS_ENVIRONMENT, Keeping
 from towpath_broker.gateways.bridge.settings import BridgeSettings
 
 
 async def main(context: GatewayContext[BridgeSettings]) -> None:
     """Carry until told to stop, then drain."""
-    await context.listening({})
-    await Bridge(context.client).run(context.stopping)
+    keeps = os.environ.get(KEEPS_ENVIRONMENT)
+    control = int(os.environ[CONTROL_ENVIRONMENT]) if keeps else -1
+    keeping = Keeping(control, is_restart_possible=keeps == "restart")
+    try:
+        await context.listening({})
+        await Bridge(context.client, keeping).run(context.stopping)
+    finally:
+        keeping.close()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ Theory of operation
     its predecessor has put its things away.
 
     At the stop every binding is asked to end, all at once: nothing new is taken in, what was taken in is
-    handed on, what was made is removed. What has not ended after ``DRAIN_S`` is cancelled: commands get
-    SIGKILL, and what could not be handed on is counted and logged.
+    handed on, what was made is removed (or, where a restart is possible, left to the successor:
+    ``keeping``). What has not ended after ``DRAIN_S`` is cancelled: commands get SIGKILL, and what could not
+    be handed on is counted and logged.
 
 Invariants
     A runner per binding that the daemon has told of, and no other.
@@ -24,6 +25,7 @@ from typing import Final
 
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.inotify import PathWatcher
+from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
 from towpath_broker.gateways.bridge.ports import Client
 from towpath_broker.gateways.bridge.report import REPORT_INTERVAL_S, Reporter
 from towpath_broker.gateways.bridge.runner import RETRY_DELAY_MS, BindingRunner
@@ -42,6 +44,7 @@ LAST_REPORT_S: Final = 0.5
 class _Running:
     info: BindingInfo
     stop: Stop
+    keeping: BindingKeeping
     task: asyncio.Task[None]
 
 
@@ -50,6 +53,7 @@ class Bridge:
 
     Args:
         client: the daemon; reconnects by itself.
+        keeping: what outlives the bridge; stays the caller's.
         report_interval_s: how often counters are told, at most.
         retry_delay_ms: before a failed binding's first new attempt.
         drain_s: how long the stop may take.
@@ -58,12 +62,14 @@ class Bridge:
     def __init__(
         self,
         client: Client,
+        keeping: Keeping,
         *,
         report_interval_s: float = REPORT_INTERVAL_S,
         retry_delay_ms: int = RETRY_DELAY_MS,
         drain_s: float = DRAIN_S,
     ) -> None:
         self._client = client
+        self._keeping = keeping
         self._reporter = Reporter(client, interval_s=report_interval_s)
         self._retry_delay_ms = retry_delay_ms
         self._drain_s = drain_s
@@ -113,15 +119,20 @@ class Bridge:
                     self._stop(binding)
                 told = None
                 self._reporter.tell_all()
+            if event.kind == "current":
+                self._keeping.forget_others(self._running)
 
     def _start(self, info: BindingInfo, watcher: PathWatcher) -> None:
         if info.id in self._running:
             return  # told again after a reset
         tally = self._reporter.open(info.id)
-        runner = BindingRunner(info, self._client, tally, watcher, retry_delay_ms=self._retry_delay_ms)
+        keeping = self._keeping.of(info.id)
+        runner = BindingRunner(
+            info, self._client, tally, watcher, keeping, retry_delay_ms=self._retry_delay_ms
+        )
         stop = Stop()
         task = asyncio.create_task(self._run(runner, stop, self._ending.get(info.url)))
-        self._running[info.id] = _Running(info, stop, task)
+        self._running[info.id] = _Running(info, stop, keeping, task)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
 
@@ -130,6 +141,7 @@ class Bridge:
         if running is None:
             return
         self._reporter.close(binding)
+        running.keeping.is_over = True
         running.stop.set()
         self._ending[running.info.url] = running.task
 

@@ -94,6 +94,19 @@ class Inflow:
                 return Ended.BROKEN
         return Ended.STOPPED
 
+    def state(self) -> bytes:
+        """Return where in the stream this is, between two batches; for :meth:`restore`."""
+        return self._decoder.state()
+
+    def restore(self, state: bytes) -> None:
+        """Go on inside a stream, where a predecessor stopped.
+
+        Raises:
+            ValueError: it was one of another framing; nothing was changed.
+        """
+        self._decoder.restore(state)
+        self._told_refused = self._decoder.refused
+
     async def finish(self, *, is_whole: bool) -> None:
         """End the stream; another one may follow.
 

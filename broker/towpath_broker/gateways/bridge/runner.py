@@ -32,6 +32,7 @@ from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.backoff import Backoff, format_delay
 from towpath_broker.gateways.bridge.inotify import PathWatcher
+from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.gateways.bridge.ports import Adapter, Carrier, Client, Publisher, Subscription
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
@@ -103,7 +104,9 @@ class ChannelCarrier:
                     log("bridge.close_skipped", level="debug")
 
 
-def make_adapter(info: BindingInfo, carrier: Carrier, tally: Tally, watcher: PathWatcher) -> Adapter:
+def make_adapter(
+    info: BindingInfo, carrier: Carrier, tally: Tally, watcher: PathWatcher, keeping: BindingKeeping
+) -> Adapter:
     """Make the adapter that a binding's URL names.
 
     Raises:
@@ -114,7 +117,7 @@ def make_adapter(info: BindingInfo, carrier: Carrier, tally: Tally, watcher: Pat
     check_options(scheme, info.direction, info.options)
     options = parse_options(scheme, info.options)
     if isinstance(options, FifoOptions):
-        return FifoAdapter(place, info.direction, options, carrier, tally, watcher)
+        return FifoAdapter(place, info.direction, options, carrier, tally, watcher, keeping)
     argv = parse_command(place)
     return PipeAdapter(argv, info.direction, options, carrier, tally, channel=info.channel)
 
@@ -127,6 +130,7 @@ class BindingRunner:
         client: the daemon.
         tally: its account.
         watcher: the bridge's.
+        keeping: what of it outlives the bridge.
         retry_delay_ms: before the first new attempt.
     """
 
@@ -136,6 +140,7 @@ class BindingRunner:
         client: Client,
         tally: Tally,
         watcher: PathWatcher,
+        keeping: BindingKeeping,
         *,
         retry_delay_ms: int = RETRY_DELAY_MS,
     ) -> None:
@@ -143,6 +148,7 @@ class BindingRunner:
         self._client = client
         self._tally = tally
         self._watcher = watcher
+        self._keeping = keeping
         self._backoff = Backoff(retry_delay_ms)
 
     async def run(self, stop: Stop) -> None:
@@ -179,7 +185,8 @@ class BindingRunner:
         try:
             carrier = await ChannelCarrier.open(self._client, self.info)
             try:
-                await make_adapter(self.info, carrier, self._tally, self._watcher).run(stop)
+                adapter = make_adapter(self.info, carrier, self._tally, self._watcher, self._keeping)
+                await adapter.run(stop)
             finally:
                 await carrier.close()
         except OSError as error:

@@ -26,10 +26,17 @@ What users should know
     links.
     *What is removed.* The FIFO that this binding made, when the binding ends or the bridge stops, if the path
     still leads to it (device and inode). A bridge that is killed leaves it; the next run adopts it, and then
-    leaves it too. While no FIFO is there, a shell's ``echo x > PATH`` makes a file, which is refused
-    afterwards: make the FIFO yourself where writers do not wait for the daemon.
-    *A path that was removed or replaced meanwhile* is noticed; the binding begins anew. That a directory
-    above it was renamed is not.
+    leaves it too, unless the supervisor kept it (below). While no FIFO is there, a shell's ``echo x > PATH``
+    makes a file, which is refused afterwards: make the FIFO yourself where writers do not wait for the
+    daemon.
+    *A restart.* The supervisor keeps an inward FIFO open (``keeping``). So while the bridge is killed and
+    started again, what was written stays in it, and who writes waits instead of getting EPIPE; its successor
+    goes on with it, as its maker if the bridge was. Under systemd the same holds for the whole daemon: at its
+    stop the FIFO stays, and an unfinished frame is kept too. A daemon that is not started again leaves the
+    FIFO behind.
+    *A path that was removed or replaced meanwhile* is noticed; the binding begins anew: it makes the FIFO
+    again (unless ``create=no``), because what the binding stands for is that writers find one there. To be
+    rid of the FIFO, unbind. That a directory above it was renamed is not noticed.
     *Access.* The bridge must be allowed to read and write the FIFO, whatever the direction.
 
 Sources: fifo(7), pipe(7), open(2) (O_PATH), inotify(7).
@@ -48,6 +55,7 @@ from towpath.errors import BindingFailed
 from towpath.model import Direction
 from towpath_broker.gateways.bridge.inflow import Ended, Inflow
 from towpath_broker.gateways.bridge.inotify import IN_ATTRIB, IN_CLOSE, IN_MOVE_SELF, IN_OPEN, PathWatcher
+from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.gateways.bridge.outflow import Outflow
 from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES, PIPE_OUT_BYTES, grow_pipe, has_reader
 from towpath_broker.gateways.bridge.ports import Carrier
@@ -55,6 +63,10 @@ from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 
 _GONE: Final = IN_ATTRIB | IN_MOVE_SELF
+_MADE: Final = "made"
+_FOUND: Final = "found"
+_REST: Final = "rest"
+"""What is kept: a FIFO that was made here, one that was there, where in a frame reading stopped."""
 
 
 class FifoAdapter:
@@ -67,6 +79,7 @@ class FifoAdapter:
         carrier: the channel.
         tally: the binding's account.
         watcher: the bridge's.
+        keeping: what outlives the bridge.
 
     Raises:
         BindingFailed: direction ``both``: it would read back what it wrote.
@@ -80,6 +93,7 @@ class FifoAdapter:
         carrier: Carrier,
         tally: Tally,
         watcher: PathWatcher,
+        keeping: BindingKeeping,
     ) -> None:
         if direction == "both":
             raise BindingFailed("a FIFO carries one way", hint="bind two FIFOs, one in and one out")
@@ -89,6 +103,7 @@ class FifoAdapter:
         self._carrier = carrier
         self._tally = tally
         self._watcher = watcher
+        self._keeping = keeping
 
     async def run(self, stop: Stop) -> None:
         """As :meth:`Adapter.run`.
@@ -98,7 +113,7 @@ class FifoAdapter:
                 (retryable).
             TowpathError: the channel takes or gives no more.
         """
-        place = _Place(self._path, self._options)
+        place = _Place(self._path, self._options, self._keeping)
         try:
             if self._direction == "in":
                 await self._run_in(place, stop)
@@ -113,12 +128,18 @@ class FifoAdapter:
         inflow = Inflow(self._options.framing, self._carrier, self._tally)
         ending = stop.child()
         try:
+            self._take_up(place, inflow)
             watch = self._watcher.watch(place.link, _GONE, lambda: None if place.is_there() else ending.set())
             write_end = place.open(os.O_WRONLY)
             place.set_mode()
             grow_pipe(read_end, PIPE_IN_BYTES)
+            place.keep()
             self._tally.set_state("running")
             ended = await inflow.carry(read_end, ending)
+            if ended is Ended.STOPPED and self._keeping.hands_over and place.is_there():
+                self._keeping.store_bytes(_REST, inflow.state())
+                place.leave()
+                return
             was_removed = not place.is_there()
             place.remove()  # before the last read: nobody who comes now can write what would not be read
             if ended is Ended.STOPPED:
@@ -133,6 +154,13 @@ class FifoAdapter:
             raise inflow.broken()
         if was_removed and not stop.is_set:
             raise place.removed()
+
+    def _take_up(self, place: _Place, inflow: Inflow) -> None:
+        """Go on with the frame inside which a predecessor was stopped, if it was in this very FIFO."""
+        rest = self._keeping.take_bytes(_REST)
+        if rest and place.was_kept:
+            with contextlib.suppress(ValueError):  # its framing was another
+                inflow.restore(rest)
 
     async def _run_out(self, place: _Place, stop: Stop) -> None:
         both_ends = place.open(os.O_RDWR)
@@ -188,10 +216,13 @@ class _Place:
         BindingFailed: it is not a FIFO; or it cannot be made or opened.
     """
 
-    def __init__(self, path: str, options: FifoOptions) -> None:
+    def __init__(self, path: str, options: FifoOptions, keeping: BindingKeeping) -> None:
         self.path = path
+        self.was_kept = False
+        self._keeping = keeping
         self._mode = options.mode
         self._is_ours = False
+        self._is_left = False
         if options.create:
             with _failure(f"cannot make {path}"), contextlib.suppress(FileExistsError):
                 os.mkfifo(path, 0o600)
@@ -200,9 +231,33 @@ class _Place:
             self._handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._check()
+            self._take_kept()
         except BaseException:
             self.close()
             raise
+
+    def _take_kept(self) -> None:
+        """See whether this is the FIFO that a predecessor had; if not, nobody needs that one any longer."""
+        for what in (_MADE, _FOUND):
+            kept = self._keeping.take(what)
+            if kept < 0:
+                continue
+            if os.path.samestat(os.fstat(kept), os.fstat(self._handle)):
+                self.was_kept = True
+                self._is_ours = what == _MADE
+            else:
+                self._keeping.forget(what)
+            os.close(kept)
+
+    def keep(self) -> None:
+        """Have the FIFO outlive this process, with what is in it."""
+        both_ends = self.open(os.O_RDWR)
+        self._keeping.store(_MADE if self._is_ours else _FOUND, both_ends)
+        os.close(both_ends)
+
+    def leave(self) -> None:
+        """Leave the FIFO, and what is kept of it, to a successor."""
+        self._is_left = True
 
     @property
     def link(self) -> str:
@@ -246,8 +301,11 @@ class _Place:
         self._is_ours = False
 
     def close(self) -> None:
-        """Remove what was made here, and forget it."""
-        self.remove()
+        """Remove what was made here, and forget it; unless it is left to a successor."""
+        if not self._is_left:
+            self.remove()
+            for what in (_MADE, _FOUND):
+                self._keeping.forget(what)
         os.close(self._handle)
 
     def _check(self) -> None:
