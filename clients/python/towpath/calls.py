@@ -358,6 +358,13 @@ def silent(*, is_connected: bool, last: TowpathError | None = None) -> Unavailab
     return Unavailable("the connection to the daemon was lost, and nobody listens any more")
 
 
+def not_connected() -> ConnectionLost:
+    """What is said at once, and not waited for, while there is no connection."""
+    return ConnectionLost(
+        "there is no connection to the daemon at the moment", hint="it is made again by itself"
+    )
+
+
 def daemon_left() -> ConnectionLost:
     """The daemon closed a connection without a word."""
     return ConnectionLost(

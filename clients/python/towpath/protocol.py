@@ -28,7 +28,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from towpath import calls, convert, model, wire
+from towpath import asking, calls, convert, model, wire
 from towpath.ends import ReaderState, SourceState, require_ring
 from towpath.errors import (
     ConnectionLost,
@@ -89,6 +89,7 @@ class ClientProtocol:
         self._generation_table: wire.Descriptor | None = None
         self.sources: dict[int, SourceState] = {}
         self.readers: dict[int, ReaderState] = {}
+        self.kept: set[asking.KeptStream[Any]] = set()
         self.welcome: frame_pb2.Welcome | None = None
         self.deadline_ns: int | None = None
 
@@ -153,6 +154,8 @@ class ClientProtocol:
             self._generation_table = descriptors[0] if descriptors else None
             handler(frame)
             self._resume(now_ns)
+            for stream in list(self.kept):
+                stream.open()
         else:
             handler(frame)
 
@@ -206,6 +209,16 @@ class ClientProtocol:
         self._outgoing.append((frame, ()))
         return frame.id
 
+    def keep_stream(
+        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
+    ) -> asking.KeptStream[T]:
+        """Follow a stream on this connection and those that come after it; see :class:`asking.Asking`."""
+        stream = asking.KeptStream(self, make, listener)
+        if self.is_ready:
+            stream.open()
+        self.kept.add(stream)
+        return stream
+
     def add_to_stream(self, call_id: int, frame: Frame) -> None:
         """Queue one more request of a stream; nothing happens when it has ended."""
         if call_id in self._streams:
@@ -216,6 +229,13 @@ class ClientProtocol:
         """Forget a call, and tell the other side."""
         self._streams.discard(call_id)
         if self._pending.pop(call_id, None) is not None and self.is_ready:
+            frame = Frame(id=call_id)
+            frame.cancel.SetInParent()
+            self._outgoing.append((frame, ()))
+
+    def withdraw(self, call_id: int) -> None:
+        """Ask that a call be given up; its answer, which says what became of it, is still waited for."""
+        if call_id in self._pending and self.is_ready:
             frame = Frame(id=call_id)
             frame.cancel.SetInParent()
             self._outgoing.append((frame, ()))
@@ -342,11 +362,17 @@ class ClientProtocol:
             self.call_and_forget(calls.detach_reader(state.id))
 
     def close(self, why: TowpathError) -> None:
-        """Close every source and reader."""
+        """Close every source, reader and stream."""
+        self.end_streams(why)
         for source in list(self.sources.values()):
             self.forget_source(source, why)
         for reader in list(self.readers.values()):
             self.forget_reader(reader, why)
+
+    def end_streams(self, why: TowpathError) -> None:
+        """There will be no connection any more: end what is followed from one to the next."""
+        for stream in list(self.kept):
+            stream.end(why)
 
     def abandon(self, why: TowpathError) -> None:
         """In a forked child: all of it is the parent's, and nothing is said to anybody."""
@@ -358,6 +384,7 @@ class ClientProtocol:
             reader.abandon(why)
         self.sources = {}
         self.readers = {}
+        self.kept = set()
         self._pending = {}
         self._outgoing = []
 

@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from towpath import addresses, calls, tracing, wire
+from towpath import addresses, asking, calls, tracing, wire
 from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
@@ -101,6 +101,7 @@ class LocalAsyncClient(AsyncClient):
         self._was_welcome = False
         self._pause_s = RECONNECT_FIRST_S
         self._closed = False
+        self._is_forked = False
         self._why_closed = ConnectionLost("the client is closed", hint="")
         self._reconnecting: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -131,6 +132,7 @@ class LocalAsyncClient(AsyncClient):
     def _abandon(self) -> None:
         """In a forked child: this client is the parent's."""
         self._closed = True
+        self._is_forked = True
         self._why_closed = calls.forked()
         self._transport = None
         self._protocol.abandon(self._why_closed)
@@ -238,6 +240,37 @@ class LocalAsyncClient(AsyncClient):
             raise value
         return call.result(value)
 
+    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+        if not self._protocol.is_ready or self._closed:
+            then(calls.not_connected())
+            return lambda: None
+        call_id = self._protocol.call(call, asking.answered(call, then))
+        self._flush()
+        return functools.partial(self._withdraw, call_id)
+
+    def _withdraw(self, call_id: int) -> None:
+        self._protocol.withdraw(call_id)
+        self._flush()
+
+    def _follow(
+        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
+    ) -> Callable[[], object]:
+        if self._closed or self._failed is not None:
+            raise (self._failed or self._why_closed).again()
+        stream = self._protocol.keep_stream(make, listener)
+        self._flush()
+
+        def leave() -> None:
+            stream.leave()
+            self._flush()
+
+        return leave
+
+    def _check_not_forked(self) -> None:
+        """Raises ConnectionLost in a child of the process that this client belongs to: its loop is not."""
+        if self._is_forked:
+            raise self._why_closed.again()
+
     async def _answer(
         self, answered: asyncio.Future[Frame | TowpathError], deadline: int | None
     ) -> Frame | TowpathError:
@@ -319,6 +352,8 @@ class LocalAsyncClient(AsyncClient):
         is_refusal = error is not None and not isinstance(error, ConnectionLost)
         if isinstance(error, VersionMismatch) or (is_refusal and not self._was_welcome):
             self._failed = error
+            if error is not None:
+                self._protocol.end_streams(error)
             self._ready.set()
             return
         self._reconnecting = self._loop.create_task(self._reconnect(), name="towpath-reconnect")

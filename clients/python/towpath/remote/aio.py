@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
-from towpath import calls, tracing
+from towpath import asking, calls, tracing
 from towpath.addresses import RemoteAddress
 from towpath.aio.api import AsyncClient, AsyncHandle, AsyncPublisher
-from towpath.errors import NotSupported
+from towpath.errors import NotSupported, TowpathError
+from towpath.remote.asking import RemoteAsking
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
 from towpath.remote.session import Session, make_carrier
@@ -23,6 +25,7 @@ class RemoteAsyncClient(AsyncClient):
     def __init__(self, address: RemoteAddress, name: str) -> None:
         super().__init__()
         self._session = Session(make_carrier(address, program_name(name)))
+        self._asking = RemoteAsking(self._session)
         self._handles: set[AsyncHandle] = set()
 
     async def open(self, deadline: int | None) -> None:
@@ -33,6 +36,7 @@ class RemoteAsyncClient(AsyncClient):
         # All at once: each may wait a moment for the gateway's word.
         await asyncio.gather(*(handle.close() for handle in list(self._handles)))
         await self._session.close()
+        await self._asking.close()
 
     @property
     def is_connected(self) -> bool:
@@ -49,6 +53,17 @@ class RemoteAsyncClient(AsyncClient):
 
     async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return await self._session.ask(call, deadline)
+
+    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+        return self._asking.post(call, then)
+
+    def _follow(
+        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
+    ) -> Callable[[], object]:
+        return self._asking.follow(make, listener)
+
+    def _check_not_forked(self) -> None:
+        """A loop does not go on in a forked child: there is nobody to ask."""
 
     def watch(self, *, after_revision: int | None = None) -> RemoteAsyncWatch:
         is_anew = after_revision is not None  # a gateway knows the state, not how it came to be

@@ -19,13 +19,13 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from towpath import calls, model, tracing
+from towpath import asking, calls, model, tracing
 from towpath._message import Message
 from towpath.addresses import RemoteAddress
-from towpath.errors import ConnectionLost, Timeout
+from towpath.errors import ConnectionLost, Timeout, TowpathError
 from towpath.remote import aio
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
@@ -93,6 +93,21 @@ class Portal:
             future.cancel()
             raise
 
+    def post(self, function: Callable[[], object]) -> None:
+        """Have the loop call a function; nobody waits for it.
+
+        Raises:
+            ConnectionLost: the portal is closed.
+        """
+        with self._entering:
+            self.check()
+            self._loop.call_soon_threadsafe(function)
+
+    def check(self) -> None:
+        """Raises ConnectionLost when the portal is closed, as it is in a forked child."""
+        if not self._is_open:
+            raise ConnectionLost("the client is closed", hint="")
+
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Do this last piece of work, and end the thread. More than once is fine."""
         with self._entering:
@@ -146,6 +161,23 @@ class RemoteClient(Client):
 
     def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return self._portal.run(self._inner._call(call, deadline))
+
+    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+        withdraws: list[Callable[[], object]] = []
+        self._portal.post(lambda: withdraws.append(self._inner._post(call, then)))
+        return lambda: self._portal.post(lambda: withdraws[0]())
+
+    def _follow(
+        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
+    ) -> Callable[[], object]:
+        async def followed() -> Callable[[], object]:
+            return self._inner._follow(make, listener)
+
+        leave = self._portal.run(followed())
+        return lambda: self._portal.post(leave)
+
+    def _check_not_forked(self) -> None:
+        self._portal.check()
 
     def watch(self, *, after_revision: int | None = None) -> RemoteWatch:
         return RemoteWatch(self._portal, self._portal.run(self._watch(after_revision)))

@@ -6,7 +6,7 @@ Theory of operation
 
     A subscription asks for no credit: what it does not read stays in HTTP/2's flow control, which is held to
     ``STREAM_BYTES`` for each. A publisher has a stream, and so a source, of its own. Registry calls are found
-    by the names of their requests, so that this knows none of them.
+    by the names of their requests, so that this knows none of them; those of other kinds, too.
 
     An error is the trailer ``towpath-error-bin`` where there is one. Without it gRPC itself speaks: the
     connection broke, the deadline passed, a bound was exceeded.
@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 # Otherwise gRPC starts threads of its own in a forked child, which crash it now and then (seen with 1.85: one
 # child in six). gRPC reads it once, when it is first used; a program that wants it says so itself.
@@ -230,11 +230,18 @@ class GrpcConnection:
     async def ask(self, call: Call[T], timeout_s: float | None) -> T:
         if call.principal:
             raise PermissionDenied("a principal is stated by gateways of the daemon only")
-        name = type(call.body).__name__.removesuffix("Request")
-        method = getattr(self._registry, name, None)
-        if method is None:
-            raise NotSupported(f"{call.request} exists on the UNIX socket only")
+        method = self._method(call)
         return call.decode(await self.settled(self.begin(method, call.body, timeout=timeout_s)))
+
+    def _method(self, call: Call[Any]) -> Any:
+        name = type(call.body).__name__.removesuffix("Request")
+        for service in (self._registry, self._channels):
+            if hasattr(service, name):
+                return getattr(service, name)
+        raise NotSupported(f"{call.request} exists on the UNIX socket only")
+
+    async def open_stream(self, call: Call[T]) -> GrpcAnswers[T]:
+        return GrpcAnswers(self, call, self.begin(self._method(call), call.body))
 
     async def subscribe(self, channel: str, held: int) -> GrpcBatches:
         batches = GrpcBatches(self, self.begin(self._channels.Subscribe), channel)
@@ -250,6 +257,22 @@ class GrpcConnection:
 
     async def watch(self) -> GrpcChanges:
         return GrpcChanges(self, self.begin(self._registry.Watch, WatchRequest()))
+
+
+class GrpcAnswers(Generic[T]):
+    """A call's answers; see :class:`towpath.remote.ports.Answers`."""
+
+    def __init__(self, connection: GrpcConnection, asked: Call[T], call: Any) -> None:
+        self._connection = connection
+        self._asked = asked
+        self._call = call
+
+    async def receive(self) -> T:
+        return self._asked.decode(await self._connection.read(self._call))
+
+    def close(self) -> None:
+        self._call.cancel()
+        self._call = None
 
 
 class GrpcBatches:

@@ -22,6 +22,23 @@ from towpath.v1.registry_pb2 import WatchResponse
 T = TypeVar("T")
 
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Answers(Protocol[T_co]):
+    """A call that has any number of answers, on one connection."""
+
+    async def receive(self) -> T_co:
+        """Wait for the next answer.
+
+        Raises:
+            TowpathError: there will be none.
+        """
+
+    def close(self) -> None:
+        """Leave."""
+
+
 class Batches(Protocol):
     """A subscription on one connection."""
 
@@ -90,7 +107,7 @@ class Connection(Protocol):
     def is_lost(self) -> bool: ...
 
     async def ask(self, call: Call[T], timeout_s: float | None) -> T:
-        """Carry out a registry call.
+        """Carry out a call that has one answer.
 
         Raises:
             Timeout: no answer came in time.
@@ -108,6 +125,9 @@ class Connection(Protocol):
 
     def publication(self, channel: str) -> Publication:
         """Make a place to publish from; asks nobody until it is used."""
+
+    async def open_stream(self, call: Call[T]) -> Answers[T]:
+        """Begin a call that has any number of answers."""
 
     async def watch(self) -> Changes:
         """Follow the registry: its state, ``current``, then the changes."""

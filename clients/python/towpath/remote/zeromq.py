@@ -32,7 +32,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import zmq
 from google.protobuf.message import DecodeError
@@ -253,7 +253,11 @@ class ZeroMQConnection:
         self._check()
         return ZeroMQChanges(self)
 
-    def open_stream(self, frame: Frame, handler: Callable[[Frame | TowpathError], None]) -> int:
+    async def open_stream(self, call: Call[T]) -> ZeroMQAnswers[T]:
+        self._check()
+        return ZeroMQAnswers(self, call)
+
+    def begin_stream(self, frame: Frame, handler: Callable[[Frame | TowpathError], None]) -> int:
         """Begin a stream; see :meth:`ClientProtocol.open_stream`."""
         call_id = self._protocol.open_stream(frame, handler)
         self.flush()
@@ -350,7 +354,7 @@ class ZeroMQBatches:
         self._consumed = 0
         self._half = max(window // 2, 1)
         request = SubscribeRequest(channel=channel, credit=max(window - held, 1))
-        self._call_id = connection.open_stream(Frame(subscribe_request=request), self._answers.put)
+        self._call_id = connection.begin_stream(Frame(subscribe_request=request), self._answers.put)
 
     async def wait_subscribed(self) -> None:
         """Wait until nothing published from now on is missed."""
@@ -402,6 +406,22 @@ class ZeroMQPublication:
         """Nothing is held for it."""
 
 
+class ZeroMQAnswers(Generic[T]):
+    """A call's answers; see :class:`towpath.remote.ports.Answers`."""
+
+    def __init__(self, connection: ZeroMQConnection, call: Call[T]) -> None:
+        self._connection = connection
+        self._call = call
+        self._answers = _Answers()
+        self._call_id = connection.begin_stream(call.frame(0), self._answers.put)
+
+    async def receive(self) -> T:
+        return self._call.result(await self._answers.get())
+
+    def close(self) -> None:
+        self._connection.cancel(self._call_id)
+
+
 class ZeroMQChanges:
     """A watch; see :class:`towpath.remote.ports.Changes`."""
 
@@ -410,7 +430,7 @@ class ZeroMQChanges:
         self._answers = _Answers()
         frame = Frame()
         frame.watch_request.SetInParent()
-        self._call_id = connection.open_stream(frame, self._put)
+        self._call_id = connection.begin_stream(frame, self._put)
 
     def _put(self, answer: Frame | TowpathError) -> None:
         if len(self._answers) < WATCH_FRAMES_MAX:

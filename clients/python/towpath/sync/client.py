@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from towpath import addresses, calls, tracing, wire
+from towpath import addresses, asking, calls, tracing, wire
 from towpath._version import __version__
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import (
@@ -241,6 +241,32 @@ class LocalClient(Client):
             raise value
         return call.result(value)
 
+    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+        with self._sending():
+            if not self._protocol.is_ready or self._closed:
+                then(calls.not_connected())
+                return lambda: None
+            call_id = self._protocol.call(call, asking.answered(call, then))
+        return functools.partial(self._withdraw, call_id)
+
+    def _withdraw(self, call_id: int) -> None:
+        with self._sending():
+            self._protocol.withdraw(call_id)
+
+    def _follow(
+        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
+    ) -> Callable[[], object]:
+        with self._sending():
+            if self._closed or self._failed is not None:
+                raise (self._failed or self._why_closed).again()
+            stream = self._protocol.keep_stream(make, listener)
+
+        def leave() -> None:
+            with self._sending():
+                stream.leave()
+
+        return leave
+
     def _ensure_ids(self, deadline: int | None) -> None:
         """Wait, with the lock held, until there is a connection and the session has an id to use on it."""
         while True:
@@ -331,6 +357,8 @@ class LocalClient(Client):
                     self._drop_connection(error)
                     if self._is_final(error):
                         self._failed = error
+                        if error is not None:
+                            self._protocol.end_streams(error)
                         self._ready.notify_all()
                         break
                 self._reconnect()

@@ -1,0 +1,104 @@
+"""What travels as frames, from afar: calls that nobody waits for, and streams that outlive their connection.
+
+Theory of operation
+    Each posted call and each stream is a task on the client's loop. A stream's task asks on the session's
+    connection, tells what comes, and when that connection breaks, asks on the next; a refusal that trying
+    again does not change ends it. See :class:`towpath.asking.Asking` for what is promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from towpath import calls
+from towpath.asking import Listener
+from towpath.calls import Call
+from towpath.errors import Cancelled, ConnectionLost, InternalError, Timeout, TowpathError, Unavailable
+from towpath.remote.session import Session
+from towpath.waiting import CALL_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S
+
+T = TypeVar("T")
+
+_TRY_AGAIN = (Cancelled, ConnectionLost, Timeout, Unavailable)
+"""What ends a stream but not what it is about."""
+
+
+class RemoteAsking:
+    """One session's posted calls and streams."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+        """As :meth:`towpath.asking.Asking._post`; what is withdrawn may have been carried out."""
+        connection = self._session.connection
+        if connection is None or connection.is_lost:
+            then(calls.not_connected())
+            return lambda: None
+
+        async def asked() -> None:
+            outcome: T | TowpathError
+            try:
+                outcome = await connection.ask(call, CALL_TIMEOUT_S)
+            except TowpathError as error:
+                outcome = error
+            except asyncio.CancelledError:
+                then(Cancelled("the call was withdrawn: it may have been carried out"))
+                raise
+            then(outcome)
+
+        return self._start(asked()).cancel
+
+    def follow(self, make: Callable[[], Call[T]], listener: Listener[T]) -> Callable[[], object]:
+        """As :meth:`towpath.asking.Asking._follow`."""
+        if self._session.ended is not None:
+            raise self._session.ended.again()
+        following = self._start(self._followed(make, listener))
+
+        def stopped(task: asyncio.Task[None]) -> None:
+            """A bug in the task must not leave anybody waiting."""
+            if not task.cancelled() and (bug := task.exception()) is not None:
+                listener.ended(InternalError(f"the stream failed: {bug!r}"))
+
+        following.add_done_callback(stopped)
+        return following.cancel
+
+    async def close(self) -> None:
+        """Leave everything."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="towpath-asking")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _followed(self, make: Callable[[], Call[T]], listener: Listener[T]) -> None:
+        pause_s = RECONNECT_FIRST_S
+        while True:
+            try:
+                connection = await self._session.ready()
+                stream = await connection.open_stream(make())
+                try:
+                    while True:
+                        listener.came(await stream.receive())
+                        pause_s = RECONNECT_FIRST_S
+                finally:
+                    stream.close()
+            except TowpathError as error:
+                if self._session.ended is not None:
+                    listener.ended(self._session.ended.again())
+                    return
+                if not isinstance(error, _TRY_AGAIN):
+                    listener.ended(error)
+                    return
+                listener.broke(error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
