@@ -17,6 +17,7 @@ USER_HEADERS_MAX: Final = 64
 USER_HEADER_NAME_BYTES_MAX: Final = 128
 PAYLOADS_MAX: Final = 10_000
 """Payloads in one publish request."""
+MESSAGE_ID_BYTES_MAX: Final = 128
 HEADERS_BYTES_MAX: Final = 16384
 """A message's headers, serialized, may not be larger."""
 
@@ -80,6 +81,8 @@ def headers_to_proto(headers: model.Headers) -> message_pb2.Headers:
     """Raises InvalidArgument when a field is out of its range."""
     if not 0 <= headers.priority <= 31:
         raise InvalidArgument(f"priority {headers.priority} is not between 0 and 31")
+    if len(headers.message_id.encode(errors="replace")) > MESSAGE_ID_BYTES_MAX:
+        raise InvalidArgument(f"a message's id is longer than {MESSAGE_ID_BYTES_MAX} bytes")
     if len(headers.user) > USER_HEADERS_MAX:
         raise InvalidArgument(f"{len(headers.user)} user headers; at most {USER_HEADERS_MAX} are allowed")
     for name in headers.user:
@@ -103,6 +106,8 @@ def _headers_message(headers: model.Headers) -> message_pb2.Headers:
         traceparent=headers.traceparent,
         tracestate=headers.tracestate,
         user=headers.user,
+        message_id=headers.message_id,
+        deliver_at_ns=headers.deliver_at_ns,
     )
 
 
@@ -116,6 +121,8 @@ def headers_from_proto(headers: message_pb2.Headers) -> model.Headers:
         traceparent=headers.traceparent,
         tracestate=headers.tracestate,
         user=dict(headers.user),
+        message_id=headers.message_id,
+        deliver_at_ns=headers.deliver_at_ns,
     )
 
 

@@ -38,6 +38,9 @@ class Headers:
         origin: who brought the message: ``binding:ID`` or ``session:ID``.
         traceparent, tracestate: W3C trace context.
         user: the application's own; at most 64, names 1 to 128 bytes of UTF-8.
+        message_id: what was published with the same id within the channel's ``dedupe_ms`` is not published
+            again; at most 128 bytes. Queues and durable topics.
+        deliver_at_ns: not delivered before, nanoseconds since the epoch. Queues.
     """
 
     content_type: str = ""
@@ -48,6 +51,8 @@ class Headers:
     traceparent: str = ""
     tracestate: str = ""
     user: Mapping[str, str] = field(default_factory=dict)
+    message_id: str = ""
+    deliver_at_ns: int = 0
 
     def __bool__(self) -> bool:
         return self != NO_HEADERS
