@@ -47,6 +47,7 @@ from .host.packets import Outbox, close_all, receive_packet
 from .journal.sqlite import SqliteJournal
 from .local.credentials import Admins
 from .local.door import Door
+from .local.tokens import ResumeTokens, read_key
 from .log import log, set_level
 from .ports import WallClock
 from .rings.kept import Keeper
@@ -54,6 +55,7 @@ from .settings import Settings
 from .status import StatusBoard
 
 JOURNAL_NAME: Final = "journal.sqlite"
+KEY_NAME: Final = "resume.key"
 STATUS_INTERVAL_S: Final = 1.0
 """The line for ``systemctl status`` is told at most this often, and only while it changes."""
 
@@ -92,6 +94,7 @@ class Daemon:
             status_frame=self._board.frame,
             gateway_report=self._board.set_report,
             warn=self._warn,
+            tokens=ResumeTokens(read_key(Path(settings.daemon.state_dir) / KEY_NAME)),
             software=f"towpath/{__version__}",
         )
 

@@ -18,6 +18,7 @@ from towpath_broker.engine import Engine
 from towpath_broker.journal.memory import MemoryJournal
 from towpath_broker.local import connection, door
 from towpath_broker.local.credentials import Admins
+from towpath_broker.local.tokens import KEY_BYTES, ResumeTokens
 from towpath_broker.ports import WallClock
 from towpath_broker.rings.kept import Keeper
 
@@ -34,6 +35,7 @@ class InProcess:
             status_frame=self._no_status,
             gateway_report=lambda name, report: None,
             warn=lambda message: None,
+            tokens=ResumeTokens(b"k" * KEY_BYTES),
             software="test",
             keeper=Keeper(lambda name, descriptor: False, lambda name: None),
         )

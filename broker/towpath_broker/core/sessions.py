@@ -12,8 +12,8 @@ Invariants
     No two sessions own the same id.
     ``Session.sources`` and ``Session.readers`` list what is live of it.
 
-Not here: a proof that whoever resumes an id is the one who had it. There is none: what keeps a stranger
-from taking an id is that its owner holds it live, or comes back sooner. See GUARANTEES.md.
+Not here: the proof that whoever resumes an id is the one who had it, which the door asks for before a
+command comes here (``local.tokens``).
 """
 
 from __future__ import annotations

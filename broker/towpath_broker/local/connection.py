@@ -15,7 +15,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from towpath import wire
 from towpath.errors import (
@@ -83,6 +83,7 @@ class Connection:
         self._calls: dict[int, str] = {}
         self._watches: set[int] = set()
         self._offers: dict[int, Callable[[], None]] = {}
+        self._tokens: dict[int, bytes] = {}
         self._loop = asyncio.get_running_loop()
         self._transport = FrameTransport(
             sock,
@@ -162,6 +163,7 @@ class Connection:
         if request == "attach_source_request":
             ring = self._only(descriptors, "a ring")
             source = SourceId(body.source)
+            self._check_owner(frame.id, source, caller, body)
             ring_bytes = self._door.descriptors.offer_ring(
                 source, ring, channel=body.channel, is_resumed=body.resumed
             )
@@ -172,6 +174,7 @@ class Connection:
             page = self._only(descriptors, "a control page")
             command = translate.command_from(caller, request, body)
             reader = ReaderId(body.reader)
+            self._check_owner(frame.id, reader, caller, body)
             self._door.descriptors.offer_page(reader, body.slots, page)
             self._offers[frame.id] = lambda: self._door.descriptors.drop_reader(reader)
             self._door.submit(command)
@@ -187,6 +190,12 @@ class Connection:
         if not self.gateway:
             raise PermissionDenied("only a gateway that the daemon started may ask for another principal")
         return Caller(frame.principal, False, self.session, CallId(frame.id))
+
+    def _check_owner(self, call: int, identifier: int, caller: Caller, body: Any) -> None:
+        """Let only who was given an id resume it; the answer gives the token to do so."""
+        if body.resumed:
+            self._door.tokens.check(identifier, caller.principal, body.resume_token)
+        self._tokens[call] = self._door.tokens.token(identifier, caller.principal)
 
     @staticmethod
     def _only(descriptors: list[wire.Descriptor], what: str) -> wire.Descriptor:
@@ -235,6 +244,10 @@ class Connection:
     def answer(self, frame: Frame) -> None:
         """Send the only, or last, answer to a call."""
         self._offers.pop(frame.id, None)
+        token = self._tokens.pop(frame.id, None)
+        answer = frame.WhichOneof("body")
+        if token is not None and answer in ("attach_source_response", "attach_reader_response"):
+            getattr(frame, answer).resume_token = token
         self._transport.send(frame)
         self._end(frame.id)
 

@@ -37,6 +37,7 @@ from towpath_broker.rings.own_channel import Publication, partly
 from . import translate
 from .connection import Connection
 from .credentials import Admins, Peer, peer_of
+from .tokens import ResumeTokens
 
 UNWELCOMED_MAX: Final = 512
 """Connections that have not become sessions yet; above it the oldest is closed."""
@@ -57,6 +58,7 @@ class Door:
         status_frame: completes the core's part of a status, and makes its frame.
         gateway_report: takes what a gateway reports of itself.
         warn: takes what an operator should know.
+        tokens: what proves that a client which comes back is the one that left.
         software: what the daemon calls itself.
     """
 
@@ -70,6 +72,7 @@ class Door:
         status_frame: StatusFrame,
         gateway_report: Callable[[str, frame_pb2.ReportGatewayRequest], None],
         warn: Callable[[str], None],
+        tokens: ResumeTokens,
         software: str,
     ) -> None:
         self.descriptors = Descriptors()
@@ -77,6 +80,7 @@ class Door:
             self.descriptors, keeper, submit=submit, written=self._written, refused=self._not_written
         )
         self.submit = submit
+        self.tokens = tokens
         self.counters: Counter[str] = Counter()
         self._table = table
         self._shared_table = wire.Descriptor(table.share())

@@ -62,6 +62,7 @@ class SourceState:
 
     Attributes:
         is_attached: whether the core has ever said that it is; from then on it may be taken up again.
+        resume_token: what the core gave to prove by then that it is ours.
         ended: why nothing more can be published, or None.
         orphans: readers of before a reconnection that have not come back yet.
         place: what it is on its channel.
@@ -77,6 +78,7 @@ class SourceState:
         self.source = source
         self.origin = origin
         self.is_attached = False
+        self.resume_token = b""
         self.stall_ns = channel.stall_ms_max * 1_000_000
         self.writer = _ring.Writer(
             source, channel.ring_bytes, overflow=channel.overflow, history=channel.history
@@ -132,6 +134,7 @@ class ReaderState:
 
     Attributes:
         is_attached: whether the core has ever said that it is; from then on it may be taken up again.
+        resume_token: what the core gave to prove by then that it is ours.
         ended: why no new source will come, or None; what is in the rings already is still handed out.
         slots: the slot of each source that the core counts as this reader's.
         following: sources whose rings are not drained yet, and the channel of each.
@@ -158,6 +161,7 @@ class ReaderState:
         self.exclude_origin = exclude_origin
         self.wants_doorbell = wants_doorbell
         self.is_attached = False
+        self.resume_token = b""
         self.role = role
         is_wide = is_pattern(channel) or role == frame_pb2.READER_ROLE_SERVER
         self.slot_count = PATTERN_SLOTS if is_wide else SLOTS

@@ -284,12 +284,14 @@ class ClientProtocol:
         call = calls.attach_source(
             state.channel, state.source, origin=state.origin, resumed=state.is_attached
         )
+        call.body.resume_token = state.resume_token
 
         def answered(answer: Frame | TowpathError) -> None:
             try:
                 if isinstance(answer, TowpathError):
                     raise answer
                 self.source_attached(state, call.result(answer))
+                state.resume_token = answer.attach_source_response.resume_token
             except TowpathError as error:
                 answer = error
             done(answer)
@@ -340,12 +342,14 @@ class ClientProtocol:
             wants_doorbell=state.wants_doorbell,
             held=state.slots if state.is_attached else None,
         )
+        call.body.resume_token = state.resume_token
 
         def answered(answer: Frame | TowpathError) -> None:
             try:
                 if isinstance(answer, TowpathError):
                     raise answer
                 call.result(answer)
+                state.resume_token = answer.attach_reader_response.resume_token
                 state.is_attached = True
             except TowpathError as error:
                 answer = error

@@ -622,6 +622,7 @@ class AttachSourceRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     OWN_READER_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     source: _builtins.int
     """An id of the session's own block; or, with `resumed`, the id it had on an earlier connection."""
@@ -635,6 +636,8 @@ class AttachSourceRequest(_message.Message):
     """
     peer: _builtins.int
     """An answerer's: the caller's reader of replies, which alone may map the ring."""
+    resume_token: _builtins.bytes
+    """With `resumed`: as in the response that gave the session this source."""
     def __init__(
         self,
         *,
@@ -645,10 +648,11 @@ class AttachSourceRequest(_message.Message):
         role: Global___SourceRole.ValueType = ...,
         own_reader: _builtins.int = ...,
         peer: _builtins.int = ...,
+        resume_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "origin", b"origin", "own_reader", b"own_reader", "peer", b"peer", "resumed", b"resumed", "role", b"role", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "origin", b"origin", "own_reader", b"own_reader", "peer", b"peer", "resume_token", b"resume_token", "resumed", b"resumed", "role", b"role", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -662,18 +666,22 @@ class AttachSourceResponse(_message.Message):
 
     GENERATION_INDEX_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     generation_index: _builtins.int
     """The channel's cell in the generation table, and its value when this was decided."""
     generation: _builtins.int
+    resume_token: _builtins.bytes
+    """Proves on a later connection that this source was the session's: 16 bytes, to be kept secret."""
     def __init__(
         self,
         *,
         generation_index: _builtins.int = ...,
         generation: _builtins.int = ...,
+        resume_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "generation_index", b"generation_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "generation_index", b"generation_index", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -727,6 +735,7 @@ class AttachReaderRequest(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     WANTS_DOORBELL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """A channel's name, or a pattern: `plant.*.temp`, `plant.>`."""
     reader: _builtins.int
@@ -739,6 +748,8 @@ class AttachReaderRequest(_message.Message):
     wants_doorbell: _builtins.bool
     """Publishers must ring the session's doorbell when this reader sleeps in an event loop."""
     role: Global___ReaderRole.ValueType
+    resume_token: _builtins.bytes
+    """With `resumed`: as in the response that gave the session this reader."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldSlot]:
         """With `resumed`: the slots in use, so that each source keeps its own."""
@@ -754,10 +765,11 @@ class AttachReaderRequest(_message.Message):
         held: _abc.Iterable[Global___HeldSlot] | None = ...,
         wants_doorbell: _builtins.bool = ...,
         role: Global___ReaderRole.ValueType = ...,
+        resume_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "exclude_origin", b"exclude_origin", "held", b"held", "reader", b"reader", "resumed", b"resumed", "role", b"role", "slots", b"slots", "wants_doorbell", b"wants_doorbell"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "exclude_origin", b"exclude_origin", "held", b"held", "reader", b"reader", "resume_token", b"resume_token", "resumed", b"resumed", "role", b"role", "slots", b"slots", "wants_doorbell", b"wants_doorbell"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,12 +803,17 @@ class AttachReaderResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.bytes
+    """As in AttachSourceResponse."""
     def __init__(
         self,
+        *,
+        resume_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
