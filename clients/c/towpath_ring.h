@@ -92,7 +92,7 @@
  * Not here: names, permissions, who may map what, how long to wait for whom (the core); loans (a later issue).
  *
  * Reading order: towpath_ring_layout.h, _steps.h, _wait.h, _memfd.h, _record.h, _generation.h, _writer.h, _publish.h,
- * _attach.h, _writer_wait.h, _reader.h, _read.h, _reader_wait.h; and for the core _recover.h, _pump.h and _parcel.h.
+ * _attach.h, _writer_wait.h, _reader.h, _read.h, _reader_wait.h, _load.h; and for the core _recover.h, _pump.h and _parcel.h.
  * Sources: futex(2), memfd_create(2), fcntl(2) "File Sealing", Documentation/userspace-api/futex2.rst.
  */
 #ifndef TOWPATH_RING_H
@@ -111,6 +111,7 @@
 #include "towpath_ring_reader.h"
 #include "towpath_ring_read.h"
 #include "towpath_ring_reader_wait.h"
+#include "towpath_ring_load.h"
 #include "towpath_ring_recover.h"
 #include "towpath_ring_pump.h"
 #include "towpath_ring_parcel.h"

@@ -8,7 +8,7 @@
  *
  *   ring (written by its writer)                     control page (written by its reader)
  *   0    magic version header_bytes                  0    magic version slots
- *        capacity source created_ns                  16   reader
+ *        capacity source created_ns                  16   reader load
  *        overflow history base_seq
  *   128  tail | closed bit  <- readers sleep here    128  sleeping = epoch << 2 | mode
  *        last_seq (for who counts; not for readers)
@@ -160,7 +160,8 @@ struct tpr_control_page {
     uint32_t version;
     uint32_t slots;
     uint64_t reader;
-    uint8_t unused_a[104];
+    uint64_t load; /* how busy the reader is: a hint (towpath_ring_load.h) */
+    uint8_t unused_a[96];
     uint64_t sleeping;
     uint8_t unused_b[120];
     struct tpr_slot slot[]; /* `slots` of them */
@@ -207,6 +208,7 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_slot, taken) == 16, "slot taken");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, version) == 8, "control version");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, slots) == 12, "slots");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, reader) == 16, "reader");
+TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, load) == 24, "load");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, sleeping) == 128, "sleeping");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, slot) == 256, "first slot");
 TPR_STATIC_ASSERT(offsetof(struct tpr_table_page, version) == 8, "table version");
