@@ -135,6 +135,8 @@ class Daemon:
             await self._door.close()
         self._engine.stop()
         await engine
+        if not self._must_keep:
+            self._door.mediator.close()
         loop.remove_reader(self._control)
         self._journal.close()
         return self._must_keep

@@ -30,22 +30,6 @@ static inline int tpr_reader_keep(const struct tpr_reader *reader) {
     return tpr_memory_keep_(&reader->memory);
 }
 
-/* Let go of a ring that another process is to go on with: publish what is pending, release everything here, but end
- * nothing; who reads it notices nothing. Nobody may be asleep in it. */
-static inline void tpr_writer_leave(struct tpr_writer *writer) {
-    if (!writer->memory.page)
-        return;
-    if (!tpr_is_forked_(&writer->memory))
-        tpr_writer_flush(writer);
-    tpr_writer_release_(writer);
-}
-
-/* The same for a control page: its cursors stay as they are, and their writers go on waiting for them. */
-static inline void tpr_reader_leave(struct tpr_reader *reader) {
-    if (reader->memory.page)
-        tpr_reader_release_(reader);
-}
-
 /* Note where the records begin that are still there, as far back as anybody may ask for them. */
 static inline void tpr_writer_recover_positions_(struct tpr_writer *writer) {
     struct tpr_positions *positions = writer->positions;

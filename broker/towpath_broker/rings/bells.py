@@ -6,6 +6,10 @@ Theory of operation
     not, because one of them could shut it down for the others. So what somebody does to a doorbell
     concerns that pair alone: filling it means it has rung, ending it means it rings no more.
 
+    A doorbell also tells who is alive. The other side has the only sending end, and lets go of it with the
+    pair, or with its life; and the receiving end outlives the core (``kept``). So it ends when the other side
+    is gone, and not when a connection breaks or the core is started again.
+
 Invariants
     A rung bell is read once per turn of the loop, a bounded number of bytes: nobody can hold the loop.
     Descriptors that somebody sends through a doorbell are not accepted; the kernel closes them.
@@ -42,11 +46,12 @@ class Bells:
     def __contains__(self, pair: Pair) -> bool:
         return pair in self._bells
 
-    def make(self, pair: Pair, rung: Callable[[], object]) -> wire.Descriptor:
+    def make(self, pair: Pair, rung: Callable[[], object], ended: Callable[[], object]) -> wire.Descriptor:
         """Make a pair's doorbell, in place of the one that it had.
 
         Args:
-            rung: called from the loop when the other side rang, or ended the bell.
+            rung: called from the loop when the other side rang.
+            ended: called from the loop when it let go of its end, or is gone; the bell is closed by then.
 
         Returns:
             The sending end.
@@ -54,28 +59,38 @@ class Bells:
         self.remove(pair)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         theirs.setblocking(False)
-        self._register(pair, ours, rung)
+        self._register(pair, ours, rung, ended)
         return wire.Descriptor(theirs.detach())
 
-    def _ring(self, pair: Pair, rung: Callable[[], object]) -> None:
+    def _ring(self, pair: Pair, rung: Callable[[], object], ended: Callable[[], object]) -> None:
         try:
             is_alive = bool(self._bells[pair].recv(_BELL_BYTES))
         except BlockingIOError:
             return
         except OSError:
             is_alive = False
-        if not is_alive:
+        if is_alive:
+            rung()
+        else:
             self.remove(pair)
-        rung()
+            ended()
 
-    def adopt(self, pair: Pair, receiving: wire.Descriptor, rung: Callable[[], object]) -> None:
+    def adopt(
+        self,
+        pair: Pair,
+        receiving: wire.Descriptor,
+        rung: Callable[[], object],
+        ended: Callable[[], object],
+    ) -> None:
         """Go on with a doorbell that an earlier process made."""
-        self._register(pair, socket.socket(fileno=os.dup(receiving.fd)), rung)
+        self._register(pair, socket.socket(fileno=os.dup(receiving.fd)), rung, ended)
 
-    def _register(self, pair: Pair, ours: socket.socket, rung: Callable[[], object]) -> None:
+    def _register(
+        self, pair: Pair, ours: socket.socket, rung: Callable[[], object], ended: Callable[[], object]
+    ) -> None:
         ours.setblocking(False)
         self._bells[pair] = ours
-        self._loop.add_reader(ours, self._ring, pair, rung)
+        self._loop.add_reader(ours, self._ring, pair, rung, ended)
 
     def fileno(self, pair: Pair) -> int:
         """The receiving end of a pair that has a doorbell."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from towpath import _ring, wire
 from towpath_broker.core.commands import OwnFound
@@ -118,30 +118,3 @@ def found_in(by_channel: Mapping[str, Kept]) -> Iterable[OwnFound]:
 
 def _read_only(descriptor: wire.Descriptor) -> wire.Descriptor:
     return wire.Descriptor(os.open(f"/proc/self/fd/{descriptor.fd}", os.O_RDONLY | os.O_CLOEXEC))
-
-
-# The part of the ring that takes memory over, by name until its types have it.
-_LATE: Any = _ring
-
-
-def recover_writer(descriptor: int) -> _ring.Writer:
-    """Go on with a ring; the descriptor stays the caller's."""
-    writer: _ring.Writer = _LATE.Writer.recover(descriptor)
-    return writer
-
-
-def recover_reader(descriptor: int) -> _ring.Reader:
-    """Go on with a control page; the descriptor stays the caller's."""
-    reader: _ring.Reader = _LATE.Reader.recover(descriptor)
-    return reader
-
-
-def last_origin(writer: Any) -> tuple[int, int] | None:
-    """Source and seq from which the newest message of a ring came; None when it came from nobody else."""
-    newest: tuple[int, int] | None = writer.last_origin()
-    return newest
-
-
-def add_at_cursor(reader: Any, ring_fd: int, slot: int, source: int, channel: str) -> None:
-    """Read a ring from where the control page says that its reader was."""
-    reader.add(ring_fd, slot, source, channel, "cursor")

@@ -7,9 +7,12 @@ Theory of operation
 
     On a channel in total order all that is needed to go on is kept by the supervisor (``kept``). A new core
     recovers it before it opens the door, and goes on at once: with the subscribers where their cursors are,
-    and the publishers where its own are. What the newest record says was written before the old core
-    could count it as read is not taken again. Who has not come back when ``GRACE_S`` has passed is taken
-    for dead: such a subscriber is waited for no longer, such a publisher's ring is read to its end.
+    and the publishers where its own are. Of one publisher the old core may have shown messages that it had
+    not counted as read; the newest record says of which, and up to where, and this is written down before
+    anything else is shown (``Reader.pass_over``; why that is enough: clients/c/towpath_ring_pump.h).
+
+    Publishers that have not come back are read on (``intake``). A subscriber that has not come back when
+    ``GRACE_S`` has passed is taken for dead: it is waited for no longer.
 
     A source that is there only for what comes over the socket is closed when it has been idle for
     ``IDLE_S`` and everybody has read everything. The timer for that runs only while there is such a source.
@@ -22,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from towpath import _ring, wire
@@ -34,25 +36,10 @@ from towpath_broker.log import log
 
 from .bells import Bells
 from .descriptors import Descriptors
-from .kept import (
-    BELL,
-    PAGE,
-    PUBLISHER,
-    RING,
-    SUBSCRIBER,
-    Keeper,
-    Kept,
-    add_at_cursor,
-    found_in,
-    last_origin,
-    recover_reader,
-    recover_writer,
-    sort_out,
-)
+from .intake import GRACE_S, Intake, Sources
+from .kept import BELL, PAGE, PUBLISHER, RING, SUBSCRIBER, Keeper, Kept, found_in, sort_out
 from .own_channel import OwnChannel, Publication, Told, WaitingBytes
 
-GRACE_S: Final = 3.0
-"""How long after a recovery the others have to come back; as for clients (``RESUME_GRACE_NS``)."""
 START_NAMES: Final[Mapping[StartAt, Literal["tail", "start", "history"]]] = {
     StartAt.START: "start",
     StartAt.TAIL: "tail",
@@ -60,14 +47,6 @@ START_NAMES: Final[Mapping[StartAt, Literal["tail", "start", "history"]]] = {
 }
 IDLE_S: Final = 60.0
 """How long a source for what comes over the socket stays when nothing comes."""
-
-
-@dataclass(slots=True)
-class Missing:
-    """Who was there before a recovery and has not come back yet, with slots."""
-
-    subscribers: dict[ReaderId, int]
-    publishers: dict[SourceId, int]
 
 
 class Mediator:
@@ -93,7 +72,7 @@ class Mediator:
         self._descriptors = descriptors
         self._keeper = keeper
         self._kept: dict[str, Kept] = {}
-        self._missing: dict[str, Missing] = {}
+        self._missing: dict[str, set[ReaderId]] = {}  # subscribers from before a recovery, by channel
         self._grace: asyncio.TimerHandle | None = None
         self._submit = submit
         self._written = written
@@ -122,7 +101,6 @@ class Mediator:
         source = effect.source
         told = Told(
             written=lambda publication, seq: self._written(publication, source, seq),
-            left=lambda gone: self._source_left(source, gone),
             stalled=lambda reader: self._submit(commands.DetachStalled(self._caller(), source, reader)),
         )
         self._by_source[source] = OwnChannel(
@@ -140,16 +118,21 @@ class Mediator:
     def open_reader(self, effect: effects.OpenOwnReader) -> None:
         """Make the control page with which the core reads a channel's publishers."""
         source = self._by_name[effect.channel]
-        intake = (
-            self._recovered_intake(effect)
-            if effect.is_recovered
-            else _ring.Reader(effect.reader, effect.slots)
+        channel = self._by_source[source]
+        kept = self._kept.pop(effect.channel) if effect.is_recovered else None
+        reader = self._recovered_reader(kept, channel) if kept else _ring.Reader(effect.reader, effect.slots)
+        self._descriptors.offer_page(effect.reader, effect.slots, wire.Descriptor(reader.share()))
+        sources = Sources(
+            is_there=lambda publisher: (publisher, effect.reader) in self._bells,
+            left=lambda publisher: self._source_left(channel, publisher),
+            changed=channel.wake,
         )
-        self._descriptors.offer_page(effect.reader, effect.slots, wire.Descriptor(intake.share()))
-        self._by_source[source].intake = intake
+        channel.intake = Intake(reader, effect.channel, sources)
         self._by_reader[effect.reader] = source
-        if not effect.is_recovered:
-            self._keep(effect.channel, PAGE, intake)
+        if kept is None:
+            self._keep(effect.channel, PAGE, reader)
+        else:
+            self._recover_publishers(kept, channel, channel.intake)
 
     def _new_writer(self, effect: effects.OpenOwnSource) -> _ring.Writer:
         options = effect.options
@@ -163,10 +146,8 @@ class Mediator:
             self._keep(effect.channel, RING, writer)
         return writer
 
-    def _keep(self, channel: str, what: str, memory: object) -> None:
-        keep = getattr(memory, "keep", None)  # until the ring has it everywhere
-        descriptor = keep() if keep is not None else -1
-        if descriptor >= 0 and not self._keeper.keep_own(channel, what, descriptor):
+    def _keep(self, channel: str, what: str, memory: _ring.Writer | _ring.Reader) -> None:
+        if not self._keeper.keep_own(channel, what, memory.keep()):
             log("core.not_kept", level="error", channel=channel, what=what)
 
     # ---- recovery ------------------------------------------------------------------------------------------
@@ -179,34 +160,28 @@ class Mediator:
     def _recovered_writer(self, effect: effects.OpenOwnSource) -> _ring.Writer:
         kept = self._kept[effect.channel]
         assert kept.ring is not None
-        writer = recover_writer(kept.ring.fd)
-        missing = self._missing[effect.channel] = Missing({}, {})
+        writer = _ring.Writer.recover(kept.ring.fd)
         for reader, (slot, page) in kept.subscribers.items():
             with contextlib.suppress(_ring.RingError):
                 writer.attach(reader, page.fd, slot, -1, "tail")
-            missing.subscribers[reader] = slot
             self._slots[SUBSCRIBER, reader] = slot
+        self._missing[effect.channel] = set(kept.subscribers)
         return writer
 
-    def _recovered_intake(self, effect: effects.OpenOwnReader) -> _ring.Reader:
-        kept = self._kept.pop(effect.channel)
+    def _recovered_reader(self, kept: Kept, channel: OwnChannel) -> _ring.Reader:
         assert kept.page is not None
-        intake = recover_reader(kept.page.fd)
-        channel = self._by_source[self._by_name[effect.channel]]
+        reader = _ring.Reader.recover(kept.page.fd)
+        newest = channel.writer.last_origin()
+        if newest is not None:
+            reader.pass_over(*newest)
+        return reader
+
+    def _recover_publishers(self, kept: Kept, channel: OwnChannel, intake: Intake) -> None:
         for pair, bell in kept.bells.items():
-            self._bells.adopt(pair, bell, channel.wake)
-        newest = last_origin(channel.writer)
-        # What the old core had written and not yet counted as read is of one source, which goes first: pump()
-        # passes over that much as long as no other message is newer.
-        for source in sorted(kept.publishers, key=lambda each: newest is None or each != newest[0]):
-            slot, ring = kept.publishers[source]
-            with contextlib.suppress(_ring.RingError):
-                add_at_cursor(intake, ring.fd, slot, source, effect.channel)
-            self._missing[effect.channel].publishers[source] = slot
-            self._slots[PUBLISHER, source] = slot
-            if newest is not None and source == newest[0]:
-                channel.take_over(intake)
-        return intake
+            self._bells.adopt(pair, bell, channel.wake, self._bell_ended(channel, pair))
+        for publisher, (slot, ring) in kept.publishers.items():
+            self._slots[PUBLISHER, publisher] = slot
+            intake.recover(publisher, slot, ring.fd)
 
     def go_on(self) -> None:
         """All that can be recovered is; have the rest forgotten, and begin."""
@@ -219,27 +194,16 @@ class Mediator:
             self._grace = self._loop.call_later(GRACE_S, self._give_up_missing)
 
     def _give_up_missing(self) -> None:
-        for name, missing in self._missing.items():
+        for name, readers in self._missing.items():
             source = self._by_name.get(name)
             if source is None:
                 continue
             channel = self._by_source[source]
-            for reader in missing.subscribers:
+            for reader in readers:
                 channel.writer.detach(reader)
                 self._forget(name, SUBSCRIBER, reader)
-            for publisher in missing.publishers:
-                self._finish(channel, source, publisher)
             channel.wake()
         self._missing.clear()
-
-    def _finish(self, channel: OwnChannel, own: SourceId, publisher: SourceId) -> None:
-        """A publisher is gone: read its ring to the end."""
-        assert channel.intake is not None
-        if publisher in channel.intake.sources():
-            channel.intake.finish(publisher)
-            channel.wake()
-        else:
-            self._source_left(own, publisher)
 
     # ---- notices -------------------------------------------------------------------------------------------
 
@@ -272,7 +236,7 @@ class Mediator:
                         START_NAMES[body.start],
                     )
                 if channel.is_ordered:
-                    self._came_back(channel.name).subscribers.pop(body.reader, None)
+                    self._missing.get(channel.name, set()).discard(body.reader)
                     self._keep_other(channel.name, SUBSCRIBER, body.reader, body.slot, page)
             case effects.ReaderGone():
                 channel = self._by_source[body.source]
@@ -283,54 +247,32 @@ class Mediator:
             case effects.SourceAdded():
                 self._take_up(self._channel_of(body.reader), body)
             case effects.SourceGone():
-                self._finish(self._channel_of(body.reader), self._by_reader[body.reader], body.source)
+                self._intake_of(self._channel_of(body.reader)).detached(body.source)
             case _:
                 pass  # that a channel ends is told by what is dropped
 
     def _channel_of(self, reader: ReaderId) -> OwnChannel:
         return self._by_source[self._by_reader[reader]]
 
-    def _take_up(self, channel: OwnChannel, body: effects.SourceAdded) -> None:
-        """Read one more publisher."""
+    def _intake_of(self, channel: OwnChannel) -> Intake:
         assert channel.intake is not None
-        ring = self._descriptors.ring(body.source)
-        self._came_back(channel.name).publishers.pop(body.source, None)
-        self._keep_other(channel.name, PUBLISHER, body.source, body.slot, ring)
-        if body.source in channel.intake.sources():
-            channel.wake()
-            return
-        doorbell = self._descriptors.doorbell(body.session)
-        try:
-            channel.intake.add(
-                ring.fd,
-                body.slot,
-                body.source,
-                channel.name,
-                START_NAMES[body.start],
-                -1 if doorbell is None else doorbell.fd,
-            )
-        except _ring.RingError as error:  # its own fault: it is not heard
-            log(
-                "core.source_not_read",
-                level="warning",
-                channel=channel.name,
-                source=body.source,
-                why=str(error),
-            )
-        channel.wake()
+        return channel.intake
 
-    def _source_left(self, own: SourceId, source: SourceId) -> None:
+    def _take_up(self, channel: OwnChannel, body: effects.SourceAdded) -> None:
+        """Read one more publisher, or one that is back."""
+        ring = self._descriptors.ring(body.source)
+        self._keep_other(channel.name, PUBLISHER, body.source, body.slot, ring)
+        doorbell = self._descriptors.doorbell(body.session)
+        self._intake_of(channel).add(
+            body.source, body.slot, ring.fd, START_NAMES[body.start], -1 if doorbell is None else doorbell.fd
+        )
+
+    def _source_left(self, channel: OwnChannel, source: SourceId) -> None:
         """The core reads nothing more of a publisher; its slot is free once the machine has let go too."""
-        channel = self._by_source[own]
-        assert channel.intake is not None
-        channel.intake.remove(source)
-        reader = ReaderId(channel.intake.reader)
+        reader = self._intake_of(channel).id
         self._remove_bell(channel, source, reader)
         self._forget(channel.name, PUBLISHER, source)
         self._submit(commands.ReleaseSlot(self._caller(), reader, source))
-
-    def _came_back(self, channel: str) -> Missing:
-        return self._missing.get(channel) or Missing({}, {})
 
     def _keep_other(
         self, channel: str, what: str, identifier: int, slot: int, descriptor: wire.Descriptor
@@ -359,10 +301,10 @@ class Mediator:
             self._forget(channel.name, SUBSCRIBER, reader)
         if channel.intake is not None:
             self._keeper.remove_own(channel.name)
-            intake = ReaderId(channel.intake.reader)
-            del self._by_reader[intake]
-            for publisher in channel.intake.sources():
-                self._remove_bell(channel, publisher, intake)
+            intake = channel.intake
+            del self._by_reader[intake.id]
+            for publisher in map(SourceId, intake.reader.sources()):
+                self._remove_bell(channel, publisher, intake.id)
                 self._forget(channel.name, PUBLISHER, publisher)
         for publication in channel.close():
             self._refused(publication, ChannelUndeclared(f"channel {channel.name!r} was undeclared"))
@@ -376,10 +318,19 @@ class Mediator:
         pair = (source, reader)
         if pair in self._bells:
             return None
-        sending = self._bells.make(pair, channel.wake)
+        sending = self._bells.make(pair, channel.wake, self._bell_ended(channel, pair))
         if channel.is_ordered:
             self._keeper.keep_other(channel.name, BELL, source, reader, self._bells.fileno(pair))
         return sending
+
+    def _bell_ended(self, channel: OwnChannel, pair: tuple[int, int]) -> Callable[[], object]:
+        def ended() -> None:
+            if channel.is_ordered:
+                self._keeper.remove_other(channel.name, BELL, *pair)
+            if channel.intake is not None and channel.intake.id == pair[1]:
+                channel.intake.bell_ended(SourceId(pair[0]))
+
+        return ended
 
     def _remove_bell(self, channel: OwnChannel, source: int, reader: int) -> None:
         if (source, reader) in self._bells:
@@ -407,7 +358,7 @@ class Mediator:
             self._idle_check = self._loop.call_later(IDLE_S, self._close_idle)
 
     def close(self) -> None:
-        """Close every ring; subscribers drain them."""
+        """End every ring, which subscribers drain; for an end without a successor."""
         for timer in (self._idle_check, self._grace):
             if timer is not None:
                 timer.cancel()

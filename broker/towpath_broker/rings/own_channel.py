@@ -9,16 +9,34 @@ Theory of operation
     other channels. When there is nothing it arms its doorbells and sleeps; when its own ring is full it
     leaves everything where it is, and sleeps until a subscriber has made room.
 
-    What is moved is published first and then counted as read, one batch of one source at a time, each record
-    with its origin. So whoever takes both memories over, after this process was killed in between, finds in
-    the newest record how far it had come.
+Where a message becomes visible
+    In two places, of which one never runs inside the other: ``_show`` for what came over the socket,
+    ``_take_in`` for a batch of the publishers'. Before them nobody has seen a message, after them every
+    subscriber may have. Whatever must be decided or stored first has its place there,
+    between reading and writing:
+
+    =============  =====================================  ==========================================
+    what           ``_take_in`` today                     where there is something to decide or store
+    =============  =====================================  ==========================================
+    read           ``_ring.pump`` does all three:         copy a batch, leaving the cursors
+    commit         the record's origin, shown with it,    the batch, and how far each source was taken
+                   says how far its source was taken      (source and seq), in one commit
+    show           the tail, and then the cursor          write the ring, then move the cursors
+    after a crash  ``Reader.pass_over`` what the newest   ``Reader.pass_over`` what the store says, of
+                   record says (mediator)                 each source; show what was stored and not shown
+    =============  =====================================  ==========================================
+
+    A batch that waits for its commit is not done when ``_take_in`` returns: it answers 0, and whoever has
+    committed it calls ``wake``.
 
 Invariants
+    Each message is shown exactly once, whenever this process is killed: why, clients/c/towpath_ring_pump.h.
     The messages of one publication have contiguous numbers. A publication is answered when all of it is in
     the ring, or when it is withdrawn; never twice.
     No turn waits, for anybody.
 
-Not here: who may publish, who follows whom (core), memory that outlives the process (mediator).
+Not here: who may publish, who follows whom (core), publishers that come and go (intake), memory that outlives
+the process (mediator).
 """
 
 from __future__ import annotations
@@ -31,8 +49,9 @@ from typing import Final
 
 from towpath import _ring
 from towpath.errors import LimitExceeded, MessageTooLarge, QuotaExceeded, TowpathError
-from towpath_broker.core.ids import CallId, ReaderId, SessionId, SourceId
-from towpath_broker.log import log
+from towpath_broker.core.ids import CallId, ReaderId, SessionId
+
+from .intake import Intake
 
 TURN_COUNT: Final = 1024
 TURN_BYTES: Final = 1 << 20
@@ -73,12 +92,10 @@ class Told:
 
     Attributes:
         written: all of a publication is in the ring; with the seq of its last message.
-        left: the intake reads nothing more of a source: it was read to its end, or broke its ring.
         stalled: this subscriber has held the ring full for as long as the channel allows.
     """
 
     written: Callable[[Publication, int], object]
-    left: Callable[[SourceId], object]
     stalled: Callable[[ReaderId], object]
 
 
@@ -139,7 +156,7 @@ class OwnChannel:
         self.name = name
         self.is_ordered = is_ordered
         self.writer = writer
-        self.intake: _ring.Reader | None = None
+        self.intake: Intake | None = None
         self._stall_ns = stall_ms_max * 1_000_000
         self._told = told
         self._waiting = waiting
@@ -149,7 +166,6 @@ class OwnChannel:
         self._turn: asyncio.Handle | None = None
         self._room_check: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self._carried: list[_ring.Message] = []
         self.published_at = self._loop.time()
 
     @property
@@ -167,7 +183,7 @@ class OwnChannel:
         """
         self._check_sizes(publication)
         self.published_at = self._loop.time()
-        if not self._line and self._write(publication):
+        if not self._line and self._show(publication):
             return
         nbytes = publication.nbytes
         try:
@@ -206,7 +222,7 @@ class OwnChannel:
                     hint="declare the channel with a larger ring_bytes",
                 )
 
-    def _write(self, publication: Publication) -> bool:
+    def _show(self, publication: Publication) -> bool:
         """Write as much as there is room for; return whether that is all, which is told then."""
         headers = publication.headers or None
         while publication.done < len(publication.payloads):
@@ -231,52 +247,29 @@ class OwnChannel:
     def _take_turn(self) -> None:
         self._turn = None
         while self._line:
-            if not self._write(self._line[0]):
+            if not self._show(self._line[0]):
                 self._wait_room()
                 return
             self._count_out(self._line.popleft())
-        if self.intake is not None:
-            self._take_in(self.intake)
-
-    def _take_in(self, intake: _ring.Reader) -> None:
-        moved = self._pump(intake)
+        if self.intake is None:
+            return
+        moved = self._take_in(self.intake)
         if moved > 0:
             self.wake()
         elif moved < 0:
             self._wait_room()
         else:
-            for source, why in intake.take_violations():
-                log("core.source_left", level="warning", channel=self.name, source=source, message=why)
-                self._told.left(SourceId(source))
-            for source in (*intake.take_drained(), *intake.take_detached()):
-                self._told.left(SourceId(source))
-            if intake.arm():
+            self.intake.tend()
+            if self.intake.reader.arm():
                 self.wake()
 
-    def take_over(self, intake: _ring.Reader) -> None:
-        """Pass over what an earlier core had written already; before any other source is added."""
-        self._pump(intake)
+    def _take_in(self, intake: Intake) -> int:
+        """Take a batch of the publishers' messages in, and show it; see the module's docstring.
 
-    def _pump(self, intake: _ring.Reader) -> int:
-        pump = getattr(_ring, "pump", None)
-        if pump is not None:
-            moved: int = pump(intake, self.writer, TURN_COUNT, TURN_BYTES)
-            return moved
-        # Until the ring has pump(): the same, without origins, and not proof against a kill in between.
-        return self._move(intake)
-
-    def _move(self, intake: _ring.Reader) -> int:
-        moved = 0
-        if not self._carried:
-            self._carried = intake.receive(TURN_COUNT, TURN_BYTES, 0)
-        while self._carried:
-            payloads = [message.payload for message in self._carried]
-            written = self.writer.try_publish_many(payloads, 0, [m.headers_raw for m in self._carried])
-            if written <= 0:
-                return moved or -1
-            moved += written
-            del self._carried[:written]
-        return moved
+        Returns:
+            How many were shown; 0: there are none; less: there is no room.
+        """
+        return _ring.pump(intake.reader, self.writer, TURN_COUNT, TURN_BYTES)
 
     def _wait_room(self) -> None:
         """Go on when a subscriber has made room; meanwhile judge, now and then, whether one has stopped."""
@@ -293,7 +286,7 @@ class OwnChannel:
             self._room_check = self._loop.call_later(min(self._stall_ns / 1e9, STALL_CHECK_S), self.wake)
 
     def close(self) -> list[Publication]:
-        """Close the ring, which subscribers drain; return what was not written."""
+        """End the ring, which subscribers drain, and let publishers go; return what was not written."""
         self._is_closed = True
         for handle in (self._turn, self._room_check):
             if handle is not None:

@@ -323,14 +323,6 @@ class Writer:
         """Make a ``wait_room`` of another thread return 0; when there is none, the next one that would
         sleep."""
 
-    def leave(self) -> None:
-        """Release the ring here without ending it: another process goes on with what ``keep`` gave, and its
-        readers notice nothing. Unusable afterwards, like a closed one.
-
-        Raises:
-            RuntimeError: another thread waits in it.
-        """
-
     def close(self) -> None:
         """Mark the ring closed, wake its readers, release everything. Idempotent.
 
@@ -497,14 +489,6 @@ class Reader:
 
     def disarm(self) -> None:
         """No doorbell wanted any more. A waiting ``receive`` disarms too."""
-
-    def leave(self) -> None:
-        """Release everything here and leave the control page as it is, for the process that goes on with it
-        (``keep``): the writers go on waiting for its cursors.
-
-        Raises:
-            RuntimeError: another thread waits in it.
-        """
 
     def close(self) -> None:
         """Let go of all sources and release everything. Idempotent."""

@@ -85,20 +85,6 @@ static PyObject *reader_close(ReaderObject *self, PyObject *Py_UNUSED(ignored)) 
     Py_RETURN_NONE;
 }
 
-static PyObject *reader_leave(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!tp_reader_usable(self))
-        return NULL;
-    if (self->ring.is_waiting) {
-        PyErr_SetString(PyExc_RuntimeError, "another thread is waiting in this reader");
-        return NULL;
-    }
-    self->is_open = self->is_made = 0;
-    for (uint32_t i = 0; i < self->ring.count; i++)
-        Py_DECREF((PyObject *)self->ring.source[i]->tag);
-    tpr_reader_leave(&self->ring);
-    Py_RETURN_NONE;
-}
-
 static PyObject *reader_share(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
     if (!tp_reader_usable(self))
         return NULL;
@@ -449,7 +435,6 @@ static PyMethodDef reader_methods[] = {
     {"notify", TP_METHOD(reader_notify), METH_NOARGS, "End the receive() of another thread, or the next one."},
     {"arm", TP_METHOD(reader_arm), METH_NOARGS, "Have the doorbell rung at the next message; True: there is one now."},
     {"disarm", TP_METHOD(reader_disarm), METH_NOARGS, "No doorbell any more."},
-    {"leave", TP_METHOD(reader_leave), METH_NOARGS, "Release everything; another process goes on with the page."},
     {"close", TP_METHOD(reader_close), METH_NOARGS, "Let go of all sources and release everything."},
     {NULL, NULL, 0, NULL},
 };

@@ -99,18 +99,6 @@ static PyObject *writer_close(WriterObject *self, PyObject *Py_UNUSED(ignored)) 
     Py_RETURN_NONE;
 }
 
-static PyObject *writer_leave(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!tp_writer_usable(self))
-        return NULL;
-    if (self->ring.is_waiting) {
-        PyErr_SetString(PyExc_RuntimeError, "another thread is waiting in this writer");
-        return NULL;
-    }
-    self->is_open = self->is_made = 0;
-    tpr_writer_leave(&self->ring);
-    Py_RETURN_NONE;
-}
-
 static PyObject *writer_share(WriterObject *self, PyObject *Py_UNUSED(ignored)) {
     if (!tp_writer_usable(self))
         return NULL;
@@ -403,7 +391,6 @@ static PyMethodDef writer_methods[] = {
      "The reader that has held the ring full for so long without moving, or None."},
     {"load", TP_METHOD(tp_writer_load), METH_O, "How busy a reader says it is; -1 while it does not read."},
     {"notify", TP_METHOD(writer_notify), METH_NOARGS, "End the wait_room() of another thread, or the next one."},
-    {"leave", TP_METHOD(writer_leave), METH_NOARGS, "Release the ring as it is; another process goes on with it."},
     {"close", TP_METHOD(writer_close), METH_NOARGS, "Mark the ring closed, wake its readers, release it."},
     {NULL, NULL, 0, NULL},
 };
