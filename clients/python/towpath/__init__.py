@@ -14,15 +14,15 @@ outcome.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from towpath._version import __version__
-from towpath.errors import Code, TowpathError
 
+TYPE_CHECKING = False  # typing takes longer to import than the rest of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from towpath import aio, tracing
     from towpath._message import Message
+    from towpath.errors import Code, TowpathError
     from towpath.model import (
         BindingInfo,
         BindingReport,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
+    "Code": "towpath.errors",
+    "TowpathError": "towpath.errors",
     "Message": "towpath._message",
     "Channel": "towpath.sync.api",
     "Client": "towpath.sync.api",
@@ -77,6 +79,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    import importlib
+
     if name in ("aio", "tracing"):
         return importlib.import_module(f"towpath.{name}")
     home = _HOMES.get(name)

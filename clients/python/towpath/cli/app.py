@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     except streams.StreamError as error:
         return _fail(str(error), "", EXIT_IO)
     except Exception as error:
-        return _fail_by(error)
+        return tell_failure(error)
 
 
 def _run_verb(arguments: Namespace) -> int:
@@ -108,7 +108,7 @@ def _serve(arguments: Sequence[str]) -> int:
     return main(list(arguments))
 
 
-def _fail_by(error: Exception) -> int:
+def tell_failure(error: Exception) -> int:
     """Tell of an exception, and give its exit code."""
     if os.environ.get("TOWPATH_TRACEBACK"):
         import traceback

@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 import towpath
+from towpath.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from towpath.sync.brief import BriefClient
@@ -41,6 +42,8 @@ def connect_briefly(arguments: Namespace, *, timeout: float = 5.0) -> BriefClien
 
 def _url(arguments: Namespace) -> str | None:
     if arguments.socket is not None:
+        if not arguments.socket:
+            raise InvalidArgument("--socket is empty", hint="--socket PATH, or leave it out to have it found")
         return f"unix:{os.path.abspath(arguments.socket)}"
     url: str | None = arguments.url
     return url
