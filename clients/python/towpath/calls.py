@@ -69,6 +69,22 @@ class Call(Generic[T]):
 M = TypeVar("M", bound=Message)
 
 
+@dataclass(frozen=True, slots=True)
+class SourcePlace:
+    """What a source is on its channel; a publisher unless said otherwise.
+
+    Attributes:
+        role: a number of ``frame_pb2.SourceRole``.
+        own_reader, peer: as in ``AttachSourceRequest``.
+        principal: for whom a gateway attaches it; empty for the session's own.
+    """
+
+    role: frame_pb2.SourceRole.ValueType = frame_pb2.SOURCE_ROLE_UNSPECIFIED
+    own_reader: int = 0
+    peer: int = 0
+    principal: str = ""
+
+
 def _request(kind: type[M], **fields: Any) -> M:
     """Make a request.
 
@@ -223,17 +239,28 @@ def publish(channel: str, payloads: Sequence[bytes], headers_raw: bytes = b"") -
     )
 
 
-def attach_source(channel: str, source: int, *, origin: str, resumed: bool = False) -> Call[tuple[int, int]]:
+def attach_source(
+    channel: str, source: int, *, origin: str, resumed: bool = False, place: SourcePlace | None = None
+) -> Call[tuple[int, int]]:
     """The answer is the channel's cell in the generation table, and its value. Goes with the ring's
     descriptor.
     """
+    place = place or SourcePlace()
     return Call(
         "attach_source_request",
         _request(
-            frame_pb2.AttachSourceRequest, channel=channel, source=source, origin=origin, resumed=resumed
+            frame_pb2.AttachSourceRequest,
+            channel=channel,
+            source=source,
+            origin=origin,
+            resumed=resumed,
+            role=place.role,
+            own_reader=place.own_reader,
+            peer=place.peer,
         ),
         "attach_source_response",
         lambda response: (response.generation_index, response.generation),
+        place.principal,
     )
 
 
@@ -250,6 +277,7 @@ def attach_reader(
     exclude_origin: str,
     wants_doorbell: bool,
     held: Mapping[int, int] | None = None,
+    role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
 ) -> Call[None]:
     """With ``held`` (source to slot), a subscription is taken up again. ``channel`` may be a pattern. Goes
     with the control page's descriptor.
@@ -263,6 +291,7 @@ def attach_reader(
         wants_doorbell=wants_doorbell,
         resumed=held is not None,
         held=[frame_pb2.HeldSlot(source=source, slot=slot) for source, slot in (held or {}).items()],
+        role=role,
     )
     return Call("attach_reader_request", body, "attach_reader_response", _nothing)
 

@@ -262,27 +262,39 @@ class ClientProtocol:
 
     # ---- sources and readers ----
 
-    def new_source(self, channel: model.ChannelInfo, origin: str, done: Handler) -> SourceState:
+    def new_source(
+        self,
+        channel: model.ChannelInfo,
+        origin: str,
+        done: Handler,
+        *,
+        place: calls.SourcePlace | None = None,
+    ) -> SourceState:
         """Make a ring, and queue the call that attaches it.
 
         Args:
             channel: as the core told it.
             origin: as in ``AttachSourceRequest``.
             done: gets the answer when the source is attached; or why it is not, and then it is forgotten.
+            place: what it is on its channel; a publisher unless given.
 
         Raises:
             NotSupported, LimitExceeded: there can be no ring here, or not one more.
         """
         require_ring()
         with host_limits(f"a publisher of {channel.name!r}"):
-            state = SourceState(channel, self._take_id(), origin)
+            state = SourceState(channel, self._take_id(), origin, place)
         self.sources[state.source] = state
         self._attach_source(state, done)
         return state
 
     def _attach_source(self, state: SourceState, done: Handler) -> None:
         call = calls.attach_source(
-            state.channel, state.source, origin=state.origin, resumed=state.is_attached
+            state.channel,
+            state.source,
+            origin=state.origin,
+            resumed=state.is_attached,
+            place=state.place,
         )
         call.body.resume_token = state.resume_token
 
@@ -317,7 +329,13 @@ class ClientProtocol:
             state.close()
 
     def new_reader(
-        self, channel: str, exclude_origin: str, done: Handler, *, wants_doorbell: bool
+        self,
+        channel: str,
+        exclude_origin: str,
+        done: Handler,
+        *,
+        wants_doorbell: bool,
+        role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
     ) -> ReaderState:
         """Make a control page, and queue the call that attaches it; ``done`` as for :meth:`new_source`.
 
@@ -328,7 +346,7 @@ class ClientProtocol:
         require_ring()
         check_pattern(channel)
         with host_limits(f"a subscription to {channel!r}"):
-            state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell)
+            state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell, role)
         self.readers[state.id] = state
         self._attach_reader(state, done)
         return state
@@ -341,6 +359,7 @@ class ClientProtocol:
             exclude_origin=state.exclude_origin,
             wants_doorbell=state.wants_doorbell,
             held=state.slots if state.is_attached else None,
+            role=state.role,
         )
         call.body.resume_token = state.resume_token
 
@@ -425,6 +444,7 @@ class ClientProtocol:
         state.gone.discard(source)
         state.unconfirmed.discard(source)
         state.overtaken.discard(source)
+        state.parties.pop(source, None)
         if state.slots.pop(source, None) is not None:
             self.call_and_forget(calls.release_slot(state.id, source))
 
@@ -440,14 +460,15 @@ class ClientProtocol:
     # ---- taking up again ----
 
     def _resume(self, now_ns: int) -> None:
-        for source in list(self.sources.values()):
-            if source.is_attached and source.ended is None:
-                source.orphans = set(source.writer.readers())
-                self._attach_source(source, _resumed(source))
+        # Readers first: the sources of a service name readers of their session.
         for reader in list(self.readers.values()):
             if reader.is_attached and reader.ended is None:
                 reader.unconfirmed = set(reader.slots) - reader.gone
                 self._attach_reader(reader, _resumed(reader))
+        for source in list(self.sources.values()):
+            if source.is_attached and source.ended is None:
+                source.orphans = set(source.writer.readers())
+                self._attach_source(source, _resumed(source))
         if self.sources or self.readers:
             self.deadline_ns = now_ns + RESUME_GRACE_NS
 
@@ -504,6 +525,8 @@ class ClientProtocol:
         state.gone.discard(notice.source)
         state.overtaken.discard(notice.source)
         state.slots[notice.source] = notice.slot
+        if notice.own_reader:
+            state.parties[notice.source] = notice.own_reader, notice.principal
         if notice.source in state.following:
             return
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
@@ -558,11 +581,16 @@ class ClientProtocol:
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         with contextlib.suppress(_ring.RingError):  # its own fault: it will not be waited for, nor woken
             state.writer.attach(notice.reader, descriptors[0].fd, notice.slot, doorbell, _start(notice))
+            if notice.from_start:
+                state.early.add(notice.reader)
+        if state.place.role != frame_pb2.SOURCE_ROLE_UNSPECIFIED:
+            state.wake()
 
     def _reader_gone(self, notice: frame_pb2.ReaderGone) -> None:
         state = self.sources.get(notice.source)
         if state is not None:
             state.orphans.discard(notice.reader)
+            state.early.discard(notice.reader)
             state.writer.detach(notice.reader)
             state.wake()
 

@@ -25,10 +25,11 @@ from typing import Any, TypeVar
 from towpath import asking, calls, model, tracing
 from towpath._message import Message
 from towpath.addresses import RemoteAddress
-from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.errors import ConnectionLost, NotSupported, Timeout, TowpathError
 from towpath.remote import aio
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
+from towpath.services.api import Caller, Server
 from towpath.sync.api import Client, Publisher, Subscription, Watch
 from towpath.waiting import Buffer, deadline_ns, seconds
 
@@ -178,6 +179,12 @@ class RemoteClient(Client):
 
     def _check_not_forked(self) -> None:
         self._portal.check()
+
+    def serve(self, name: str, *, concurrency: int = 1) -> Server:
+        raise NotSupported("services are not served from afar yet")
+
+    def _caller(self, name: str) -> Caller:
+        raise NotSupported("services are not called from afar yet")
 
     def watch(self, *, after_revision: int | None = None) -> RemoteWatch:
         return RemoteWatch(self._portal, self._portal.run(self._watch(after_revision)))

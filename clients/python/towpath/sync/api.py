@@ -20,6 +20,7 @@ from typing import Self
 from towpath import model
 from towpath._message import Message
 from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.services.api import Services
 from towpath.sync.registry import Registry
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
@@ -40,7 +41,7 @@ class Handle(ABC):
         self.close()
 
 
-class Client(Registry, Handle):
+class Client(Registry, Services, Handle):
     """A session with a daemon. Made by ``towpath.connect``; use it as a context manager, or close it."""
 
     def __init__(self) -> None:

@@ -40,6 +40,8 @@ from towpath.errors import (
     host_limits,
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
+from towpath.services.api import Server
+from towpath.services.blocking import Callers, LocalCaller, LocalServer
 from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
 from towpath.sync.watching import LocalWatch
@@ -95,6 +97,7 @@ class LocalClient(Client):
         self._url = url
         self._protocol = ClientProtocol(name=program_name(name), software=f"towpath-python/{__version__}")
         self._lock = threading.RLock()
+        self._callers = Callers(self)
         self._allocating = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._sock: socket.socket | None = None
@@ -181,6 +184,12 @@ class LocalClient(Client):
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return self._persist(attach)
+
+    def serve(self, name: str, *, concurrency: int = 1) -> Server:
+        return self._persist(lambda: LocalServer(self, name, concurrency))
+
+    def _caller(self, name: str) -> LocalCaller:
+        return self._callers.get(name)
 
     def _persist(self, attach: Callable[[], T]) -> T:
         """Attach, once more whenever the connection breaks meanwhile: with it goes what was half attached.
