@@ -543,13 +543,13 @@ class Packed(NamedTuple):
     The seq of its first message is not in it; that of the others is so much more.
 
     Attributes:
-        count: how many messages. content_bytes: of their payloads and headers.
+        message_count: how many messages. content_bytes: of their payloads and headers.
         first_time_ns, last_time_ns: the earliest and the latest time of a message.
         taken: by source, the seqs of the first and the last message taken from it; empty after ``pack``.
     """
 
     data: bytes
-    count: int
+    message_count: int
     content_bytes: int
     first_time_ns: int
     last_time_ns: int

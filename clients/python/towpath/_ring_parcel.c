@@ -11,7 +11,7 @@ static PyTypeObject *packed_type, *parcel_type;
 
 static PyStructSequence_Field packed_fields[] = {
     {"data", "The parcel."},
-    {"count", "How many messages."},
+    {"message_count", "How many messages."},
     {"content_bytes", "Of their headers and payloads."},
     {"first_time_ns", "The earliest time of a message."},
     {"last_time_ns", "The latest."},

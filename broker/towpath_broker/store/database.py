@@ -1,0 +1,318 @@
+"""The store's file: its tables, how it is opened, and what SQLite's errors mean.
+
+Theory of operation
+    One file in WAL mode. ``synchronous=FULL`` has SQLite call fdatasync(2) on the log before COMMIT returns.
+    Pages are of 16 KiB: messages come in batches, and a batch of 500 KiB then costs a third of what it costs
+    in pages of 4 KiB, while a single small one costs the same (tests/bench has the figures). The log is
+    brought into the file whenever it has ``WAL_PAGES`` pages, by the writer itself, after its commit: the log
+    stays small enough to stay in the cache, and its pages are written over again, which fdatasync(2) likes
+    better than a growing file. Should readers keep it from being begun anew, it is cut at ``WAL_BYTES_MAX``.
+
+    A file of its own, ``NAME-lock``, is locked (flock(2)) while a store is open for writing, since any number
+    of processes may read. (A second descriptor of the database itself would, when closed, take SQLite's own
+    locks along: fcntl(2).)
+
+    A channel that is dropped loses its row and its name at once. What was in it goes bit by bit, with later
+    commits, so that no commit takes long: its parcels' channel is then one that is not in ``channel``.
+
+Invariants
+    The file is for its owner only (0600, in a directory made 0700).
+    Pages that were let go are used again; the file does not shrink.
+
+Sources: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html,
+https://www.sqlite.org/howtocorrupt.html (2.2)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from towpath.errors import InvalidConfiguration, StoreDamaged, StoreFull
+
+STORE_NAME: Final = "store.sqlite"
+APPLICATION_ID: Final = 0x546F7773  # "Tows": file(1) and we know our files by it
+SCHEMA_VERSION: Final = 1
+PAGE_BYTES: Final = 16_384
+WAL_PAGES: Final = 256
+"""The log is brought into the file when it has so many pages: 4 MiB."""
+WAL_BYTES_MAX: Final = 64 << 20
+"""Above this the log is cut, which waits for readers, for ``BUSY_S`` at most."""
+BUSY_S: Final = 0.5
+CACHE_KIB: Final = 16_384
+PROBE_BYTES: Final = 4 * PAGE_BYTES
+
+_SCHEMA: Final = """
+CREATE TABLE channel (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    declared_at_ns INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    oldest_seq INTEGER NOT NULL DEFAULT 1,
+    next_seq INTEGER NOT NULL DEFAULT 1,
+    messages INTEGER NOT NULL DEFAULT 0,
+    content_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+-- Durable topics. until_ns is the greatest last_time_ns up to here, so that it never goes back.
+CREATE TABLE parcel (
+    id INTEGER PRIMARY KEY,
+    channel INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    content_bytes INTEGER NOT NULL,
+    last_time_ns INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX parcel_by_seq ON parcel (channel, first_seq, count, content_bytes, last_time_ns);
+CREATE INDEX parcel_by_time ON parcel (channel, until_ns, first_seq, last_time_ns);
+-- Queues.
+CREATE TABLE queued (
+    id INTEGER PRIMARY KEY,
+    channel INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    content_bytes INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    deliver_at_ns INTEGER NOT NULL,
+    settled BLOB NOT NULL DEFAULT x'',
+    data BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX queued_by_seq ON queued (channel, first_seq);
+CREATE INDEX queued_by_priority ON queued (channel, priority, first_seq) WHERE deliver_at_ns = 0;
+CREATE INDEX queued_by_time ON queued (channel, deliver_at_ns, first_seq) WHERE deliver_at_ns > 0;
+CREATE TABLE attempt (
+    channel INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    PRIMARY KEY (channel, first_seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE taken (
+    channel INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (channel, source)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE place (
+    channel INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    saved_at_ns INTEGER NOT NULL,
+    PRIMARY KEY (channel, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE value (
+    channel INTEGER PRIMARY KEY,
+    version INTEGER NOT NULL,
+    is_set INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    headers BLOB NOT NULL,
+    changed_at_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE message_id (
+    channel INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    at_ns INTEGER NOT NULL,
+    PRIMARY KEY (channel, message_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX message_id_by_time ON message_id (channel, at_ns);
+CREATE TABLE committed (
+    principal TEXT NOT NULL,
+    name TEXT NOT NULL,
+    response BLOB NOT NULL,
+    at_ns INTEGER NOT NULL,
+    PRIMARY KEY (principal, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX committed_by_time ON committed (at_ns);
+-- What of dropped channels is still to be let go.
+CREATE TABLE dropped (channel INTEGER PRIMARY KEY) STRICT;
+"""
+
+_ELSEWHERE: Final = "move the file away, or give the daemon another state_dir"
+
+
+class Lock:
+    """Keeps a second process from writing a store.
+
+    Raises:
+        InvalidConfiguration: another process has it.
+        OSError: the host refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        name = f"{path}-lock"
+        self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise InvalidConfiguration(
+                f"the store {path} is in use by another daemon",
+                hint="stop that one, or give this one another state_dir",
+            ) from None
+
+    def release(self) -> None:
+        """Let go of it; more than once is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def make_file(path: Path) -> None:
+    """Make the file if it is not there, and its directory, durably."""
+    missing = [each for each in path.parents if not each.exists()]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for directory in missing:
+        _sync_directory(directory.parent)
+    # Made by us first, so that it is never there with wider permissions than it shall have.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _sync_directory(path.parent)
+
+
+def open_for_writing(path: Path, bytes_max: int) -> sqlite3.Connection:
+    """Open a store's file, made before; give it its tables if it is empty.
+
+    Args:
+        bytes_max: the file does not grow beyond this; 0: as far as the disk goes.
+
+    Raises:
+        InvalidConfiguration: it is something else, or of a later version.
+        StoreDamaged: SQLite cannot make sense of it.
+        OSError, sqlite3.Error: the host refuses.
+    """
+    # The engine calls from a worker thread, one call at a time.
+    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a file that is still empty
+        is_empty = check_version(database, path)
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"wal_autocheckpoint={WAL_PAGES}",
+            f"journal_size_limit={WAL_PAGES * PAGE_BYTES * 2}",
+            f"cache_size=-{CACHE_KIB}",
+            "secure_delete=OFF",
+            f"max_page_count={bytes_max // PAGE_BYTES if bytes_max else (1 << 30) - 1}",
+        ):
+            database.execute(f"PRAGMA {pragma}")
+        if is_empty:
+            database.execute("BEGIN IMMEDIATE")
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                database.execute(statement)
+            database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            database.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise explained(error, path) from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """Open a store's file to read it, while it is written or not.
+
+    Raises:
+        InvalidConfiguration: it is not there, is something else, or of a later version.
+        StoreDamaged: SQLite cannot make sense of it.
+    """
+    if not path.is_file():
+        raise InvalidConfiguration(f"there is no store at {path}", hint="name the daemon's state_dir")
+    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        if check_version(database, path):
+            raise InvalidConfiguration(f"{path} is empty, and not a store of Towpath", hint=_ELSEWHERE)
+        database.execute("PRAGMA query_only=ON")
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise explained(error, path) from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def check_version(database: sqlite3.Connection, path: Path) -> bool:
+    """Whether a file is an empty database.
+
+    Raises:
+        InvalidConfiguration: it is neither that nor a store that this version reads.
+    """
+    if database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
+        return True
+    application, version = (
+        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    if application != APPLICATION_ID:
+        raise InvalidConfiguration(f"{path} is a database, but not a store of Towpath", hint=_ELSEWHERE)
+    if version > SCHEMA_VERSION:
+        raise InvalidConfiguration(
+            f"the store {path} is of version {version}; this Towpath reads {SCHEMA_VERSION}",
+            hint="run the version of Towpath that wrote it, or a later one",
+        )
+    return False
+
+
+def explained(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    """What an error of SQLite's means to whoever uses the store; itself, where it is the host's failure."""
+    match _primary_code(error):
+        case sqlite3.SQLITE_NOTADB:
+            return InvalidConfiguration(f"{path} is not a store of Towpath", hint=_ELSEWHERE)
+        case sqlite3.SQLITE_CORRUPT:
+            return StoreDamaged(f"the store {path} is damaged: {error}")
+        case sqlite3.SQLITE_FULL:
+            return _full(path, "its bound, or that of the disk, is reached")
+        case sqlite3.SQLITE_IOERR if (reason := _why_not_written(path)) is not None:
+            return _full(path, reason)  # a quota is an input/output error to SQLite
+    return error
+
+
+def _full(path: Path, why: str) -> StoreFull:
+    return StoreFull(f"there is no room in the store {path}: {why}")
+
+
+def _primary_code(error: sqlite3.DatabaseError) -> int:
+    code = getattr(error, "sqlite_errorcode", 0)  # errors of the Python module itself have none
+    return int(code) & 0xFF
+
+
+def _why_not_written(path: Path) -> str | None:
+    """Try to write where the store is; say what is wrong if that is a lack of room, else None."""
+    probe = f"{path}-probe"
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, bytes(PROBE_BYTES))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return os.strerror(error.errno or 0) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(probe)
+    return None
+
+
+def wal_bytes(path: Path) -> int:
+    """The size of the log beside the file."""
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable, see fsync(2)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
