@@ -53,9 +53,7 @@ def is_denied(answer: Frame) -> bool:
 
 
 @pytest.mark.parametrize("is_core_killed", [False, True])
-def test_a_thief_gets_nothing_and_the_owner_comes_back(
-    own_daemon: DaemonHandle, is_core_killed: bool
-) -> None:
+def test_a_thief_gets_nothing_and_the_owner_its_own(own_daemon: DaemonHandle, is_core_killed: bool) -> None:
     with RawClient(own_daemon.socket) as owner:
         ring = _ring.Writer(owner.welcome.first_id, RING_BYTES)
         page = _ring.Reader(owner.welcome.first_id + 1, SLOTS)

@@ -17,7 +17,7 @@ from typing import ClassVar
 from towpath.errors import TowpathError
 
 from .ids import BindingId, CallId, ConnectionId, ReaderId, SessionId, SourceId
-from .limits import Limits
+from .limits import BINDINGS_PER_PAGE, CHANNELS_PER_PAGE, Limits
 
 
 class Kind(IntEnum):
@@ -258,8 +258,17 @@ class GetChannel(Command):
 
 @dataclass(frozen=True, slots=True)
 class ListChannels(Command):
+    """A page of the channels, by name.
+
+    Attributes:
+        after: the name behind which to begin.
+        count_max: how many at most.
+    """
+
     caller: Caller
     prefix: str = ""
+    after: str = ""
+    count_max: int = CHANNELS_PER_PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,13 +301,18 @@ class GetBinding(Command):
 
 @dataclass(frozen=True, slots=True)
 class ListBindings(Command):
+    """A page of the bindings, the oldest first; attributes as of :class:`ListChannels`."""
+
     caller: Caller
     channel: str = ""
+    after: BindingId = BindingId(0)
+    count_max: int = BINDINGS_PER_PAGE
 
 
 @dataclass(frozen=True, slots=True)
 class GetStatus(Command):
     caller: Caller
+    without_listings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +325,15 @@ class Watch(Command):
 
     caller: Caller
     after_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoOnTelling(Command):
+    """There is room for more of the state that a watch is told first (``StreamPaused``). Unknown watches are
+    ignored."""
+
+    session: SessionId
+    call: CallId
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,10 @@ class ChannelFound:
 
 @dataclass(frozen=True, slots=True)
 class ChannelsListed:
+    """``is_more``: others follow behind the last of these."""
+
     channels: tuple[ChannelView, ...]
+    is_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,10 @@ class BindingFound:
 
 @dataclass(frozen=True, slots=True)
 class BindingsListed:
+    """``is_more``: others follow behind the last of these."""
+
     bindings: tuple[BindingView, ...]
+    is_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +355,15 @@ class StreamItem:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamPaused:
+    """A watch has more to tell of the state as it stands: ask for it (``GoOnTelling``) when what was told is
+    on its way."""
+
+    session: SessionId
+    call: CallId
+
+
+@dataclass(frozen=True, slots=True)
 class BumpGeneration:
     """Raise a channel's cell by one, to ``generation``, before any later effect is emitted."""
 
@@ -423,6 +438,7 @@ Effect = (
     | Refuse
     | Notice
     | StreamItem
+    | StreamPaused
     | BumpGeneration
     | DropSource
     | DropReader

@@ -32,6 +32,11 @@ HISTORY_MAX: Final = 65_536
 STALL_MS_LIMIT: Final = 86_400_000
 """A day: the longest that ``stall_ms_max`` can say, short of for ever (0)."""
 ORIGIN_CHARS_MAX: Final = 128
+CHANNELS_PER_PAGE: Final = 1000
+BINDINGS_PER_PAGE: Final = 100
+"""What one answer lists at most, so that it stays far below the longest message of every carrier."""
+ITEMS_PER_PIECE: Final = 256
+"""Of the state that a new watch is told first, so much at a time; more when that was sent."""
 
 
 def _limit(default: int, maximum: int, doc: str) -> int:

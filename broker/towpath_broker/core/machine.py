@@ -44,8 +44,8 @@ from .channels import Topics
 from .codec import DurableState, decode_state, encode_state
 from .commands import Caller, ChannelOptions, Command
 from .effects import Effect
-from .ids import CallId, ReaderId, SourceId
-from .limits import ORIGIN_CHARS_MAX, Limits
+from .ids import BindingId, CallId, ReaderId, SourceId
+from .limits import BINDINGS_PER_PAGE, CHANNELS_PER_PAGE, ITEMS_PER_PIECE, ORIGIN_CHARS_MAX, Limits
 from .own import OwnEnds
 from .pairs import Reader, Source
 from .registry import (
@@ -61,7 +61,7 @@ from .registry import (
 from .reports import Reports
 from .roles import check_kind
 from .sessions import Session, Sessions
-from .watches import Watches
+from .watches import Telling, Watches
 
 BRIDGE: Final = "bridge"
 """The gateway that hosts the adapters, and alone may report on bindings."""
@@ -134,6 +134,7 @@ class Machine:
             c.ListBindings: self._list_bindings,
             c.GetStatus: self._get_status,
             c.Watch: self._watch,
+            c.GoOnTelling: self._go_on_telling,
             c.CancelCall: self._cancel_call,
             c.ReportBindings: self._report_bindings,
             c.AttachSource: self._attach_source,
@@ -401,12 +402,14 @@ class Machine:
         return self._reply(command.caller, e.ChannelFound(self._channel_view(channel)))
 
     def _list_channels(self, command: c.ListChannels) -> list[Effect]:
-        return self._reply(command.caller, e.ChannelsListed(self._channel_views(command.prefix)))
+        count_max = max(1, min(command.count_max, CHANNELS_PER_PAGE))
+        page, is_more = self._registry.channels_page(command.prefix, command.after, count_max)
+        views = tuple(self._channel_view(channel) for channel in page)
+        return self._reply(command.caller, e.ChannelsListed(views, is_more))
 
-    def _channel_views(self, prefix: str = "") -> tuple[e.ChannelView, ...]:
-        channels = self._registry.channels
-        names = sorted(name for name in channels if name.startswith(prefix))
-        return tuple(self._channel_view(channels[name]) for name in names)
+    def _channel_views(self) -> tuple[e.ChannelView, ...]:
+        channels, _ = self._registry.channels_page("", "", len(self._registry.channels))
+        return tuple(self._channel_view(channel) for channel in channels)
 
     def _create_binding(self, command: c.CreateBinding) -> list[Effect]:
         self._registry.check(command)
@@ -456,16 +459,17 @@ class Machine:
     def _list_bindings(self, command: c.ListBindings) -> list[Effect]:
         if command.channel:
             self._registry.require(command.channel)
-        return self._reply(command.caller, e.BindingsListed(self._binding_views(command.channel)))
-
-    def _binding_views(self, channel: str = "") -> tuple[e.BindingView, ...]:
-        bindings = self._registry.bindings_of(channel) if channel else self._registry.bindings.values()
-        return tuple(self._binding_view(binding) for binding in bindings)
+        count_max = max(1, min(command.count_max, BINDINGS_PER_PAGE))
+        page, is_more = self._registry.bindings_page(command.channel, command.after, count_max)
+        views = tuple(self._binding_view(binding) for binding in page)
+        return self._reply(command.caller, e.BindingsListed(views, is_more))
 
     def _get_status(self, command: c.GetStatus) -> list[Effect]:
         sessions = tuple(self._session_view(session) for session in self._sessions)
-        body = e.StatusTold(sessions, self._channel_views(), self._binding_views())
-        return self._reply(command.caller, body)
+        if command.without_listings:
+            return self._reply(command.caller, e.StatusTold(sessions, (), ()))
+        bindings = tuple(self._binding_view(binding) for binding in self._registry.bindings.values())
+        return self._reply(command.caller, e.StatusTold(sessions, self._channel_views(), bindings))
 
     def _session_view(self, session: Session) -> e.SessionView:
         readers = self._topics.readers
@@ -490,12 +494,38 @@ class Machine:
         after = command.after_revision
         told = self._watches.since(after) if after is not None else None
         if told is None:
-            bodies: list[e.WatchBody] = [] if after is None else [e.WatchReset()]
-            bodies += [e.WatchChannelDeclared(view) for view in self._channel_views()]
-            bodies += [e.WatchBindingCreated(view) for view in self._binding_views()]
-            told = [(revision, body) for body in bodies]
+            reset = e.StreamItem(session.id, caller.call, revision, e.WatchReset())
+            telling = self._watches.begin_telling(session, caller.call)
+            piece = self._tell_piece(session, caller.call, telling)
+            return piece if after is None else [reset, *piece]
         told.append((revision, e.WatchCurrent()))
         return [e.StreamItem(session.id, caller.call, at, body) for at, body in told]
+
+    def _go_on_telling(self, command: c.GoOnTelling) -> list[Effect]:
+        session = self._sessions.get(command.session)
+        telling = self._watches.telling(command.session, command.call)
+        if session is None or telling is None:
+            return []
+        return self._tell_piece(session, command.call, telling)
+
+    def _tell_piece(self, session: Session, call: CallId, telling: Telling) -> list[Effect]:
+        """Tell a watch more of the state as it stands: at most ``ITEMS_PER_PIECE`` of it."""
+        bodies: list[e.WatchBody] = []
+        if telling.binding is None:
+            channels, is_more = self._registry.channels_page("", telling.channel, ITEMS_PER_PIECE)
+            bodies += [e.WatchChannelDeclared(self._channel_view(channel)) for channel in channels]
+            telling.channel = channels[-1].name if channels else telling.channel
+            telling.binding = None if is_more else BindingId(0)
+        if telling.binding is not None:
+            room = ITEMS_PER_PIECE - len(bodies)
+            bindings, is_more = self._registry.bindings_page("", telling.binding, room)
+            bodies += [e.WatchBindingCreated(self._binding_view(binding)) for binding in bindings]
+            telling.binding = bindings[-1].id if bindings else telling.binding
+        end: Effect = e.StreamPaused(session.id, call)
+        if not is_more:
+            self._watches.end_telling(session, call)
+            end = e.StreamItem(session.id, call, self._watches.revision, e.WatchCurrent())
+        return [*(e.StreamItem(session.id, call, self._watches.revision, each) for each in bodies), end]
 
     def _check_call(self, session: Session, call: CallId) -> None:
         if call in session.watches or call in session.waits:

@@ -17,9 +17,11 @@ Not here: who publishes or subscribes (``channels``), how bindings fare (``repor
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum, IntEnum, auto
+from itertools import islice
 
 from towpath.bindings import check_options, parse_options, parse_url, place_key
 from towpath.errors import (
@@ -119,6 +121,39 @@ class Plan:
     binding: BindingDefinition | None = None
 
 
+class SortedNames:
+    """Names in their order, of which a page is found without looking at the others.
+
+    Those that are new are sorted in when somebody asks: so many that are added one after the other are sorted
+    once.
+    """
+
+    def __init__(self) -> None:
+        self._sorted: list[str] = []
+        self._new: set[str] = set()
+
+    def add(self, name: str) -> None:
+        """Add a name that is not there."""
+        self._new.add(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a name that is there. O(names), of the cheapest kind: the rest moves up."""
+        if name in self._new:
+            self._new.remove(name)
+        else:
+            del self._sorted[bisect_left(self._sorted, name)]
+
+    def page(self, prefix: str, after: str, count_max: int) -> list[str]:
+        """Return those that begin with a prefix and come after a name, at most so many."""
+        if self._new:
+            self._sorted += self._new
+            self._sorted.sort()  # nearly sorted already: O(names)
+            self._new.clear()
+        begin = max(bisect_left(self._sorted, prefix), bisect_right(self._sorted, after) if after else 0)
+        page = self._sorted[begin : begin + count_max]
+        return page[: bisect_right(page, prefix, key=lambda name: name[: len(prefix)])]
+
+
 class Registry:
     """Definitions of channels and bindings, in the order in which they were made."""
 
@@ -129,6 +164,7 @@ class Registry:
         self.bindings: dict[BindingId, BindingDefinition] = {}
         self.next_binding = 1
         self._owned = Tally("channels_per_principal_max", "channels")
+        self._names = SortedNames()
         self._of_channel: dict[str, dict[BindingId, BindingDefinition]] = {}
         self._of_place: dict[tuple[str, ...], BindingId] = {}
 
@@ -297,12 +333,28 @@ class Registry:
         """Return a channel's bindings, oldest first."""
         return tuple(self._of_channel.get(channel, {}).values())
 
+    def channels_page(self, prefix: str, after: str, count_max: int) -> tuple[list[ChannelDefinition], bool]:
+        """Return the channels whose names begin with a prefix and come after a name, by name, and whether
+        more follow. O(count_max), but for the sorting of names that are new.
+        """
+        names = self._names.page(prefix, after, count_max + 1)
+        return [self.channels[name] for name in names[:count_max]], len(names) > count_max
+
+    def bindings_page(
+        self, channel: str, after: BindingId, count_max: int
+    ) -> tuple[list[BindingDefinition], bool]:
+        """Return the bindings after an id, the oldest first, and whether more follow. O(bindings)."""
+        bindings = self._of_channel.get(channel, {}) if channel else self.bindings
+        found = list(islice((each for each in bindings.values() if each.id > after), count_max + 1))
+        return found[:count_max], len(found) > count_max
+
     # ---- changing ------------------------------------------------------------------------------------------
 
     def add_channel(self, channel: ChannelDefinition) -> None:
         """Add a channel that :meth:`plan` planned, or that a snapshot has."""
         assert channel.name not in self.channels
         self.channels[channel.name] = channel
+        self._names.add(channel.name)
         self._owned.add(channel.owner)
 
     def replace_channel(self, channel: ChannelDefinition) -> None:
@@ -314,6 +366,7 @@ class Registry:
         """Remove a channel, whose bindings are removed already."""
         assert name not in self._of_channel
         self._owned.remove(self.channels.pop(name).owner)
+        self._names.remove(name)
 
     def add_binding(self, binding: BindingDefinition) -> None:
         """Add a binding that :meth:`plan` planned, or that a snapshot has."""
@@ -338,6 +391,7 @@ class Registry:
         """Assert the invariants; for tests. O(channels + bindings)."""
         assert self._owned.total() == len(self.channels)
         assert all(name == channel.name for name, channel in self.channels.items())
+        assert self._names.page("", "", len(self.channels) + 1) == sorted(self.channels)
         assert {place_key(b.url): b.id for b in self.bindings.values()} == self._of_place
         assert sum(map(len, self._of_channel.values())) == len(self.bindings)
         assert all(self._of_channel[b.channel][b.id] is b for b in self.bindings.values())

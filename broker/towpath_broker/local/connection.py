@@ -267,6 +267,10 @@ class Connection:
         """Send a notice, or one more item of a stream."""
         self._transport.send(frame, descriptors)
 
+    def when_sent(self, then: Callable[[], object]) -> None:
+        """Do something when all that was sent so far is the kernel's; never, if the connection ends first."""
+        self._transport.when_sent(then)
+
     def opened(self, effect: SessionOpened, table: wire.Descriptor, software: str) -> None:
         """The core has made this connection a session."""
         assert self._hello is not None

@@ -204,6 +204,10 @@ class Door:
             case effects.StreamItem():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.send(translate.watch_frame(effect.call, effect.revision, effect.body))
+            case effects.StreamPaused():
+                if (connection := self._sessions.get(effect.session)) is not None:
+                    more = commands.GoOnTelling(effect.session, effect.call)
+                    connection.when_sent(lambda: self.submit(more))
             case effects.BumpGeneration():
                 raised = self._table.bump(effect.index)
                 assert raised == effect.generation, (raised, effect)

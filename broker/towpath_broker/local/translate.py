@@ -26,6 +26,7 @@ from towpath_broker.core.commands import (
     SourceRole,
 )
 from towpath_broker.core.ids import BindingId, ReaderId, SourceId
+from towpath_broker.core.limits import BINDINGS_PER_PAGE, CHANNELS_PER_PAGE
 
 R = TypeVar("R", ReaderRole, SourceRole)
 MakeCommand = Callable[[Caller, Any], commands.Command]
@@ -101,6 +102,16 @@ def _publish(caller: Caller, body: channels_pb2.PublishRequest) -> commands.Comm
     return commands.Publish(caller, body.channel, payloads, headers or ())
 
 
+def _binding_after(page_token: str) -> BindingId:
+    if not page_token:
+        return BindingId(0)
+    if not page_token.isascii() or not page_token.isdigit() or len(page_token) > 20:
+        raise InvalidArgument(
+            f"{page_token!r} is not a page of bindings", hint="use next_page_token of the response before"
+        )
+    return BindingId(int(page_token))
+
+
 def attach_source(
     caller: Caller, body: frame_pb2.AttachSourceRequest, ring_bytes: int
 ) -> commands.AttachSource:
@@ -126,7 +137,9 @@ _REQUESTS: Final[Mapping[str, MakeCommand]] = {
         caller, body.name, body.force
     ),
     "get_channel_request": lambda caller, body: commands.GetChannel(caller, body.name),
-    "list_channels_request": lambda caller, body: commands.ListChannels(caller, body.prefix),
+    "list_channels_request": lambda caller, body: commands.ListChannels(
+        caller, body.prefix, body.page_token, body.page_size or CHANNELS_PER_PAGE
+    ),
     "create_binding_request": lambda caller, body: commands.CreateBinding(
         caller, body.channel, body.url, _direction(body.direction), dict(body.options)
     ),
@@ -136,8 +149,10 @@ _REQUESTS: Final[Mapping[str, MakeCommand]] = {
     "get_binding_request": lambda caller, body: commands.GetBinding(
         caller, BindingId(body.id), body.wait_settled
     ),
-    "list_bindings_request": lambda caller, body: commands.ListBindings(caller, body.channel),
-    "get_status_request": lambda caller, _: commands.GetStatus(caller),
+    "list_bindings_request": lambda caller, body: commands.ListBindings(
+        caller, body.channel, _binding_after(body.page_token), body.page_size or BINDINGS_PER_PAGE
+    ),
+    "get_status_request": lambda caller, body: commands.GetStatus(caller, body.without_listings),
     "watch_request": lambda caller, body: commands.Watch(
         caller, body.after_revision if body.HasField("after_revision") else None
     ),
@@ -260,6 +275,8 @@ def reply_frame(call: int, request: str, body: effects.ReplyBody) -> Frame:
         case effects.ChannelsListed():
             frame.list_channels_response.SetInParent()
             frame.list_channels_response.channels.extend(_channel(channel) for channel in body.channels)
+            if body.is_more:
+                frame.list_channels_response.next_page_token = body.channels[-1].name
         case effects.BindingCreated():
             frame.create_binding_response.binding.CopyFrom(_binding(body.binding))
             frame.create_binding_response.created = body.created
@@ -270,6 +287,8 @@ def reply_frame(call: int, request: str, body: effects.ReplyBody) -> Frame:
         case effects.BindingsListed():
             frame.list_bindings_response.SetInParent()
             frame.list_bindings_response.bindings.extend(_binding(binding) for binding in body.bindings)
+            if body.is_more:
+                frame.list_bindings_response.next_page_token = str(body.bindings[-1].id)
         case effects.SourceAttached():
             frame.attach_source_response.generation_index = body.generation_index
             frame.attach_source_response.generation = body.generation

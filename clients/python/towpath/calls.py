@@ -141,12 +141,16 @@ def channel_info(name: str) -> Call[model.ChannelInfo]:
     )
 
 
-def channels(prefix: str = "") -> Call[list[model.ChannelInfo]]:
+def channels(prefix: str, page_token: str) -> Call[tuple[list[model.ChannelInfo], str]]:
+    """The answer is a page, and the token of the next one; empty at the end."""
     return Call(
         "list_channels_request",
-        _request(registry_pb2.ListChannelsRequest, prefix=prefix),
+        _request(registry_pb2.ListChannelsRequest, prefix=prefix, page_token=page_token),
         "list_channels_response",
-        lambda response: [convert.channel_from_proto(channel) for channel in response.channels],
+        lambda response: (
+            [convert.channel_from_proto(channel) for channel in response.channels],
+            response.next_page_token,
+        ),
     )
 
 
@@ -191,12 +195,16 @@ def get_binding(binding: int, *, wait_settled: bool) -> Call[model.BindingInfo]:
     )
 
 
-def bindings(channel: str = "") -> Call[list[model.BindingInfo]]:
+def bindings(channel: str, page_token: str) -> Call[tuple[list[model.BindingInfo], str]]:
+    """The answer is a page, and the token of the next one; empty at the end."""
     return Call(
         "list_bindings_request",
-        _request(registry_pb2.ListBindingsRequest, channel=channel),
+        _request(registry_pb2.ListBindingsRequest, channel=channel, page_token=page_token),
         "list_bindings_response",
-        lambda response: [convert.binding_from_proto(binding) for binding in response.bindings],
+        lambda response: (
+            [convert.binding_from_proto(binding) for binding in response.bindings],
+            response.next_page_token,
+        ),
     )
 
 
@@ -206,9 +214,10 @@ def watch_request(after_revision: int | None) -> registry_pb2.WatchRequest:
 
 
 def status() -> Call[model.Status]:
+    """Without channels and bindings, which are listed page by page."""
     return Call(
         "get_status_request",
-        _request(registry_pb2.GetStatusRequest),
+        _request(registry_pb2.GetStatusRequest, without_listings=True),
         "get_status_response",
         convert.status_from_proto,
     )

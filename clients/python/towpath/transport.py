@@ -50,6 +50,7 @@ class FrameTransport:
         self._on_closed = on_closed
         self._farewell = farewell
         self._writing = False
+        self._sent: list[Callable[[], object]] = []
         self._reading = True
         self._closed = False
         self._loop.add_reader(sock, self._readable)
@@ -75,6 +76,20 @@ class FrameTransport:
         except (SlowConsumer, ConnectionLost) as error:
             self.close(error)
 
+    def when_sent(self, then: Callable[[], object]) -> None:
+        """Call something from the loop, once, when nothing waits to be sent; never if closed before."""
+        if self._closed:
+            return
+        self._sent.append(then)
+        if not self._writing:
+            self._loop.call_soon(self._tell_sent)
+
+    def _tell_sent(self) -> None:
+        if not self._writing and not self._closed:
+            told, self._sent = self._sent, []
+            for then in told:
+                then()
+
     def pause_reading(self) -> None:
         """Leave what the peer sends in the socket until ``resume_reading``."""
         if self._reading and not self._closed:
@@ -91,6 +106,7 @@ class FrameTransport:
         if self._closed:
             return
         self._closed = True
+        self._sent.clear()
         if (
             error is not None
             and self._farewell is not None
@@ -124,5 +140,6 @@ class FrameTransport:
             if self._outbox.flush(self._sock):
                 self._writing = False
                 self._loop.remove_writer(self._sock)
+                self._tell_sent()
         except ConnectionLost as error:
             self.close(error)

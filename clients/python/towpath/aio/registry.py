@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from towpath import calls, model
@@ -22,6 +23,13 @@ class AsyncRegistry:
     async def call(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
         """Ask what has no method of its own here: for gateways, which pass requests on as they came."""
         return await self._call(call, deadline_ns(timeout))
+
+    async def _all_pages(self, call: Callable[[str], calls.Call[tuple[list[T], str]]]) -> list[T]:
+        listed, token = await self._call(call(""))
+        while token:
+            page, token = await self._call(call(token))
+            listed += page
+        return listed
 
     async def declare(
         self,
@@ -55,7 +63,7 @@ class AsyncRegistry:
         return await self._call(calls.channel_info(name))
 
     async def channels(self, prefix: str = "") -> list[model.ChannelInfo]:
-        return await self._call(calls.channels(prefix))
+        return await self._all_pages(lambda token: calls.channels(prefix, token))
 
     async def bind(
         self,
@@ -104,7 +112,8 @@ class AsyncRegistry:
         return await self._call(calls.get_binding(binding, wait_settled=wait_settled), deadline_ns(timeout))
 
     async def bindings(self, channel: str = "") -> list[model.BindingInfo]:
-        return await self._call(calls.bindings(channel))
+        return await self._all_pages(lambda token: calls.bindings(channel, token))
 
     async def status(self) -> model.Status:
-        return await self._call(calls.status())
+        status = await self._call(calls.status())
+        return replace(status, channels=tuple(await self.channels()), bindings=tuple(await self.bindings()))

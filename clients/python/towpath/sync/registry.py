@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from towpath import calls, model
@@ -16,6 +17,13 @@ class Registry:
 
     def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         raise NotImplementedError
+
+    def _all_pages(self, call: Callable[[str], calls.Call[tuple[list[T], str]]]) -> list[T]:
+        listed, token = self._call(call(""))
+        while token:
+            page, token = self._call(call(token))
+            listed += page
+        return listed
 
     def declare(
         self,
@@ -84,7 +92,7 @@ class Registry:
 
     def channels(self, prefix: str = "") -> list[model.ChannelInfo]:
         """Return the channels whose names begin with ``prefix``, by name."""
-        return self._call(calls.channels(prefix))
+        return self._all_pages(lambda token: calls.channels(prefix, token))
 
     def bind(
         self,
@@ -127,8 +135,9 @@ class Registry:
 
     def bindings(self, channel: str = "") -> list[model.BindingInfo]:
         """Return all bindings, or those of one channel."""
-        return self._call(calls.bindings(channel))
+        return self._all_pages(lambda token: calls.bindings(channel, token))
 
     def status(self) -> model.Status:
         """Return what the daemon says of itself."""
-        return self._call(calls.status())
+        status = self._call(calls.status())
+        return replace(status, channels=tuple(self.channels()), bindings=tuple(self.bindings()))
