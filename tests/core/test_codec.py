@@ -196,6 +196,41 @@ VERSION_2 = [
     ),
 ]
 
+VERSION_3 = [
+    (
+        (
+            '{"v":3,"now_ns":7,"command":"declare_channel","principal":"uid:1","is_admin":false,"name":"a.b",'
+            '"options":{"kind":"queue","durable":true,"overflow":"reject","ring_bytes":4096,"order":"total",'
+            '"history":10,"stall_ms_max":0,"capacity":5,"capacity_bytes":6,"ack_ms":70,"max_deliveries":8,'
+            '"dead_letter":"c","retain_bytes":9,"retain_ms":10,"retain_messages":11,"dedupe_ms":12},'
+            '"replace":true}'
+        ),
+        c.DeclareChannel(
+            Caller("uid:1"),
+            "a.b",
+            StatedOptions(
+                kind=Kind.QUEUE,
+                durable=True,
+                overflow=Overflow.REJECT,
+                ring_bytes=4096,
+                order=Order.TOTAL,
+                history=10,
+                stall_ms_max=0,
+                capacity=5,
+                capacity_bytes=6,
+                ack_ms=70,
+                max_deliveries=8,
+                dead_letter="c",
+                retain_bytes=9,
+                retain_ms=10,
+                retain_messages=11,
+                dedupe_ms=12,
+            ),
+            replace=True,
+        ),
+    ),
+]
+
 
 @pytest.mark.parametrize(("record", "command"), VERSION_1)
 def test_records_of_version_1(record: str, command: Command) -> None:
@@ -205,7 +240,12 @@ def test_records_of_version_1(record: str, command: Command) -> None:
 @pytest.mark.parametrize(("record", "command"), VERSION_2)
 def test_records_of_version_2(record: str, command: Command) -> None:
     assert decode_command(record.encode()) == (command, 7)
-    assert MACHINE_VERSION == 2
+
+
+@pytest.mark.parametrize(("record", "command"), VERSION_3)
+def test_records_of_version_3(record: str, command: Command) -> None:
+    assert decode_command(record.encode()) == (command, 7)
+    assert MACHINE_VERSION == 3
     assert encode_command(command, 7).decode() == record
 
 
@@ -222,7 +262,7 @@ def test_snapshot_of_version_1() -> None:
     assert (state.limits, state.revision) == (Limits(sessions_max=9), 0)
 
 
-def test_what_version_2_must_say_is_missed() -> None:
+def test_what_this_version_must_say_is_missed() -> None:
     data = json.loads(encode_command(c.Start(), 1))
     del data["defaults"]["stall_ms_max"]
     with pytest.raises(InvalidConfiguration, match="damaged"):
@@ -261,5 +301,5 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 def test_record_of_a_later_version() -> None:
     with pytest.raises(InvalidConfiguration) as caught:
-        decode_command(b'{"v":3,"command":"declare_channel"}')
-    assert "machine version 3" in str(caught.value) and "a later one" in caught.value.hint
+        decode_command(b'{"v":4,"command":"declare_channel"}')
+    assert "machine version 4" in str(caught.value) and "a later one" in caught.value.hint

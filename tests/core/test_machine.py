@@ -117,7 +117,7 @@ def test_snapshot_holds_what_is_durable_and_nothing_else() -> None:
         (b"{}", "damaged"),
         (b'{"v":1}', "damaged"),
         (b'{"v":2}', "damaged"),
-        (b'{"v":3}', "machine version 3; this one reads 1 to 2"),
+        (b'{"v":4}', "machine version 4; this one reads 1 to 3"),
     ],
 )
 def test_snapshot_that_cannot_be_read(snapshot: bytes, text: str) -> None:

@@ -30,6 +30,7 @@ from towpath_broker.core.commands import (
     Direction,
     Kind,
     Order,
+    Overflow,
     StatedOptions,
 )
 from towpath_broker.core.ids import BindingId
@@ -89,10 +90,17 @@ def test_conflict_names_each_option_with_both_values() -> None:
         ("a", {"ring_bytes": 1 << 31}, InvalidArgument, "from 4096 to 1073741824"),
         ("a", {"ring_bytes": 0}, InvalidArgument, "ring_bytes"),
         ("a", {"ring_bytes": 1 << 20}, LimitExceeded, "ring_bytes_max is 524288"),
-        ("a", {"kind": Kind.QUEUE}, NotSupported, "kind=queue"),
-        ("a", {"kind": Kind.STATE}, NotSupported, "kind=state"),
-        ("a", {"kind": Kind.QUEUE}, NotSupported, "kind=queue"),
-        ("a", {"durable": True}, NotSupported, "durable=true"),
+        ("a", {"kind": Kind.QUEUE, "capacity": 0}, InvalidArgument, "capacity is 1 to 10000000"),
+        ("a", {"kind": Kind.QUEUE, "ack_ms": 9}, InvalidArgument, "ack_ms is 10 to 86400000"),
+        ("a", {"kind": Kind.QUEUE, "dead_letter": "a"}, InvalidArgument, "its own dead-letter channel"),
+        ("a", {"kind": Kind.QUEUE, "dead_letter": "a..b"}, InvalidName, "a..b"),
+        ("a", {"kind": Kind.QUEUE, "overflow": Overflow.DROP}, InvalidArgument, "a queue blocks, or rejects"),
+        ("a", {"overflow": Overflow.REJECT}, InvalidArgument, "not for a topic"),
+        ("a", {"capacity": 5}, InvalidArgument, "it is for a queue"),
+        ("a", {"kind": Kind.STATE, "retain_ms": 5}, InvalidArgument, "it is for a topic"),
+        ("a", {"kind": Kind.STATE, "dedupe_ms": 5}, InvalidArgument, "it is for a queue or topic"),
+        ("a", {"kind": Kind.SERVICE, "durable": True}, InvalidArgument, "a service is not durable"),
+        ("a", {"durable": True, "order": Order.SOURCE}, InvalidArgument, "order may be total"),
         ("a", {"history": 65_537}, InvalidArgument, "history is 0 to 65536"),
         ("a", {"history": -1}, InvalidArgument, "history cannot be -1"),
         ("a", {"stall_ms_max": 86_400_001}, InvalidArgument, "stall_ms_max is 0 to 86400000"),
@@ -127,8 +135,8 @@ def test_channels_in_all() -> None:
 
 
 def test_defaults_that_cannot_be_are_refused_at_once() -> None:
-    with pytest.raises(NotSupported):
-        Machine(defaults=ChannelOptions(kind=Kind.QUEUE))
+    with pytest.raises(InvalidArgument):
+        Machine(defaults=ChannelOptions(capacity=0))
     with pytest.raises(InvalidArgument):
         Machine(defaults=ChannelOptions(ring_bytes=5000))
     with pytest.raises(LimitExceeded):

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import Any, Final
 
 from towpath.errors import InvalidConfiguration
@@ -30,9 +31,6 @@ from .commands import (
     DeclareChannel,
     DeleteBinding,
     Direction,
-    Kind,
-    Order,
-    Overflow,
     Start,
     StatedOptions,
     UndeclareChannel,
@@ -41,15 +39,30 @@ from .ids import BindingId
 from .limits import Limits
 from .registry import BindingDefinition, ChannelDefinition
 
-MACHINE_VERSION: Final = 2
+MACHINE_VERSION: Final = 3
 """What is written. 2 added to a channel's options ``order``, ``history`` and ``stall_ms_max``, and to a
-snapshot the registry's ``revision``.
+snapshot the registry's ``revision``. 3 added the options of queues, of durable topics, and ``dedupe_ms``.
 """
-MACHINE_VERSIONS: Final = (1, 2)
+MACHINE_VERSIONS: Final = (1, 2, 3)
 """What can be read."""
 
 _V1_OPTIONS: Final = {"order": "source", "history": 0, "stall_ms_max": 0}
 """How channels behaved that version 1 declared: a publisher waited for ever."""
+_V2_OPTIONS: Final = {
+    "capacity": 100_000,
+    "capacity_bytes": 64 << 20,
+    "ack_ms": 30_000,
+    "max_deliveries": 0,
+    "dead_letter": "",
+    "retain_bytes": 1 << 30,
+    "retain_ms": 0,
+    "retain_messages": 0,
+    "dedupe_ms": 120_000,
+}
+"""Versions up to 2 had only topics that are not durable, to which none of these applies."""
+_OPTION_TYPES: Final[dict[str, Any]] = {
+    option.name: type(getattr(ChannelOptions(), option.name)) for option in fields(ChannelOptions)
+}
 
 _Json = dict[str, Any]
 
@@ -186,60 +199,33 @@ def _limits_in(data: _Json) -> Limits:
 
 
 def _options_out(options: ChannelOptions) -> _Json:
-    return {
-        "kind": options.kind.name.lower(),
-        "durable": options.durable,
-        "overflow": options.overflow.name.lower(),
-        "ring_bytes": options.ring_bytes,
-        "order": options.order.name.lower(),
-        "history": options.history,
-        "stall_ms_max": options.stall_ms_max,
-    }
+    return {name: _option_out(getattr(options, name)) for name in _OPTION_TYPES}
 
 
 def _options_in(data: _Json, version: int) -> ChannelOptions:
     if version == 1:
-        data = {**data, **_V1_OPTIONS}
-    return ChannelOptions(
-        kind=Kind[data["kind"].upper()],
-        durable=bool(data["durable"]),
-        overflow=Overflow[data["overflow"].upper()],
-        ring_bytes=int(data["ring_bytes"]),
-        order=Order[data["order"].upper()],
-        history=int(data["history"]),
-        stall_ms_max=int(data["stall_ms_max"]),
-    )
+        data = {**_V1_OPTIONS, **data}
+    if version <= 2:
+        data = {**_V2_OPTIONS, **data}
+    return ChannelOptions(**{name: _option_in(name, data[name]) for name in _OPTION_TYPES})
 
 
 def _stated_out(options: StatedOptions) -> _Json:
-    stated: _Json = {}
-    if options.kind is not None:
-        stated["kind"] = options.kind.name.lower()
-    if options.durable is not None:
-        stated["durable"] = options.durable
-    if options.overflow is not None:
-        stated["overflow"] = options.overflow.name.lower()
-    if options.ring_bytes is not None:
-        stated["ring_bytes"] = options.ring_bytes
-    if options.order is not None:
-        stated["order"] = options.order.name.lower()
-    if options.history is not None:
-        stated["history"] = options.history
-    if options.stall_ms_max is not None:
-        stated["stall_ms_max"] = options.stall_ms_max
-    return stated
+    stated = ((name, getattr(options, name)) for name in _OPTION_TYPES)
+    return {name: _option_out(value) for name, value in stated if value is not None}
 
 
 def _stated_in(data: _Json) -> StatedOptions:
-    return StatedOptions(
-        kind=Kind[data["kind"].upper()] if "kind" in data else None,
-        durable=bool(data["durable"]) if "durable" in data else None,
-        overflow=Overflow[data["overflow"].upper()] if "overflow" in data else None,
-        ring_bytes=int(data["ring_bytes"]) if "ring_bytes" in data else None,
-        order=Order[data["order"].upper()] if "order" in data else None,
-        history=int(data["history"]) if "history" in data else None,
-        stall_ms_max=int(data["stall_ms_max"]) if "stall_ms_max" in data else None,
-    )
+    return StatedOptions(**{name: _option_in(name, data[name]) for name in _OPTION_TYPES if name in data})
+
+
+def _option_out(value: object) -> object:
+    return value.name.lower() if isinstance(value, IntEnum) else value
+
+
+def _option_in(name: str, value: Any) -> Any:
+    type_ = _OPTION_TYPES[name]
+    return type_[value.upper()] if issubclass(type_, IntEnum) else type_(value)
 
 
 def _caller_out(caller: Caller) -> _Json:

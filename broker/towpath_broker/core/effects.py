@@ -424,6 +424,24 @@ class WriteMessages:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelOpened:
+    """The data plane is to have a channel (a queue, a state, a durable topic), or to have it with these
+    options. Before anyone is told that it is declared."""
+
+    name: str
+    options: ChannelOptions
+    owner: str
+    declared_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClosed:
+    """The data plane has the channel no more. Before anyone is told."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something an operator should know (a configured channel that conflicts); logged and shown in the
     status."""
@@ -445,5 +463,7 @@ Effect = (
     | OpenOwnSource
     | OpenOwnReader
     | WriteMessages
+    | ChannelOpened
+    | ChannelClosed
     | Warn
 )

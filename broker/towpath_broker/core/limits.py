@@ -29,7 +29,8 @@ SLOTS_MAX: Final = 4096
 """Slots that a control page can have."""
 HISTORY_MAX: Final = 65_536
 """Messages of each publisher that a new subscriber may be given."""
-STALL_MS_LIMIT: Final = 86_400_000
+DAY_MS: Final = 86_400_000
+STALL_MS_LIMIT: Final = DAY_MS
 """A day: the longest that ``stall_ms_max`` can say, short of for ever (0)."""
 ORIGIN_CHARS_MAX: Final = 128
 CHANNELS_PER_PAGE: Final = 1000
@@ -72,6 +73,43 @@ class Limits:
     )
     own_sources_max: int = _limit(
         1024, CELLS_MAX, "Channels on which the core writes itself: order=total, and published on by socket."
+    )
+    consumers_per_queue_max: int = _limit(1024, 65_536, "Consumers of one queue at one time.")
+    consumers_per_principal_max: int = _limit(
+        4096, 65_536, "Consumers of queues, of one principal, at one time."
+    )
+    waiting_publishes_per_queue_max: int = _limit(
+        1024, 65_536, "Publications that wait for room in one queue, before others are refused."
+    )
+    queue_bytes_max: int = _limit(
+        1 << 30, 1 << 40, "Bytes in all queues that are in memory alone, payloads and headers."
+    )
+    queue_bytes_per_principal_max: int = _limit(
+        1 << 30, 1 << 40, "Bytes in such queues that one principal has declared."
+    )
+    store_bytes_max: int = _limit(
+        1 << 36, 1 << 50, "Bytes in all durable queues and topics, payloads and headers."
+    )
+    store_bytes_per_principal_max: int = _limit(
+        1 << 36, 1 << 50, "Bytes in such channels that one principal has declared."
+    )
+    message_ids_per_channel_max: int = _limit(
+        1_000_000, 100_000_000, "Message ids that one channel remembers."
+    )
+    value_bytes_max: int = _limit(1 << 20, 1 << 24, "Bytes of one state's value, with its headers.")
+    values_bytes_max: int = _limit(1 << 28, 1 << 34, "Bytes of all states' values.")
+    values_bytes_per_principal_max: int = _limit(
+        1 << 28, 1 << 34, "Bytes of the values of states that one principal has declared."
+    )
+    watchers_per_state_max: int = _limit(1024, 65_536, "Watchers of one state's value at one time.")
+    watchers_per_principal_max: int = _limit(
+        4096, 65_536, "Watchers of values, of one principal, at one time."
+    )
+    places_per_channel_max: int = _limit(
+        1024, 65_536, "Named subscriptions that one durable topic remembers."
+    )
+    transactions_remembered_max: int = _limit(
+        100_000, 10_000_000, "Transactions that are remembered, so that none is carried out twice."
     )
     ring_bytes_max: int = _limit(
         RING_BYTES_LIMIT, RING_BYTES_LIMIT, "The largest ring a channel may ask for."

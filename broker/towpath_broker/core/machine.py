@@ -103,7 +103,7 @@ class Machine:
         defaults: the options of channels that do not state them, likewise.
 
     Raises:
-        InvalidArgument, NotSupported, LimitExceeded: no channel could be declared with these defaults.
+        InvalidArgument, LimitExceeded: no channel could be declared with these defaults.
     """
 
     def __init__(self, limits: Limits | None = None, defaults: ChannelOptions | None = None) -> None:
@@ -226,6 +226,10 @@ class Machine:
             channels=tuple(self._registry.channels.values()),
             bindings=tuple(self._registry.bindings.values()),
         )
+
+    def data_channels(self) -> list[e.ChannelOpened]:
+        """Return what the data plane is to have after a recovery, when no effect told of it. O(channels)."""
+        return [_opened(each) for each in self._registry.channels.values() if each.options.is_data]
 
     def snapshot(self) -> bytes:
         """Return the durable state as bytes. O(channels + bindings)."""
@@ -377,10 +381,14 @@ class Machine:
             self._registry.add_channel(channel)
             self._topics.open(channel.name)
         elif plan.change is Change.CHANNEL_REPLACED:
+            if self._options(channel.name).is_data and not channel.options.is_data:
+                effects.append(e.ChannelClosed(channel.name))
             self._registry.replace_channel(channel)
             effects.extend(self._topics.detach_own(self._topics.topics[channel.name]))
         view = self._channel_view(channel)
         if plan.change is not Change.NOTHING:
+            if channel.options.is_data:
+                effects.append(_opened(channel))
             effects.extend(self._watches.tell(e.WatchChannelDeclared(view)))
         created = plan.change is Change.CHANNEL_ADDED
         return [*effects, *self._reply(command.caller, e.ChannelDeclared(view, created))]
@@ -394,6 +402,8 @@ class Machine:
         for binding in self._registry.bindings_of(channel.name):
             effects.extend(self._remove_binding(binding))
         self._registry.remove_channel(channel.name)
+        if channel.options.is_data:
+            effects.append(e.ChannelClosed(channel.name))
         effects.extend(self._watches.tell(e.WatchChannelUndeclared(view)))
         return [*effects, *self._reply(command.caller, e.Done())]
 
@@ -699,6 +709,10 @@ class Machine:
         if reader is None or reader.session.id != caller.session:
             raise SubscriptionNotFound(f"the session has no subscription {identifier}")
         return reader
+
+
+def _opened(channel: ChannelDefinition) -> e.ChannelOpened:
+    return e.ChannelOpened(channel.name, channel.options, channel.owner, channel.declared_at_ns)
 
 
 def _check_origin(session: Session, origin: str) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum, IntEnum, auto
 from itertools import islice
+from typing import Final
 
 from towpath.bindings import check_options, parse_options, parse_url, place_key
 from towpath.errors import (
@@ -32,7 +33,6 @@ from towpath.errors import (
     ChannelNotFound,
     InvalidArgument,
     LimitExceeded,
-    NotSupported,
     PermissionDenied,
 )
 from towpath.names import check_name
@@ -45,14 +45,33 @@ from .commands import (
     DeleteBinding,
     Direction,
     Kind,
+    Order,
+    Overflow,
     StatedOptions,
     UndeclareChannel,
 )
 from .ids import BindingId
-from .limits import HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
+from .limits import DAY_MS, HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .quotas import Tally
 
 DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBinding
+
+RANGES: Final = (
+    ("history", 0, HISTORY_MAX),
+    ("stall_ms_max", 0, STALL_MS_LIMIT),
+    ("capacity", 1, 10_000_000),
+    ("capacity_bytes", 1, 1 << 40),
+    ("ack_ms", 10, DAY_MS),
+    ("max_deliveries", 0, 65_535),
+    ("retain_bytes", 0, 1 << 50),
+    ("retain_ms", 0, 10 * 366 * DAY_MS),
+    ("retain_messages", 0, 1 << 50),
+    ("dedupe_ms", 0, DAY_MS),
+)
+"""The least and the most that an option can be."""
+QUEUE_OPTIONS: Final = ("capacity", "capacity_bytes", "ack_ms", "max_deliveries", "dead_letter")
+LOG_OPTIONS: Final = ("retain_bytes", "retain_ms", "retain_messages")
+"""Of durable topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +193,7 @@ class Registry:
         """Refuse what is wrong whatever the state of things.
 
         Raises:
-            InvalidName, InvalidArgument, NotSupported, LimitExceeded: what it asks for cannot be asked for.
+            InvalidName, InvalidArgument, LimitExceeded: what it asks for cannot be asked for.
             PermissionDenied: the caller may not ask for it.
         """
         if isinstance(command, DeclareChannel):
@@ -215,6 +234,8 @@ class Registry:
 
     def _plan_declare(self, command: DeclareChannel, presence: Presence, now_ns: int) -> Plan:
         channel = self.channels.get(command.name)
+        kind = command.options.kind or (channel.options if channel is not None else self.defaults).kind
+        _check_options_of_kind(command.options, kind)
         if channel is None:
             limits = self.limits
             if len(self.channels) >= limits.channels_max:
@@ -224,10 +245,12 @@ class Registry:
             principal = command.caller.principal
             self._owned.check(principal, limits.channels_per_principal_max)
             options = _settled(command.options, self.defaults)
+            _check_options_together(command.name, options)
             return Plan(Change.CHANNEL_ADDED, ChannelDefinition(command.name, options, principal, now_ns))
         options = _settled(command.options, channel.options)
         if options == channel.options:
             return Plan(Change.NOTHING, channel)
+        _check_options_together(command.name, options)
         differences = _differences(channel.options, options)
         if not command.replace:
             raise ChannelConflict(f"channel {command.name!r} is declared with other options: {differences}")
@@ -416,7 +439,7 @@ def check_defaults(defaults: ChannelOptions, limits: Limits) -> None:
     """Refuse defaults with which no channel could be declared.
 
     Raises:
-        InvalidArgument, NotSupported, LimitExceeded: as when they were stated.
+        InvalidArgument, LimitExceeded: as when they were stated.
     """
     stated = {option.name: getattr(defaults, option.name) for option in fields(ChannelOptions)}
     _check_channel_options(StatedOptions(**stated), limits)
@@ -429,19 +452,45 @@ def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
             raise LimitExceeded(
                 f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
             )
-    if options.kind not in (None, Kind.TOPIC, Kind.SERVICE):
-        raise NotSupported(
-            f"kind={_told(options.kind)} comes in a later version", hint="kind may be topic or service"
+    for name, minimum, maximum in RANGES:
+        _check_range(name, getattr(options, name), minimum, maximum)
+    if options.dead_letter:
+        check_name(options.dead_letter)
+    if options.kind is not None:
+        _check_options_of_kind(options, options.kind)
+
+
+def _check_options_of_kind(options: StatedOptions, kind: Kind) -> None:
+    """Refuse options that say nothing of channels of a kind."""
+    kinds: dict[str, tuple[Kind, ...]] = {
+        **dict.fromkeys(QUEUE_OPTIONS, (Kind.QUEUE,)),
+        **dict.fromkeys(LOG_OPTIONS, (Kind.TOPIC,)),
+    }
+    kinds["dedupe_ms"] = (Kind.QUEUE, Kind.TOPIC)
+    for name, meant in kinds.items():
+        value = getattr(options, name)
+        if value is not None and kind not in meant and value != getattr(ChannelOptions(), name):
+            told = " or ".join(_told(each) for each in meant)
+            raise InvalidArgument(f"{name} says nothing of a {_told(kind)}", hint=f"it is for a {told}")
+    if options.overflow is Overflow.REJECT and kind is not Kind.QUEUE:
+        raise InvalidArgument(
+            f"overflow=reject is not for a {_told(kind)}", hint="a topic blocks, or drops the oldest"
         )
-    if options.durable:
-        raise NotSupported("durable=true comes in a later version", hint="durable may be false")
-    _check_range("history", options.history, HISTORY_MAX)
-    _check_range("stall_ms_max", options.stall_ms_max, STALL_MS_LIMIT)
+    if options.overflow is Overflow.DROP and kind is not Kind.TOPIC:
+        raise InvalidArgument(f"overflow=drop is not for a {_told(kind)}", hint="a queue blocks, or rejects")
+    if options.durable and kind is Kind.SERVICE:
+        raise InvalidArgument("a service is not durable", hint="declare it without durable=true")
 
 
-def _check_range(name: str, value: int | None, maximum: int) -> None:
-    if value is not None and not 0 <= value <= maximum:
-        raise InvalidArgument(f"{name} cannot be {value}", hint=f"{name} is 0 to {maximum}")
+def _check_options_together(name: str, options: ChannelOptions) -> None:
+    """Refuse settled options that contradict each other."""
+    if options.kind is Kind.QUEUE and options.dead_letter == name:
+        raise InvalidArgument(f"queue {name!r} cannot be its own dead-letter channel")
+
+
+def _check_range(name: str, value: int | None, minimum: int, maximum: int) -> None:
+    if value is not None and not minimum <= value <= maximum:
+        raise InvalidArgument(f"{name} cannot be {value}", hint=f"{name} is {minimum} to {maximum}")
 
 
 def _check_may_bind(caller: Caller) -> None:
@@ -455,7 +504,12 @@ def _check_may_bind(caller: Caller) -> None:
 
 def _settled(stated: StatedOptions, otherwise: ChannelOptions) -> ChannelOptions:
     chosen = {option.name: getattr(stated, option.name) for option in fields(ChannelOptions)}
-    return replace(otherwise, **{name: value for name, value in chosen.items() if value is not None})
+    settled = replace(otherwise, **{name: value for name, value in chosen.items() if value is not None})
+    if settled.kind is Kind.TOPIC and settled.durable and settled.order is not Order.TOTAL:
+        if stated.order is not None:
+            raise InvalidArgument("a durable topic has one order for all", hint="order may be total")
+        settled = replace(settled, order=Order.TOTAL)
+    return settled
 
 
 def _differences(has: ChannelOptions, asked: ChannelOptions) -> str:

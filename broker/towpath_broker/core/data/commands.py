@@ -55,6 +55,11 @@ class CloseChannel(DataCommand):
 
 
 @dataclass(frozen=True, slots=True)
+class Recovered(DataCommand):
+    """The registry has told of all its channels: what else is stored is let go of."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndSession(DataCommand):
     """What the session held goes back at once; nobody is answered."""
 

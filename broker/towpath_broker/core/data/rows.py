@@ -73,7 +73,7 @@ class DropChannel:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a channel holds after this commit, in the place of what was said before; one per commit at most.
+    """What a channel holds after this commit, in the place of what was said before.
 
     Attributes:
         oldest_seq: a durable topic's oldest message, or ``next_seq`` where there is none. Queues: 1.
