@@ -97,7 +97,7 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
     async def _ask(self, name: str, request: Message, response: type[R], context: Context) -> R:
         call: Call[R] = Call(f"{name}_request", request, f"{name}_response", lambda answer: answer)
         timeout_s: float | None = context.time_remaining()
-        return await self._calls.run(context, self._client.call(call, timeout=timeout_s or CALL_TIMEOUT_S))
+        return await self._calls.run(context, self._client.pass_on(call, timeout=timeout_s or CALL_TIMEOUT_S))
 
     async def _tell_changes(self, request: registry_pb2.WatchRequest, context: Context) -> None:
         with self._watch.follow() as follower:

@@ -216,7 +216,7 @@ class Calls:
         door_call: DoorCall[Any] = DoorCall(
             call.body, getattr(call.request, call.body), response, lambda body: body
         )
-        body = await self._registry.call(door_call)
+        body = await self._registry.pass_on(door_call)
         frame = Frame(id=call.id)
         getattr(frame, response).CopyFrom(body)
         return frame

@@ -7,39 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from towpath import calls, model
 from towpath._message import Message
-from towpath.aio.registry import AsyncRegistry
-from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.aio.consuming import AsyncConsumer
+from towpath.aio.handle import AsyncHandle as AsyncHandle
+from towpath.aio.kinds import AsyncKinds
+from towpath.asking import Listener
+from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
+from towpath.queues import PREFETCH_DEFAULT
+from towpath.services.aio_api import AsyncServices
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
 T = TypeVar("T")
 
 
-class AsyncHandle(ABC):
-    """Something that is closed when it is no longer used; an asynchronous context manager."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Give it up. More than once is fine."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class AsyncClient(AsyncRegistry, AsyncHandle):
+class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
     """A session with a daemon. Made by ``towpath.aio.connect``; use it as an asynchronous context manager, or
     close it. All calls are made from the loop that ``connect`` ran on.
     """
@@ -62,8 +50,8 @@ class AsyncClient(AsyncRegistry, AsyncHandle):
     def principal(self) -> str:
         """For whom the session acts: ``uid:1000``; empty while that is not known."""
 
-    def acting_for(self, principal: str) -> AsyncRegistry:
-        """The registry as somebody else may use it; honoured only from gateways that the daemon started."""
+    def acting_for(self, principal: str) -> AsyncKinds:
+        """What somebody else may ask; honoured only from gateways that the daemon started."""
         return _ActingFor(self, principal)
 
     async def report_bindings(self, reports: Mapping[int, model.BindingReport]) -> None:
@@ -242,6 +230,10 @@ class AsyncChannel(AsyncHandle):
         """Subscribe; see :meth:`towpath.Client.subscribe`."""
         return await self._client.subscribe(self.name)
 
+    async def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> AsyncConsumer:
+        """Consume, where it is a queue; see :meth:`towpath.Client.consume`."""
+        return await self._client.consume(self.name, prefetch=prefetch)
+
     async def close(self) -> None:
         """Give the source up; see :meth:`towpath.Channel.close`."""
         self._publisher = None
@@ -284,8 +276,8 @@ class _NamedPublishers:
             await publisher.close()
 
 
-class _ActingFor(AsyncRegistry):
-    """The registry as another principal may use it."""
+class _ActingFor(AsyncKinds):
+    """What another principal may ask."""
 
     def __init__(self, client: AsyncClient, principal: str) -> None:
         self._client = client
@@ -293,3 +285,18 @@ class _ActingFor(AsyncRegistry):
 
     async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return await self._client._call(replace(call, principal=self._principal), deadline)
+
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
+        return self._client._post(replace(call, principal=self._principal), then)
+
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
+        return self._client._follow(lambda: replace(make(), principal=self._principal), listener)
+
+    def _check_not_forked(self) -> None:
+        self._client._check_not_forked()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._client._is_over

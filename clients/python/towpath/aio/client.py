@@ -29,6 +29,7 @@ from towpath import addresses, asking, calls, tracing, wire
 from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
+from towpath.aio.submitting import AsyncQueuePublisher
 from towpath.aio.watching import LocalAsyncWatch
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import (
@@ -40,6 +41,7 @@ from towpath.errors import (
     host_limits,
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
+from towpath.services.aio import AsyncCallers, LocalAsyncCaller, LocalAsyncServer
 from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
@@ -95,6 +97,7 @@ class LocalAsyncClient(AsyncClient):
         self._asleep: dict[ReaderState, asyncio.Future[None]] = {}
         self._in_line: dict[SourceState, tuple[int, asyncio.Future[None]]] = {}
         self._ready = asyncio.Event()
+        self._callers = AsyncCallers(self)
         self._allocating = asyncio.Lock()
         self._failed: TowpathError | None = None
         self._last_error: TowpathError | None = None
@@ -116,6 +119,7 @@ class LocalAsyncClient(AsyncClient):
         self._closed = True
         why = ConnectionLost("the client was closed", hint="")
         self._protocol.close(why)
+        await self._callers.close()
         self._protocol.connection_lost(why)
         self._ready.set()
         self._loop.remove_reader(self._bell)
@@ -160,8 +164,10 @@ class LocalAsyncClient(AsyncClient):
     async def publisher(self, name: str, *, origin: str = "") -> AsyncPublisher:
         protocol = self._protocol
 
-        async def attach() -> LocalAsyncPublisher:
+        async def attach() -> AsyncPublisher:
             info = await self._call(calls.channel_info(name), deadline)
+            if info.kind == "queue":
+                return AsyncQueuePublisher(self, info)
             begin = functools.partial(protocol.new_source, info, origin)
             state = await self._attach(begin, protocol.forget_source, deadline)
             state.wake = lambda: self._wake_publisher(state)
@@ -181,6 +187,12 @@ class LocalAsyncClient(AsyncClient):
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return await self._persist(attach)
+
+    async def serve(self, name: str, *, concurrency: int = 1) -> LocalAsyncServer:
+        return await self._persist(lambda: LocalAsyncServer.open(self, name, concurrency))
+
+    async def _caller(self, name: str, principal: str = "") -> LocalAsyncCaller:
+        return await self._callers.get(name, principal)
 
     async def _persist(self, attach: Callable[[], Awaitable[T]]) -> T:
         """Attach, once more whenever the connection breaks meanwhile; see the synchronous client."""
@@ -240,13 +252,18 @@ class LocalAsyncClient(AsyncClient):
             raise value
         return call.result(value)
 
-    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
         if not self._protocol.is_ready or self._closed:
-            then(calls.not_connected())
-            return lambda: None
+            return None
         call_id = self._protocol.call(call, asking.answered(call, then))
         self._flush()
         return functools.partial(self._withdraw, call_id)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self._failed is not None
 
     def _withdraw(self, call_id: int) -> None:
         self._protocol.withdraw(call_id)

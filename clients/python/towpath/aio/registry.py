@@ -20,7 +20,7 @@ class AsyncRegistry:
     async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         raise NotImplementedError
 
-    async def call(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
+    async def pass_on(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
         """Ask what has no method of its own here: for gateways, which pass requests on as they came."""
         return await self._call(call, deadline_ns(timeout))
 

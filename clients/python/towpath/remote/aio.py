@@ -14,6 +14,7 @@ from towpath.remote.asking import RemoteAsking
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
 from towpath.remote.session import Session, make_carrier
+from towpath.services.aio_api import AsyncCaller, AsyncServer
 from towpath.waiting import CALL_TIMEOUT_S, deadline_ns, program_name, seconds
 
 T = TypeVar("T")
@@ -54,7 +55,9 @@ class RemoteAsyncClient(AsyncClient):
     async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return await self._session.ask(call, deadline)
 
-    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
         return self._asking.post(call, then)
 
     def _follow(
@@ -62,8 +65,18 @@ class RemoteAsyncClient(AsyncClient):
     ) -> Callable[[], object]:
         return self._asking.follow(make, listener)
 
+    @property
+    def _is_over(self) -> bool:
+        return self._session.ended is not None
+
     def _check_not_forked(self) -> None:
         """A loop does not go on in a forked child: there is nobody to ask."""
+
+    async def serve(self, name: str, *, concurrency: int = 1) -> AsyncServer:
+        raise NotSupported("services are not served from afar yet")
+
+    async def _caller(self, name: str, principal: str = "") -> AsyncCaller:
+        raise NotSupported("services are not called from afar yet")
 
     def watch(self, *, after_revision: int | None = None) -> RemoteAsyncWatch:
         is_anew = after_revision is not None  # a gateway knows the state, not how it came to be

@@ -104,6 +104,11 @@ class Portal:
             self.check()
             self._loop.call_soon_threadsafe(function)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether work can be handed over."""
+        return self._is_open
+
     def check(self) -> None:
         """Raises ConnectionLost when the portal is closed, as it is in a forked child."""
         if not self._is_open:
@@ -163,10 +168,20 @@ class RemoteClient(Client):
     def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
         return self._portal.run(self._inner._call(call, deadline))
 
-    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
         withdraws: list[Callable[[], object]] = []
-        self._portal.post(lambda: withdraws.append(self._inner._post(call, then)))
-        return lambda: self._portal.post(lambda: withdraws[0]())
+
+        def posted() -> None:
+            withdraw = self._inner._post(call, then)
+            if withdraw is None:  # our caller is told in the way that is left
+                then(calls.not_connected())
+            else:
+                withdraws.append(withdraw)
+
+        self._portal.post(posted)
+        return lambda: self._portal.post(lambda: [withdraw() for withdraw in withdraws])
 
     def _follow(
         self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
@@ -177,13 +192,17 @@ class RemoteClient(Client):
         leave = self._portal.run(followed())
         return lambda: self._portal.post(leave)
 
+    @property
+    def _is_over(self) -> bool:
+        return not self._portal.is_open or self._inner._is_over
+
     def _check_not_forked(self) -> None:
         self._portal.check()
 
     def serve(self, name: str, *, concurrency: int = 1) -> Server:
         raise NotSupported("services are not served from afar yet")
 
-    def _caller(self, name: str) -> Caller:
+    def _caller(self, name: str, principal: str = "") -> Caller:
         raise NotSupported("services are not called from afar yet")
 
     def watch(self, *, after_revision: int | None = None) -> RemoteWatch:

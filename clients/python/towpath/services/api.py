@@ -326,5 +326,5 @@ class Services(ABC):
         """
 
     @abstractmethod
-    def _caller(self, name: str) -> Caller:
-        """This client's way to a service."""
+    def _caller(self, name: str, principal: str = "") -> Caller:
+        """This client's way to a service; ``principal`` is for whom a gateway calls."""

@@ -253,6 +253,12 @@ class Calls:
 
         O(servers + calls) when somebody has gone, else O(servers).
         """
+        ended = self.ended
+        if ended is not None:
+            gone = list(self.pending.values())
+            for call in gone:
+                self.end(call, ended.again())
+            return gone
         following = self.replies.following
         answerers = {
             source: party[0] for source, party in self.replies.parties.items() if source in following
@@ -260,11 +266,11 @@ class Calls:
         closed = {server for source, server in self._answerers.items() if source not in answerers}
         self._answerers = answerers
         there = {*self.source.writer.readers(), *answerers.values()} - closed
-        if self.ended is None and all(server in there for server in self.outstanding):
+        if all(server in there for server in self.outstanding):
             return []
-        gone = [call for call in self.pending.values() if self.ended or call.server not in there]
+        gone = [call for call in self.pending.values() if call.server not in there]
         for call in gone:
-            self.end(call, self.ended.again() if self.ended else lost(self.source.channel))
+            self.end(call, lost(self.source.channel))
         return gone
 
 

@@ -517,7 +517,8 @@ class LocalRequest(Request):
     def _finish(self) -> None:
         if not self._ticket.is_over:
             self.fail(answering.unanswered())
-        self._server._let_go(self._ticket)
+        if self._ticket.is_cancelled:
+            self._server._let_go(self._ticket)
 
 
 class Callers:

@@ -44,7 +44,7 @@ class Relay:
         Returns:
             Whether it is so; False when the time is over.
         """
-        while not is_done():
+        while True:
             mine = None
             with self._lock:
                 if is_done():
@@ -56,12 +56,10 @@ class Relay:
                 else:
                     self._is_reading = True
             if mine is None:
-                self._lead(is_done, deadline)
-            else:
-                self._follow(key, mine, deadline)
-            if not is_done() and remaining_ns(deadline) == 0:
-                return False
-        return True
+                return self._lead(is_done, deadline)
+            self._follow(key, mine, deadline)
+            if remaining_ns(deadline) == 0:
+                return is_done()
 
     def look(self) -> None:
         """Read what there is, without waiting, unless somebody reads already."""
@@ -87,12 +85,14 @@ class Relay:
                 while key in self._asleep:
                     self._wake(key)
 
-    def _lead(self, is_done: Callable[[], bool], deadline: int | None) -> None:
+    def _lead(self, is_done: Callable[[], bool], deadline: int | None) -> bool:
         try:
-            while not is_done():
+            while True:
                 self._read(deadline)
+                if is_done():
+                    return True
                 if remaining_ns(deadline) == 0:
-                    return
+                    return False
         finally:
             self._stop_reading()
 

@@ -1,0 +1,583 @@
+"""Callers and servers on this host that wait on an event loop.
+
+Theory of operation
+    The same ends as in ``blocking``. Each has a task that reads its control page, sleeps on the session's
+    doorbell when nothing is there, and wakes the futures of whoever waits for what came.
+
+Invariants
+    All of it runs on the client's loop. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from towpath import calls, model
+from towpath._message import Message
+from towpath.aio.messages import LocalAsyncPublisher
+from towpath.ends import ReaderState, SourceState
+from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.v1 import frame_pb2
+from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns, far_ns, remaining_ns, seconds
+
+from . import answering, asking, envelope
+from .aio_api import AsyncRequest, AsyncServer
+from .answering import Line, Ticket
+from .asking import Calls, PendingCall
+from .blocking import ANSWER_TIMEOUT_S, BEGIN_LOOK_S, READ_BYTES, READ_COUNT
+
+if TYPE_CHECKING:
+    from towpath.aio.client import LocalAsyncClient
+
+
+class _News:
+    """Whoever waits for something that one task may bring about."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+        self.callbacks: set[Callable[[], None]] = set()
+
+    def tell(self) -> None:
+        """It may have come about."""
+        for callback in tuple(self.callbacks):
+            callback()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, deadline: int | None) -> None:
+        """Wait for the next :meth:`tell`, or for the deadline."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        timeout_s = seconds(deadline)
+        timer = (
+            None
+            if timeout_s is None
+            else waiter.get_loop().call_later(
+                timeout_s, lambda: None if waiter.done() else waiter.set_result(None)
+            )
+        )
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._waiting.discard(waiter)
+
+
+class LocalAsyncCaller:
+    """One client's way to one service. Made by :meth:`open`."""
+
+    def __init__(self, client: LocalAsyncClient, source: SourceState, replies: ReaderState) -> None:
+        self.name = source.channel
+        self._client = client
+        self._source = source
+        self._replies = replies
+        self._requests = LocalAsyncPublisher(client, source)
+        self._calls = Calls(source, replies)
+        self._news: dict[PendingCall, _News] = {}
+        self._servers = _News()
+        source.wake = self._wake
+        replies.wake = self._wake
+        self._reading = asyncio.create_task(self._read(), name=f"towpath-call {self.name}")
+
+    @classmethod
+    async def open(cls, client: LocalAsyncClient, name: str, principal: str = "") -> LocalAsyncCaller:
+        """Attach both ends."""
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        protocol = client._protocol
+        info = await client._call(calls.channel_info(name), deadline)
+        begin = functools.partial(
+            protocol.new_reader, name, "", wants_doorbell=True, role=frame_pb2.READER_ROLE_REPLIES
+        )
+        replies = await client._attach(begin, protocol.forget_reader, deadline)
+        try:
+            place = calls.SourcePlace(frame_pb2.SOURCE_ROLE_CALLER, replies.id, 0, principal)
+            source = await client._attach(
+                functools.partial(protocol.new_source, info, "", place=place),
+                protocol.forget_source,
+                deadline,
+            )
+        except BaseException:
+            protocol.forget_reader(replies, ConnectionLost("it was never attached"))
+            client._flush()
+            raise
+        return cls(client, source, replies)
+
+    def _wake(self) -> None:
+        self._client._wake(self._replies)
+        self._client._wake_publisher(self._source)
+
+    @property
+    def ended(self) -> TowpathError | None:
+        """Why it is of no use any more; None while it is."""
+        return self._calls.ended
+
+    async def close(self) -> None:
+        """Leave the service. More than once is fine."""
+        why = ConnectionLost("the client was closed", hint="")
+        self._client._protocol.forget_source(self._source, why)
+        self._client._protocol.forget_reader(self._replies, why)
+        self._client._flush()
+        self._reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reading
+
+    # ---- calling ----
+
+    async def call(
+        self,
+        payload: Buffer,
+        *,
+        headers: model.Headers | None,
+        deadline: int | None,
+        is_idempotent: bool,
+        wait: bool,
+    ) -> Message:
+        """See :meth:`towpath.Client.call`."""
+        call = PendingCall(deadline_ns=deadline, is_idempotent=is_idempotent, is_stream=False)
+        raw = answering.headers_bytes(headers)
+        while True:
+            await self._send(call, payload, raw, wait=wait)
+            await self._wait(call)
+            reply = call.take()
+            if reply is not None:
+                return reply
+            if not call.may_try_again:
+                raise call.error or asking.lost(self.name)
+
+    async def call_stream(
+        self,
+        payload: Buffer,
+        *,
+        headers: model.Headers | None,
+        deadline: int | None,
+        is_idempotent: bool,
+        wait: bool,
+    ) -> AsyncIterator[Message]:
+        """See :meth:`towpath.Client.call_stream`."""
+        call = PendingCall(deadline_ns=deadline, is_idempotent=is_idempotent, is_stream=True)
+        raw = answering.headers_bytes(headers)
+        await self._send(call, payload, raw, wait=wait)
+        try:
+            while True:
+                await self._wait(call)
+                while (part := call.take()) is not None:
+                    grant = self._calls.grant(call)
+                    if grant is not None:
+                        await self._requests.publish(b"", headers_raw=grant)
+                    yield part
+                if not call.is_over:
+                    continue
+                if not call.may_try_again:
+                    break
+                await self._send(call, payload, raw, wait=wait)
+        finally:
+            self._withdraw(call)
+        if call.error is not None:
+            raise call.error
+
+    async def _send(self, call: PendingCall, payload: Buffer, raw: bytes, *, wait: bool) -> None:
+        while (server := self._calls.choose()) is None:
+            await self._find_server(call, wait=wait)
+        headers_raw = self._calls.begin(call, server) + raw
+        try:
+            await self._requests.publish(payload, headers_raw=headers_raw, timeout=seconds(call.deadline_ns))
+        except Timeout:
+            self._calls.end(call)
+            raise asking.too_late(self.name) from None
+        except BaseException:
+            self._calls.end(call)
+            raise
+
+    async def _find_server(self, call: PendingCall, *, wait: bool) -> None:
+        """Nobody can be asked: see whether somebody has come, and wait for that when it is wanted.
+
+        Raises:
+            NoServer: nobody serves.
+            Timeout: nobody has come in time.
+        """
+        if self.ended is not None:
+            raise self.ended.again()
+        limit = call.deadline_ns if call.deadline_ns is not None else far_ns()
+        await self._requests._fetch_readers(limit)
+        state = self._calls
+        if state.choose() is not None:
+            return
+        if not wait and not state.is_awaiting_server:
+            raise asking.no_server(self.name)
+        if state.is_awaiting_server:  # it is there, and has not begun to read; nothing tells when it does
+            await asyncio.sleep(min(BEGIN_LOOK_S, remaining_ns(limit) / 1e9))
+        else:
+            await self._servers.wait(limit)
+        if asking.is_past(limit):
+            raise asking.too_late(self.name)
+
+    async def _wait(self, call: PendingCall) -> None:
+        """Wait until a call has news.
+
+        Raises:
+            Timeout: its deadline has passed; the server is told.
+        """
+        news = self._news[call] = _News()
+        try:
+            while not (has_news := call.has_news) and not asking.is_past(call.deadline_ns):
+                await news.wait(call.deadline_ns)
+        except BaseException:
+            self._withdraw(call)
+            raise
+        finally:
+            del self._news[call]
+        if not has_news:
+            self._withdraw(call)
+            raise asking.too_late(self.name)
+
+    def _withdraw(self, call: PendingCall) -> None:
+        """Tell the server that nobody waits, if there is room to; it has the deadline, too."""
+        raw = self._calls.withdraw(call)
+        if raw is not None:
+            with contextlib.suppress(ValueError, RuntimeError):
+                self._source.writer.try_publish(b"", raw)
+
+    # ---- reading ----
+
+    async def _read(self) -> None:
+        """Read until both ends are closed."""
+        state, client = self._replies, self._client
+        while True:
+            try:
+                messages = state.reader.receive(READ_COUNT, READ_BYTES, 0)
+            except (ValueError, RuntimeError):  # closed
+                messages = []
+            if messages:
+                told = self._calls.take_in(messages)
+            else:
+                client._protocol.tend(state)
+                client._flush()
+                told = self._calls.find_lost()
+                if state.troubles:
+                    told += self._meet_troubles()
+                self._servers.tell()
+            for call in told:
+                if (news := self._news.get(call)) is not None:
+                    news.tell()
+            if self.ended is not None:
+                return
+            if not messages:
+                await client._sleep(state, None)
+
+    def _meet_troubles(self) -> list[PendingCall]:
+        """A server's answers cannot be had: it is not known whose, so no call goes on."""
+        error = self._replies.troubles.pop()
+        self._replies.troubles.clear()
+        told = list(self._calls.pending.values())
+        for call in told:
+            self._calls.end(call, error.again())
+        return told
+
+
+class LocalAsyncServer(AsyncServer):
+    """A server of a service on this host. Made by :meth:`open`."""
+
+    def __init__(
+        self, client: LocalAsyncClient, info: model.ChannelInfo, state: ReaderState, concurrency: int
+    ) -> None:
+        self.channel = info.name
+        self.concurrency = concurrency
+        self._client = client
+        self._info = info
+        self._state = state
+        self._line = Line(state, concurrency)
+        self._news = _News()
+        self._told: dict[Ticket, _News] = {}
+        self._answerers: dict[int, LocalAsyncPublisher] = {}
+        self._answering = asyncio.Lock()
+        self._closed = False
+        state.wake = lambda: client._wake(state)
+        self._reading = asyncio.create_task(self._read(), name=f"towpath-serve {self.channel}")
+
+    @classmethod
+    async def open(cls, client: LocalAsyncClient, name: str, concurrency: int) -> LocalAsyncServer:
+        """Attach it."""
+        answering.check_concurrency(concurrency)
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        protocol = client._protocol
+        info = await client._call(calls.channel_info(name), deadline)
+        begin = functools.partial(
+            protocol.new_reader, name, "", wants_doorbell=True, role=frame_pb2.READER_ROLE_SERVER
+        )
+        state = await client._attach(begin, protocol.forget_reader, deadline)
+        return cls(client, info, state, concurrency)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    async def receive(self, timeout: float | None = None) -> AsyncRequest:
+        deadline = deadline_ns(timeout)
+        while (ticket := self._line.take()) is None:
+            if self._closed or self._state.ended is not None:
+                assert self._state.ended is not None
+                raise self._state.ended.again()
+            if remaining_ns(deadline) == 0:
+                raise Timeout(f"no request to {self.channel!r} in {timeout} s")
+            await self._news.wait(deadline)
+        return LocalAsyncRequest(self, ticket)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reading
+        if self._state.ended is None:
+            await self._turn_away()
+        why = ConnectionLost("the server was closed", hint="")
+        protocol = self._client._protocol
+        for publisher in self._answerers.values():
+            protocol.forget_source(publisher._state, why)
+        protocol.forget_reader(self._state, why)
+        self._client._flush()
+        self._answerers.clear()
+        self._news.tell()
+
+    async def _turn_away(self) -> None:
+        """Tell the callers of all that was not begun, so that they ask somebody else."""
+        waiting = self._line.leave()
+        with contextlib.suppress(ValueError, RuntimeError):
+            while messages := self._state.reader.receive(READ_COUNT, READ_BYTES, 0):
+                self._line.take_in(messages)
+        for ticket in waiting + self._line.leave():
+            with contextlib.suppress(TowpathError):
+                await self._send(ticket, envelope.UNTOUCHED, b"", b"", is_last=True)
+
+    # ---- answering ----
+
+    async def _send(
+        self, ticket: Ticket, kind: int, payload: Buffer, headers_raw: bytes, *, is_last: bool
+    ) -> bool:
+        """Write to a caller. Returns False when it is not there any more, or does not read.
+
+        Raises:
+            MessageTooLarge: nothing was sent.
+        """
+        publisher = self._answerers.get(ticket.source) or await self._answerer(ticket.source)
+        if publisher is None:
+            self._line.expire(ticket)
+            return False
+        raw = envelope.reply(kind, ticket.call) + headers_raw
+        try:
+            await publisher.publish(payload, headers_raw=raw, timeout=ANSWER_TIMEOUT_S)
+        except ValueError:
+            raise
+        except (TowpathError, RuntimeError):  # it does not read, or is gone
+            self._give_up(ticket, publisher)
+            return False
+        if is_last:
+            self._let_go(ticket)
+        return True
+
+    def _let_go(self, ticket: Ticket) -> None:
+        """The program is done with a request: somebody who waits may take the next."""
+        self._line.let_go(ticket)
+        self._told.pop(ticket, None)
+        if self._line.has_work:
+            self._news.tell()
+
+    async def _answerer(self, source: int) -> LocalAsyncPublisher | None:
+        """Make the ring by which a caller is answered; None when it is gone."""
+        async with self._answering:
+            if (known := self._answerers.get(source)) is not None:
+                return known
+            party = self._state.parties.get(source)
+            if party is None:
+                return None
+            place = calls.SourcePlace(frame_pb2.SOURCE_ROLE_ANSWERER, self._state.id, party[0])
+            protocol, client = self._client._protocol, self._client
+            begin = functools.partial(protocol.new_source, self._info, "", place=place)
+            try:
+                state = await client._attach(begin, protocol.forget_source, deadline_ns(CALL_TIMEOUT_S))
+            except TowpathError:
+                return None
+            state.wake = lambda: client._wake_publisher(state)
+            publisher = self._answerers[source] = LocalAsyncPublisher(client, state)
+            return publisher
+
+    def _give_up(self, ticket: Ticket, publisher: LocalAsyncPublisher) -> None:
+        """A caller cannot be answered: whatever else it waits for is lost, and it learns that."""
+        if self._answerers.get(ticket.source) is publisher:
+            del self._answerers[ticket.source]
+        self._client._protocol.forget_source(
+            publisher._state, ConnectionLost("the caller does not read", hint="")
+        )
+        self._client._flush()
+        given_up = [each for each in self._line.requests.values() if each.source == ticket.source]
+        for each in given_up:
+            self._line.expire(each)
+        self._tell(given_up)
+
+    # ---- reading ----
+
+    async def _read(self) -> None:
+        """Read until the server is closed."""
+        state, client = self._state, self._client
+        while True:
+            try:
+                messages = state.reader.receive(READ_COUNT, READ_BYTES, 0)
+            except (ValueError, RuntimeError):  # closed
+                messages = []
+            if messages:
+                self._tell(self._line.take_in(messages))
+                for ticket in self._line.take_refused():
+                    with contextlib.suppress(TowpathError):
+                        error = answering.encode_error(answering.full())
+                        await self._send(ticket, envelope.ERROR, error, b"", is_last=True)
+            else:
+                self._tend()
+            if self._line.has_work or state.ended is not None:
+                self._news.tell()
+            if state.ended is not None:
+                return
+            if messages:
+                await asyncio.sleep(0)  # others of the loop want their turn
+            else:
+                await client._sleep(state, None)
+
+    def _tend(self) -> None:
+        """Nothing came: see who is gone."""
+        state, protocol = self._state, self._client._protocol
+        protocol.tend(state)
+        state.troubles.clear()  # who is not followed any more learns it from the core, or by its deadline
+        for source in [source for source in self._answerers if source not in state.following]:
+            publisher = self._answerers.pop(source)
+            protocol.forget_source(publisher._state, ConnectionLost("the caller is gone", hint=""))
+        self._client._flush()
+        self._tell(self._line.forget_callers_gone())
+
+    def _tell(self, tickets: list[Ticket]) -> None:
+        """Have those who work on these requests look at them."""
+        for ticket in tickets:
+            if (news := self._told.get(ticket)) is not None:
+                news.tell()
+
+
+class LocalAsyncRequest(AsyncRequest):
+    """One request that a server on this host has taken."""
+
+    def __init__(self, server: LocalAsyncServer, ticket: Ticket) -> None:
+        self._server = server
+        self._ticket = ticket
+        self.channel = server.channel
+        self.message = ticket.message
+        self.principal = ticket.principal
+        self.is_stream = ticket.is_stream
+        self.is_idempotent = ticket.is_idempotent
+
+    @property
+    def is_answered(self) -> bool:
+        return self._ticket.is_over
+
+    @property
+    def is_cancelled(self) -> bool:
+        ticket = self._ticket
+        if asking.is_past(ticket.deadline_ns):
+            self._server._line.expire(ticket)
+        return ticket.is_cancelled
+
+    @property
+    def time_left(self) -> float | None:
+        deadline = self._ticket.deadline_ns
+        return None if deadline is None else remaining_ns(deadline) / 1e9
+
+    def _when_cancelled(self, callback: Callable[[], object]) -> Callable[[], object]:
+        news = self._server._told.setdefault(self._ticket, _News())
+
+        def look() -> None:
+            if self.is_cancelled:
+                forget()
+                callback()
+
+        left = self.time_left
+        timer = None if left is None else asyncio.get_running_loop().call_later(left + 0.001, look)
+
+        def forget() -> None:
+            if timer is not None:
+                timer.cancel()
+            news.callbacks.discard(look)
+            self._server._told.pop(self._ticket, None)
+
+        news.callbacks.add(look)
+        return forget
+
+    async def reply(self, payload: Buffer = b"", *, headers: model.Headers | None = None) -> None:
+        await self._last(envelope.REPLY, payload, answering.headers_bytes(headers))
+
+    async def end(self) -> None:
+        if not self.is_stream:
+            raise answering.needs_stream()
+        await self._last(envelope.END, b"", b"")
+
+    async def fail(self, error: BaseException) -> None:
+        await self._last(envelope.ERROR, answering.encode_error(error), b"")
+
+    async def _last(self, kind: int, payload: Buffer, headers_raw: bytes) -> None:
+        ticket, server = self._ticket, self._server
+        if ticket.is_over:
+            if not ticket.is_cancelled:
+                raise answering.over()
+        else:
+            await server._send(ticket, kind, payload, headers_raw, is_last=True)
+        if ticket.is_cancelled:
+            server._let_go(ticket)
+
+    async def send(self, payload: Buffer, *, headers: model.Headers | None = None) -> bool:
+        ticket, server = self._ticket, self._server
+        if not self.is_stream:
+            raise answering.needs_stream()
+        if ticket.is_over and not ticket.is_cancelled:
+            raise answering.over()
+        while not ticket.may_send and not asking.is_past(ticket.deadline_ns):
+            await server._told.setdefault(ticket, _News()).wait(ticket.deadline_ns)
+        if ticket.is_over or not ticket.may_send:
+            return False
+        raw = answering.headers_bytes(headers)
+        ticket.window -= envelope.part_bytes(memoryview(payload).nbytes, len(raw))
+        return await server._send(ticket, envelope.PART, payload, raw, is_last=False)
+
+    async def _finish(self) -> None:
+        if not self._ticket.is_over:
+            await self.fail(answering.unanswered())
+        if self._ticket.is_cancelled:
+            self._server._let_go(self._ticket)
+
+
+class AsyncCallers:
+    """The services that one client has called; each is left when the client is closed."""
+
+    def __init__(self, client: LocalAsyncClient) -> None:
+        self._client = client
+        self._callers: dict[tuple[str, str], LocalAsyncCaller] = {}
+        self._opening = asyncio.Lock()
+
+    async def get(self, name: str, principal: str = "") -> LocalAsyncCaller:
+        """Return the caller of a service, made when first asked for, and again when it has ended."""
+        caller = self._callers.get((name, principal))
+        if caller is None or caller.ended is not None:
+            async with self._opening:
+                caller = self._callers.get((name, principal))
+                if caller is None or caller.ended is not None:
+                    if caller is not None:
+                        await caller.close()
+                    caller = await LocalAsyncCaller.open(self._client, name, principal)
+                    self._callers[name, principal] = caller
+        return caller
+
+    async def close(self) -> None:
+        """Leave them all."""
+        for caller in self._callers.values():
+            await caller.close()
