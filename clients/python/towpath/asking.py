@@ -8,8 +8,8 @@ Theory of operation
     is told takes it in and returns; it may post, but must not wait.
 
 Invariants
-    ``then`` is called once. A listener hears ``broke`` whenever a connection ended with the stream on it,
-    and everything afterwards comes from the next; after ``ended`` it hears nothing more. After a fork
+    ``then`` is called at most once. A listener hears ``broke`` whenever a connection ended with the stream on
+    it, and everything afterwards comes from the next; after ``ended`` it hears nothing more. After a fork
     nobody is told anything: whoever waits in the child must have asked ``_check_not_forked`` first.
 """
 
@@ -46,11 +46,12 @@ class Listener(Protocol[T_contra]):
 class Asking(Protocol):
     """A client, as these kinds see it."""
 
-    def _post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
-        """Ask, and have ``then`` told the answer; ConnectionLost where there is no connection now.
+    def _post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object] | None:
+        """Ask, and have ``then`` told the answer.
 
         Returns:
             Withdraws the call. It is answered all the same: with ``Cancelled``, unless it was carried out.
+            None: there is no connection now; nothing was asked, and nothing is told.
         """
 
     def _follow(self, make: Callable[[], Call[T]], listener: Listener[T]) -> Callable[[], object]:

@@ -73,6 +73,12 @@ def binding_failure(binding: model.BindingInfo) -> TowpathError:
     return BindingFailed(f"{binding.url}: {binding.report.detail or 'it could not be brought up'}")
 
 
+def sooner_ns(deadline: int | None, timeout: float) -> int:
+    """A deadline, or a timeout from now, whichever comes first."""
+    limit = time.monotonic_ns() + int(timeout * 1e9)
+    return limit if deadline is None else min(limit, deadline)
+
+
 def far_ns() -> int:
     """A deadline that nobody lives to see, where a call must have one."""
     return time.monotonic_ns() + 10**18

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from towpath import calls
 from towpath.asking import Listener
 from towpath.calls import Call
 from towpath.errors import Cancelled, ConnectionLost, InternalError, Timeout, TowpathError, Unavailable
@@ -32,12 +31,11 @@ class RemoteAsking:
         self._session = session
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+    def post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object] | None:
         """As :meth:`towpath.asking.Asking._post`; what is withdrawn may have been carried out."""
         connection = self._session.connection
         if connection is None or connection.is_lost:
-            then(calls.not_connected())
-            return lambda: None
+            return None
 
         async def asked() -> None:
             outcome: T | TowpathError

@@ -19,12 +19,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from towpath import convert
 from towpath.errors import TowpathError
 from towpath.v1.message_pb2 import Headers
 
 BATCH_MESSAGES_MAX: Final = 4_096
 BATCH_BYTES_MAX: Final = 1 << 20
 """One batch has no more, unless one message alone is larger. Gateways take 10,000 messages and 4 MiB."""
+
+Column = Headers | list[Headers] | None
+"""The headers of a batch: none, one for all, or one for each."""
 
 _NO_HEADERS: Final = Headers()
 
@@ -103,12 +107,14 @@ class Batch:
         shares: which submission has how many of them, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, messages_max: int, bytes_max: int) -> None:
         self.payloads: list[bytes] = []
         self.shares: list[tuple[Submission, int]] = []
         self._headers: list[Headers] = []
         self._has_headers = False
         self._bytes = 0
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
 
     @property
     def headers(self) -> list[Headers] | None:
@@ -119,7 +125,7 @@ class Batch:
         """Append a message; False when there is no room for it."""
         size = len(payload) + (headers.ByteSize() if headers is not None else 0)
         if self.payloads and (
-            len(self.payloads) >= BATCH_MESSAGES_MAX or self._bytes + size > BATCH_BYTES_MAX
+            len(self.payloads) >= self._messages_max or self._bytes + size > self._bytes_max
         ):
             return False
         self.payloads.append(payload)
@@ -130,14 +136,33 @@ class Batch:
 
 
 class Outbox:
-    """One publisher's submissions."""
+    """One publisher's submissions.
 
-    def __init__(self) -> None:
+    Args:
+        messages_max, bytes_max: bounds of a batch; one message may exceed the latter.
+    """
+
+    def __init__(self, messages_max: int = BATCH_MESSAGES_MAX, bytes_max: int = BATCH_BYTES_MAX) -> None:
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
         self._waiting: deque[Submission] = deque()
         self._batch: Batch | None = None
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is on its way."""
+        return self._batch is not None
+
+    def is_on_way(self, batch: Batch) -> bool:
+        """Whether this very batch is."""
+        return self._batch is batch
+
+    def is_alone(self, submission: Submission) -> bool:
+        """Whether the batch on its way is of this submission only."""
+        return self._batch is not None and all(share[0] is submission for share in self._batch.shares)
 
     def submit(self, submission: Submission) -> None:
         """Append a submission."""
@@ -152,7 +177,7 @@ class Outbox:
     def take(self) -> Batch:
         """Make the next batch; something must wait, and the last batch must be settled."""
         assert self._batch is None and self._waiting
-        batch = self._batch = Batch()
+        batch = self._batch = Batch(self._messages_max, self._bytes_max)
         while self._waiting:
             self._waiting[0].move_into(batch)
             if not self._waiting[0].is_sent:
@@ -160,8 +185,13 @@ class Outbox:
             self._waiting.popleft()
         return batch
 
-    def acknowledge(self, first_seq: int) -> None:
-        """The batch on its way is published."""
+    def acknowledge(self, first_seq: int, last_seq: int | None = None) -> None:
+        """The batch on its way is published.
+
+        Args:
+            last_seq: the last one's, where not each was given a number of its own, because some had been
+                published before.
+        """
         assert self._batch is not None
         batch, self._batch = self._batch, None
         seq = first_seq
@@ -169,7 +199,7 @@ class Outbox:
             seq += count
             submission.on_way -= count
             submission.acknowledged += count
-            submission.last_seq = seq - 1
+            submission.last_seq = seq - 1 if last_seq is None else min(seq - 1, last_seq)
             if submission.is_sent and submission.on_way == 0:
                 submission.settle(None)
 
@@ -194,3 +224,31 @@ class Outbox:
             self.fail(error, is_known=False)
         while self._waiting:
             self._waiting.popleft().settle(error)
+
+
+def parsed_headers(column: bytes | list[bytes] | None) -> Column:
+    """Serialized headers as they go into a request.
+
+    Raises:
+        InvalidArgument: a field is out of its range.
+    """
+    if column is None:
+        return None
+    if isinstance(column, bytes):
+        return _parse(column)
+    return [_parse(raw) for raw in column]
+
+
+def _parse(raw: bytes) -> Headers:
+    return Headers.FromString(convert.encode_headers(convert.decode_headers(raw)))
+
+
+def so_far(error: TowpathError, submission: Submission, count: int) -> TowpathError:
+    """The error with what became of the messages, where that is not plain."""
+    known = f"{submission.acknowledged} of {count} were published" if count > 1 else ""
+    if submission.on_way:
+        unknown = f"perhaps {submission.on_way} more" if known else "it is not known whether it was published"
+        known = f"{known}, and {unknown}" if known else unknown
+    if not known:
+        return error
+    return type(error)(f"{error.message}; {known}", hint=error.hint, retryable=error.retryable)

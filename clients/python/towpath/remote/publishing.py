@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from towpath import calls, convert, model
+from towpath import calls, model
 from towpath.aio.api import AsyncHandle, AsyncPublisher
 from towpath.errors import (
     ChannelNotFound,
@@ -36,10 +36,9 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
 )
-from towpath.remote.outbox import Outbox, Submission
+from towpath.remote.outbox import Column, Outbox, Submission, parsed_headers, so_far
 from towpath.remote.ports import Connection, Publication
 from towpath.remote.session import Session
-from towpath.v1.message_pb2 import Headers
 from towpath.waiting import Buffer, deadline_ns, seconds
 
 RECORD_BYTES: Final = 32
@@ -102,7 +101,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
     ) -> int:
         if self._ended is not None:
             raise self._ended
-        column = _parsed(calls.headers_column(len(payloads), headers, headers_raw))
+        column = parsed_headers(calls.headers_column(len(payloads), headers, headers_raw))
         deadline = deadline_ns(timeout)
         fitting = self._count_fitting(payloads, column)
         last = self._last_seq
@@ -117,7 +116,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
             )
         return last
 
-    def _count_fitting(self, payloads: Sequence[Buffer], column: _Column) -> int:
+    def _count_fitting(self, payloads: Sequence[Buffer], column: Column) -> int:
         """How many of them may be published, up to the first that is too large."""
         for index in range(len(payloads)):
             if _message_bytes(payloads, column, index) > self.message_bytes_max:
@@ -125,7 +124,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         return len(payloads)
 
     async def _submit(
-        self, payloads: Sequence[Buffer], column: _Column, deadline: int | None, count: int
+        self, payloads: Sequence[Buffer], column: Column, deadline: int | None, count: int
     ) -> int:
         """Publish messages that fit; ``count`` is for people."""
         settled = asyncio.Event()
@@ -142,18 +141,18 @@ class RemoteAsyncPublisher(AsyncPublisher):
             self._outbox.withdraw(submission)
             raise
         if submission.error is not None:
-            raise _so_far(submission.error, submission, count)
+            raise so_far(submission.error, submission, count)
         return submission.last_seq
 
     def _late(self, submission: Submission, count: int) -> TowpathError:
         """What a publisher is told whose time is over."""
         if not self._session.is_connected and not submission.on_way:
-            return _so_far(Unavailable("the daemon does not answer"), submission, count)
+            return so_far(Unavailable("the daemon does not answer"), submission, count)
         error = Timeout(
             f"a subscriber of {self.channel} does not read, or the gateway is slow",
             hint="towpath status shows the channel's subscribers",
         )
-        return _so_far(error, submission, count)
+        return so_far(error, submission, count)
 
     # ---- sending ----
 
@@ -215,31 +214,6 @@ class RemoteAsyncPublisher(AsyncPublisher):
             await publication.close()
 
 
-_Column = Headers | list[Headers] | None
-
-
-def _parsed(column: bytes | list[bytes] | None) -> _Column:
-    """Serialized headers as they go into a request."""
-    if column is None:
-        return None
-    if isinstance(column, bytes):
-        return _parse(column)
-    return [_parse(raw) for raw in column]
-
-
-def _parse(raw: bytes) -> Headers:
-    return Headers.FromString(convert.encode_headers(convert.decode_headers(raw)))
-
-
-def _message_bytes(payloads: Sequence[Buffer], column: _Column, index: int) -> int:
+def _message_bytes(payloads: Sequence[Buffer], column: Column, index: int) -> int:
     headers = column[index] if isinstance(column, list) else column
     return memoryview(payloads[index]).nbytes + (headers.ByteSize() if headers is not None else 0)
-
-
-def _so_far(error: TowpathError, submission: Submission, count: int) -> TowpathError:
-    """The error with what became of the messages, where that is not plain."""
-    known = f"{submission.acknowledged} of {count} were published" if count > 1 else ""
-    if submission.on_way:
-        unknown = f"perhaps {submission.on_way} more" if known else "it is not known whether it was published"
-        known = f"{known}, and {unknown}" if known else unknown
-    return type(error)(f"{error.message}; {known}", hint=error.hint) if known else error

@@ -11,37 +11,22 @@ from __future__ import annotations
 
 import threading
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 from towpath import model
 from towpath._message import Message
 from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.queues import PREFETCH_DEFAULT
 from towpath.services.api import Services
-from towpath.sync.registry import Registry
+from towpath.sync.consuming import Consumer
+from towpath.sync.handle import Handle as Handle
+from towpath.sync.kinds import Kinds
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
 
-class Handle(ABC):
-    """Something that is closed when it is no longer used; a context manager."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give it up. More than once is fine."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Client(Registry, Services, Handle):
+class Client(Kinds, Services, Handle):
     """A session with a daemon. Made by ``towpath.connect``; use it as a context manager, or close it."""
 
     def __init__(self) -> None:
@@ -324,6 +309,10 @@ class Channel(Handle):
     def subscribe(self) -> Subscription:
         """Subscribe; see :meth:`Client.subscribe`."""
         return self._client.subscribe(self.name)
+
+    def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
+        """Consume, where it is a queue; see :meth:`Client.consume`."""
+        return self._client.consume(self.name, prefetch=prefetch)
 
     def close(self) -> None:
         """Give the source up, unless another handle that is still there publishes through it."""

@@ -44,6 +44,7 @@ from towpath.services.api import Server
 from towpath.services.blocking import Callers, LocalCaller, LocalServer
 from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
+from towpath.sync.submitting import QueuePublisher
 from towpath.sync.watching import LocalWatch
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
@@ -167,8 +168,10 @@ class LocalClient(Client):
     def publisher(self, name: str, *, origin: str = "") -> Publisher:
         protocol = self._protocol
 
-        def attach() -> LocalPublisher:
+        def attach() -> Publisher:
             info = self._call(calls.channel_info(name), deadline)
+            if info.kind == "queue":
+                return QueuePublisher(self, info)
             begin = functools.partial(protocol.new_source, info, origin)
             return LocalPublisher(self, self._attach(begin, protocol.forget_source, deadline))
 
@@ -250,13 +253,18 @@ class LocalClient(Client):
             raise value
         return call.result(value)
 
-    def _post(self, call: calls.Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object]:
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
         with self._sending():
             if not self._protocol.is_ready or self._closed:
-                then(calls.not_connected())
-                return lambda: None
+                return None
             call_id = self._protocol.call(call, asking.answered(call, then))
         return functools.partial(self._withdraw, call_id)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed
 
     def _withdraw(self, call_id: int) -> None:
         with self._sending():

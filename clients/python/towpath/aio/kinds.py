@@ -1,0 +1,50 @@
+"""The kinds of channels that travel as frames, as methods of the asyncio client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from towpath import calls
+from towpath.aio.consuming import AsyncConsumer
+from towpath.aio.registry import AsyncRegistry
+from towpath.aio.transactions import AsyncTransaction
+from towpath.asking import Listener
+from towpath.errors import TowpathError
+from towpath.queues import PREFETCH_DEFAULT
+from towpath.result import attempt_async
+from towpath.transactions import TIMEOUT_S
+
+T = TypeVar("T")
+
+
+class AsyncKinds(AsyncRegistry):
+    """What is asked in frames, on every carrier; see :class:`towpath.sync.kinds.Kinds`."""
+
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
+        raise NotImplementedError
+
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
+        raise NotImplementedError
+
+    def _check_not_forked(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the client is closed, or will not have a connection any more."""
+        raise NotImplementedError
+
+    async def consume(self, name: str, *, prefetch: int = PREFETCH_DEFAULT) -> AsyncConsumer:
+        """Consume a queue; see :meth:`towpath.Client.consume`."""
+        consumer = AsyncConsumer(self, name, prefetch)
+        await consumer.open()
+        return consumer
+
+    def transaction(self, *, timeout: float | None = TIMEOUT_S) -> AsyncTransaction:
+        """Begin a transaction; see :meth:`towpath.Client.transaction`."""
+        return AsyncTransaction(self, timeout)
+
+    try_consume = attempt_async(consume)

@@ -1,0 +1,63 @@
+"""The kinds of channels that travel as frames, as methods of the synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from towpath import calls
+from towpath.asking import Listener
+from towpath.errors import TowpathError
+from towpath.queues import PREFETCH_DEFAULT
+from towpath.result import attempt
+from towpath.sync.consuming import Consumer
+from towpath.sync.registry import Registry
+from towpath.sync.transactions import Transaction
+from towpath.transactions import TIMEOUT_S
+
+T = TypeVar("T")
+
+
+class Kinds(Registry):
+    """What is asked in frames, on every carrier; :class:`towpath.Client` is one. Its port is described at
+    :class:`towpath.asking.Asking`.
+    """
+
+    def _post(
+        self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
+    ) -> Callable[[], object] | None:
+        raise NotImplementedError
+
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
+        raise NotImplementedError
+
+    def _check_not_forked(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the client is closed, or will not have a connection any more."""
+        raise NotImplementedError
+
+    def consume(self, name: str, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
+        """Consume a queue: each message goes to one of its consumers, until it is settled.
+
+        Args:
+            name: the queue's.
+            prefetch: how many deliveries may be unsettled at a time, 1 to 65,536.
+
+        Raises:
+            ChannelNotFound, InvalidArgument (no queue), LimitExceeded, QuotaExceeded.
+        """
+        return Consumer(self, name, prefetch)
+
+    def transaction(self, *, timeout: float | None = TIMEOUT_S) -> Transaction:
+        """Begin a transaction: what it is told is carried out together at its end, or not at all.
+
+        Args:
+            timeout: seconds that a commit goes on asking what became of it, while connections break; None for
+                ever.
+        """
+        return Transaction(self, timeout)
+
+    try_consume = attempt(consume)
