@@ -26,7 +26,7 @@ from towpath.v1 import error_pb2 as towpath_dot_v1_dot_error__pb2
 from towpath.v1 import message_pb2 as towpath_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towpath/v1/services.proto\x12\ntowpath.v1\x1a\x16towpath/v1/error.proto\x1a\x18towpath/v1/message.proto\"\x80\x01\n\x0b\x43\x61llRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x15\n\ris_idempotent\x18\x05 \x01(\x08\"E\n\x0c\x43\x61llResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12$\n\x07headers\x18\x02 \x01(\x0b\x32\x13.towpath.v1.Headers\"c\n\x0cServeRequest\x12&\n\x07serving\x18\x01 \x01(\x0b\x32\x13.towpath.v1.ServingH\x00\x12\"\n\x05reply\x18\x02 \x01(\x0b\x32\x11.towpath.v1.ReplyH\x00\x42\x07\n\x05\x65vent\"/\n\x07Serving\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0b\x63oncurrency\x18\x02 \x01(\r\"\x82\x01\n\x05Reply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x11.towpath.v1.Error\"\x99\x01\n\rServeResponse\x12$\n\x06served\x18\x01 \x01(\x0b\x32\x12.towpath.v1.ServedH\x00\x12&\n\x07request\x18\x02 \x01(\x0b\x32\x13.towpath.v1.RequestH\x00\x12\x31\n\tcancelled\x18\x03 \x01(\x0b\x32\x1c.towpath.v1.RequestCancelledH\x00\x42\x07\n\x05\x65vent\"\x19\n\x06Served\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"x\n\x07Request\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x11\n\tprincipal\x18\x05 \x01(\t\"#\n\x10RequestCancelled\x12\x0f\n\x07request\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towpath/v1/services.proto\x12\ntowpath.v1\x1a\x16towpath/v1/error.proto\x1a\x18towpath/v1/message.proto\"\xa3\x01\n\x0b\x43\x61llRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x15\n\ris_idempotent\x18\x05 \x01(\x08\x12\x11\n\tis_stream\x18\x06 \x01(\x08\x12\x0e\n\x06window\x18\x07 \x01(\r\"E\n\x0c\x43\x61llResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12$\n\x07headers\x18\x02 \x01(\x0b\x32\x13.towpath.v1.Headers\"c\n\x0cServeRequest\x12&\n\x07serving\x18\x01 \x01(\x0b\x32\x13.towpath.v1.ServingH\x00\x12\"\n\x05reply\x18\x02 \x01(\x0b\x32\x11.towpath.v1.ReplyH\x00\x42\x07\n\x05\x65vent\"/\n\x07Serving\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0b\x63oncurrency\x18\x02 \x01(\r\"\x82\x01\n\x05Reply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x11.towpath.v1.Error\"\xc8\x01\n\rServeResponse\x12$\n\x06served\x18\x01 \x01(\x0b\x32\x12.towpath.v1.ServedH\x00\x12&\n\x07request\x18\x02 \x01(\x0b\x32\x13.towpath.v1.RequestH\x00\x12\x31\n\tcancelled\x18\x03 \x01(\x0b\x32\x1c.towpath.v1.RequestCancelledH\x00\x12-\n\x07granted\x18\x04 \x01(\x0b\x32\x1a.towpath.v1.RequestGrantedH\x00\x42\x07\n\x05\x65vent\"\x19\n\x06Served\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\xb2\x01\n\x07Request\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x11\n\tis_stream\x18\x06 \x01(\x08\x12\x15\n\ris_idempotent\x18\x07 \x01(\x08\x12\x0e\n\x06window\x18\x08 \x01(\r\"0\n\x0eRequestGranted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\"#\n\x10RequestCancelled\x12\x0f\n\x07request\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towpath.v1.services_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CALLREQUEST']._serialized_start=92
-  _globals['_CALLREQUEST']._serialized_end=220
-  _globals['_CALLRESPONSE']._serialized_start=222
-  _globals['_CALLRESPONSE']._serialized_end=291
-  _globals['_SERVEREQUEST']._serialized_start=293
-  _globals['_SERVEREQUEST']._serialized_end=392
-  _globals['_SERVING']._serialized_start=394
-  _globals['_SERVING']._serialized_end=441
-  _globals['_REPLY']._serialized_start=444
-  _globals['_REPLY']._serialized_end=574
-  _globals['_SERVERESPONSE']._serialized_start=577
-  _globals['_SERVERESPONSE']._serialized_end=730
-  _globals['_SERVED']._serialized_start=732
-  _globals['_SERVED']._serialized_end=757
-  _globals['_REQUEST']._serialized_start=759
-  _globals['_REQUEST']._serialized_end=879
-  _globals['_REQUESTCANCELLED']._serialized_start=881
-  _globals['_REQUESTCANCELLED']._serialized_end=916
+  _globals['_CALLREQUEST']._serialized_end=255
+  _globals['_CALLRESPONSE']._serialized_start=257
+  _globals['_CALLRESPONSE']._serialized_end=326
+  _globals['_SERVEREQUEST']._serialized_start=328
+  _globals['_SERVEREQUEST']._serialized_end=427
+  _globals['_SERVING']._serialized_start=429
+  _globals['_SERVING']._serialized_end=476
+  _globals['_REPLY']._serialized_start=479
+  _globals['_REPLY']._serialized_end=609
+  _globals['_SERVERESPONSE']._serialized_start=612
+  _globals['_SERVERESPONSE']._serialized_end=812
+  _globals['_SERVED']._serialized_start=814
+  _globals['_SERVED']._serialized_end=839
+  _globals['_REQUEST']._serialized_start=842
+  _globals['_REQUEST']._serialized_end=1020
+  _globals['_REQUESTGRANTED']._serialized_start=1022
+  _globals['_REQUESTGRANTED']._serialized_end=1070
+  _globals['_REQUESTCANCELLED']._serialized_start=1072
+  _globals['_REQUESTCANCELLED']._serialized_end=1107
 # @@protoc_insertion_point(module_scope)

@@ -29,12 +29,20 @@ class CallRequest(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     IS_IDEMPOTENT_FIELD_NUMBER: _builtins.int
+    IS_STREAM_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     payload: _builtins.bytes
     timeout_ms: _builtins.int
     """How long the caller waits, in milliseconds; the server is told. 0: for ever."""
     is_idempotent: _builtins.bool
     """Carrying it out twice does no harm: a server that dies in the middle is replaced by another."""
+    is_stream: _builtins.bool
+    """The caller takes any number of replies; else a server that streams is refused."""
+    window: _builtins.int
+    """With `is_stream`, over ZeroMQ: how many bytes of replies may be on their way; later frames with the call's id add to
+    it. 0: no such window, the transport's flow control alone (gRPC).
+    """
     @_builtins.property
     def headers(self) -> _message_pb2.Headers: ...
     def __init__(
@@ -45,10 +53,12 @@ class CallRequest(_message.Message):
         headers: _message_pb2.Headers | None = ...,
         timeout_ms: _builtins.int = ...,
         is_idempotent: _builtins.bool = ...,
+        is_stream: _builtins.bool = ...,
+        window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "headers", b"headers", "is_idempotent", b"is_idempotent", "payload", b"payload", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "headers", b"headers", "is_idempotent", b"is_idempotent", "is_stream", b"is_stream", "payload", b"payload", "timeout_ms", b"timeout_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,6 +188,7 @@ class ServeResponse(_message.Message):
     SERVED_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def served(self) -> Global___Served: ...
     @_builtins.property
@@ -186,18 +197,21 @@ class ServeResponse(_message.Message):
     def cancelled(self) -> Global___RequestCancelled:
         """The caller does not wait for this request any more."""
 
+    @_builtins.property
+    def granted(self) -> Global___RequestGranted: ...
     def __init__(
         self,
         *,
         served: Global___Served | None = ...,
         request: Global___Request | None = ...,
         cancelled: Global___RequestCancelled | None = ...,
+        granted: Global___RequestGranted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "event", b"event", "request", b"request", "served", b"served"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "event", b"event", "granted", b"granted", "request", b"request", "served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "event", b"event", "request", b"request", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "event", b"event", "granted", b"granted", "request", b"request", "served", b"served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["served", "request", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["served", "request", "cancelled", "granted"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -233,12 +247,22 @@ class Request(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    IS_STREAM_FIELD_NUMBER: _builtins.int
+    IS_IDEMPOTENT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     payload: _builtins.bytes
     timeout_ms: _builtins.int
     """How long the caller still waits, in milliseconds; 0: for ever."""
     principal: _builtins.str
     """Who asks: `uid:1000`."""
+    is_stream: _builtins.bool
+    """The caller takes any number of replies."""
+    is_idempotent: _builtins.bool
+    window: _builtins.int
+    """With `is_stream`: how many bytes of replies may be sent before more is granted. Each reply counts as its payload, its
+    headers, and 64 bytes; the last may exceed it.
+    """
     @_builtins.property
     def headers(self) -> _message_pb2.Headers: ...
     def __init__(
@@ -249,14 +273,41 @@ class Request(_message.Message):
         headers: _message_pb2.Headers | None = ...,
         timeout_ms: _builtins.int = ...,
         principal: _builtins.str = ...,
+        is_stream: _builtins.bool = ...,
+        is_idempotent: _builtins.bool = ...,
+        window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "payload", b"payload", "principal", b"principal", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "is_idempotent", b"is_idempotent", "is_stream", b"is_stream", "payload", b"payload", "principal", b"principal", "request", b"request", "timeout_ms", b"timeout_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Request: _TypeAlias = Request  # noqa: Y015
+
+@_typing.final
+class RequestGranted(_message.Message):
+    """So many bytes more of replies to a request may be sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestGranted: _TypeAlias = RequestGranted  # noqa: Y015
 
 @_typing.final
 class RequestCancelled(_message.Message):
