@@ -65,7 +65,7 @@ static inline uint32_t tpr_crc_plain_(uint32_t crc, const uint8_t *data, uint64_
         for (uint32_t i = 0; i < 256 * 7; i++)
             made[1 + i / 256][i % 256] = made[i / 256][i % 256] >> 8 ^ made[0][made[i / 256][i % 256] & 255];
         for (uint32_t i = 0; i < 256 * 8; i++)
-            __atomic_store_n(&table[i / 256][i % 256], made[i / 256][i % 256], __ATOMIC_RELEASE);
+            __atomic_store_n(&table[i / 256][i % 256], made[i / 256][i % 256], __ATOMIC_RELEASE); /* private */
     }
     for (; bytes >= 8; data += 8, bytes -= 8) {
         uint64_t word;
