@@ -4,7 +4,7 @@
  * readers. A service's server tells how many requests it works on; a caller asks the least busy one.
  *
  * It is a hint: nothing is ordered by it, and a reader that lies gets more work, or less, and harms nobody else. So its
- * store needs no fence, and is no step of the protocols.
+ * store needs no fence.
  */
 #ifndef TOWPATH_RING_LOAD_H
 #define TOWPATH_RING_LOAD_H
@@ -16,7 +16,7 @@
 static inline int tpr_reader_set_load(struct tpr_reader *reader, uint64_t load) {
     if (tpr_is_forked_(&reader->memory))
         return TPR_E_FORKED;
-    TOWPATH_RING_STORE(&reader->page->load, load, __ATOMIC_RELAXED);
+    TPR_STORE(LOAD, &reader->page->load, load, __ATOMIC_RELAXED);
     return TPR_OK;
 }
 

@@ -47,6 +47,7 @@
     X(SLEEP_FUTEX)     /* reader: is about to sleep on tails */                                               \
     X(SLEEP_DOORBELL)  /* reader: wants its doorbell rung */                                                  \
     X(SLEEP_AWAKE)     /* reader: needs no waking */                                                          \
+    X(LOAD)            /* reader: how busy it is; a hint */                                                   \
     X(TABLE_HEADER)    /* core: the header of a new generation table */                                       \
     X(GENERATION)      /* core: the readers of a channel have changed */
 

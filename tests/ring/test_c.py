@@ -21,7 +21,7 @@ LAPPING = ("-DWITH_LAPPING",)
 
 
 @pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
-@pytest.mark.parametrize("name", ["unit_test", "lap_test", "wait_test"])
+@pytest.mark.parametrize("name", ["unit_test", "lap_test", "wait_test", "ends_test"])
 def test_one_process(c_test: Callable[..., str], name: str, flags: tuple[str, ...]) -> None:
     assert c_test(name, flags) == "ok\n"
 

@@ -34,7 +34,7 @@ FOUND_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "NO_NEWS_CHECK": ("unit_test", ()),
     "RESUME_NOT_COUNTED": ("lap_test", ()),
     "RUNG_ONCE": ("lap_test", ()),
-    "NO_END": ("unit_test", ()),
+    "NO_END": ("ends_test", ()),
     "NO_PADDING": ("unit_test", ()),
     "CURSOR_BEFORE_BATCH": ("pump_test", ()),
     "CURSOR_LEFT_BEHIND": ("pump_test", ()),

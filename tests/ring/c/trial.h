@@ -130,6 +130,7 @@ static void writer_main(int middle, enum role role) {
     int fd;
     bool has_told = false;
     CHECK(tpr_writer_open_with(&writer, role, CAPACITY, mode.overflow, mode.history) == TPR_OK);
+    tpr_writer_begin_at(&writer, 1); /* where it would anyway */
     no_spin(&writer.spin);
     send_note(middle, HERE, role, tpr_writer_share(&writer));
     while (receive_note(middle, &note, &fd) && note.what != GO) {
@@ -203,6 +204,7 @@ static void reader_main(int middle, enum role role) {
     CHECK(receive_note(middle, &note, NULL) && note.what == GO);
     while (reader.count) {
         reader_pass(&reader, last, missed);
+        CHECK(tpr_reader_set_load(&reader, tpr_reader_pending_bytes(&reader)) == TPR_OK);
         for (uint32_t i = 0; i < reader.count; i++) {
             struct tpr_source *source = reader.source[i];
             CHECK(source->state != TPR_SOURCE_VIOLATED);
@@ -315,6 +317,7 @@ static const char *const step_name[] = {TOWPATH_RING_STEPS(STEP_TEXT)};
 static int victim_of(int step) {
     switch (step) {
     case TPR_STEP_RING_HEADER:
+    case TPR_STEP_BASE_SEQ:
     case TPR_STEP_PADDING:
     case TPR_STEP_RECORD_HEADER:
     case TPR_STEP_RECORD_ORIGIN:
@@ -338,7 +341,8 @@ static int victim_of(int step) {
     case TPR_STEP_SLOT_LEFT:
     case TPR_STEP_SLEEP_FUTEX:
     case TPR_STEP_SLEEP_DOORBELL:
-    case TPR_STEP_SLEEP_AWAKE: return READER_A;
+    case TPR_STEP_SLEEP_AWAKE:
+    case TPR_STEP_LOAD: return READER_A;
     case TPR_STEP_TABLE_HEADER:
     case TPR_STEP_GENERATION: return CORE;
     default: return -1;

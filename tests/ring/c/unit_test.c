@@ -1,36 +1,5 @@
 /* The ring in one process, one thread: records, wraps, bounds, attaching, hostile pages, checks of descriptors. */
-#include "testing.h"
-
-static struct tpr_writer writer;
-static struct tpr_reader reader;
-
-static void open_both(uint64_t capacity) {
-    CHECK(tpr_writer_open(&writer, 7, capacity) == TPR_OK);
-    CHECK(tpr_reader_open(&reader, 9, 4) == TPR_OK);
-}
-
-static void attach(uint32_t slot, int from_start) {
-    int fd = tpr_reader_share(&reader);
-    CHECK(tpr_writer_attach(&writer, 9, fd, slot, -1, from_start) == TPR_OK);
-    close(fd);
-}
-
-static void add(uint32_t slot, int from_start) {
-    int fd = tpr_writer_share(&writer);
-    CHECK(tpr_reader_add(&reader, fd, slot, 7, from_start, -1, NULL) == TPR_OK);
-    close(fd);
-}
-
-static void connect_both(uint64_t capacity) {
-    open_both(capacity);
-    attach(0, 1);
-    add(0, 1);
-}
-
-static void close_both(void) {
-    tpr_writer_close(&writer);
-    tpr_reader_close(&reader);
-}
+#include "both.h"
 
 /* Receive everything there is; returns how many. */
 static uint64_t drain(size_t most) {
@@ -367,47 +336,6 @@ static void test_fairness(void) {
     close_both();
 }
 
-static uint64_t read_all(void) {
-    uint64_t count = 0;
-    struct tpr_view view;
-    tpr_reader_begin(&reader);
-    while (tpr_reader_peek(&reader, &view))
-        count += (uint64_t)tpr_reader_consume(&reader, &view);
-    tpr_reader_end(&reader);
-    return count;
-}
-
-/* A writer that was ended and goes on is read up to where it was when that was said. */
-static void test_nothing_is_read_after_the_end(void) {
-    connect_both(4096);
-    for (int i = 0; i < 10; i++)
-        CHECK(tpr_writer_publish(&writer, NULL, 0, "a", 1) == TPR_OK);
-    CHECK(tpr_reader_finish(&reader, 7) == 1);
-    for (int i = 0; i < 5; i++)
-        CHECK(tpr_writer_publish(&writer, NULL, 0, "b", 1) == TPR_OK);
-    CHECK(tpr_reader_pending_bytes(&reader) == 10 * 40);
-    CHECK(tpr_reader_finish(&reader, 7) == 1); /* said once more: nothing new */
-    CHECK(read_all() == 10 && tpr_reader_find(&reader, 7)->state == TPR_SOURCE_DRAINED);
-    CHECK(tpr_writer_publish(&writer, NULL, 0, "b", 1) == TPR_OK);
-    CHECK(tpr_reader_wait(&reader, 0) == TPR_NOTIFIED && read_all() == 0);
-    close_both();
-}
-
-/* The same, lapped meanwhile: nothing that it wrote after the end takes the place of what was lost. */
-static void test_the_end_is_overwritten(void) {
-    CHECK(tpr_writer_open_with(&writer, 7, 4096, TPR_OVERFLOW_DROP, 0) == TPR_OK);
-    CHECK(tpr_reader_open(&reader, 9, 4) == TPR_OK);
-    attach(0, TPR_START_BEGIN);
-    add(0, TPR_START_BEGIN);
-    for (int i = 0; i < 10; i++)
-        CHECK(tpr_writer_publish(&writer, NULL, 0, "a", 1) == TPR_OK);
-    CHECK(tpr_reader_finish(&reader, 7) == 1);
-    for (int i = 0; i < 1000; i++)
-        CHECK(tpr_writer_publish(&writer, NULL, 0, "b", 1) == TPR_OK);
-    CHECK(read_all() == 0 && tpr_reader_find(&reader, 7)->state == TPR_SOURCE_DRAINED);
-    close_both();
-}
-
 static void test_generations(void) {
     struct tpr_table table;
     uint64_t generation;
@@ -622,8 +550,6 @@ int main(void) {
     test_hostile_rings();
     test_hostile_bytes();
     test_fairness();
-    test_nothing_is_read_after_the_end();
-    test_the_end_is_overwritten();
     test_generations();
     test_checks();
     test_fork();
