@@ -5,7 +5,7 @@ Theory of operation
     had stored with it (host/store.py). From then on:
     recover the machine from the journal, bring the registry to what the configuration says, open the door,
     say ``ready``. Commands flow from the door through the engine to the machine; effects flow back to the
-    door. The loss of the control socket means that the supervisor is gone, and ends the process.
+    door. The loss of the control socket means that the supervisor is gone, and ends the process at once.
 
     Order at the end (``drain``): stop accepting; close the connections, so that the core learns of the end
     of each session; let the engine finish what it has, commit, and take a snapshot; close the journal. With
@@ -99,7 +99,7 @@ class Daemon:
         )
 
     async def run(self) -> bool:
-        """Serve until the supervisor says ``drain``, or is gone.
+        """Serve until the supervisor says ``drain``.
 
         Returns:
             Whether the process must end without another step, because a successor takes over what it has.
@@ -232,9 +232,9 @@ class Daemon:
             return
         if received is None:
             log("core.supervisor_gone", level="error")
-            self._draining.set()
-            asyncio.get_running_loop().remove_reader(self._control)
-            return
+            # At once, as the kernel's own signal is about to: to take apart what others use, when they can no
+            # longer be told, would part publishers from subscribers that the next core finds together.
+            os._exit(os.EX_UNAVAILABLE)
         packet, descriptors = received
         try:
             self._carry_out(packet, descriptors)

@@ -125,6 +125,11 @@ class MemoryCarrier:
         self.error: TowpathError | None = None
         self.publish_error: TowpathError | None = None
 
+    @property
+    def published_count(self) -> int:
+        """How many were published."""
+        return len(self.published)
+
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """As a publisher with a ring behind it."""
         assert all(len(payload) <= self.message_bytes_max for payload in payloads)

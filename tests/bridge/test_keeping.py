@@ -14,6 +14,7 @@ import pytest
 from tests.bridge.rig import Rig, on_loop, open_descriptors, shell
 from towpath.framing import Framing, FramingOptions, decoder
 from towpath_broker.gateways.bridge.keeping import Keeping
+from towpath_broker.gateways.bridge.tasks import cancel
 
 
 class Keeper:
@@ -104,6 +105,40 @@ def test_a_restart_loses_nothing_of_a_fifo_and_no_writer_notices(tmp_path: Path,
     with pytest.raises(BrokenPipeError):
         os.write(writer, b"late\n")
     os.close(writer)
+
+
+def test_what_cannot_be_published_at_the_stop_is_left_to_the_successor(
+    tmp_path: Path, keeper: Keeper
+) -> None:
+    path = tmp_path / "fifo"
+
+    @on_loop
+    async def stopped_while_subscribers_do_not_read() -> None:
+        with keeper.bridge() as keeping:
+            async with Rig(keeping.of(7)) as rig:
+                rig.fifo(path, "in")
+                await rig.until_state("running")
+                rig.carrier.open.clear()
+                await shell(f"printf 'one\\ntwo\\nthr' > {path}")
+                await rig.until(lambda: rig.carrier.has_waiting_publisher)
+                rig.stop_request.set()
+                assert rig.task is not None
+                await cancel(rig.task)
+                assert (rig.carrier.published, rig.tally.refused) == ([], 0)
+
+    @on_loop
+    async def successor() -> None:
+        with keeper.bridge() as keeping:
+            async with Rig(keeping.of(7)) as rig:
+                rig.fifo(path, "in")
+                await shell(f"echo ee > {path}")
+                assert await rig.until_published(3) == [b"one", b"two", b"three"]
+                rig.keeping.is_over = True
+                await rig.stop()
+
+    stopped_while_subscribers_do_not_read()
+    successor()
+    assert keeper.kept == {} and not path.exists()
 
 
 def test_what_is_in_a_fifo_outlives_a_bridge_that_is_killed(tmp_path: Path, keeper: Keeper) -> None:

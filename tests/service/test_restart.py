@@ -73,7 +73,7 @@ class Load:
             counts[name] = [int(output), True]
         for subscriber in self.subscribers:
             output, errors = subscriber.communicate(timeout=2 * DEADLINE_S)
-            assert subscriber.returncode == 0, errors
+            assert subscriber.returncode == 0, errors + self.machine.journal()
             assert json.loads(output) == counts
 
 

@@ -3,6 +3,7 @@ enough."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -11,16 +12,20 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, running_daemon
-from towpath.errors import InvalidConfiguration
+from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from towpath.errors import InvalidConfiguration, Timeout
 from towpath_broker.host.systemd import NAMES_BYTES_MAX, Notifier, handed_over
 
+HANDED_OVER = Path(__file__).parent / "programs" / "handed_over.py"
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
 
@@ -234,6 +239,39 @@ class Manager:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    @contextlib.contextmanager
+    def starts(self, tmp_path: Path, config: str, listener: socket.socket) -> Iterator[DaemonHandle]:
+        """Run the daemon once, with the activated socket and what is kept; go on taking meanwhile."""
+        stopping = threading.Event()
+
+        def take_on() -> None:
+            while not stopping.is_set():
+                if select.select([self.socket], [], [], 0.01)[0]:
+                    self.take()
+
+        def hand_over() -> None:
+            connection, _ = door.accept()
+            with connection:
+                names = ":".join(["towpath.socket", *self.kept])
+                socket.send_fds(connection, [names.encode()], [listener.fileno(), *self.kept.values()])
+
+        taking = threading.Thread(target=take_on)
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(f"{self.path}-{len(os.listdir(self.path.parent))}")
+            door.listen()
+            handing = threading.Thread(target=hand_over)
+            env = {"NOTIFY_SOCKET": str(self.path), "TOWPATH_TEST_MANAGER": door.getsockname()}
+            handing.start()
+            taking.start()
+            try:
+                with running_daemon(tmp_path, config, env=env, program=(str(HANDED_OVER),)) as daemon:
+                    yield daemon
+            finally:
+                handing.join()
+                stopping.set()
+                taking.join()
+                self.take()
+
     def close(self) -> None:
         self.socket.close()
         for descriptor in self.kept.values():
@@ -298,3 +336,99 @@ def test_what_systemd_kept_is_handed_over_beside_the_socket(tmp_path: Path) -> N
     assert lines[0] == "s ['bridge/c', 'core/a b']"
     assert lines[1] == "[False, False, False]"
     assert lines[2] == "1 [True, False, True]"  # the second of one name was closed
+
+
+@pytest.mark.parametrize("order", ["source", "total"])
+@pytest.mark.parametrize("way", ["restart", "kill"])
+def test_a_restart_and_a_kill_of_the_daemon_lose_nothing(
+    tmp_path: Path, manager: Manager, order: Literal["source", "total"], way: str
+) -> None:
+    """Under load; all that a systemd does here is to keep descriptors.
+
+    With a FIFO beside the publisher, unless the bridge is killed, which loses what is in its hands.
+    """
+    pytest.importorskip("systemd.daemon", reason="systemd-python is not installed; `make setup` says why")
+    fifo = tmp_path / "fifo"
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as later:
+        listener.bind(str(manager.path) + "-door")
+        listener.listen()
+        with manager.starts(tmp_path, LOCAL_ONLY, listener) as daemon:
+            client = later.enter_context(towpath.connect(listener.getsockname()))
+            client.declare("c", order=order, ring_bytes=1 << 14)
+            if way == "restart":
+                client.bind("c", f"fifo:{fifo}", direction="in")
+            traffic = later.enter_context(Traffic(client, fifo if way == "restart" else None))
+            traffic.wait_flow()
+            if way == "kill":
+                daemon.process.kill()
+                daemon.wait()
+        assert fifo.is_fifo() is (way == "restart")
+        with manager.starts(tmp_path, LOCAL_ONLY, listener):
+            traffic.wait_flow()
+        with manager.starts(tmp_path, LOCAL_ONLY, listener):
+            traffic.wait_flow()
+            traffic.end()
+            client.undeclare("c", force=True)
+        assert manager.kept == {} and not fifo.exists()
+
+
+class Traffic:
+    """A publisher, and perhaps a writer into a FIFO, each in a thread, and what their subscriber gets."""
+
+    def __init__(self, client: towpath.Client, fifo: Path | None) -> None:
+        self.subscription = client.subscribe("c")
+        self.publisher = client.publisher("c")
+        self.stopping = threading.Event()
+        self.sent = {b"ring": 0}
+        self.threads = [threading.Thread(target=self.publish)]
+        if fifo is not None:
+            self.sent[b"fifo"] = 0
+            self.threads.append(threading.Thread(target=self.write, args=(fifo,)))
+        self.got: dict[bytes, list[int]] = {kind: [] for kind in self.sent}
+
+    def __enter__(self) -> Traffic:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+
+    def publish(self) -> None:
+        while not self.stopping.is_set():
+            self.publisher.publish(b"ring:%d" % self.sent[b"ring"], timeout=DEADLINE_S)
+            self.sent[b"ring"] += 1
+
+    def write(self, path: Path) -> None:
+        with open(path, "wb", buffering=0) as fifo:
+            while not self.stopping.is_set():
+                line = b"fifo:%d\n" % self.sent[b"fifo"]
+                fifo.write(line[:4])  # the daemon may end between the two
+                fifo.write(line[4:])
+                self.sent[b"fifo"] += 1
+
+    def wait_flow(self) -> None:
+        """Receive until something was published and written, and came, that was not before this call."""
+        enough = {kind: count + 50 for kind, count in self.sent.items()}
+        self.receive_until(lambda: all(len(self.got[kind]) > count for kind, count in enough.items()))
+
+    def receive_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, {kind: len(numbers) for kind, numbers in self.got.items()}
+            self.receive(DEADLINE_S)
+
+    def receive(self, timeout: float) -> None:
+        for message in self.subscription.receive_many(timeout=timeout):
+            kind, _, number = message.payload.partition(b":")
+            self.got[kind].append(int(number))
+
+    def end(self) -> None:
+        """Let it end, and see that everything came once and in order."""
+        self.stopping.set()
+        while any(thread.is_alive() for thread in self.threads):
+            with contextlib.suppress(Timeout):
+                self.receive(0.05)
+        self.receive_until(lambda: all(len(self.got[kind]) >= self.sent[kind] for kind in self.sent))
+        for kind, numbers in self.got.items():
+            assert numbers == list(range(self.sent[kind]))

@@ -36,6 +36,9 @@ from towpath_broker.log import log
 DRAIN_S: Final = 3.0
 """For all bindings together, at the stop. Less than what the process itself has."""
 
+HAND_OVER_S: Final = 0.5
+"""What a binding has, that can leave everything to a successor, to come to an end by itself."""
+
 LAST_REPORT_S: Final = 0.5
 """For the last report, when the daemon may be gone already."""
 
@@ -161,6 +164,12 @@ class Bridge:
     async def _drain(self) -> None:
         for running in self._running.values():
             running.stop.set()
+        everyone = self._running.values()
+        handing_over = {each.task for each in everyone if each.keeping.hands_over and each.keeping.is_used}
+        if handing_over:
+            # What cannot be carried at once is not lost if it is not carried at all.
+            _, late = await asyncio.wait(handing_over, timeout=HAND_OVER_S)
+            await cancel(*late)
         tasks = set(self._tasks)
         if not tasks:
             return

@@ -13,9 +13,10 @@ Not here: opening, closing, and what the end of a stream means; each adapter kno
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -47,12 +48,23 @@ class Inflow:
         framing: how messages lie in it.
         carrier: the channel.
         tally: the binding's account.
+        hands_over: whether what could not be published when this is cancelled is for a successor, by
+            :meth:`state`, instead of being refused.
     """
 
-    def __init__(self, framing: FramingOptions, carrier: Carrier, tally: Tally) -> None:
+    def __init__(
+        self,
+        framing: FramingOptions,
+        carrier: Carrier,
+        tally: Tally,
+        *,
+        hands_over: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._decoder = decoder(framing)
         self._carrier = carrier
         self._tally = tally
+        self._hands_over = hands_over
+        self._left: Sequence[bytes] = ()
         self._told_refused = 0
         self._told_error: TowpathError | None = None
 
@@ -66,6 +78,8 @@ class Inflow:
         Raises:
             TowpathError: the channel takes no more.
         """
+        left, self._left = self._left, ()
+        await self._publish(left)
         while not stop.is_set:
             try:
                 data = await self._read(descriptor)
@@ -95,8 +109,8 @@ class Inflow:
         return Ended.STOPPED
 
     def state(self) -> bytes:
-        """Return where in the stream this is, between two batches; for :meth:`restore`."""
-        return self._decoder.state()
+        """Return where in the stream this is, for :meth:`restore`: between two batches, or when cancelled."""
+        return repr((self._decoder.state(), list(self._left))).encode()
 
     def restore(self, state: bytes) -> None:
         """Go on inside a stream, where a predecessor stopped.
@@ -104,7 +118,9 @@ class Inflow:
         Raises:
             ValueError: it was one of another framing; nothing was changed.
         """
-        self._decoder.restore(state)
+        decoder_state, left = ast.literal_eval(state.decode())
+        self._left = left
+        self._decoder.restore(decoder_state)
         self._told_refused = self._decoder.refused
 
     async def finish(self, *, is_whole: bool) -> None:
@@ -159,11 +175,20 @@ class Inflow:
             )
         for start in range(0, len(frames), PUBLISH_COUNT_MAX):
             batch = frames[start : start + PUBLISH_COUNT_MAX]
+            before = self._carrier.published_count
             try:
                 await self._carrier.publish_many(batch)
-            except (asyncio.CancelledError, TowpathError):
+            except (asyncio.CancelledError, TowpathError) as why:
                 # The channel has gone, or draining took too long. Some of the batch may have been published.
-                left = len(frames) - start
-                self._tally.refuse(left, BindingFailed(f"up to {left} messages were read and not carried"))
+                after = self._carrier.published_count
+                done = after - before if after is not None and before is not None else 0
+                self._tally.count_in(done, sum(map(len, batch[:done])))
+                left = frames[start + done :]
+                if isinstance(why, asyncio.CancelledError) and after is not None and self._hands_over():
+                    self._left = left
+                else:
+                    self._tally.refuse(
+                        len(left), BindingFailed(f"up to {len(left)} messages were read and not carried")
+                    )
                 raise
             self._tally.count_in(len(batch), sum(map(len, batch)))

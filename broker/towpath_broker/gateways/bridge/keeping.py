@@ -121,12 +121,14 @@ class BindingKeeping:
 
     Attributes:
         is_over: the binding is no more: nothing of it is to be kept.
+        is_used: it has had something kept.
     """
 
     def __init__(self, keeping: Keeping, binding: int) -> None:
         self._keeping = keeping
         self._binding = binding
         self.is_over = False
+        self.is_used = False
 
     @property
     def hands_over(self) -> bool:
@@ -135,6 +137,7 @@ class BindingKeeping:
 
     def store(self, what: str, descriptor: int) -> None:
         """As :meth:`Keeping.store`."""
+        self.is_used = True
         self._keeping.store(f"{self._binding} {what}", descriptor)
 
     def store_bytes(self, what: str, data: bytes) -> None:

@@ -70,6 +70,10 @@ class Carrier(Protocol):
     def message_bytes_max(self) -> int:
         """The largest payload that ``publish_many`` takes, in bytes."""
 
+    @property
+    def published_count(self) -> int | None:
+        """How many messages were published, also by calls that failed; None where that cannot be told."""
+
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """Publish in order; waits while a subscriber's ring is full: that is the back-pressure.
 

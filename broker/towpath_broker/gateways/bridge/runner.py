@@ -83,6 +83,13 @@ class ChannelCarrier:
         assert self._publisher is not None
         return self._publisher.message_bytes_max
 
+    @property
+    def published_count(self) -> int | None:
+        """As :attr:`Carrier.published_count`."""
+        # Only a publisher with a ring of its own, not wrapped for tracing, knows.
+        count: int | None = getattr(self._publisher, "last_seq", None)
+        return count
+
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """As :meth:`Carrier.publish_many`."""
         assert self._publisher is not None

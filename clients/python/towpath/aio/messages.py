@@ -34,6 +34,11 @@ class LocalAsyncPublisher(AsyncPublisher):
     def is_ended(self) -> bool:
         return self._state.ended is not None
 
+    @property
+    def last_seq(self) -> int:
+        """seq of the newest message; 0 before the first. After a publish that was cancelled, what it did."""
+        return self._writer.last_seq
+
     async def publish(
         self,
         data: Buffer,

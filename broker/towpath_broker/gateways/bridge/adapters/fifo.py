@@ -44,6 +44,7 @@ Sources: fifo(7), pipe(7), open(2) (O_PATH), inotify(7).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import stat
@@ -125,7 +126,12 @@ class FifoAdapter:
     async def _run_in(self, place: _Place, stop: Stop) -> None:
         read_end = place.open(os.O_RDONLY)
         write_end = watch = -1
-        inflow = Inflow(self._options.framing, self._carrier, self._tally)
+        inflow = Inflow(
+            self._options.framing,
+            self._carrier,
+            self._tally,
+            hands_over=lambda: self._keeping.hands_over,
+        )
         ending = stop.child()
         try:
             self._take_up(place, inflow)
@@ -135,10 +141,12 @@ class FifoAdapter:
             grow_pipe(read_end, PIPE_IN_BYTES)
             place.keep()
             self._tally.set_state("running")
-            ended = await inflow.carry(read_end, ending)
-            if ended is Ended.STOPPED and self._keeping.hands_over and place.is_there():
-                self._keeping.store_bytes(_REST, inflow.state())
-                place.leave()
+            try:
+                ended = await inflow.carry(read_end, ending)
+            except asyncio.CancelledError:
+                self._hand_over(place, inflow)
+                raise
+            if ended is Ended.STOPPED and self._hand_over(place, inflow):
                 return
             was_removed = not place.is_there()
             place.remove()  # before the last read: nobody who comes now can write what would not be read
@@ -161,6 +169,14 @@ class FifoAdapter:
         if rest and place.was_kept:
             with contextlib.suppress(ValueError):  # its framing was another
                 inflow.restore(rest)
+
+    def _hand_over(self, place: _Place, inflow: Inflow) -> bool:
+        """Leave everything as it is to a successor, if there may be one."""
+        if not self._keeping.hands_over or not place.is_there():
+            return False
+        self._keeping.store_bytes(_REST, inflow.state())
+        place.leave()
+        return True
 
     async def _run_out(self, place: _Place, stop: Stop) -> None:
         both_ends = place.open(os.O_RDWR)
