@@ -15,8 +15,9 @@ import pytest
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
-from towpath import calls
+from towpath import calls, wire
 from towpath.sync.brief import BriefClient
+from towpath_broker.local.doorbells import BELLS_MAX, Doorbells
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "attack.py"
@@ -113,3 +114,34 @@ def test_who_stops_while_subscribed_holds_nobody_up_for_longer_than_the_channel_
         finally:
             process.send_signal(signal.SIGCONT)
             process.communicate("\n", timeout=DEADLINE_S)
+
+
+def test_who_shuts_a_doorbell_down_silences_nobody_else(daemon: DaemonHandle) -> None:
+    with towpath.connect(str(daemon.socket)) as client, BlockingClient(str(daemon.socket)) as victim:
+        client.declare(CHANNELS[0])
+        client.declare(CHANNELS[1], order="total")
+        subscription, publisher = victim.subscribe(CHANNELS[0]), client.publisher(CHANNELS[0])
+        process = attacker(daemon, "memory")
+        said_until_ready(process)
+        bells = victim._inner._bells
+        wait_until(lambda: bool(bells.is_late))  # the attacker's own doorbell is gone
+        assert bells.is_own_alive
+        publisher.publish(b"heard", timeout=DEADLINE_S)
+        while subscription.receive(DEADLINE_S).payload != b"heard":
+            pass
+        process.communicate("\n", timeout=DEADLINE_S)
+
+
+def test_each_user_has_a_doorbell_and_those_beyond_the_bound_share_one() -> None:
+    own = wire.Descriptor(os.dup(0))
+    receiving: list[wire.Descriptor] = []
+    bells = Doorbells(own, 1000, receiving.append)
+    assert bells.for_uid(1000) is own
+    first = [bells.for_uid(uid) for uid in range(BELLS_MAX)]
+    assert len({bell.fd for bell in first}) == len(receiving) == BELLS_MAX
+    assert [bells.for_uid(uid) for uid in range(BELLS_MAX)] == first
+    shared = bells.for_uid(BELLS_MAX)
+    assert shared not in (own, *first)
+    assert bells.for_uid(BELLS_MAX + 1) is shared
+    assert len(receiving) == BELLS_MAX + 1
+    assert Doorbells(own, 1000, None).for_uid(1) is own

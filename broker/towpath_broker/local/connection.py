@@ -38,6 +38,7 @@ from towpath_broker.rings.own_channel import partly
 
 from . import translate
 from .credentials import Peer, open_pidfd
+from .doorbells import Doorbells
 
 if TYPE_CHECKING:
     from .door import Door
@@ -80,6 +81,8 @@ class Connection:
         self._is_admin = is_admin
         self._door = door
         self._hello: tuple[int, wire.Descriptor | None] | None = None
+        self._takes_doorbells = False
+        self._doorbells: Doorbells | None = None
         self._calls: dict[int, str] = {}
         self._watches: set[int] = set()
         self._offers: dict[int, Callable[[], None]] = {}
@@ -140,6 +143,7 @@ class Connection:
                 f" the daemon {wire.VERSION}"
             )
         self._hello = (frame.id, descriptors[0] if descriptors else None)
+        self._takes_doorbells = hello.takes_doorbells
         self._deadline.cancel()
         name = "".join(c if c.isprintable() else "?" for c in hello.name[:NAME_CHARS_MAX])
         self._transport.pause_reading()  # what follows belongs to the session, which is not there yet
@@ -271,6 +275,15 @@ class Connection:
         """Do something when all that was sent so far is the kernel's; never, if the connection ends first."""
         self._transport.when_sent(then)
 
+    def doorbell_for(self, uid: int) -> wire.Descriptor | None:
+        """What somebody of a uid rings to wake this client; None where it sleeps in no event loop."""
+        return None if self._doorbells is None else self._doorbells.for_uid(uid)
+
+    def _send_doorbell(self, receiving: wire.Descriptor) -> None:
+        frame = Frame()
+        frame.doorbell_added.SetInParent()
+        self.send(frame, (receiving,))
+
     def opened(self, effect: SessionOpened, table: wire.Descriptor, software: str) -> None:
         """The core has made this connection a session."""
         assert self._hello is not None
@@ -278,6 +291,8 @@ class Connection:
         self.session = effect.session
         if doorbell is not None:
             self._door.descriptors.keep_doorbell(effect.session, doorbell)
+            send = self._send_doorbell if self._takes_doorbells else None
+            self._doorbells = Doorbells(doorbell, self.peer.uid, send)
         self._transport.send(translate.welcome_frame(call, effect, software, wire.VERSION), (table,))
         self._transport.resume_reading()
 

@@ -200,7 +200,8 @@ class Door:
                 self.mediator.tell(effect.body)
             case effects.Notice():
                 if (connection := self._sessions.get(effect.session)) is not None:
-                    connection.send(translate.notice_frame(effect.body), self._descriptors_for(effect.body))
+                    handed = self._descriptors_for(effect.body, connection.peer.uid)
+                    connection.send(translate.notice_frame(effect.body), handed)
             case effects.StreamItem():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.send(translate.watch_frame(effect.call, effect.revision, effect.body))
@@ -264,24 +265,27 @@ class Door:
         if (connection := self._sessions.get(publication.session)) is not None:
             connection.refuse(publication.call, partly(error, publication))
 
-    def _descriptors_for(self, body: effects.NoticeBody) -> tuple[wire.Descriptor, ...]:
+    def _descriptors_for(self, body: effects.NoticeBody, uid: int) -> tuple[wire.Descriptor, ...]:
         match body:
             case effects.SourceAdded():
-                return self._with_doorbell(self.descriptors.ring(body.source), body)
+                return self._with_doorbell(self.descriptors.ring(body.source), body, uid)
             case effects.ReaderAdded():
                 page = self.descriptors.page(body.reader)
-                return self._with_doorbell(page, body) if body.wants_doorbell else (page,)
+                return self._with_doorbell(page, body, uid) if body.wants_doorbell else (page,)
             case _:
                 return ()
 
     def _with_doorbell(
-        self, memory: wire.Descriptor, body: effects.SourceAdded | effects.ReaderAdded
+        self, memory: wire.Descriptor, body: effects.SourceAdded | effects.ReaderAdded, uid: int
     ) -> tuple[wire.Descriptor, ...]:
-        """A session without a doorbell (no event loop sleeps there) sends none; the core has one per pair."""
+        """A session without a doorbell (no event loop sleeps there) sends none. The core has one per pair, a
+        client one for each uid that rings; ``uid`` is of whom it is handed to.
+        """
         if body.session == self.mediator.session:
             doorbell = self.mediator.bell(body.source, body.reader)
         else:
-            doorbell = self.descriptors.doorbell(body.session)
+            other = self._sessions.get(body.session)
+            doorbell = None if other is None else other.doorbell_for(uid)
         return (memory,) if doorbell is None else (memory, doorbell)
 
     # ---- the end ----

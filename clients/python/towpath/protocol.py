@@ -74,12 +74,21 @@ class ClientProtocol:
         software: for people.
         doorbell: the sending end of this session's doorbell, or None when nobody here sleeps in an event
             loop.
+        doorbell_added: takes the receiving ends of further doorbells; None where there is no event loop.
     """
 
-    def __init__(self, *, name: str, software: str, doorbell: wire.Descriptor | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        software: str,
+        doorbell: wire.Descriptor | None = None,
+        doorbell_added: Callable[[wire.Descriptor], None] | None = None,
+    ) -> None:
         self._name = name
         self._software = software
         self._doorbell = doorbell
+        self._doorbell_added = doorbell_added
         self._pending: dict[int, Handler] = {}
         self._streams: set[int] = set()
         self._outgoing: list[Outgoing] = []
@@ -105,7 +114,11 @@ class ClientProtocol:
         frame = Frame(
             id=self._take_call(),
             hello=frame_pb2.Hello(
-                version_min=wire.VERSION, version_max=wire.VERSION, software=self._software, name=self._name
+                version_min=wire.VERSION,
+                version_max=wire.VERSION,
+                software=self._software,
+                name=self._name,
+                takes_doorbells=self._doorbell_added is not None,
             ),
         )
         descriptors = (self._doorbell,) if self._doorbell is not None else ()
@@ -504,6 +517,9 @@ class ClientProtocol:
                 self._reader_added(frame.reader_added, descriptors)
             case "reader_gone":
                 self._reader_gone(frame.reader_gone)
+            case "doorbell_added":
+                if descriptors and self._doorbell_added is not None:
+                    self._doorbell_added(descriptors[0])
             case "subscription_ended":
                 reader = self.readers.get(frame.subscription_ended.reader)
                 if reader is not None:

@@ -108,6 +108,7 @@ _DOOR: Final = (
     "commit_transaction",
 )
 _NOTICES: Final = (
+    "doorbell_added",
     "source_added",
     "source_gone",
     "source_detached",

@@ -28,6 +28,7 @@ from typing import Final, TypeVar
 from towpath import addresses, asking, calls, tracing, wire
 from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
+from towpath.aio.bells import Bells
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
 from towpath.aio.submitting import AsyncQueuePublisher
 from towpath.aio.watching import LocalAsyncWatch
@@ -38,7 +39,6 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
     VersionMismatch,
-    host_limits,
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.transport import FrameTransport
@@ -71,8 +71,6 @@ os.register_at_fork(after_in_child=_forget_in_child)
 _log = logging.getLogger("towpath")
 
 OUTBOX_BYTES_MAX: Final = 16 << 20
-LOOK_S: Final = 0.02
-"""How often subscriptions that sleep are looked at when the doorbell was shut down; never otherwise."""
 ROOM_LOOK_NS: Final = 100_000_000
 """How often a publisher that waits for room looks whether a subscriber died: the dead do not ring."""
 
@@ -84,13 +82,12 @@ class LocalAsyncClient(AsyncClient):
         super().__init__()
         self._url = url
         self._loop = asyncio.get_running_loop()
-        with host_limits("an asyncio client's doorbell"):
-            self._bell, bell_sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._bell.setblocking(False)
+        self._bells = Bells(self._look)
         self._protocol = ClientProtocol(
             name=program_name(name),
             software=f"towpath-python/{__version__} asyncio",
-            doorbell=wire.Descriptor(bell_sender.detach()),
+            doorbell=self._bells.sender,
+            doorbell_added=self._bells.add,
         )
         self._transport: FrameTransport | None = None
         self._asleep: dict[ReaderState, asyncio.Future[None]] = {}
@@ -106,7 +103,6 @@ class LocalAsyncClient(AsyncClient):
         self._why_closed = ConnectionLost("the client is closed", hint="")
         self._reconnecting: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._bell, self._rung)
         _clients.add(self)
 
     # ---- life ----
@@ -119,8 +115,7 @@ class LocalAsyncClient(AsyncClient):
         self._protocol.close(why)
         self._protocol.connection_lost(why)
         self._ready.set()
-        self._loop.remove_reader(self._bell)
-        self._bell.close()
+        self._bells.close()
         if self._expiry is not None:
             self._expiry.cancel()
         if self._transport is not None:
@@ -354,6 +349,7 @@ class LocalAsyncClient(AsyncClient):
         if self._closed:
             return
         self._transport = None
+        self._bells.connection_lost()
         self._ready.clear()
         self._last_error = error
         self._protocol.connection_lost(error)
@@ -378,29 +374,8 @@ class LocalAsyncClient(AsyncClient):
 
     # ---- waking and waiting ----
 
-    def _rung(self) -> None:
-        try:
-            is_alive = bool(self._bell.recv(4096))
-        except BlockingIOError:
-            is_alive = True
-        except OSError:
-            is_alive = False
-        if not is_alive:
-            self._bell_ended()
-        self._look()
-
-    def _bell_ended(self) -> None:
-        """Somebody who rings the doorbell has shut it down, for all who do: look without being asked."""
-        self._loop.remove_reader(self._bell)
-        _log.warning("a publisher has shut down this session's doorbell; messages come up to 20 ms late")
-        self._look_again()
-
-    def _look_again(self) -> None:
-        if not self._closed:
-            self._look()
-            self._loop.call_later(LOOK_S, self._look_again)
-
     def _look(self) -> None:
+        """A doorbell has rung, for anybody who sleeps or waits here."""
         for state in list(self._asleep):
             # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm
             # again.
