@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STORE_BUFFER = ("-DWITH_STORE_BUFFER",)
-LIMIT_S = "2"  # a lost wake-up shows as a wait that does not end
+LIMIT_S = "1"  # a lost wake-up shows as a wait that does not end
 
 FOUND_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "NO_FENCE_PUBLISH": ("duel_test", STORE_BUFFER),
