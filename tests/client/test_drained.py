@@ -1,8 +1,14 @@
-"""`wait_drained` when the readers change while nobody publishes."""
+"""What is drained and what is not: `wait_drained` while readers change, and publishers that left unread."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import pytest
+
+from tests.client.conftest import Connect
+from towpath import errors
+from towpath.ends import SLOTS
 
 DEADLINE_S = 30.0
 
@@ -28,3 +34,24 @@ def test_a_reader_that_leaves_without_reading_is_not_waited_for(client: Any, con
     assert not publisher.wait_drained(timeout=0)
     subscription.close()
     assert publisher.wait_drained(timeout=DEADLINE_S)
+
+
+def test_more_unread_publishers_than_slots_end_a_subscription_after_all_they_left(
+    client: Any, connect: Connect, name: str
+) -> None:
+    client.declare(name, ring_bytes=4096)
+    slow, other = client.subscribe(name), connect().subscribe(name)
+    before = client.status().counters.get("subscriptions_out_of_slots", 0)
+    for number in range(SLOTS + 1):
+        with client.publisher(name) as publisher:
+            publisher.publish(b"%d" % number, timeout=DEADLINE_S)
+        assert other.receive(timeout=DEADLINE_S).payload == b"%d" % number
+    payloads: list[bytes] = []
+    with pytest.raises(errors.LimitExceeded, match="slot"):
+        while True:
+            payloads.append(slow.receive(timeout=DEADLINE_S).payload)
+    assert sorted(payloads, key=int) == [b"%d" % number for number in range(SLOTS)]
+    assert client.status().counters["subscriptions_out_of_slots"] == before + 1
+    with client.publisher(name) as publisher:
+        publisher.publish(b"on", timeout=DEADLINE_S)
+    assert other.receive(timeout=DEADLINE_S).payload == b"on"

@@ -200,6 +200,7 @@ class Door:
                 self.mediator.tell(effect.body)
             case effects.Notice():
                 if (connection := self._sessions.get(effect.session)) is not None:
+                    self._count_ended(effect.body)
                     handed = self._descriptors_for(effect.body, connection.peer.uid)
                     connection.send(translate.notice_frame(effect.body), handed)
             case effects.StreamItem():
@@ -225,6 +226,11 @@ class Door:
                 self._write(effect)
             case effects.Warn():
                 self._warn(effect.message)
+
+    def _count_ended(self, body: effects.NoticeBody) -> None:
+        """Count subscriptions that ended because too many publishers came and were not read."""
+        if isinstance(body, effects.SubscriptionEnded) and isinstance(body.error, LimitExceeded):
+            self.count("subscriptions_out_of_slots")
 
     def _opened(self, effect: effects.SessionOpened) -> None:
         connection = self._connections.get(effect.connection)

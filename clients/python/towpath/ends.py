@@ -201,6 +201,13 @@ class ReaderState:
         self.ended = why
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether so many slots are in use that those of publishers which are read to their end are wanted
+        back, although there is something to receive all the time.
+        """
+        return 2 * len(self.slots) > self.slot_count
+
+    @property
     def is_drained(self) -> bool:
         """Whether the subscription has ended and everything before that was handed out."""
         return self.ended is not None and not self.following

@@ -117,6 +117,7 @@ _NOTICES: Final = (
     "reader_gone",
     "subscription_ended",
     "publication_ended",
+    "publication_held",
 )
 
 BODIES: Final[dict[str, Role]] = {

@@ -181,10 +181,12 @@ class LocalAsyncSubscription(AsyncSubscription):
             if state.troubles:
                 raise state.troubles.popleft()
             messages = state.reader.receive(count_max, bytes_max, 0)
-            if messages:
+            if messages and not state.is_crowded:
                 return messages
             self._client._protocol.tend(state)
             self._client._flush()
+            if messages:
+                return messages
             if state.ended is not None:
                 continue
             if remaining_ns(deadline) == 0:

@@ -204,10 +204,12 @@ class LocalSubscription(Subscription):
                     f"{error}: the subscription to {self.name!r} is received from already",
                     hint="let one thread receive, or subscribe once for each",
                 ) from None
-            if messages:
+            if messages and not state.is_crowded:
                 return messages
             with self._client._sending():
                 self._client._protocol.tend(state)
+            if messages:
+                return messages
             if state.is_drained:
                 continue
             if remaining_ns(deadline) == 0:
