@@ -46,7 +46,7 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_parcel_header, version) == 8, "the CRC cov
 /* A parcel being made, in `room` bytes of the caller's, 8-aligned. */
 struct tpr_parcel {
     uint8_t *data;
-    uint64_t room, bytes, content_bytes;
+    uint64_t room, bytes, content_bytes, headers_bytes;
     uint64_t first_time_ns, last_time_ns; /* the least and the greatest of its messages' */
     uint32_t count;
 };
@@ -148,6 +148,7 @@ static inline int tpr_parcel_put(struct tpr_parcel *parcel, const void *headers,
     parcel->count++;
     parcel->bytes += bytes;
     parcel->content_bytes += (uint64_t)headers_bytes + payload_bytes;
+    parcel->headers_bytes += headers_bytes;
     return TPR_OK;
 }
 

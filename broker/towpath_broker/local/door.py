@@ -77,7 +77,12 @@ class Door:
     ) -> None:
         self.descriptors = Descriptors()
         self.mediator = Mediator(
-            self.descriptors, keeper, submit=submit, written=self._written, refused=self._not_written
+            self.descriptors,
+            keeper,
+            submit=submit,
+            written=self._written,
+            refused=self._not_written,
+            held=self._hold,
         )
         self.submit = submit
         self.tokens = tokens
@@ -202,7 +207,10 @@ class Door:
                 if (connection := self._sessions.get(effect.session)) is not None:
                     self._count_ended(effect.body)
                     handed = self._descriptors_for(effect.body, connection.peer.uid)
-                    connection.send(translate.notice_frame(effect.body), handed)
+                    frame = translate.notice_frame(effect.body)
+                    if isinstance(effect.body, effects.SourceAdded):
+                        frame.source_added.is_stored = self.mediator.is_stored(effect.body.source)
+                    connection.send(frame, handed)
             case effects.StreamItem():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.send(translate.watch_frame(effect.call, effect.revision, effect.body))
@@ -270,6 +278,10 @@ class Door:
     def _not_written(self, publication: Publication, error: TowpathError) -> None:
         if (connection := self._sessions.get(publication.session)) is not None:
             connection.refuse(publication.call, partly(error, publication))
+
+    def _hold(self, session: SessionId, source: SourceId, error: TowpathError | None) -> None:
+        if (connection := self._sessions.get(session)) is not None:
+            connection.send(translate.held_frame(source, error))
 
     def _descriptors_for(self, body: effects.NoticeBody, uid: int) -> tuple[wire.Descriptor, ...]:
         match body:

@@ -331,6 +331,14 @@ def watch_frame(call: int, revision: int, body: effects.WatchBody) -> Frame:
     return frame
 
 
+def held_frame(source: SourceId, error: TowpathError | None) -> Frame:
+    """Return what tells a publisher that its messages cannot be stored now; or, None, that they can again."""
+    frame = Frame(publication_held=frame_pb2.PublicationHeld(source=source))
+    if error is not None:
+        frame.publication_held.error.CopyFrom(convert.error_to_proto(error))
+    return frame
+
+
 def notice_frame(body: effects.NoticeBody) -> Frame:
     """Return a notice as a frame; the door adds the descriptors."""
     frame = Frame()

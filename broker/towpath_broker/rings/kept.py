@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,6 +29,9 @@ SUBSCRIBER: Final = "subscriber"
 PUBLISHER: Final = "publisher"
 BELL: Final = "bell"
 
+_LAST_SEQ: Final = struct.Struct("<Q")
+_LAST_SEQ_OFFSET: Final = 136  # in a ring's header: clients/c/towpath_ring_layout.h
+
 
 @dataclass(slots=True)
 class Kept:
@@ -38,6 +42,12 @@ class Kept:
     subscribers: dict[ReaderId, tuple[int, wire.Descriptor]] = field(default_factory=dict)
     publishers: dict[SourceId, tuple[int, wire.Descriptor]] = field(default_factory=dict)
     bells: dict[tuple[int, int], wire.Descriptor] = field(default_factory=dict)
+
+    def last_seq(self) -> int:
+        """The seq of the newest message in the ring."""
+        assert self.ring is not None
+        seq: int = _LAST_SEQ.unpack(os.pread(self.ring.fd, _LAST_SEQ.size, _LAST_SEQ_OFFSET))[0]
+        return seq
 
 
 class Keeper:

@@ -14,6 +14,10 @@ Theory of operation
     Publishers that have not come back are read on (``intake``). A subscriber that has not come back when
     ``GRACE_S`` has passed is taken for dead: it is waited for no longer.
 
+    On a durable topic what is shown comes from the data plane, when it is on disk (``durable_channel``). The
+    ring goes on with the log's seqs: a new one begins where the log has come to, and one that was kept is
+    first brought there, from the store.
+
     A source that is there only for what comes over the socket is closed when it has been idle for
     ``IDLE_S`` and everybody has read everything. The timer for that runs only while there is such a source.
 
@@ -30,12 +34,15 @@ from typing import Final, Literal
 from towpath import _ring, wire
 from towpath.errors import ChannelUndeclared, TowpathError
 from towpath_broker.core import commands, effects
+from towpath_broker.core.data.commands import ForgetSource
+from towpath_broker.core.data.effects import Appended, NotTaken
 from towpath_broker.core.effects import StartAt
 from towpath_broker.core.ids import CallId, ReaderId, SessionId, SourceId
 from towpath_broker.log import log
 
 from .bells import Bells
 from .descriptors import Descriptors
+from .durable_channel import DurableChannel, Logs
 from .intake import GRACE_S, Intake, Sources
 from .kept import BELL, PAGE, PUBLISHER, RING, SUBSCRIBER, Keeper, Kept, found_in, sort_out
 from .own_channel import OwnChannel, Publication, Told, WaitingBytes
@@ -58,6 +65,11 @@ class Mediator:
         submit: gives a command to the engine.
         written: answers a publication that is in its ring; with the source and the seq of its last message.
         refused: answers one that is not.
+        held: tells a publisher's session that what it publishes cannot be stored now, and why; or, None, that
+            it can again.
+
+    Attributes:
+        logs: the data plane; None where there are no durable topics.
     """
 
     def __init__(
@@ -68,6 +80,7 @@ class Mediator:
         submit: Callable[[commands.Command], None],
         written: Callable[[Publication, SourceId, int], None],
         refused: Callable[[Publication, TowpathError], None],
+        held: Callable[[SessionId, SourceId, TowpathError | None], None],
     ) -> None:
         self._descriptors = descriptors
         self._keeper = keeper
@@ -77,6 +90,12 @@ class Mediator:
         self._submit = submit
         self._written = written
         self._refused = refused
+        self._held = held
+        self.logs: Logs | None = None
+        self._log_ends: dict[
+            str, int
+        ] = {}  # what comes after the last message that was shown, of durable topics
+        self._session_of: dict[SourceId, SessionId] = {}  # of durable topics' publishers
         self._bells = Bells()
         self._waiting = WaitingBytes()
         self._loop = asyncio.get_running_loop()
@@ -103,7 +122,24 @@ class Mediator:
             written=lambda publication, seq: self._written(publication, source, seq),
             stalled=lambda reader: self._submit(commands.DetachStalled(self._caller(), source, reader)),
         )
-        self._by_source[source] = OwnChannel(
+        self._by_source[source] = self._channel(effect, writer, told)
+        self._by_name[effect.channel] = source
+        if self._idle_check is None:
+            self._idle_check = self._loop.call_later(IDLE_S, self._close_idle)
+
+    def _channel(self, effect: effects.OpenOwnSource, writer: _ring.Writer, told: Told) -> OwnChannel:
+        if effect.options.durable:
+            durable = DurableChannel(
+                effect.channel,
+                writer,
+                logs=self._data_plane,
+                held=self._tell_held,
+                told=told,
+                waiting=self._waiting,
+            )
+            durable.recover(self._log_end(effect.channel))
+            return durable
+        return OwnChannel(
             effect.channel,
             writer,
             is_ordered=effect.options.order is commands.Order.TOTAL,
@@ -111,9 +147,6 @@ class Mediator:
             told=told,
             waiting=self._waiting,
         )
-        self._by_name[effect.channel] = source
-        if self._idle_check is None:
-            self._idle_check = self._loop.call_later(IDLE_S, self._close_idle)
 
     def open_reader(self, effect: effects.OpenOwnReader) -> None:
         """Make the control page with which the core reads a channel's publishers."""
@@ -139,9 +172,11 @@ class Mediator:
         writer = _ring.Writer(
             effect.source,
             options.ring_bytes,
-            overflow="drop" if options.overflow is commands.Overflow.DROP else "block",
+            overflow="drop" if options.durable or options.overflow is commands.Overflow.DROP else "block",
             history=options.history,
         )
+        if options.durable:
+            _ring.begin_at(writer, self._log_end(effect.channel))
         if options.order is commands.Order.TOTAL:
             self._keep(effect.channel, RING, writer)
         return writer
@@ -155,7 +190,17 @@ class Mediator:
     def find(self, stored: Mapping[str, int]) -> commands.RecoverOwn:
         """Look through what an earlier core had kept; takes over the descriptors."""
         self._kept = sort_out(stored)
-        return commands.RecoverOwn(list(found_in(self._kept)))
+        found = [each for each in found_in(self._kept) if self._can_go_on(each)]
+        return commands.RecoverOwn(found)
+
+    def _can_go_on(self, found: commands.OwnFound) -> bool:
+        """Whether a ring that was kept has nothing that the store has not: a store may have been put back."""
+        kept = self._kept[found.channel]
+        assert kept.ring is not None
+        if self.logs is None or kept.last_seq() < self._log_end(found.channel):
+            return True
+        log("core.ring_ahead_of_store", level="error", channel=found.channel)
+        return False
 
     def _recovered_writer(self, effect: effects.OpenOwnSource) -> _ring.Writer:
         kept = self._kept[effect.channel]
@@ -174,6 +219,9 @@ class Mediator:
         newest = channel.writer.last_origin()
         if newest is not None:
             reader.pass_over(*newest)
+        if isinstance(channel, DurableChannel):
+            for source, seq in self._data_plane.taken(channel.name).items():
+                reader.pass_over(source, seq)
         return reader
 
     def _recover_publishers(self, kept: Kept, channel: OwnChannel, intake: Intake) -> None:
@@ -204,6 +252,50 @@ class Mediator:
                 self._forget(name, SUBSCRIBER, reader)
             channel.wake()
         self._missing.clear()
+
+    # ---- durable topics ------------------------------------------------------------------------------------
+
+    @property
+    def _data_plane(self) -> Logs:
+        assert self.logs is not None
+        return self.logs
+
+    def _log_end(self, channel: str) -> int:
+        """What comes after the last message of a durable topic that was shown, or would have been."""
+        known = self._log_ends.get(channel)
+        return self._data_plane.next_seq(channel) if known is None else known
+
+    def appended(self, effect: Appended) -> None:
+        """Messages of a durable topic are on disk."""
+        if effect.count:
+            self._log_ends[effect.channel] = effect.first_seq + effect.count
+        channel = self._durable(effect.channel)
+        if channel is not None:
+            channel.appended(effect)
+
+    def not_taken(self, effect: NotTaken) -> None:
+        """What came out of rings could not be stored."""
+        channel = self._durable(effect.channel)
+        if channel is not None:
+            channel.not_taken(effect.ticket, effect.error)
+
+    def forget_log(self, channel: str) -> None:
+        """A durable topic was undeclared; another of that name begins anew."""
+        self._log_ends.pop(channel, None)
+
+    def is_stored(self, source: SourceId) -> bool:
+        """Whether a source is the core's own on a durable topic."""
+        return isinstance(self._by_source.get(source), DurableChannel)
+
+    def _durable(self, name: str) -> DurableChannel | None:
+        source = self._by_name.get(name)
+        channel = None if source is None else self._by_source[source]
+        return channel if isinstance(channel, DurableChannel) else None
+
+    def _tell_held(self, source: SourceId, error: TowpathError | None) -> None:
+        session = self._session_of.get(source)
+        if session is not None:
+            self._held(session, source, error)
 
     # ---- notices -------------------------------------------------------------------------------------------
 
@@ -261,6 +353,8 @@ class Mediator:
     def _take_up(self, channel: OwnChannel, body: effects.SourceAdded) -> None:
         """Read one more publisher, or one that is back."""
         ring = self._descriptors.ring(body.source)
+        if isinstance(channel, DurableChannel):
+            self._session_of[body.source] = body.session
         self._keep_other(channel.name, PUBLISHER, body.source, body.slot, ring)
         doorbell = self._descriptors.doorbell(body.session)
         self._intake_of(channel).add(
@@ -272,6 +366,9 @@ class Mediator:
         reader = self._intake_of(channel).id
         self._remove_bell(channel, source, reader)
         self._forget(channel.name, PUBLISHER, source)
+        if isinstance(channel, DurableChannel):
+            self._session_of.pop(source, None)
+            self._data_plane.submit(ForgetSource(channel.name, source))
         self._submit(commands.ReleaseSlot(self._caller(), reader, source))
 
     def _keep_other(
@@ -304,6 +401,7 @@ class Mediator:
             intake = channel.intake
             del self._by_reader[intake.id]
             for publisher in map(SourceId, intake.reader.sources()):
+                self._session_of.pop(publisher, None)
                 self._remove_bell(channel, publisher, intake.id)
                 self._forget(channel.name, PUBLISHER, publisher)
         for publication in channel.close():

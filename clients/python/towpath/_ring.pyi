@@ -543,7 +543,8 @@ class Packed(NamedTuple):
     The seq of its first message is not in it; that of the others is so much more.
 
     Attributes:
-        message_count: how many messages. content_bytes: of their payloads and headers.
+        message_count: how many messages. content_bytes: of their payloads and headers. headers_bytes: of
+            their headers alone.
         first_time_ns, last_time_ns: the earliest and the latest time of a message.
         taken: by source, the seqs of the first and the last message taken from it; empty after ``pack``.
     """
@@ -551,6 +552,7 @@ class Packed(NamedTuple):
     data: bytes
     message_count: int
     content_bytes: int
+    headers_bytes: int
     first_time_ns: int
     last_time_ns: int
     taken: dict[int, tuple[int, int]]
@@ -616,11 +618,14 @@ def crc32c(data: Buffer, /) -> int:
 class Parcel:
     """A parcel that was checked whole, and how far its messages were handed out."""
 
-    def __new__(cls, data: bytes, first_seq: int, channel: str = "", source: int = 0) -> Parcel:
+    def __new__(
+        cls, data: bytes, first_seq: int, channel: str = "", source: int = 0, missed: int = 0
+    ) -> Parcel:
         """Check a parcel.
 
         Args:
-            first_seq: of its first message, from 1. channel, source: given to each message.
+            first_seq: of its first message, from 1. channel, source: given to each message. missed: given to
+                the first that is handed out.
 
         Raises:
             RingError: that is no parcel, or it is damaged.
@@ -633,6 +638,10 @@ class Parcel:
     @property
     def next_seq(self) -> int:
         """Of the message that ``receive`` gives next; ``end_seq`` after the last."""
+
+    @property
+    def offset(self) -> int:
+        """Where in the parcel that message begins: what ``show`` takes as ``at``."""
 
     @property
     def end_seq(self) -> int:

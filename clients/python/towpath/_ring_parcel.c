@@ -13,13 +13,14 @@ static PyStructSequence_Field packed_fields[] = {
     {"data", "The parcel."},
     {"message_count", "How many messages."},
     {"content_bytes", "Of their headers and payloads."},
+    {"headers_bytes", "Of their headers."},
     {"first_time_ns", "The earliest time of a message."},
     {"last_time_ns", "The latest."},
     {"taken", "By source: the seqs of the first and the last message taken."},
     {NULL, NULL},
 };
 
-static PyStructSequence_Desc packed_desc = {"towpath._ring.Packed", "A parcel that was made.", packed_fields, 6};
+static PyStructSequence_Desc packed_desc = {"towpath._ring.Packed", "A parcel that was made.", packed_fields, 7};
 
 /* The outcome of a take or pack; takes over `data` and `taken`, also on failure. */
 static PyObject *packed_new(const struct tpr_parcel *parcel, PyObject *data, PyObject *taken) {
@@ -31,14 +32,15 @@ static PyObject *packed_new(const struct tpr_parcel *parcel, PyObject *data, PyO
         Py_XDECREF(taken);
         return NULL;
     }
-    PyObject *item[6] = {data,
+    PyObject *item[7] = {data,
                          PyLong_FromUnsignedLong(parcel->count),
                          PyLong_FromUnsignedLongLong(parcel->content_bytes),
+                         PyLong_FromUnsignedLongLong(parcel->headers_bytes),
                          PyLong_FromUnsignedLongLong(parcel->first_time_ns),
                          PyLong_FromUnsignedLongLong(parcel->last_time_ns),
                          taken};
     int is_whole = 1;
-    for (Py_ssize_t i = 0; i < 6; i++) {
+    for (Py_ssize_t i = 0; i < 7; i++) {
         is_whole &= item[i] != NULL;
         PyStructSequence_SET_ITEM(packed, i, item[i]);
     }
@@ -293,14 +295,16 @@ typedef struct {
     struct tpr_parcel_header header;
     uint64_t first_seq, source;
     uint64_t at, next_seq; /* of the next message: its offset and seq */
+    uint64_t missed;       /* lost before the next message */
 } ParcelObject;
 
 static PyObject *parcel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"data", "first_seq", "channel", "source", NULL};
-    PyObject *value, *first_value, *channel = NULL, *source_value = NULL;
-    uint64_t first_seq, source = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|UO:Parcel", names, &value, &first_value, &channel,
-                                     &source_value) ||
+    static char *names[] = {"data", "first_seq", "channel", "source", "missed", NULL};
+    PyObject *value, *first_value, *channel = NULL, *source_value = NULL, *missed_value = NULL;
+    uint64_t first_seq, source = 0, missed = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|UOO:Parcel", names, &value, &first_value, &channel,
+                                     &source_value, &missed_value) ||
+        (missed_value && tp_uint64(missed_value, "missed", &missed) < 0) ||
         tp_uint64(first_value, "first_seq", &first_seq) < 0 || (source_value && tp_uint64(source_value, "source", &source) < 0))
         return NULL;
     PyObject *data = PyBytes_CheckExact(value) ? Py_NewRef(value) : PyBytes_FromObject(value);
@@ -314,6 +318,7 @@ static PyObject *parcel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->data = data;
     self->channel = channel ? Py_NewRef(channel) : PyUnicode_FromString("");
     self->source = source;
+    self->missed = missed;
     self->at = TPR_PARCEL_HEADER_BYTES;
     if (self->channel && tpr_parcel_open((const uint8_t *)PyBytes_AS_STRING(data), (uint64_t)PyBytes_GET_SIZE(data),
                                          first_seq, &self->header) != TPR_OK)
@@ -340,7 +345,7 @@ static void parcel_look(const ParcelObject *self, uint64_t at, struct tpr_view *
     view->seq += self->first_seq;
 }
 
-static PyObject *parcel_message(const ParcelObject *self, const struct tpr_view *view) {
+static PyObject *parcel_message(ParcelObject *self, const struct tpr_view *view) {
     PyObject *headers = NULL;
     PyObject *payload = PyBytes_FromStringAndSize((const char *)view->payload, (Py_ssize_t)view->payload_bytes);
     if (!payload)
@@ -350,7 +355,9 @@ static PyObject *parcel_message(const ParcelObject *self, const struct tpr_view 
         Py_DECREF(payload);
         return NULL;
     }
-    struct tp_numbers numbers = {view->seq, self->source, view->time_ns, 0, view->origin_source, view->origin_seq};
+    struct tp_numbers numbers = {view->seq,    self->source,        view->time_ns,
+                                 self->missed, view->origin_source, view->origin_seq};
+    self->missed = 0;
     return tp_message_new(payload, headers, self->channel, &numbers);
 }
 
@@ -448,6 +455,10 @@ static PyObject *parcel_get_next_seq(ParcelObject *self, void *Py_UNUSED(closure
     return PyLong_FromUnsignedLongLong(self->next_seq);
 }
 
+static PyObject *parcel_get_offset(ParcelObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->at);
+}
+
 static PyObject *parcel_get_end_seq(ParcelObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->first_seq + self->header.count);
 }
@@ -456,6 +467,7 @@ static PyGetSetDef parcel_getters[] = {
     {"first_seq", (getter)parcel_get_first_seq, NULL, "Of its first message.", NULL},
     {"count", (getter)parcel_get_count, NULL, "How many messages it has.", NULL},
     {"next_seq", (getter)parcel_get_next_seq, NULL, "Of the message that receive() gives next.", NULL},
+    {"offset", (getter)parcel_get_offset, NULL, "Of the message that receive() gives next, for show().", NULL},
     {"end_seq", (getter)parcel_get_end_seq, NULL, "What follows its last message's.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
