@@ -7,6 +7,8 @@ frame without a row is no request, and a protocol violation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from enum import IntEnum
 from typing import Any, Final, TypeVar, cast
 
 from towpath import convert, model
@@ -32,19 +34,24 @@ R = TypeVar("R", ReaderRole, SourceRole)
 MakeCommand = Callable[[Caller, Any], commands.Command]
 
 
+_ENUMS: Final[Mapping[str, type[IntEnum]]] = {"kind": Kind, "overflow": Overflow, "order": Order}
+_OPTIONS: Final = tuple(option.name for option in fields(commands.ChannelOptions))
+
+
 def _stated(options: registry_pb2.ChannelOptions) -> commands.StatedOptions:
+    """An option that is unset, or an enum's 0, is not stated."""
+    stated: dict[str, Any] = {}
     try:
-        return commands.StatedOptions(
-            kind=Kind(options.kind) if options.kind else None,
-            durable=options.durable if options.HasField("durable") else None,
-            overflow=Overflow(options.overflow) if options.overflow else None,
-            ring_bytes=options.ring_bytes if options.HasField("ring_bytes") else None,
-            order=Order(options.order) if options.order else None,
-            history=options.history if options.HasField("history") else None,
-            stall_ms_max=options.stall_ms_max if options.HasField("stall_ms_max") else None,
-        )
+        for name in _OPTIONS:
+            value = getattr(options, name)
+            if name in _ENUMS:
+                if value:
+                    stated[name] = _ENUMS[name](value)
+            elif options.HasField(cast(Any, name)):
+                stated[name] = value
     except ValueError as error:
         raise InvalidArgument(f"a channel's option is not known: {error}") from None
+    return commands.StatedOptions(**stated)
 
 
 def _role(kind: type[R], number: int) -> R:

@@ -287,6 +287,7 @@ def attach_reader(
     wants_doorbell: bool,
     held: Mapping[int, int] | None = None,
     role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
+    principal: str = "",
 ) -> Call[None]:
     """With ``held`` (source to slot), a subscription is taken up again. ``channel`` may be a pattern. Goes
     with the control page's descriptor.
@@ -302,7 +303,7 @@ def attach_reader(
         held=[frame_pb2.HeldSlot(source=source, slot=slot) for source, slot in (held or {}).items()],
         role=role,
     )
-    return Call("attach_reader_request", body, "attach_reader_response", _nothing)
+    return Call("attach_reader_request", body, "attach_reader_response", _nothing, principal)
 
 
 def detach_reader(reader: int) -> Call[None]:

@@ -143,6 +143,7 @@ class ReaderState:
         overtaken: sources whose ring showed that they went on without us, before the core said so.
         troubles: what the program must be told once, although the subscription goes on.
         role: a number of ``frame_pb2.ReaderRole``.
+        principal: for whom a gateway reads; empty for the session's own.
         parties: of a service: of each source, the reader of its own session that belongs to it, and for whom
             it acts.
         wake: makes a waiting receive look again; set by the client that owns this.
@@ -155,6 +156,7 @@ class ReaderState:
         exclude_origin: str,
         wants_doorbell: bool,
         role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
+        principal: str = "",
     ) -> None:
         self.channel = channel
         self.id = reader
@@ -163,6 +165,7 @@ class ReaderState:
         self.is_attached = False
         self.resume_token = b""
         self.role = role
+        self.principal = principal
         is_wide = is_pattern(channel) or role == frame_pb2.READER_ROLE_SERVER
         self.slot_count = PATTERN_SLOTS if is_wide else SLOTS
         self.reader = _ring.Reader(reader, self.slot_count)

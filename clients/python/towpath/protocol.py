@@ -349,6 +349,7 @@ class ClientProtocol:
         *,
         wants_doorbell: bool,
         role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
+        principal: str = "",
     ) -> ReaderState:
         """Make a control page, and queue the call that attaches it; ``done`` as for :meth:`new_source`.
 
@@ -359,7 +360,7 @@ class ClientProtocol:
         require_ring()
         check_pattern(channel)
         with host_limits(f"a subscription to {channel!r}"):
-            state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell, role)
+            state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell, role, principal)
         self.readers[state.id] = state
         self._attach_reader(state, done)
         return state
@@ -373,6 +374,7 @@ class ClientProtocol:
             wants_doorbell=state.wants_doorbell,
             held=state.slots if state.is_attached else None,
             role=state.role,
+            principal=state.principal,
         )
         call.body.resume_token = state.resume_token
 

@@ -21,12 +21,13 @@ from towpath.aio.kinds import AsyncKinds
 from towpath.asking import Listener
 from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
 from towpath.queues import PREFETCH_DEFAULT
+from towpath.services.aio_api import AsyncServices
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncKinds, AsyncHandle):
+class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
     """A session with a daemon. Made by ``towpath.aio.connect``; use it as an asynchronous context manager, or
     close it. All calls are made from the loop that ``connect`` ran on.
     """

@@ -41,6 +41,7 @@ from towpath.errors import (
     VersionMismatch,
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
+from towpath.services.aio import AsyncCallers, LocalAsyncCaller, LocalAsyncServer
 from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
@@ -93,6 +94,7 @@ class LocalAsyncClient(AsyncClient):
         self._asleep: dict[ReaderState, asyncio.Future[None]] = {}
         self._in_line: dict[SourceState, tuple[int, asyncio.Future[None]]] = {}
         self._ready = asyncio.Event()
+        self._callers = AsyncCallers(self)
         self._allocating = asyncio.Lock()
         self._failed: TowpathError | None = None
         self._last_error: TowpathError | None = None
@@ -113,6 +115,7 @@ class LocalAsyncClient(AsyncClient):
         self._closed = True
         why = ConnectionLost("the client was closed", hint="")
         self._protocol.close(why)
+        await self._callers.close()
         self._protocol.connection_lost(why)
         self._ready.set()
         self._bells.close()
@@ -179,6 +182,12 @@ class LocalAsyncClient(AsyncClient):
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return await self._persist(attach)
+
+    async def serve(self, name: str, *, concurrency: int = 1, principal: str = "") -> LocalAsyncServer:
+        return await self._persist(lambda: LocalAsyncServer.open(self, name, concurrency, principal))
+
+    async def service_caller(self, name: str, principal: str = "") -> LocalAsyncCaller:
+        return await self._callers.get(name, principal)
 
     async def _persist(self, attach: Callable[[], Awaitable[T]]) -> T:
         """Attach, once more whenever the connection breaks meanwhile; see the synchronous client."""

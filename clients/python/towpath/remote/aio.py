@@ -14,7 +14,7 @@ from towpath.remote.asking import RemoteAsking
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
 from towpath.remote.session import Session, make_carrier
-from towpath.services.aio_api import AsyncCaller, AsyncServer
+from towpath.services.remote import RemoteAsyncCaller, RemoteAsyncServer
 from towpath.waiting import CALL_TIMEOUT_S, deadline_ns, program_name, seconds
 
 T = TypeVar("T")
@@ -72,11 +72,18 @@ class RemoteAsyncClient(AsyncClient):
     def _check_not_forked(self) -> None:
         """A loop does not go on in a forked child: there is nobody to ask."""
 
-    async def serve(self, name: str, *, concurrency: int = 1) -> AsyncServer:
-        raise NotSupported("services are not served from afar yet")
+    async def serve(self, name: str, *, concurrency: int = 1, principal: str = "") -> RemoteAsyncServer:
+        if principal:
+            raise _needs_the_host("a principal")
+        server = RemoteAsyncServer(self._session, name, concurrency, self._handles.discard)
+        await server.open()
+        self._handles.add(server)
+        return server
 
-    async def _caller(self, name: str, principal: str = "") -> AsyncCaller:
-        raise NotSupported("services are not called from afar yet")
+    async def service_caller(self, name: str, principal: str = "") -> RemoteAsyncCaller:
+        if principal:
+            raise _needs_the_host("a principal")
+        return RemoteAsyncCaller(self._session, name)
 
     def watch(self, *, after_revision: int | None = None) -> RemoteAsyncWatch:
         is_anew = after_revision is not None  # a gateway knows the state, not how it came to be

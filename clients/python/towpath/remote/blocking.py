@@ -25,11 +25,12 @@ from typing import Any, TypeVar
 from towpath import asking, calls, model, tracing
 from towpath._message import Message
 from towpath.addresses import RemoteAddress
-from towpath.errors import ConnectionLost, NotSupported, Timeout, TowpathError
+from towpath.errors import ConnectionLost, Timeout, TowpathError
 from towpath.remote import aio
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
 from towpath.services.api import Caller, Server
+from towpath.services.remote_blocking import RemoteCaller, RemoteServer
 from towpath.sync.api import Client, Publisher, Subscription, Watch
 from towpath.waiting import Buffer, deadline_ns, seconds
 
@@ -200,10 +201,10 @@ class RemoteClient(Client):
         self._portal.check()
 
     def serve(self, name: str, *, concurrency: int = 1) -> Server:
-        raise NotSupported("services are not served from afar yet")
+        return RemoteServer(self._portal, self._portal.run(self._inner.serve(name, concurrency=concurrency)))
 
-    def _caller(self, name: str, principal: str = "") -> Caller:
-        raise NotSupported("services are not called from afar yet")
+    def service_caller(self, name: str, principal: str = "") -> Caller:
+        return RemoteCaller(self._portal, self._portal.run(self._inner.service_caller(name, principal)))
 
     def watch(self, *, after_revision: int | None = None) -> RemoteWatch:
         return RemoteWatch(self._portal, self._portal.run(self._watch(after_revision)))

@@ -46,8 +46,14 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.names import is_pattern
+from towpath.remote.ports import Ended
 from towpath.v1 import channels_pb2_grpc, registry_pb2_grpc
-from towpath.v1.channels_pb2 import PublishStreamRequest, SubscribeRequest, SubscribeResponse
+from towpath.v1.channels_pb2 import (
+    PublishStreamRequest,
+    PublishStreamResponse,
+    SubscribeRequest,
+    SubscribeResponse,
+)
 from towpath.v1.error_pb2 import Error
 from towpath.v1.message_pb2 import Headers, MessageBatch
 from towpath.v1.registry_pb2 import WatchRequest, WatchResponse
@@ -214,8 +220,10 @@ class GrpcConnection:
                 error = ConnectionLost(f"the connection to the gateway was lost: {details}")
                 self._fail(error)
                 return error
-            case grpc.StatusCode.CANCELLED | grpc.StatusCode.OK:
-                return Cancelled("the call was ended")
+            case grpc.StatusCode.OK:
+                return Ended("the call was ended")
+            case grpc.StatusCode.CANCELLED:
+                return Cancelled("the call was cancelled")
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return Timeout("the daemon did not answer in time")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -242,6 +250,11 @@ class GrpcConnection:
 
     async def open_stream(self, call: Call[T]) -> GrpcAnswers[T]:
         return GrpcAnswers(self, call, self.begin(self._method(call), call.body))
+
+    async def open_exchange(self, call: Call[T]) -> GrpcExchange[T]:
+        exchange = GrpcExchange(self, call, self.begin(self._method(call)))
+        await exchange.send(call.body)
+        return exchange
 
     async def subscribe(self, channel: str, held: int) -> GrpcBatches:
         batches = GrpcBatches(self, self.begin(self._channels.Subscribe), channel)
@@ -270,9 +283,22 @@ class GrpcAnswers(Generic[T]):
     async def receive(self) -> T:
         return self._asked.decode(await self._connection.read(self._call))
 
+    def more(self, body: Any) -> None:
+        """What is not read holds the gateway up by itself."""
+
     def close(self) -> None:
         self._call.cancel()
         self._call = None
+
+
+class GrpcExchange(GrpcAnswers[T]):
+    """A call that goes both ways; see :class:`towpath.remote.ports.Exchange`."""
+
+    async def send(self, body: Any) -> None:
+        try:
+            await self._connection.settled(self._call.write(body))
+        except asyncio.InvalidStateError:
+            raise await self._connection.reason(self._call) from None
 
 
 class GrpcBatches:
@@ -322,7 +348,9 @@ class GrpcPublication:
         self._channel = channel
         self._call: Any = None
 
-    async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> tuple[int, int]:
+    async def publish(
+        self, payloads: Sequence[bytes], headers: Sequence[Headers] | None
+    ) -> PublishStreamResponse:
         request = PublishStreamRequest(payloads=payloads, headers=headers)
         if self._call is None:
             self._call = self._connection.begin(self._method)
@@ -332,8 +360,8 @@ class GrpcPublication:
         except asyncio.InvalidStateError:
             # The stream had ended before; how, its status says.
             raise await self._connection.reason(self._call) from None
-        response = await self._connection.read(self._call)
-        return response.source, response.first_seq
+        response: PublishStreamResponse = await self._connection.read(self._call)
+        return response
 
     async def close(self) -> None:
         if self._call is None:

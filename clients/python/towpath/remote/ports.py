@@ -12,10 +12,10 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from towpath.calls import Call
-from towpath.errors import TowpathError
+from towpath.errors import Cancelled, TowpathError
 from towpath.v1.message_pb2 import Headers, MessageBatch
 from towpath.v1.registry_pb2 import WatchResponse
 
@@ -25,6 +25,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+class Ended(Cancelled):
+    """A call that has any number of answers ended well: there are no more."""
+
+
 class Answers(Protocol[T_co]):
     """A call that has any number of answers, on one connection."""
 
@@ -32,11 +36,26 @@ class Answers(Protocol[T_co]):
         """Wait for the next answer.
 
         Raises:
+            Ended: there are no more.
             TowpathError: there will be none.
         """
 
+    def more(self, body: Any) -> None:
+        """Say that more may come, where the carrier has no flow control of its own."""
+
     def close(self) -> None:
         """Leave."""
+
+
+class Exchange(Answers[T_co], Protocol):
+    """A call that has any number of requests and of answers, on one connection."""
+
+    async def send(self, body: Any) -> None:
+        """Send one more request.
+
+        Raises:
+            TowpathError: the call has ended.
+        """
 
 
 class Batches(Protocol):
@@ -70,10 +89,26 @@ class Changes(Protocol):
         """Leave."""
 
 
+class Acknowledgement(Protocol):
+    """What is told of a batch that is published; ``PublishResponse``, for one."""
+
+    @property
+    def source(self) -> int: ...
+
+    @property
+    def first_seq(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def duplicates(self) -> int: ...
+
+
 class Publication(Protocol):
     """A place from which batches are published on one channel, one after the other."""
 
-    async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> tuple[int, int]:
+    async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> Acknowledgement:
         """Publish a batch and wait for its acknowledgement.
 
         Args:
@@ -81,7 +116,8 @@ class Publication(Protocol):
             headers: None, or one for each.
 
         Returns:
-            The source, and the first payload's seq; the others follow contiguously.
+            The source, the first new message's seq (the others follow contiguously), and how many are new and
+            how many are not.
 
         Raises:
             ConnectionLost: it is not known whether any of it was published.
@@ -128,6 +164,9 @@ class Connection(Protocol):
 
     async def open_stream(self, call: Call[T]) -> Answers[T]:
         """Begin a call that has any number of answers."""
+
+    async def open_exchange(self, call: Call[T]) -> Exchange[T]:
+        """Begin a call that has any number of requests, of which ``call`` has the first."""
 
     async def watch(self) -> Changes:
         """Follow the registry: its state, ``current``, then the changes."""

@@ -32,7 +32,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import zmq
 from google.protobuf.message import DecodeError
@@ -41,7 +41,6 @@ from towpath import calls, convert
 from towpath._version import __version__
 from towpath.calls import Call
 from towpath.errors import (
-    Cancelled,
     ConnectionLost,
     ProtocolViolation,
     SlowConsumer,
@@ -51,7 +50,8 @@ from towpath.errors import (
 )
 from towpath.names import is_pattern
 from towpath.protocol import ClientProtocol
-from towpath.v1.channels_pb2 import PublishRequest, SubscribeRequest, SubscribeResponse
+from towpath.remote.ports import Ended
+from towpath.v1.channels_pb2 import PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse
 from towpath.v1.frame_pb2 import Frame
 from towpath.v1.message_pb2 import Headers, MessageBatch
 from towpath.v1.registry_pb2 import WatchResponse
@@ -239,13 +239,10 @@ class ZeroMQConnection:
     def publication(self, channel: str) -> ZeroMQPublication:
         return ZeroMQPublication(self, channel)
 
-    async def publish(self, request: PublishRequest) -> tuple[int, int]:
-        """Publish a batch; returns its source and the first seq."""
-        call = Call(
-            "publish_request",
-            request,
-            "publish_response",
-            lambda response: (int(response.source), int(response.first_seq)),
+    async def publish(self, request: PublishRequest) -> PublishResponse:
+        """Publish a batch."""
+        call: Call[PublishResponse] = Call(
+            "publish_request", request, "publish_response", lambda response: response
         )
         return await self._ask(self._publishes, call, None)
 
@@ -256,6 +253,9 @@ class ZeroMQConnection:
     async def open_stream(self, call: Call[T]) -> ZeroMQAnswers[T]:
         self._check()
         return ZeroMQAnswers(self, call)
+
+    async def open_exchange(self, call: Call[T]) -> ZeroMQAnswers[T]:
+        return await self.open_stream(call)
 
     def begin_stream(self, frame: Frame, handler: Callable[[Frame | TowpathError], None]) -> int:
         """Begin a stream; see :meth:`ClientProtocol.open_stream`."""
@@ -397,7 +397,7 @@ class ZeroMQPublication:
         self._connection = connection
         self._channel = channel
 
-    async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> tuple[int, int]:
+    async def publish(self, payloads: Sequence[bytes], headers: Sequence[Headers] | None) -> PublishResponse:
         return await self._connection.publish(
             PublishRequest(channel=self._channel, payloads=payloads, headers=headers)
         )
@@ -417,6 +417,16 @@ class ZeroMQAnswers(Generic[T]):
 
     async def receive(self) -> T:
         return self._call.result(await self._answers.get())
+
+    async def send(self, body: Any) -> None:
+        if self._answers.ended is not None:
+            raise self._answers.ended
+        self.more(body)
+
+    def more(self, body: Any) -> None:
+        frame = Frame()
+        getattr(frame, self._call.request).CopyFrom(body)
+        self._connection.add_to_stream(self._call_id, frame)
 
     def close(self) -> None:
         self._connection.cancel(self._call_id)
@@ -460,13 +470,18 @@ class _Answers:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def ended(self) -> TowpathError | None:
+        """Why no more will come, or None."""
+        return self._ended
+
     def put(self, answer: Frame | TowpathError) -> None:
         if isinstance(answer, TowpathError):
             self._ended = self._ended or answer
         elif answer.WhichOneof("body") == "error":
             self._ended = convert.error_from_proto(answer.error)
         elif answer.WhichOneof("body") == "end":
-            self._ended = Cancelled("the stream was ended")
+            self._ended = Ended("the stream was ended")
         else:
             self._frames.append(answer)
         self._arrived.set()

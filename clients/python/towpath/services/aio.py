@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from towpath import calls, model
@@ -29,44 +29,10 @@ from .aio_api import AsyncRequest, AsyncServer
 from .answering import Line, Ticket
 from .asking import Calls, PendingCall
 from .blocking import ANSWER_TIMEOUT_S, BEGIN_LOOK_S, READ_BYTES, READ_COUNT
+from .news import News
 
 if TYPE_CHECKING:
     from towpath.aio.client import LocalAsyncClient
-
-
-class _News:
-    """Whoever waits for something that one task may bring about."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
-        self.callbacks: set[Callable[[], None]] = set()
-
-    def tell(self) -> None:
-        """It may have come about."""
-        for callback in tuple(self.callbacks):
-            callback()
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self, deadline: int | None) -> None:
-        """Wait for the next :meth:`tell`, or for the deadline."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
-        timeout_s = seconds(deadline)
-        timer = (
-            None
-            if timeout_s is None
-            else waiter.get_loop().call_later(
-                timeout_s, lambda: None if waiter.done() else waiter.set_result(None)
-            )
-        )
-        try:
-            await waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._waiting.discard(waiter)
 
 
 class LocalAsyncCaller:
@@ -79,8 +45,8 @@ class LocalAsyncCaller:
         self._replies = replies
         self._requests = LocalAsyncPublisher(client, source)
         self._calls = Calls(source, replies)
-        self._news: dict[PendingCall, _News] = {}
-        self._servers = _News()
+        self._news: dict[PendingCall, News] = {}
+        self._servers = News()
         source.wake = self._wake
         replies.wake = self._wake
         self._reading = asyncio.create_task(self._read(), name=f"towpath-call {self.name}")
@@ -158,7 +124,7 @@ class LocalAsyncCaller:
         deadline: int | None,
         is_idempotent: bool,
         wait: bool,
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         """See :meth:`towpath.Client.call_stream`."""
         call = PendingCall(deadline_ns=deadline, is_idempotent=is_idempotent, is_stream=True)
         raw = answering.headers_bytes(headers)
@@ -223,7 +189,7 @@ class LocalAsyncCaller:
         Raises:
             Timeout: its deadline has passed; the server is told.
         """
-        news = self._news[call] = _News()
+        news = self._news[call] = News()
         try:
             while not (has_news := call.has_news) and not asking.is_past(call.deadline_ns):
                 await news.wait(call.deadline_ns)
@@ -292,8 +258,8 @@ class LocalAsyncServer(AsyncServer):
         self._info = info
         self._state = state
         self._line = Line(state, concurrency)
-        self._news = _News()
-        self._told: dict[Ticket, _News] = {}
+        self._news = News()
+        self._told: dict[Ticket, News] = {}
         self._answerers: dict[int, LocalAsyncPublisher] = {}
         self._answering = asyncio.Lock()
         self._closed = False
@@ -301,14 +267,21 @@ class LocalAsyncServer(AsyncServer):
         self._reading = asyncio.create_task(self._read(), name=f"towpath-serve {self.channel}")
 
     @classmethod
-    async def open(cls, client: LocalAsyncClient, name: str, concurrency: int) -> LocalAsyncServer:
-        """Attach it."""
+    async def open(
+        cls, client: LocalAsyncClient, name: str, concurrency: int, principal: str = ""
+    ) -> LocalAsyncServer:
+        """Attach it; ``principal`` is for whom a gateway serves."""
         answering.check_concurrency(concurrency)
         deadline = deadline_ns(CALL_TIMEOUT_S)
         protocol = client._protocol
         info = await client._call(calls.channel_info(name), deadline)
         begin = functools.partial(
-            protocol.new_reader, name, "", wants_doorbell=True, role=frame_pb2.READER_ROLE_SERVER
+            protocol.new_reader,
+            name,
+            "",
+            wants_doorbell=True,
+            role=frame_pb2.READER_ROLE_SERVER,
+            principal=principal,
         )
         state = await client._attach(begin, protocol.forget_reader, deadline)
         return cls(client, info, state, concurrency)
@@ -495,7 +468,7 @@ class LocalAsyncRequest(AsyncRequest):
         return None if deadline is None else remaining_ns(deadline) / 1e9
 
     def _when_cancelled(self, callback: Callable[[], object]) -> Callable[[], object]:
-        news = self._server._told.setdefault(self._ticket, _News())
+        news = self._server._told.setdefault(self._ticket, News())
 
         def look() -> None:
             if self.is_cancelled:
@@ -542,7 +515,7 @@ class LocalAsyncRequest(AsyncRequest):
         if ticket.is_over and not ticket.is_cancelled:
             raise answering.over()
         while not ticket.may_send and not asking.is_past(ticket.deadline_ns):
-            await server._told.setdefault(ticket, _News()).wait(ticket.deadline_ns)
+            await server._told.setdefault(ticket, News()).wait(ticket.deadline_ns)
         if ticket.is_over or not ticket.may_send:
             return False
         raw = answering.headers_bytes(headers)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from towpath import model
+from towpath.aio.handle import AsyncHandle
 from towpath.errors import Cancelled, ConnectionLost
 from towpath.result import attempt_async
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns
@@ -124,7 +125,7 @@ class AsyncRequest(ABC):
             await self.reply(b"" if reply is None else reply)
 
 
-class AsyncServer(ABC):
+class AsyncServer(AsyncHandle):
     """One server of a service; see :class:`towpath.Server`."""
 
     channel: str
@@ -177,12 +178,6 @@ class AsyncServer(ABC):
                     raise
                 group.create_task(request.answer(handler))
 
-    async def __aenter__(self) -> AsyncServer:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
 
 class AsyncCaller(Protocol):
     """A client's way to one service."""
@@ -205,7 +200,7 @@ class AsyncCaller(Protocol):
         deadline: int | None,
         is_idempotent: bool,
         wait: bool,
-    ) -> AsyncIterator[Message]: ...
+    ) -> AsyncGenerator[Message, None]: ...
 
 
 class AsyncServices(ABC):
@@ -225,7 +220,7 @@ class AsyncServices(ABC):
         cancels its call.
         """
         deadline = deadline_ns(timeout)
-        caller = await self._caller(name)
+        caller = await self.service_caller(name)
         return await caller.call(
             payload, headers=headers, deadline=deadline, is_idempotent=idempotent, wait=wait
         )
@@ -241,23 +236,25 @@ class AsyncServices(ABC):
         idempotent: bool = False,
         headers: model.Headers | None = None,
         wait: bool = False,
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         """Ask a service, and iterate over its replies; see :meth:`towpath.Client.call_stream`. What is not
         iterated to its end must be closed (``aclose``) to cancel the call.
         """
         deadline = deadline_ns(timeout)
-        caller = await self._caller(name)
+        caller = await self.service_caller(name)
         replies = caller.call_stream(
             payload, headers=headers, deadline=deadline, is_idempotent=idempotent, wait=wait
         )
-        async with contextlib.aclosing(replies):  # type: ignore[type-var]
+        async with contextlib.aclosing(replies):
             async for reply in replies:
                 yield reply
 
     @abstractmethod
-    async def serve(self, name: str, *, concurrency: int = 1) -> AsyncServer:
-        """Become a server of a service; see :meth:`towpath.Client.serve`."""
+    async def serve(self, name: str, *, concurrency: int = 1, principal: str = "") -> AsyncServer:
+        """Become a server of a service; see :meth:`towpath.Client.serve`. ``principal`` is for whom a gateway
+        serves.
+        """
 
     @abstractmethod
-    async def _caller(self, name: str, principal: str = "") -> AsyncCaller:
+    async def service_caller(self, name: str, principal: str = "") -> AsyncCaller:
         """This client's way to a service; ``principal`` is for whom a gateway calls."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from towpath import model
 from towpath.errors import ConnectionLost, Timeout
 from towpath.result import attempt
+from towpath.sync.handle import Handle
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns
 
 from .answering import needs_stream
@@ -25,7 +26,7 @@ part of a stream."""
 Handler = Callable[["Request"], Answer]
 
 
-class Request:
+class Request(ABC):
     """One request to a service. Answer it once: by :meth:`reply`, by :meth:`fail`, or, when ``is_stream``, by
     any number of :meth:`send` and then :meth:`end` or :meth:`reply`.
 
@@ -124,7 +125,7 @@ class Request:
             self.end()
 
 
-class Server:
+class Server(Handle):
     """One server of a service. ``for request in server`` gives one request after the other; :meth:`run`
     answers each by a function. Close it, or use it as a context manager.
 
@@ -220,12 +221,6 @@ class Server:
             for thread in threads:
                 thread.join()
 
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Caller(Protocol):
     """A client's way to one service."""
@@ -286,7 +281,7 @@ class Services(ABC):
             ChannelNotFound, InvalidArgument (no service), MessageTooLarge.
         """
         deadline = deadline_ns(timeout)
-        return self._caller(name).call(
+        return self.service_caller(name).call(
             payload, headers=headers, deadline=deadline, is_idempotent=idempotent, wait=wait
         )
 
@@ -308,7 +303,7 @@ class Services(ABC):
         all of it. ``idempotent``: another server is asked only as long as nothing came.
         """
         deadline = deadline_ns(timeout)
-        return self._caller(name).call_stream(
+        return self.service_caller(name).call_stream(
             payload, headers=headers, deadline=deadline, is_idempotent=idempotent, wait=wait
         )
 
@@ -326,5 +321,5 @@ class Services(ABC):
         """
 
     @abstractmethod
-    def _caller(self, name: str, principal: str = "") -> Caller:
+    def service_caller(self, name: str, principal: str = "") -> Caller:
         """This client's way to a service; ``principal`` is for whom a gateway calls."""

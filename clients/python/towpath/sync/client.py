@@ -191,8 +191,8 @@ class LocalClient(Client):
     def serve(self, name: str, *, concurrency: int = 1) -> Server:
         return self._persist(lambda: LocalServer(self, name, concurrency))
 
-    def _caller(self, name: str) -> LocalCaller:
-        return self._callers.get(name)
+    def service_caller(self, name: str, principal: str = "") -> LocalCaller:
+        return self._callers.get(name, principal)
 
     def _persist(self, attach: Callable[[], T]) -> T:
         """Attach, once more whenever the connection breaks meanwhile: with it goes what was half attached.

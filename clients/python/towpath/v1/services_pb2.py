@@ -26,7 +26,7 @@ from towpath.v1 import error_pb2 as towpath_dot_v1_dot_error__pb2
 from towpath.v1 import message_pb2 as towpath_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towpath/v1/services.proto\x12\ntowpath.v1\x1a\x16towpath/v1/error.proto\x1a\x18towpath/v1/message.proto\"\xa3\x01\n\x0b\x43\x61llRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x15\n\ris_idempotent\x18\x05 \x01(\x08\x12\x11\n\tis_stream\x18\x06 \x01(\x08\x12\x0e\n\x06window\x18\x07 \x01(\r\"E\n\x0c\x43\x61llResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12$\n\x07headers\x18\x02 \x01(\x0b\x32\x13.towpath.v1.Headers\"c\n\x0cServeRequest\x12&\n\x07serving\x18\x01 \x01(\x0b\x32\x13.towpath.v1.ServingH\x00\x12\"\n\x05reply\x18\x02 \x01(\x0b\x32\x11.towpath.v1.ReplyH\x00\x42\x07\n\x05\x65vent\"/\n\x07Serving\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0b\x63oncurrency\x18\x02 \x01(\r\"\x82\x01\n\x05Reply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x11.towpath.v1.Error\"\xc8\x01\n\rServeResponse\x12$\n\x06served\x18\x01 \x01(\x0b\x32\x12.towpath.v1.ServedH\x00\x12&\n\x07request\x18\x02 \x01(\x0b\x32\x13.towpath.v1.RequestH\x00\x12\x31\n\tcancelled\x18\x03 \x01(\x0b\x32\x1c.towpath.v1.RequestCancelledH\x00\x12-\n\x07granted\x18\x04 \x01(\x0b\x32\x1a.towpath.v1.RequestGrantedH\x00\x42\x07\n\x05\x65vent\"\x19\n\x06Served\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\xb2\x01\n\x07Request\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x11\n\tis_stream\x18\x06 \x01(\x08\x12\x15\n\ris_idempotent\x18\x07 \x01(\x08\x12\x0e\n\x06window\x18\x08 \x01(\r\"0\n\x0eRequestGranted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\"#\n\x10RequestCancelled\x12\x0f\n\x07request\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towpath/v1/services.proto\x12\ntowpath.v1\x1a\x16towpath/v1/error.proto\x1a\x18towpath/v1/message.proto\"\xa3\x01\n\x0b\x43\x61llRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x15\n\ris_idempotent\x18\x05 \x01(\x08\x12\x11\n\tis_stream\x18\x06 \x01(\x08\x12\x0e\n\x06window\x18\x07 \x01(\r\"E\n\x0c\x43\x61llResponse\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12$\n\x07headers\x18\x02 \x01(\x0b\x32\x13.towpath.v1.Headers\"c\n\x0cServeRequest\x12&\n\x07serving\x18\x01 \x01(\x0b\x32\x13.towpath.v1.ServingH\x00\x12\"\n\x05reply\x18\x02 \x01(\x0b\x32\x11.towpath.v1.ReplyH\x00\x42\x07\n\x05\x65vent\"/\n\x07Serving\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0b\x63oncurrency\x18\x02 \x01(\r\"\x92\x01\n\x05Reply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x11.towpath.v1.Error\x12\x0e\n\x06is_end\x18\x06 \x01(\x08\"\xc8\x01\n\rServeResponse\x12$\n\x06served\x18\x01 \x01(\x0b\x32\x12.towpath.v1.ServedH\x00\x12&\n\x07request\x18\x02 \x01(\x0b\x32\x13.towpath.v1.RequestH\x00\x12\x31\n\tcancelled\x18\x03 \x01(\x0b\x32\x1c.towpath.v1.RequestCancelledH\x00\x12-\n\x07granted\x18\x04 \x01(\x0b\x32\x1a.towpath.v1.RequestGrantedH\x00\x42\x07\n\x05\x65vent\"\x19\n\x06Served\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"\xb2\x01\n\x07Request\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x11\n\tis_stream\x18\x06 \x01(\x08\x12\x15\n\ris_idempotent\x18\x07 \x01(\x08\x12\x0e\n\x06window\x18\x08 \x01(\r\"0\n\x0eRequestGranted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\"#\n\x10RequestCancelled\x12\x0f\n\x07request\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,15 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVING']._serialized_start=429
   _globals['_SERVING']._serialized_end=476
   _globals['_REPLY']._serialized_start=479
-  _globals['_REPLY']._serialized_end=609
-  _globals['_SERVERESPONSE']._serialized_start=612
-  _globals['_SERVERESPONSE']._serialized_end=812
-  _globals['_SERVED']._serialized_start=814
-  _globals['_SERVED']._serialized_end=839
-  _globals['_REQUEST']._serialized_start=842
-  _globals['_REQUEST']._serialized_end=1020
-  _globals['_REQUESTGRANTED']._serialized_start=1022
-  _globals['_REQUESTGRANTED']._serialized_end=1070
-  _globals['_REQUESTCANCELLED']._serialized_start=1072
-  _globals['_REQUESTCANCELLED']._serialized_end=1107
+  _globals['_REPLY']._serialized_end=625
+  _globals['_SERVERESPONSE']._serialized_start=628
+  _globals['_SERVERESPONSE']._serialized_end=828
+  _globals['_SERVED']._serialized_start=830
+  _globals['_SERVED']._serialized_end=855
+  _globals['_REQUEST']._serialized_start=858
+  _globals['_REQUEST']._serialized_end=1036
+  _globals['_REQUESTGRANTED']._serialized_start=1038
+  _globals['_REQUESTGRANTED']._serialized_end=1086
+  _globals['_REQUESTCANCELLED']._serialized_start=1088
+  _globals['_REQUESTCANCELLED']._serialized_end=1123
 # @@protoc_insertion_point(module_scope)

@@ -155,9 +155,12 @@ class Reply(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     IS_LAST_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    IS_END_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     payload: _builtins.bytes
     is_last: _builtins.bool
+    is_end: _builtins.bool
+    """The end of a stream, without another reply."""
     @_builtins.property
     def headers(self) -> _message_pb2.Headers: ...
     @_builtins.property
@@ -172,10 +175,11 @@ class Reply(_message.Message):
         headers: _message_pb2.Headers | None = ...,
         is_last: _builtins.bool = ...,
         error: _error_pb2.Error | None = ...,
+        is_end: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "headers", b"headers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "headers", b"headers", "is_last", b"is_last", "payload", b"payload", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "headers", b"headers", "is_end", b"is_end", "is_last", b"is_last", "payload", b"payload", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
