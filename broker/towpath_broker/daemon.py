@@ -39,8 +39,10 @@ from towpath.errors import ProtocolViolation, TowpathError, Unavailable
 from . import configuration
 from .core import effects
 from .core.commands import ChannelOptions
+from .core.ids import first_id
 from .core.limits import CELLS_MAX
 from .core.machine import Machine
+from .data_engine import DataEngine
 from .engine import Engine
 from .host.children import read_settings_file
 from .host.packets import Outbox, close_all, receive_packet
@@ -53,6 +55,8 @@ from .ports import WallClock
 from .rings.kept import Keeper
 from .settings import Settings
 from .status import StatusBoard
+from .store.database import STORE_NAME
+from .store.sqlite import SqliteStore
 
 JOURNAL_NAME: Final = "journal.sqlite"
 KEY_NAME: Final = "resume.key"
@@ -77,6 +81,8 @@ class Daemon:
         self._status_due: asyncio.TimerHandle | None = None
         self._status_text = ""
         self._journal = SqliteJournal(Path(settings.daemon.state_dir) / JOURNAL_NAME)
+        self._kept = SqliteStore(Path(settings.daemon.state_dir) / STORE_NAME)
+        self._data: DataEngine  # made when the incarnation is known, before the door opens
         self._machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
         self._engine = Engine(self._machine, self._journal, WallClock(), self._emit)
         self._board = StatusBoard(
@@ -88,6 +94,8 @@ class Daemon:
         )
         self._door = Door(
             submit=self._engine.submit,
+            submit_data=lambda command: self._data.submit(command),
+            has_data=lambda name: self._data.has(name),
             table=_ring.GenerationTable(CELLS_MAX),
             keeper=Keeper(self._store, lambda name: self._outbox.send({"type": "unstore", "name": name})),
             admins=Admins(settings.daemon.admin_group),
@@ -112,6 +120,7 @@ class Daemon:
         stored = await self._take_stored()
         await self._engine.recover()
         self._board.incarnation = self._machine.incarnation
+        data = await self._begin_data_plane()
         engine = asyncio.create_task(self._engine.run(), name="engine")
         engine.add_done_callback(lambda _: self._draining.set())
         await self._configure()
@@ -135,11 +144,28 @@ class Daemon:
             await self._door.close()
         self._engine.stop()
         await engine
+        self._data.stop()
+        await data
         if not self._must_keep:
             self._door.mediator.close()
         loop.remove_reader(self._control)
         self._journal.close()
+        self._kept.close()
         return self._must_keep
+
+    async def _begin_data_plane(self) -> asyncio.Task[None]:
+        self._data = DataEngine(
+            limits=self._settings.limits,
+            store=self._kept,
+            clock=WallClock(),
+            emit=self._door.emit_data,
+            kind_of=self._machine.kind_of,
+            first_consumer=first_id(self._machine.incarnation),
+        )
+        await self._data.recover(self._machine.data_channels())
+        task = asyncio.create_task(self._data.run(), name="data engine")
+        task.add_done_callback(lambda _: self._draining.set())
+        return task
 
     async def _beat(self) -> None:
         with contextlib.suppress(Unavailable):  # the engine has ended, as this process is about to
@@ -155,7 +181,13 @@ class Daemon:
     # ---- effects and counts ----
 
     def _emit(self, effect: effects.Effect) -> None:
-        self._door.emit(effect)
+        match effect:
+            case effects.ChannelOpened():
+                self._data.open_channel(effect)
+            case effects.ChannelClosed():
+                self._data.close_channel(effect)
+            case _:
+                self._door.emit(effect)
         if self._status_due is None and isinstance(effect, effects.Reply | effects.SessionOpened):
             self._status_due = asyncio.get_running_loop().call_later(STATUS_INTERVAL_S, self._tell_status)
 
@@ -250,6 +282,11 @@ class Daemon:
                 self._door.adopt(sock, str(packet["gateway"]), int(packet["pid"]))
             case "gateways":
                 self._board.set_gateways(packet["gateways"])
+            case "listen" if len(descriptors) == 1:
+                self._door.stop_listening()
+                self._listener.close()
+                self._listener = socket.socket(fileno=descriptors.pop())
+                self._door.listen(self._listener)
             case "reload" if len(descriptors) == 1:
                 self._add_task(self._reload(Settings.from_json(read_settings_file(descriptors[0]))))
             case "warning":

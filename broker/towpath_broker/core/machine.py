@@ -227,6 +227,11 @@ class Machine:
             bindings=tuple(self._registry.bindings.values()),
         )
 
+    def kind_of(self, name: str) -> c.Kind | None:
+        """Return a channel's kind; None: there is none of that name."""
+        channel = self._registry.channels.get(name)
+        return channel.options.kind if channel is not None else None
+
     def data_channels(self) -> list[e.ChannelOpened]:
         """Return what the data plane is to have after a recovery, when no effect told of it. O(channels)."""
         return [_opened(each) for each in self._registry.channels.values() if each.options.is_data]

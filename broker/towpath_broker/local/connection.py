@@ -32,13 +32,15 @@ from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core import commands
 from towpath_broker.core.commands import Caller
+from towpath_broker.core.data import commands as data_commands
 from towpath_broker.core.effects import SessionOpened
 from towpath_broker.core.ids import CallId, ConnectionId, ReaderId, SessionId, SourceId
 from towpath_broker.rings.own_channel import partly
 
-from . import translate
+from . import translate, translate_data
 from .credentials import Peer, open_pidfd
 from .doorbells import Doorbells
+from .streams import Streams
 
 if TYPE_CHECKING:
     from .door import Door
@@ -85,6 +87,8 @@ class Connection:
         self._doorbells: Doorbells | None = None
         self._calls: dict[int, str] = {}
         self._watches: set[int] = set()
+        self._data_calls: set[int] = set()
+        self.streams = Streams(self)
         self._offers: dict[int, Callable[[], None]] = {}
         self._tokens: dict[int, bytes] = {}
         self._loop = asyncio.get_running_loop()
@@ -183,6 +187,14 @@ class Connection:
             self._offers[frame.id] = lambda: self._door.descriptors.drop_reader(reader)
             self._door.submit(command)
             return
+        if request in translate_data.REQUESTS or (
+            request == "publish_request" and self._door.has_data(body.channel)
+        ):
+            self._data_calls.add(frame.id)
+            if request in translate_data.STREAMS:
+                self._watches.add(frame.id)
+            self._door.submit_data(translate_data.command_from(caller, request, body))
+            return
         if request == "watch_request":
             self._watches.add(frame.id)
         self._door.submit(translate.command_from(caller, request, body))
@@ -209,6 +221,11 @@ class Connection:
 
     def _cancel(self, call: int) -> None:
         if self.session is not None and call in self._calls:
+            if call in self._data_calls:
+                self._door.submit_data(data_commands.CancelCall(self.session, CallId(call)))
+                if self._calls[call] in translate_data.STREAMS:
+                    self._end(call)
+                return
             if self._calls[call] == "publish_request":
                 self._withdraw(CallId(call))
                 return
@@ -241,6 +258,7 @@ class Connection:
     def _end(self, call: int) -> str | None:
         request = self._calls.pop(call, None)
         self._watches.discard(call)
+        self._data_calls.discard(call)
         if len(self._calls) - len(self._watches) < CALLS_MAX:
             self._transport.resume_reading()
         return request
@@ -270,6 +288,18 @@ class Connection:
     def send(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
         """Send a notice, or one more item of a stream."""
         self._transport.send(frame, descriptors)
+
+    def waits(self, call: CallId) -> None:
+        """A call waits for what others bring about: it does not keep them from being read."""
+        if call in self._calls:
+            self._watches.add(call)
+            if len(self._calls) - len(self._watches) < CALLS_MAX:
+                self._transport.resume_reading()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for the socket to take it."""
+        return self._transport.unsent_bytes
 
     def when_sent(self, then: Callable[[], object]) -> None:
         """Do something when all that was sent so far is the kernel's; never, if the connection ends first."""

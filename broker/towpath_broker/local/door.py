@@ -26,15 +26,17 @@ from towpath import _ring, wire
 from towpath.errors import ConnectionLost, LimitExceeded, TowpathError
 from towpath.v1 import frame_pb2
 from towpath_broker.core import commands, effects
+from towpath_broker.core.data import commands as data_commands
+from towpath_broker.core.data import effects as data_effects
 from towpath_broker.core.effects import Effect
-from towpath_broker.core.ids import ConnectionId, SessionId, SourceId
+from towpath_broker.core.ids import CallId, ConnectionId, SessionId, SourceId
 from towpath_broker.log import log
 from towpath_broker.rings.descriptors import Descriptors
 from towpath_broker.rings.kept import Keeper
 from towpath_broker.rings.mediator import Mediator
 from towpath_broker.rings.own_channel import Publication, partly
 
-from . import translate
+from . import translate, translate_data
 from .connection import Connection
 from .credentials import Admins, Peer, peer_of
 from .tokens import ResumeTokens
@@ -52,6 +54,8 @@ class Door:
 
     Args:
         submit: gives a command to the engine; never waits.
+        submit_data: gives one to the data plane's engine.
+        has_data: whether a channel is of the data plane.
         table: the generation table, written on the core's behalf.
         keeper: has the supervisor keep what the core's own rings need to outlive it.
         admins: who may do what admins may.
@@ -66,6 +70,8 @@ class Door:
         self,
         *,
         submit: Callable[[commands.Command], None],
+        submit_data: Callable[[data_commands.DataCommand], None],
+        has_data: Callable[[str], bool],
         table: _ring.GenerationTable,
         keeper: Keeper,
         admins: Admins,
@@ -85,6 +91,8 @@ class Door:
             held=self._hold,
         )
         self.submit = submit
+        self.submit_data = submit_data
+        self.has_data = has_data
         self.tokens = tokens
         self.counters: Counter[str] = Counter()
         self._table = table
@@ -182,6 +190,7 @@ class Door:
             self.descriptors.drop_session(connection.session)
             self.mediator.withdraw(connection.session)
             self.submit(commands.CloseSession(connection.session))
+            self.submit_data(data_commands.EndSession(connection.session))
         if not self._connections:
             self._is_empty.set()
 
@@ -235,10 +244,38 @@ class Door:
             case effects.Warn():
                 self._warn(effect.message)
 
+    def emit_data(self, effect: data_effects.Effect) -> None:
+        """Carry out one effect of the data plane."""
+        match effect:
+            case data_effects.Reply():
+                if (connection := self._asking(effect.session, effect.call)) is not None:
+                    connection.answer(translate_data.reply_frame(effect.call, effect.body))
+            case data_effects.Refuse():
+                if (connection := self._asking(effect.session, effect.call)) is not None:
+                    connection.refuse(effect.call, effect.error)
+            case (
+                data_effects.ConsumeStarted()
+                | data_effects.Deliver()
+                | data_effects.ValueItem()
+                | data_effects.StreamEnded()
+            ):
+                if (connection := self._sessions.get(effect.session)) is not None:
+                    connection.streams.send(effect)
+            case data_effects.Waits():
+                if (connection := self._sessions.get(effect.session)) is not None:
+                    connection.waits(effect.call)
+            case data_effects.Warn():
+                self._warn(effect.message)
+
     def _count_ended(self, body: effects.NoticeBody) -> None:
         """Count subscriptions that ended because too many publishers came and were not read."""
         if isinstance(body, effects.SubscriptionEnded) and isinstance(body.error, LimitExceeded):
             self.count("subscriptions_out_of_slots")
+
+    def _asking(self, session: SessionId, call: CallId) -> Connection | None:
+        """The connection that still waits for a call's answer."""
+        connection = self._sessions.get(session)
+        return connection if connection is not None and connection.request_of(call) is not None else None
 
     def _opened(self, effect: effects.SessionOpened) -> None:
         connection = self._connections.get(effect.connection)

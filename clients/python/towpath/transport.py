@@ -60,6 +60,11 @@ class FrameTransport:
         """Whether nothing can be sent any more."""
         return self._closed
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for the socket to take it."""
+        return self._outbox.size
+
     def send(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
         """Send a frame, or queue what the socket does not take now. Nothing happens on a closed
         connection.

@@ -219,6 +219,11 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return self._bytes
+
     def put(self, data: bytes, descriptors: tuple[Descriptor, ...] = ()) -> None:
         """Append an encoded frame.
 

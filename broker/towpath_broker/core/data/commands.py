@@ -17,7 +17,7 @@ from typing import ClassVar
 from towpath_broker.core.commands import Caller, ChannelOptions
 from towpath_broker.core.ids import CallId, SessionId
 
-from .rows import Content, ParcelHead, StoredParcel, StoredTransaction, StoredValue
+from .rows import Content, ParcelHead, Run, StoredParcel, StoredTransaction, StoredValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,15 @@ class TakeIn(DataCommand):
     last_time_ns: int
     taken: Mapping[int, tuple[int, int]]
     message_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PostLetters(DataCommand):
+    """Dead letters of a queue of the other machine."""
+
+    channel: str
+    run: Run
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)

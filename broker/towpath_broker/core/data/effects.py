@@ -14,7 +14,7 @@ from towpath.errors import TowpathError
 from towpath_broker.core.ids import CallId, SessionId
 
 from .commands import Range
-from .rows import Content, Run, StoredValue
+from .rows import Content, PackedParcel, Run, StoredValue
 
 # ---- bodies of replies -------------------------------------------------------------------------------------
 
@@ -96,6 +96,23 @@ class Committed:
     is_repeated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ParcelsRead:
+    """What a durable topic has stored; from the shell, not the machine.
+
+    Attributes:
+        first_seq: of the first parcel's first message.
+        next_seq: what to ask for next.
+        end_seq: what the next message to be published will have.
+    """
+
+    channel: str
+    first_seq: int
+    next_seq: int
+    end_seq: int
+    parcels: Sequence[PackedParcel] = ()
+
+
 ReplyBody = (
     Published
     | Settled
@@ -107,6 +124,7 @@ ReplyBody = (
     | PlaceDeleted
     | PlacesListed
     | Committed
+    | ParcelsRead
 )
 
 # ---- effects -----------------------------------------------------------------------------------------------
@@ -135,6 +153,15 @@ class ConsumeStarted:
     session: SessionId
     call: CallId
     body: Consuming
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The call waits for what other calls bring about: they must be heard meanwhile, those of its own session
+    too."""
+
+    session: SessionId
+    call: CallId
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +275,12 @@ class FindByTime:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Publish on a channel that is not of this machine: they have left their queue. There is nobody to be
-    told of a refusal; it is counted."""
+    """Publish on a channel that is not of this machine (``PostLetters``): they have left their queue. Where
+    that cannot be they are lost, and an operator is told."""
 
     channel: str
     run: Run
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +335,7 @@ Effect = (
     Reply
     | Refuse
     | ConsumeStarted
+    | Waits
     | Deliver
     | ValueItem
     | Appended

@@ -140,6 +140,9 @@ class DataMachine:
             c.Publish: self._publish,
             c.TakeIn: self._take_in,
             c.ForgetSource: self._forget_source,
+            c.PostLetters: lambda command, round_: self.post(
+                command.channel, command.run, command.priority, round_
+            ),
             c.Consume: lambda command, round_: self._queue(command.channel).consume(command, round_),
             c.Settle: self._settle,
             c.GetValue: self._get_value,
@@ -440,7 +443,7 @@ class DataMachine:
             case State():
                 posted = False
             case None:
-                round_.effects.append(e.DeadLetters(channel, run))
+                round_.effects.append(e.DeadLetters(channel, run, priority))
         if not posted:
             self._shared.counters["dead_letters_lost"] += len(run.payloads)
             round_.effects.append(

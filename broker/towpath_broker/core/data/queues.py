@@ -47,7 +47,7 @@ from towpath_broker.core.ids import CallId, SessionId
 from .commands import Consume, ParcelsLoaded, Publish, Range, Settle
 from .consumers import PREFETCH_DEFAULT, PREFETCH_MAX, Consumer
 from .dedupe import Ids
-from .effects import ConsumeStarted, Consuming, Deliver, Piece, Published, Settled, StreamEnded
+from .effects import ConsumeStarted, Consuming, Deliver, Piece, Published, Settled, StreamEnded, Waits
 from .letters import dead_letter_headers
 from .parcels import MESSAGES_MAX, Lane, Lease, Parcel, Segment, remove_from_heap
 from .publishing import Columns, columns_of
@@ -222,6 +222,7 @@ class Queue:
             )
         waiting = WaitingPublish(self, self.shared.check_call(command.caller), command, columns.content_bytes)
         self.shared.add_stream(waiting, round_.undo)
+        round_.effects.append(Waits(waiting.session, waiting.call))
         round_.undo.add(self.line.pop)
         self.line.append(waiting)
         round_.undo.set(self, "line_bytes", self.line_bytes + columns.content_bytes)

@@ -1,0 +1,519 @@
+"""The data plane's engine: two lanes of commands, each with its machine; rounds, commits, time.
+
+Theory of operation
+    Whoever has a command calls :meth:`DataEngine.submit`, which puts it in line at the lane that has its
+    channel. The *memory lane* applies what waits in one round per turn of the event loop, and emits at once.
+    The *durable lane* applies what waits, commits the round's rows in a worker thread, and then emits. While
+    a commit waits for the disk commands gather in line and share the next: group commit. So the memory lane
+    never waits for a disk.
+
+    If the store has no room, the machine takes the round back. Clients whose commands write are refused
+    (StoreFull), as are rings that were to be taken in; what nobody can be refused (the end of a session, say)
+    is tried again with each later round, and after ``RETRY_S``. Any other failure of the store ends
+    :meth:`run`, and the process with it: nothing was shown that was not committed.
+
+    What a command needs from the store before it can be applied is read then; what machines ask for by
+    ``Load*`` is read by another thread, while rounds go on, and comes back as a command.
+
+    Each machine says when something happens by itself; one timer per lane brings it a ``Tick`` then. There
+    is no polling; the timer is set anew at least every ``TIMER_S_MAX``, in case the host's clock was set.
+
+Invariants
+    Nothing is emitted before the commit that covers it has returned. Effects are emitted in the order in
+    which a lane's commands were submitted.
+    There is one round of the durable lane under way at most.
+
+Not here: what commands mean (``core.data.machine``), who is connected, descriptors and frames (the door).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from towpath.errors import ChannelNotFound, InvalidArgument, StoreFull, TowpathError
+
+from .core.commands import Kind
+from .core.data import commands as c
+from .core.data import effects as e
+from .core.data.machine import ChannelStatistics, DataMachine, Outcome, Statistics
+from .core.effects import ChannelClosed, ChannelOpened
+from .core.limits import Limits
+from .ports import Clock, Store
+
+ROUND_COMMANDS_MAX: Final = 512
+ROUND_BYTES_MAX: Final = 8 << 20
+"""How much one round takes from the line; bounds how long others of the event loop wait, and a commit."""
+RETRY_S: Final = 0.5
+TIMER_S_MAX: Final = 60.0
+
+EmitData = Callable[[e.Effect], None]
+"""Carries out one effect, at once and without waiting; called in order, from the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataEngineStatistics:
+    """What the engine has done in this run, and what its machines hold."""
+
+    rounds: int
+    commits: int
+    rows: int
+    store_full: int
+    loads: int
+    waiting: int
+    memory: Statistics
+    durable: Statistics
+
+
+class _Lane:
+    """A machine, the line before it, and its timer."""
+
+    def __init__(self, machine: DataMachine, clock: Clock, wake: Callable[[], None]) -> None:
+        self.machine = machine
+        self.line: deque[c.DataCommand] = deque()
+        self.clock = clock
+        self.wake = wake
+        self.rounds = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+
+    def submit(self, command: c.DataCommand) -> None:
+        self.line.append(command)
+        self.wake()
+
+    def take(self) -> list[c.DataCommand]:
+        """Take a round's commands from the line."""
+        taken: list[c.DataCommand] = []
+        size = 0
+        while self.line and len(taken) < ROUND_COMMANDS_MAX and size < ROUND_BYTES_MAX:
+            command = self.line.popleft()
+            size += _size(command)
+            taken.append(command)
+        return taken
+
+    def apply(self, commands: Sequence[c.DataCommand]) -> Outcome:
+        self.rounds += 1
+        return self.machine.apply(commands, self.clock.now_ns())
+
+    def set_timer(self) -> None:
+        """Be woken when something happens by itself."""
+        due_ns = self.machine.next_deadline_ns()
+        if self._timer is not None:
+            if due_ns == self._timer_ns:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due_ns is not None:
+            self._timer_ns = due_ns
+            delay_s = max(0.0, (due_ns - self.clock.now_ns()) / 1e9)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(min(delay_s, TIMER_S_MAX), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        due_ns = self.machine.next_deadline_ns()
+        if due_ns is not None and due_ns <= self.clock.now_ns():
+            self.submit(c.Tick())
+        else:
+            self.set_timer()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.line.clear()
+
+
+class DataEngine:
+    """Runs both machines.
+
+    Args:
+        limits: the bounds that hold.
+        store: stays the caller's, who closes it after :meth:`run` has returned.
+        clock: tells the time of rounds.
+        emit: carries out effects.
+        kind_of: the kind of a channel that the registry has; None: it has none of that name. For refusals.
+        first_consumer: of the numbers of consumers, which must never have been used before.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        store: Store,
+        clock: Clock,
+        emit: EmitData,
+        kind_of: Callable[[str], Kind | None],
+        first_consumer: int,
+    ) -> None:
+        self._store = store
+        self._emit = emit
+        self._kind_of = kind_of
+        first_consumer += first_consumer % 2
+        memory = DataMachine(limits, is_durable=False, first_consumer=first_consumer)
+        durable = DataMachine(limits, is_durable=True, first_consumer=first_consumer + 1)
+        self._memory = _Lane(memory, clock, self._wake_memory)
+        self._durable = _Lane(durable, clock, self._wake_durable)
+        self._lane_of: dict[str, _Lane] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._memory_due = False
+        self._arrived = asyncio.Event()
+        self._stuck: list[c.DataCommand] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._is_stopping = False
+        self._is_over = False
+        self._commits = self._rows = self._full = self._loaded = 0
+        # One thread each: commits never queue behind reading, and never run two at a time.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+
+    # ---- for the daemon ------------------------------------------------------------------------------------
+
+    async def recover(self, channels: Sequence[ChannelOpened]) -> None:
+        """Take up what is stored, of the channels that the registry has. Once, before :meth:`run`.
+
+        Raises:
+            StoreDamaged, InvalidConfiguration: the store cannot be used.
+            OSError, sqlite3.Error: it failed.
+        """
+        loop = asyncio.get_running_loop()
+        self._durable.machine.restore(await loop.run_in_executor(self._reader, self._store.load))
+        for channel in channels:
+            self.open_channel(channel)
+        self._durable.submit(c.Recovered())
+
+    async def run(self) -> None:
+        """Carry out commands until :meth:`stop`, and then those that still wait.
+
+        Raises:
+            OSError, sqlite3.Error, StoreDamaged: the store failed. Nothing may be submitted any more.
+        """
+        lane = self._durable
+        try:
+            while not self._failure:
+                if lane.line:
+                    await self._durable_round(lane.take())
+                    await asyncio.sleep(0)
+                elif self._is_stopping and not self._loads:
+                    break
+                else:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+            if self._failure:
+                raise self._failure
+        finally:
+            await self._end()
+
+    def stop(self) -> None:
+        """Let :meth:`run` return when the line is empty."""
+        self._is_stopping = True
+        self._arrived.set()
+
+    async def _end(self) -> None:
+        self._is_over = True
+        if self._retry is not None:
+            self._retry.cancel()
+        for lane in (self._memory, self._durable):
+            lane.stop()
+        for task in tuple(self._loads):
+            task.cancel()
+        # What is under way is let finish: the caller may close the store next.
+        self._writer.shutdown(wait=True)
+        self._reader.shutdown(wait=True)
+
+    def open_channel(self, effect: ChannelOpened) -> None:
+        """The registry has a channel; or has it with other options."""
+        lane = self._durable if effect.options.durable else self._memory
+        before = self._lane_of.get(effect.name)
+        if before is not None and (before is not lane or self._kinds[effect.name] is not effect.options.kind):
+            before.submit(c.CloseChannel(effect.name))
+        self._lane_of[effect.name] = lane
+        self._kinds[effect.name] = effect.options.kind
+        lane.submit(c.OpenChannel(effect.name, effect.options, effect.owner, effect.declared_at_ns))
+
+    def close_channel(self, effect: ChannelClosed) -> None:
+        """The registry has it no more."""
+        del self._kinds[effect.name]
+        self._lane_of.pop(effect.name).submit(c.CloseChannel(effect.name))
+
+    def has(self, channel: str) -> bool:
+        """Whether a channel is of the data plane."""
+        return channel in self._lane_of
+
+    def is_in_use(self, channel: str) -> int:
+        """Return how many consume, watch or wait on a channel."""
+        statistics = self.channel_statistics(channel)
+        return statistics.consumers + statistics.publishers if statistics is not None else 0
+
+    def channel_statistics(self, channel: str) -> ChannelStatistics | None:
+        """Return what a channel holds; None: it is not of the data plane."""
+        lane = self._lane_of.get(channel)
+        return lane.machine.channel_statistics(channel) if lane is not None else None
+
+    def taken(self, channel: str) -> dict[int, int]:
+        """Return up to where each source of a durable topic was taken in, and committed or under way."""
+        return dict(self._durable.machine.taken(channel))
+
+    def next_seq(self, channel: str) -> int:
+        """Return what the next message of a durable topic will have."""
+        return self._durable.machine.next_seq(channel)
+
+    def submit(self, command: c.DataCommand) -> None:
+        """Put a command in line, at the lane or lanes that it concerns. After :meth:`run` has returned
+        commands are ignored: those who could be answered are being disconnected."""
+        if self._is_over:
+            return
+        match command:
+            case c.EndSession() | c.CancelCall():
+                self._memory.submit(command)
+                self._durable.submit(command)
+            case c.CommitTransaction():
+                self._durable.submit(command)
+            case c.Settle():
+                (self._durable if command.consumer % 2 else self._memory).submit(command)
+            case _:
+                self._submit_to(command.channel, command)  # type: ignore[attr-defined]
+
+    def _submit_to(self, channel: str, command: c.DataCommand) -> None:
+        lane = self._lane_of.get(channel)
+        if lane is not None:
+            lane.submit(command)
+        elif isinstance(command, c.ClientCommand):
+            error: TowpathError
+            if (kind := self._kind_of(channel)) is None:
+                hint = f"declare it first: towpath declare {channel}"
+                error = ChannelNotFound(f"no channel {channel!r}", hint=hint)
+            else:
+                what = f"a {kind.name.lower()}" + (" that is not durable" if kind is Kind.TOPIC else "")
+                error = InvalidArgument(f"channel {channel!r} is {what}", hint="towpath channels tells")
+            self._refuse(command, error)
+        elif isinstance(command, c.TakeIn):
+            self._emit(e.NotTaken(channel, command.ticket, ChannelNotFound(f"no durable topic {channel!r}")))
+
+    def _refuse(self, command: c.ClientCommand, error: TowpathError) -> None:
+        caller = command.caller
+        if caller.session is not None:
+            self._emit(e.Refuse(caller.session, caller.call, error))
+
+    def statistics(self) -> DataEngineStatistics:
+        """Return counts of what was done in this run. O(channels)."""
+        return DataEngineStatistics(
+            rounds=self._memory.rounds + self._durable.rounds,
+            commits=self._commits,
+            rows=self._rows,
+            store_full=self._full,
+            loads=self._loaded,
+            waiting=len(self._memory.line) + len(self._durable.line),
+            memory=self._memory.machine.statistics(),
+            durable=self._durable.machine.statistics(),
+        )
+
+    # ---- the memory lane -----------------------------------------------------------------------------------
+
+    def _wake_memory(self) -> None:
+        if not self._memory_due and not self._is_over:
+            self._memory_due = True
+            asyncio.get_running_loop().call_soon(self._memory_round)
+
+    def _memory_round(self) -> None:
+        self._memory_due = False
+        lane = self._memory
+        if not lane.line or self._is_over:
+            return
+        outcome = lane.apply(lane.take())
+        assert not outcome.rows
+        lane.machine.keep()
+        for effect in outcome.effects:
+            self._carry_out(effect)
+        lane.set_timer()
+        if lane.line:
+            self._wake_memory()
+
+    # ---- the durable lane ----------------------------------------------------------------------------------
+
+    def _wake_durable(self) -> None:
+        self._arrived.set()
+
+    async def _durable_round(self, commands: Sequence[c.DataCommand]) -> None:
+        """Apply, commit, emit."""
+        lane = self._durable
+        if self._stuck:
+            commands = [*self._stuck, *commands]
+            self._stuck = []
+        for command in commands:
+            while (need := lane.machine.needs(command)) is not None:
+                await self._bring(need)
+        outcome = lane.apply(commands)
+        if outcome.rows:
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(self._writer, self._store.commit, outcome.rows)
+            except StoreFull as error:
+                lane.machine.undo()
+                self._full += 1
+                await self._without_room(commands, error)
+                return
+            self._commits += 1
+            self._rows += len(outcome.rows)
+        lane.machine.keep()
+        for effect in outcome.effects:
+            self._carry_out(effect)
+        lane.set_timer()
+
+    async def _without_room(self, commands: Sequence[c.DataCommand], error: StoreFull) -> None:
+        """Refuse who can be refused; carry out the others, those that write nothing at once."""
+        rest: list[c.DataCommand] = []
+        for command in commands:
+            if isinstance(command, c.TakeIn):
+                self._emit(e.NotTaken(command.channel, command.ticket, error.again()))
+            elif isinstance(command, c.ClientCommand) and command.WRITES:
+                self._refuse(command, error.again())
+            else:
+                rest.append(command)
+        if rest and len(rest) < len(commands):
+            await self._durable_round(rest)
+            return
+        # Even so there is no room: clients' own go in a round without the others, which wait.
+        asked = [command for command in rest if isinstance(command, c.ClientCommand)]
+        kept = [command for command in rest if not isinstance(command, c.ClientCommand | c.Tick)]
+        if asked and len(asked) < len(rest):
+            await self._durable_round(asked)
+            self._stuck = [*kept, *self._stuck]
+        else:
+            self._stuck = [*(kept or asked), *self._stuck]
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._durable.submit(c.Tick())
+
+    async def _bring(self, need: e.Need) -> None:
+        """Read what a command needs, and apply it."""
+        store, loop = self._store, asyncio.get_running_loop()
+        self._loaded += 1
+        brought: c.DataCommand
+        match need:
+            case e.NeedsValue():
+                value = await loop.run_in_executor(self._reader, store.read_value, need.channel)
+                brought = c.ValueLoaded(need.channel, value)
+            case e.NeedsIds():
+                ids = await loop.run_in_executor(self._reader, store.read_ids, need.channel, need.since_ns)
+                brought = c.IdsLoaded(need.channel, ids)
+            case e.NeedsTransactions():
+                known = await loop.run_in_executor(self._reader, store.read_transactions, need.since_ns)
+                brought = c.TransactionsLoaded(known)
+        outcome = self._durable.apply([brought])
+        assert not outcome.rows and not outcome.effects, outcome
+        self._durable.machine.keep()
+
+    # ---- effects -------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: e.Effect) -> None:
+        match effect:
+            case e.LoadParcels() | e.LoadHeads() | e.ReadParcels() | e.FindByTime():
+                self._loaded += 1
+                task = asyncio.get_running_loop().create_task(self._load(effect))
+                self._loads.add(task)
+                task.add_done_callback(self._load_ended)
+            case e.DeadLetters():
+                self._post(effect)
+            case _:
+                self._emit(effect)
+
+    def _post(self, letters: e.DeadLetters) -> None:
+        lane = self._lane_of.get(letters.channel)
+        if lane is not None:
+            lane.submit(c.PostLetters(letters.channel, letters.run, letters.priority))
+            return
+        count = len(letters.run.payloads)
+        self._emit(
+            e.Warn(
+                f"{count} dead letters are lost: channel {letters.channel!r} is no queue and no durable topic"
+            )
+        )
+
+    async def _load(self, effect: e.LoadParcels | e.LoadHeads | e.ReadParcels | e.FindByTime) -> None:
+        brought = await asyncio.get_running_loop().run_in_executor(self._reader, _read, self._store, effect)
+        if self._is_over:
+            return
+        if isinstance(brought, c.DataCommand):
+            self._durable.submit(brought)
+        else:
+            self._emit(brought)
+
+    def _load_ended(self, task: asyncio.Task[None]) -> None:
+        self._loads.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = failure
+        self._arrived.set()
+
+
+def _read(
+    store: Store, effect: e.LoadParcels | e.LoadHeads | e.ReadParcels | e.FindByTime
+) -> c.DataCommand | e.Reply:
+    """Read what an effect asks for; in the reader's thread."""
+    match effect:
+        case e.LoadParcels():
+            return _read_queue(store, effect)
+        case e.LoadHeads():
+            heads = store.read_heads(effect.channel, effect.first_seq, effect.count_max)
+            is_end = len(heads) < effect.count_max
+            return c.HeadsLoaded(effect.channel, effect.declared_at_ns, heads, is_end)
+        case e.ReadParcels():
+            return _read_log(store, effect)
+        case e.FindByTime():
+            seq = store.find_time(effect.channel, effect.time_ns)
+            found = e.Found(
+                effect.next_seq if seq is None else max(seq, effect.oldest_seq),
+                effect.oldest_seq,
+                effect.next_seq,
+            )
+            return e.Reply(effect.session, effect.call, found)
+
+
+def _read_queue(store: Store, effect: e.LoadParcels) -> c.ParcelsLoaded:
+    channel, declared_at_ns, count_max = effect.channel, effect.declared_at_ns, effect.count_max
+    if effect.priority is None:
+        after = (effect.after_ns, effect.first_seq - 1)
+        parcels, next_due_ns = store.read_due(channel, after, effect.until_ns, count_max, effect.bytes_max)
+        return c.ParcelsLoaded(channel, declared_at_ns, None, parcels, not next_due_ns, next_due_ns)
+    parcels = store.read_queue(channel, effect.priority, effect.first_seq, count_max, effect.bytes_max)
+    # Fewer than asked for may be the end, or the bound in bytes: only nothing at all is the end for certain.
+    return c.ParcelsLoaded(channel, declared_at_ns, effect.priority, parcels, not parcels)
+
+
+def _read_log(store: Store, effect: e.ReadParcels) -> e.Reply:
+    parcels = (
+        store.read_parcels(effect.channel, effect.first_seq, effect.bytes_max)
+        if effect.first_seq < effect.end_seq
+        else ()
+    )
+    first_seq, next_seq = effect.first_seq, effect.first_seq
+    if parcels:
+        first_seq = max(parcels[0].first_seq, effect.first_seq)
+        next_seq = parcels[-1].first_seq + parcels[-1].count
+    end_seq = max(effect.end_seq, next_seq)
+    body = e.ParcelsRead(effect.channel, first_seq, next_seq, end_seq, parcels)
+    return e.Reply(effect.session, effect.call, body)
+
+
+def _size(command: Any) -> int:
+    """About how much a command adds to a round."""
+    match command:
+        case c.Publish():
+            return sum(map(len, command.payloads))
+        case c.TakeIn():
+            return int(command.content_bytes)
+        case c.SetValue():
+            return len(command.payload)
+        case c.CommitTransaction():
+            return sum(map(_size, (*command.publishes, *command.values)))
+        case _:
+            return 0

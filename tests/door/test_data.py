@@ -1,0 +1,143 @@
+"""Queues, states and durable channels at the door, by frames: what any client library can count on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.door.raw import RawClient
+from tests.support.daemon import DaemonHandle
+from towpath.errors import Code
+from towpath.v1 import channels_pb2, queues_pb2, registry_pb2, store_pb2, values_pb2
+from towpath.v1.frame_pb2 import Frame
+
+
+def declare(client: RawClient, name: str, kind: str, *, durable: bool = False, **options: Any) -> None:
+    stated = registry_pb2.ChannelOptions(
+        kind=registry_pb2.Kind.Value(f"KIND_{kind.upper()}"), durable=durable, **options
+    )
+    answer = client.ask(
+        Frame(id=2, declare_channel_request=registry_pb2.DeclareChannelRequest(name=name, options=stated))
+    )
+    assert answer.WhichOneof("body") == "declare_channel_response", answer
+
+
+def publish(client: RawClient, channel: str, *payloads: bytes, call: int = 3) -> Frame:
+    return client.ask(
+        Frame(id=call, publish_request=channels_pb2.PublishRequest(channel=channel, payloads=payloads))
+    )
+
+
+def consume(client: RawClient, channel: str, prefetch: int, call: int = 10) -> int:
+    request = queues_pb2.ConsumeRequest(channel=channel, prefetch=prefetch)
+    answer = client.ask(Frame(id=call, consume_request=request))
+    assert answer.consume_response.WhichOneof("event") == "consuming", answer
+    return answer.consume_response.consuming.consumer
+
+
+def deliveries(client: RawClient, count: int) -> list[tuple[int, bytes, int]]:
+    """Receive deliveries: number, payload and attempt of each."""
+    got: list[tuple[int, bytes, int]] = []
+    while len(got) < count:
+        batch = client.receive().consume_response.batch
+        attempts = batch.attempts or [1] * len(batch.payloads)
+        got += [
+            (batch.first_delivery + index, payload, attempt)
+            for index, (payload, attempt) in enumerate(zip(batch.payloads, attempts, strict=True))
+        ]
+    assert len(got) == count
+    return got
+
+
+def settle(client: RawClient, consumer: int, first: int, last: int, call: int = 4) -> Frame:
+    request = queues_pb2.SettleRequest(consumer=consumer)
+    request.acknowledged.add(first=first, last=last)
+    return client.ask(Frame(id=call, settle_request=request))
+
+
+def test_a_queue_delivers_settles_and_gives_back(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as maker, RawClient(daemon.socket) as worker:
+        declare(maker, "jobs", "queue")
+        assert publish(maker, "jobs", b"a", b"b", b"c").publish_response.count == 3
+        consumer = consume(worker, "jobs", 2)
+        assert deliveries(worker, 2) == [(1, b"a", 1), (2, b"b", 1)]
+        worker.send(Frame(id=4, settle_request=queues_pb2.SettleRequest(consumer=consumer)))
+        worker.sock.settimeout(20)
+        assert worker.receive().settle_response.settled == 0
+        worker.send(
+            Frame(
+                id=5,
+                settle_request=queues_pb2.SettleRequest(
+                    consumer=consumer, acknowledged=[queues_pb2.DeliveryRange(first=1, last=1)]
+                ),
+            )
+        )
+        answers = [worker.receive(), worker.receive()]
+        assert {answer.WhichOneof("body") for answer in answers} == {"settle_response", "consume_response"}
+    with RawClient(daemon.socket) as other:
+        consume(other, "jobs", 10)
+        assert deliveries(other, 2) == [(1, b"b", 2), (2, b"c", 2)]
+
+
+def test_a_durable_queue_outlives_the_core(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        declare(client, "kept", "queue", durable=True)
+        publish(client, "kept", b"one", b"two")
+        consumer = consume(client, "kept", 1)
+        assert deliveries(client, 1) == [(1, b"one", 1)]
+        settle_request = queues_pb2.SettleRequest(consumer=consumer)
+        settle_request.acknowledged.add(first=1, last=1)
+        client.send(Frame(id=4, settle_request=settle_request))
+        while client.receive().WhichOneof("body") != "settle_response":
+            pass
+    daemon.kill_core()
+    with RawClient(daemon.socket) as client:
+        consume(client, "kept", 10)
+        assert [payload for _, payload, _ in deliveries(client, 1)] == [b"two"]
+
+
+def test_a_state_has_versions(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        declare(client, "mode", "state", durable=True)
+        asked = client.ask(
+            Frame(id=3, set_value_request=values_pb2.SetValueRequest(channel="mode", payload=b"auto"))
+        )
+        assert asked.set_value_response.version == 1
+        refused = client.ask(
+            Frame(
+                id=4,
+                set_value_request=values_pb2.SetValueRequest(channel="mode", payload=b"x", if_version=0),
+            )
+        )
+        assert int(refused.error.code) == Code.VERSION_CONFLICT
+    daemon.kill_core()
+    with RawClient(daemon.socket) as client:
+        got = client.ask(Frame(id=3, get_value_request=values_pb2.GetValueRequest(channel="mode")))
+        assert (got.get_value_response.value.version, got.get_value_response.value.payload) == (1, b"auto")
+
+
+def test_a_durable_topic_is_read_back(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        declare(client, "log", "topic", durable=True)
+        assert publish(client, "log", b"a", b"b").publish_response.first_seq == 1
+        read = client.ask(
+            Frame(id=4, read_stored_request=store_pb2.ReadStoredRequest(channel="log", first_seq=1))
+        ).read_stored_response
+        assert (read.first_seq, read.next_seq, read.end_seq, len(read.parcels)) == (1, 3, 3, 1)
+
+
+def test_a_transaction_is_all_or_nothing(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        declare(client, "out", "queue", durable=True)
+        declare(client, "count", "state", durable=True)
+        request = channels_pb2.CommitTransactionRequest(
+            transaction="t1",
+            publishes=[channels_pb2.PublishRequest(channel="out", payloads=[b"x"])],
+            values=[values_pb2.SetValueRequest(channel="count", payload=b"1", if_version=1)],
+        )
+        refused = client.ask(Frame(id=3, commit_transaction_request=request))
+        assert int(refused.error.code) == Code.VERSION_CONFLICT
+        request.values[0].if_version = 0
+        done = client.ask(Frame(id=4, commit_transaction_request=request)).commit_transaction_response
+        assert (done.published[0].first_seq, done.values[0].version, done.is_repeated) == (1, 1, False)
+        again = client.ask(Frame(id=5, commit_transaction_request=request)).commit_transaction_response
+        assert (again.published[0].first_seq, again.values[0].version, again.is_repeated) == (1, 1, True)
