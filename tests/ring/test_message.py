@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,9 +12,6 @@ from towpath._ring import (
     set_headers_decoder,
 )
 from towpath.model import NO_HEADERS, Headers
-
-if TYPE_CHECKING:
-    pass
 
 
 class TestMessage:

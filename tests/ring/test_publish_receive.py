@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,6 @@ from towpath._ring import (
     RingError,
     Writer,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class TestPublishing:
@@ -252,3 +250,32 @@ class TestGenerations:
         table.close()
         with pytest.raises(ValueError, match="closed"):
             table.get(0)
+
+
+class TestReusedMemory:
+    """Messages and small payloads that nobody refers to any more are made into the next ones."""
+
+    def receive_one(self, pair: tuple[Writer, Reader], payload: bytes) -> Message:
+        writer, reader = pair
+        assert writer.try_publish(payload) > 0
+        [message] = reader.receive(1, 10**6, 0)
+        return message
+
+    @pytest.mark.parametrize("size", [0, 1, 2, 64, 512, 513])
+    def test_a_payload_that_is_held_stays(self, pair: tuple[Writer, Reader], size: int) -> None:
+        held = [self.receive_one(pair, bytes([letter]) * size).payload for letter in b"abc"]
+        assert held == [bytes([letter]) * size for letter in b"abc"]
+
+    def test_a_payload_is_hashed_anew(self, pair: tuple[Writer, Reader]) -> None:
+        for letter in b"abcdef":
+            payload = bytes([letter]) * 64
+            assert hash(self.receive_one(pair, payload).payload) == hash(payload)
+
+    def test_sizes_may_change(self, pair: tuple[Writer, Reader]) -> None:
+        for size in (64, 63, 64, 0, 1, 600, 2, 64):
+            payload = b"x" * size
+            assert self.receive_one(pair, payload).payload == payload
+
+    def test_what_a_message_refers_to_is_let_go(self, pair: tuple[Writer, Reader]) -> None:
+        payload = self.receive_one(pair, b"p" * 64).payload
+        assert sys.getrefcount(payload) == 2  # `payload` and the argument

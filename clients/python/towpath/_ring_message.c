@@ -3,11 +3,14 @@
  * towpath._ring.Message: one received message, immutable.
  *
  * Made by the million, so: no dict, not tracked by the garbage collector (what it refers to never refers back), and
- * dead ones are kept for reuse, TP_FREE_MESSAGES_MAX of them. Headers stay bytes until somebody asks.
+ * dead ones are kept for reuse, TP_FREE_MESSAGES_MAX of them. Headers stay bytes until somebody asks. A small payload that
+ * nobody else has a reference to dies with its message, and is kept with it: bytes are not changed while anybody could
+ * see it, and the next message's are mostly of the same size.
  */
 #include "_ring_module.h"
 
 #define TP_FREE_MESSAGES_MAX 1024
+#define TP_KEPT_PAYLOAD_MAX 512 /* bytes of a payload that is kept */
 
 typedef struct {
     PyObject_HEAD
@@ -19,24 +22,71 @@ typedef struct {
 } MessageObject;
 
 static PyTypeObject *message_type;
-static MessageObject *free_message[TP_FREE_MESSAGES_MAX];
+static MessageObject *free_message[TP_FREE_MESSAGES_MAX]; /* `payload`: kept, or NULL; the rest is void */
 static int free_messages;
 static PyObject *headers_decoder, *headers_empty;
 
+/* A message, its fields still to be filled in: `payload` is NULL or one that was kept, ours alone. */
+static MessageObject *message_alloc(void) {
+    if (free_messages) {
+        MessageObject *self = free_message[--free_messages];
+        PyObject_Init((PyObject *)self, message_type);
+        return self;
+    }
+    MessageObject *self = PyObject_New(MessageObject, message_type);
+    if (self)
+        self->payload = NULL;
+    return self;
+}
+
+/* Is this payload the message's alone, and worth keeping? (Those of 0 and 1 bytes are Python's own.) */
+static int message_keeps(PyObject *payload) {
+    return Py_REFCNT(payload) == 1 && PyBytes_CheckExact(payload) && PyBytes_GET_SIZE(payload) > 1 &&
+           PyBytes_GET_SIZE(payload) <= TP_KEPT_PAYLOAD_MAX;
+}
+
+/* Bytes of this content: `kept` (taken over; or NULL) anew if it has the size, else others. */
+static PyObject *message_payload(PyObject *kept, const uint8_t *data, uint32_t count) {
+    if (kept && PyBytes_GET_SIZE(kept) == (Py_ssize_t)count) {
+        memcpy(PyBytes_AS_STRING(kept), data, count);
+        _Py_COMP_DIAG_PUSH
+        _Py_COMP_DIAG_IGNORE_DEPR_DECLS
+        ((PyBytesObject *)kept)->ob_shash = -1; /* not hashed yet */
+        _Py_COMP_DIAG_POP
+        return kept;
+    }
+    Py_XDECREF(kept);
+    return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)count);
+}
+
+PyObject *tp_message_of(const struct tpr_view *view) {
+    MessageObject *self = message_alloc();
+    if (!self)
+        return NULL;
+    self->headers_raw = self->headers = NULL;
+    self->channel = Py_NewRef((PyObject *)view->from->tag);
+    self->payload = message_payload(self->payload, view->payload, view->payload_bytes);
+    if (view->headers_bytes && self->payload)
+        self->headers_raw = PyBytes_FromStringAndSize((const char *)view->headers, (Py_ssize_t)view->headers_bytes);
+    if (!self->payload || (view->headers_bytes && !self->headers_raw)) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    struct tp_numbers numbers = {view->seq,    view->from->source,  view->time_ns,
+                                 view->missed, view->origin_source, view->origin_seq};
+    self->numbers = numbers;
+    return (PyObject *)self;
+}
+
 PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel,
                          const struct tp_numbers *numbers) {
-    MessageObject *self;
-    if (free_messages) {
-        self = free_message[--free_messages];
-        PyObject_Init((PyObject *)self, message_type);
-    } else {
-        self = PyObject_New(MessageObject, message_type);
-        if (!self) {
-            Py_DECREF(payload);
-            Py_XDECREF(headers_raw);
-            return NULL;
-        }
+    MessageObject *self = message_alloc();
+    if (!self) {
+        Py_DECREF(payload);
+        Py_XDECREF(headers_raw);
+        return NULL;
     }
+    Py_XDECREF(self->payload);
     self->payload = payload;
     self->headers_raw = headers_raw;
     self->headers = NULL;
@@ -47,11 +97,13 @@ PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *cha
 
 static void message_dealloc(MessageObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    Py_DECREF(self->payload);
+    int is_kept = free_messages < TP_FREE_MESSAGES_MAX;
+    if (!is_kept || (self->payload && !message_keeps(self->payload)))
+        Py_CLEAR(self->payload);
     Py_DECREF(self->channel);
     Py_XDECREF(self->headers_raw);
     Py_XDECREF(self->headers);
-    if (free_messages < TP_FREE_MESSAGES_MAX)
+    if (is_kept)
         free_message[free_messages++] = self;
     else
         PyObject_Free(self);

@@ -39,6 +39,9 @@ struct tp_numbers {
     uint64_t seq, source, time_ns, missed, origin_source, origin_seq;
 };
 
+/* A Message with a copy of what the view shows. */
+PyObject *tp_message_of(const struct tpr_view *view);
+
 /* A Message; takes over `payload` and `headers_raw` (NULL: none), also on failure. */
 PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, const struct tp_numbers *numbers);
 

@@ -242,21 +242,6 @@ static PyObject *reader_take_violations(ReaderObject *self, PyObject *Py_UNUSED(
 
 /* ---- receiving ---- */
 
-static PyObject *reader_message(const struct tpr_view *view) {
-    PyObject *headers = NULL;
-    PyObject *payload = PyBytes_FromStringAndSize((const char *)view->payload, (Py_ssize_t)view->payload_bytes);
-    if (!payload)
-        return NULL;
-    if (view->headers_bytes &&
-        !(headers = PyBytes_FromStringAndSize((const char *)view->headers, (Py_ssize_t)view->headers_bytes))) {
-        Py_DECREF(payload);
-        return NULL;
-    }
-    struct tp_numbers numbers = {view->seq,    view->from->source,  view->time_ns,
-                                 view->missed, view->origin_source, view->origin_seq};
-    return tp_message_new(payload, headers, (PyObject *)view->from->tag, &numbers);
-}
-
 /* One pass: up to the two bounds, but one message at least where there is one. Returns a list, empty when there
  * is none. NULL with an exception set: nothing was taken (but where memory fails even for the list, it was). */
 static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t bytes_max) {
@@ -269,7 +254,7 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
     tpr_reader_begin(&self->ring);
     while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
         int64_t more = (int64_t)view.headers_bytes + view.payload_bytes;
-        if ((bytes + more > bytes_max && count) || !(message[count] = reader_message(&view)))
+        if ((bytes + more > bytes_max && count) || !(message[count] = tp_message_of(&view)))
             break;
         if (tpr_reader_consume(&self->ring, &view)) {
             bytes += more;
