@@ -67,12 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: towpath serve --config towpath.toml --set zeromq.sub=tcp://127.0.0.1:0",
     )
     add_arguments(parser)
+    arguments = parser.parse_args(argv)
     try:
-        return run(parser.parse_args(argv))
+        return run(arguments)
     except TowpathError as error:
+        hint = error.hint
+        if arguments.check_config and isinstance(error, InvalidConfiguration) and hint == error.row.hint:
+            # The usual hint is to do just this.
+            hint = "towpath serve --print-example shows every setting with its range and default"
         print(f"towpath: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+        if hint:
+            print(f"hint: {hint}", file=sys.stderr)
         return error.row.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED

@@ -8,11 +8,12 @@ Theory of operation
     always started again.
 
     Control socket, packets of host/packets.py. To the core: ``gateways`` (how they fare; only the newest
-    counts), ``gateway_connection`` with a descriptor (serve this as that gateway's session), ``reload`` with
-    the settings in a file, ``warning`` (for the status), ``stop_accepting``, ``drain`` (finish, commit,
-    close, exit; with ``keep`` leave everything as a successor can take it over), and before all of them
-    ``stored`` and ``stored_end``: what an earlier core had kept here (host/store.py). From it: ``ready``,
-    ``reloaded``, ``status``, ``warning``, ``store`` and ``unstore``, and ``beat``.
+    counts), ``gateway_connection`` with a descriptor (serve this as that gateway's session), ``listen`` with
+    another listening socket, ``reload`` with the settings in a file, ``warning`` (for the status),
+    ``stop_accepting``, ``drain`` (finish, commit, close, exit; with ``keep`` leave everything as a successor
+    can take it over), and before all of them ``stored`` and ``stored_end``: what an earlier core had kept
+    here (host/store.py). From it: ``ready``, ``reloaded``, ``status``, ``warning``, ``store`` and
+    ``unstore``, and ``beat``.
 
     Watchdog: where there is one, the core's engine beats, ``BEATS`` times in the watchdog's span, from its
     own loop (engine.Engine.pulse). Each beat is passed on to systemd, and nothing else is: the supervisor
@@ -255,6 +256,13 @@ class CoreKeeper:
     def send(self, packet: Packet, *, topic: str = "") -> bool:
         """Tell the core something; False when there is none, or it does not listen."""
         return self._outbox is not None and self._outbox.send(packet, topic=topic)
+
+    def listen(self, listener: socket.socket) -> None:
+        """Have this core and its successors accept connections here instead."""
+        self._listener.close()
+        self._listener = listener
+        if self._outbox is not None:
+            self._outbox.send({"type": "listen"}, [os.dup(listener.fileno())])
 
     def relay(self, gateway: str, pid: int, descriptor: int) -> None:
         """Hand a gateway's connection to the core, or keep it until there is one."""

@@ -21,6 +21,9 @@ Life
     Reload, on SIGHUP: the configuration is read again. A bad one changes nothing and is told. A good one
     goes to the core, and gateways whose table changed are started again.
 
+    A socket that somebody has deleted is made again, and the core listens there from then on; one that has
+    something else in its place is told of in log and status, because nobody can be reached there.
+
 Invariants
     One core at a time, under the lock of the state directory, which the core inherits. No child outlives the
     supervisor (host/children.py). A core or gateway that exits with 78 (a configuration that can never work)
@@ -45,7 +48,7 @@ from pathlib import Path
 from typing import Final
 
 from towpath._version import __version__
-from towpath.errors import InvalidConfiguration, TowpathError
+from towpath.errors import InvalidConfiguration, LimitExceeded, TowpathError
 
 from .console import has_terminal, summary
 from .core_keeper import STATUS_CHARS_MAX, CoreKeeper
@@ -53,6 +56,7 @@ from .gateway_keeper import GatewayKeeper, missing_package
 from .host import directories
 from .host.children import describe_exit
 from .host.packets import close_all
+from .host.place import PlaceWatch
 from .host.store import Store
 from .host.systemd import Notifier, handed_over
 from .host.waiting import within
@@ -68,6 +72,8 @@ RELOAD_S: Final = 10.0
 DESCRIPTORS_WANTED: Final = 65_536
 """Soft limit of open files for the daemon's processes, as far as the hard limit allows; a session of the core
 takes several."""
+DESCRIPTORS_NEEDED: Final = 64
+"""Fewer, and it does not start: it would only fail later, at whatever needs the next one."""
 INTERRUPTED: Final = 130
 """Exit status after a second SIGINT, as a shell gives it."""
 _FIXED_SETTINGS: Final = ("runtime_dir", "state_dir", "socket_mode", "socket_group")
@@ -118,6 +124,7 @@ class Supervisor:
         self._listener = listener
         self._address = str(listener.getsockname())
         self._socket_path = socket_path
+        self._place: PlaceWatch | None = None
         self._stores = {owner: Store(owner, notifier, kept) for owner in ("core", "bridge")}
         self._core = CoreKeeper(
             lambda: self._settings,
@@ -152,6 +159,7 @@ class Supervisor:
             config=self._settings.config_file,
         )
         try:
+            self._watch_socket()
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._keep_core())
                 for name in self._settings.gateways:
@@ -188,7 +196,33 @@ class Supervisor:
             keeper.kill()
         self._core.kill()
 
+    def _watch_socket(self) -> None:
+        if self._socket_path is not None:
+            try:
+                self._place = PlaceWatch(self._socket_path, self._socket_gone)
+            except OSError as error:
+                log("daemon.socket_not_watched", level="warning", reason=error.strerror)
+
+    def _socket_gone(self) -> None:
+        """Somebody has deleted the socket, moved it, or put something else in its place."""
+        assert self._socket_path is not None
+        self._place = None
+        try:
+            if os.path.lexists(self._socket_path):
+                raise InvalidConfiguration("something else is in its place", hint="")
+            self._listener = listen_as_configured(self._socket_path, self._settings)
+        except (TowpathError, OSError) as error:
+            log("daemon.socket_gone", level="error", socket=self._address, message=str(error))
+            self._warn(f"the socket {self._address} was removed, nobody can connect any more: {error}")
+            return
+        log("daemon.socket_made_again", level="warning", socket=self._address)
+        self._core.listen(self._listener)
+        self._watch_socket()
+
     def _close_listener(self) -> None:
+        if self._place is not None:
+            self._place.close()
+            self._place = None
         self._listener.close()
         if self._socket_path is not None:
             with contextlib.suppress(TowpathError):
@@ -319,6 +353,32 @@ class Supervisor:
         self._notifier.status(text or self._status_line())
 
 
+def listen_as_configured(path: Path, settings: Settings) -> socket.socket:
+    """Bind the door's socket.
+
+    Raises:
+        InvalidConfiguration, PermissionDenied: it cannot be.
+    """
+    mode = int(settings.daemon.socket_mode, 8)
+    return directories.listen_at(path, mode=mode, group=settings.daemon.socket_group)
+
+
+def check_descriptors() -> None:
+    """Let this process and its children have as many descriptors as the daemon wants and the host allows.
+
+    Raises:
+        LimitExceeded: those are too few to run at all.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = max(soft, min(hard, DESCRIPTORS_WANTED))
+    if allowed < DESCRIPTORS_NEEDED:
+        raise LimitExceeded(
+            f"a process may have {allowed} open files here; the daemon needs {DESCRIPTORS_NEEDED} at least",
+            hint="raise ulimit -n, or LimitNOFILE= of its unit",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
     """Run the daemon in the foreground.
 
@@ -345,8 +405,7 @@ def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
     settings = load_with_directories()
     check_packages(settings)
     set_level(settings.daemon.log_level)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS_WANTED)), hard))
+    check_descriptors()
     notifier = Notifier(environment)
     runtime_dir, state_dir = Path(settings.daemon.runtime_dir), Path(settings.daemon.state_dir)
     mode = int(settings.daemon.socket_mode, 8)
@@ -359,7 +418,7 @@ def serve(load: Callable[[], Settings], environment: Mapping[str, str]) -> int:
         socket_path = None
         if listener is None:
             socket_path = runtime_dir / directories.SOCKET_NAME
-            listener = directories.listen_at(socket_path, mode=mode, group=settings.daemon.socket_group)
+            listener = listen_as_configured(socket_path, settings)
         supervisor = Supervisor(
             settings,
             load=load_with_directories,

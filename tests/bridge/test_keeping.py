@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -56,6 +57,7 @@ class Keeper:
 
 @pytest.fixture
 def keeper() -> Iterator[Keeper]:
+    gc.collect()  # what other tests have left
     before = open_descriptors()
     running = Keeper()
     yield running

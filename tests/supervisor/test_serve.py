@@ -17,12 +17,13 @@ import pytest
 
 import towpath
 from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
-from towpath.errors import Unavailable
+from towpath.errors import TABLE, Code, Unavailable
 from towpath_broker.core_keeper import HELD_CONNECTIONS_MAX, STARTS_MAX, CoreKeeper
 from towpath_broker.host.directories import listen_at
 from towpath_broker.host.store import Store
 from towpath_broker.host.systemd import Notifier
 from towpath_broker.settings import Settings
+from towpath_broker.supervisor import DESCRIPTORS_NEEDED
 
 SERVE_AT_ONCE = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
@@ -128,8 +129,10 @@ def test_configuration_is_checked_and_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[channels.a]\ndurable = true\n", "durable"),
-        ('[channels.a]\nkind = "queue"\n', "queue"),
+        (
+            "[daemon]\nring_bytes = 4096\n[limits]\nring_bytes_max = 4096\n[channels.a]\nring_bytes = 8192\n",
+            "8192",
+        ),
         (
             "[channels.a]\n"
             + '[[bindings]]\nchannel="a"\nurl="fifo:/x"\ndirection="in"\n' * 2
@@ -146,6 +149,59 @@ def test_what_the_core_would_refuse_is_found_by_the_check(tmp_path: Path, text: 
     assert checked.returncode == 78
     assert said in checked.stderr
     assert "Traceback" not in checked.stderr
+
+
+def test_the_check_does_not_advise_to_check(tmp_path: Path) -> None:
+    file = tmp_path / "towpath.toml"
+    file.write_text("[chanels.a]\n")
+    assert "hint: try: towpath serve --check-config" in serve("--config", str(file)).stderr
+    checked = serve("--config", str(file), "--check-config")
+    assert checked.stderr.splitlines()[1].startswith("hint: towpath serve --print-example")
+
+
+def test_too_few_descriptors_are_told_at_once(tmp_path: Path) -> None:
+    place = ("--runtime-dir", str(tmp_path / "r"), "--state-dir", str(tmp_path / "s"))
+    command = [sys.executable, "-m", "towpath", "serve", *place]
+    run = subprocess.run(
+        ["sh", "-c", f'ulimit -n {DESCRIPTORS_NEEDED - 1}; exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert run.returncode == TABLE[Code.LIMIT_EXCEEDED].exit_code
+    said, hint = run.stderr.splitlines()
+    assert f"may have {DESCRIPTORS_NEEDED - 1} open files" in said and f"needs {DESCRIPTORS_NEEDED}" in said
+    assert hint == "hint: raise ulimit -n, or LimitNOFILE= of its unit"
+
+
+def test_a_deleted_socket_is_made_again(daemon: DaemonHandle) -> None:
+    for again in range(2):
+        mark = daemon.mark()
+        if again:
+            daemon.socket.rename(daemon.socket.with_name("moved"))
+        else:
+            daemon.socket.unlink()
+        daemon.wait_log(r" daemon\.socket_made_again ", after=mark)
+        with towpath.connect(str(daemon.socket), timeout=DEADLINE_S) as client:
+            client.declare(f"c{again}")
+        assert daemon.socket.stat().st_mode & 0o777 == 0o600
+        daemon.kill_core()  # the next core listens there too
+        assert len(daemon.status().channels) == again + 1
+    daemon.socket.with_name("moved").unlink()
+
+
+def test_something_else_in_the_sockets_place_is_told_and_left_alone(daemon: DaemonHandle) -> None:
+    with towpath.connect(str(daemon.socket)) as client:
+        mark = daemon.mark()
+        other = daemon.socket.with_name("other")
+        other.write_text("precious")
+        other.rename(daemon.socket)
+        daemon.wait_log(r" daemon\.socket_gone .*something else is in its place", after=mark)
+        wait_until(lambda: len(client.status().warnings) == 1, daemon.log)
+        assert "nobody can connect any more" in client.status().warnings[0]
+        assert daemon.stop() == 0
+        assert daemon.socket.read_text() == "precious"
 
 
 def without(module: str, place: Path) -> dict[str, str]:
