@@ -38,7 +38,8 @@ from towpath_broker.log import log
 from towpath_broker.tables import add_flags, environment_table, flags_table, parse_table, setting, to_table
 
 if TYPE_CHECKING:
-    from towpath.aio import AsyncClient, AsyncRegistry
+    from towpath.aio import AsyncClient
+    from towpath.aio.kinds import AsyncKinds
 
 __all__ = ["GatewayContext", "log", "parse_table", "run_gateway", "setting", "to_table"]
 
@@ -98,8 +99,8 @@ class GatewayContext(Generic[S]):
             self._tell_supervisor(detail)
             await self._report()
 
-    def acting_for(self, principal: str) -> AsyncRegistry:
-        """Return the registry's calls, judged as the principal's; run by hand: as our own
+    def acting_for(self, principal: str) -> AsyncKinds:
+        """Return what can be asked in frames, judged as the principal's; run by hand: as our own
         uid's."""
         return self.client.acting_for(principal if self.is_child else "")
 

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from towpath.errors import InvalidArgument
+from towpath.errors import InvalidArgument, NotSupported
 from towpath_broker.gateways.grpc.calls import abort, malformed
 
 Method = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
@@ -35,7 +35,7 @@ def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: o
     """
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
-        behaviour: Method = getattr(servicer, method.name)
+        behaviour: Method = getattr(servicer, method.name, _not_built)
         request_class = GetMessageClass(method.input_type)
         serializer = GetMessageClass(method.output_type).SerializeToString
         if method.client_streaming:
@@ -51,6 +51,10 @@ def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: o
                 _unless_malformed(behaviour), _decoder(request_class), serializer
             )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+
+
+async def _not_built(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    await abort(context, NotSupported("this call is not built yet", hint=""))
 
 
 def _decoder(request_class: type[Message]) -> Callable[[bytes], Message | InvalidArgument]:

@@ -1,8 +1,9 @@
 """``rpc``: the ROUTER socket, and the tasks that carry out what :mod:`rpc` says peers may ask for.
 
 Theory of operation
-    Each open call is a task. Registry calls go to the door as they came and come back as they are, for the
-    principal ``zeromq:anonymous``. A publish answers when the batch is in the channel's ring. A
+    Each open call is a task. Registry calls and those of other kinds of channels go to the door as they came
+    and come back as they are, for the principal ``zeromq:anonymous`` (``_forwarding``). A publish answers
+    when the batch is in the channel's ring, or in the queue. A
     subscription takes from the rings no more than its credit, and sends at most ``rpc_hwm`` batches ahead
     of what its peer reads; a peer that stops reading, or gives no credit, is a subscriber that does not
     read, to which the channel's overflow policy applies. Nothing is lost in between.
@@ -33,19 +34,22 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
 from towpath._version import __version__
-from towpath.calls import Call as DoorCall
 from towpath.convert import watch_event_to_proto
-from towpath.errors import TowpathError, Unavailable
+from towpath.errors import InvalidArgument, ProtocolViolation, TowpathError, Unavailable
+from towpath.services.envelope import part_bytes
 from towpath.v1.channels_pb2 import PublishResponse
 from towpath.v1.frame_pb2 import Frame
+from towpath.v1.services_pb2 import CallResponse, ServeResponse
+from towpath_broker.gateways import _forwarding, _services
 from towpath_broker.gateways._common import GatewayContext, log
 from towpath_broker.gateways.zeromq.endpoint import Endpoint
 from towpath_broker.gateways.zeromq.messages import checked_publish, fill_batch, runs
@@ -57,6 +61,7 @@ from towpath_broker.gateways.zeromq.rpc import (
     Begin,
     Call,
     Credited,
+    More,
     RpcProtocol,
     Send,
     Stop,
@@ -77,10 +82,11 @@ class _PeerGone(Exception):
 class _Running:
     """A call that is being carried out."""
 
-    __slots__ = ("credited", "task")
+    __slots__ = ("credited", "server", "task")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
+        self.server: _services.PeerServer | None = None
         self.credited = asyncio.Event()
 
 
@@ -107,6 +113,7 @@ class Calls:
         self._settings = gateway.settings
         self._client = gateway.client
         self._registry = gateway.acting_for(PRINCIPAL)
+        self._queues = _forwarding.Queues(self._registry)
         self._outlets = outlets
         self._feed = feed
         self._group = group
@@ -172,6 +179,8 @@ class Calls:
                 case Credited(call):
                     if call in self._running:
                         self._running[call].credited.set()
+                case More(call, frame):
+                    self._take_reply(call, frame)
                 case Stop(call):
                     if call in self._running and self._running[call].task is not asyncio.current_task():
                         self._running[call].task.cancel()
@@ -199,6 +208,8 @@ class Calls:
             case "publish_request":
                 request = call.request.publish_request
                 payloads, headers = checked_publish(request)
+                if await self._queues.has(request.channel):
+                    return await self._publish_on_queue(call)
                 source, first_seq = await self._outlets.publish(request.channel, payloads, headers)
                 self._gateway.count("messages_in", len(payloads))
                 response = PublishResponse(source=source, first_seq=first_seq, count=len(payloads))
@@ -207,18 +218,77 @@ class Calls:
                 return await self._subscribe(call)
             case "watch_request":
                 return await self._watch(call)
+            case "call_request":
+                return await self._call_service(call)
+            case "serve_request":
+                return await self._serve(call)
+            case "consume_request" | "watch_value_request":
+                return await self._pass_stream_on(call)
             case _:
                 return await self._ask_door(call)
 
+    async def _call_service(self, call: Call) -> Frame:
+        request = call.request.call_request
+
+        async def send(response: CallResponse) -> None:
+            while request.is_stream and call.credit <= 0:
+                self._running[call].credited.clear()
+                await self._running[call].credited.wait()
+            call.credit -= part_bytes(len(response.payload), response.headers.ByteSize())
+            await self._deliver(call, Frame(id=call.id, call_response=response), None)
+
+        await _services.call(self._client, PRINCIPAL, request, send)
+        return _end_frame(call)
+
+    async def _serve(self, call: Call) -> Frame:
+        request = call.request.serve_request
+        if not request.HasField("serving"):
+            raise InvalidArgument("the first frame of a server says `serving`")
+
+        async def send(response: ServeResponse) -> None:
+            await self._deliver(call, Frame(id=call.id, serve_response=response), None)
+
+        server = _services.PeerServer(self._client, PRINCIPAL, request.serving, send)
+        self._running[call].server = server
+        await server.run()
+        return _end_frame(call)
+
+    def _take_reply(self, call: Call, frame: Frame) -> None:
+        running = self._running.get(call)
+        if running is None or running.server is None:
+            return
+        try:
+            running.server.take(frame.serve_request)
+        except ProtocolViolation as error:
+            self._gateway.count("rpc_violations")
+            self._protocol.finished(call)
+            running.task.cancel()
+            self._send_or_drop(call.address, error_frame(call.id, error))
+
+    async def _publish_on_queue(self, call: Call) -> Frame:
+        response = await self._queues.publish(call.request.publish_request, None)
+        self._gateway.count("messages_in", len(call.request.publish_request.payloads))
+        return Frame(id=call.id, publish_response=response)
+
+    async def _pass_stream_on(self, call: Call) -> Frame:
+        name = call.body.removesuffix("_request")
+        async with contextlib.aclosing(
+            _forwarding.stream(self._registry, name, getattr(call.request, call.body))
+        ) as responses:
+            async for response in responses:
+                frame = Frame(id=call.id)
+                getattr(frame, f"{name}_response").CopyFrom(response)
+                await self._deliver(call, frame, None)
+                if name == "consume":
+                    self._gateway.count("messages_out", len(response.batch.payloads))
+        raise AssertionError("a stream ends with an error")
+
     async def _ask_door(self, call: Call) -> Frame:
-        """Pass a registry call on as it is; its response's name is its own with another ending."""
-        response = call.body.removesuffix("_request") + "_response"
-        door_call: DoorCall[Any] = DoorCall(
-            call.body, getattr(call.request, call.body), response, lambda body: body
-        )
-        body = await self._registry.pass_on(door_call)
+        """Pass a call on as it is; its response's name is its own with another ending."""
+        name = call.body.removesuffix("_request")
+        body = await self._registry.pass_on(_forwarding.call_of(name, getattr(call.request, call.body)))
         frame = Frame(id=call.id)
-        getattr(frame, response).CopyFrom(body)
+        getattr(frame, f"{name}_response").CopyFrom(body)
         return frame
 
     async def _subscribe(self, call: Call) -> Frame:
@@ -318,6 +388,13 @@ class Calls:
                 return
             _, connection = _MONITOR_EVENT.unpack(event[0])
             self._perform(self._protocol.disconnected(connection))
+
+
+def _end_frame(call: Call) -> Frame:
+    """The last answer of a stream that ended well."""
+    frame = Frame(id=call.id)
+    frame.end.SetInParent()
+    return frame
 
 
 def _connection_of(frame: zmq.Frame) -> int:

@@ -9,8 +9,10 @@ Theory of operation
     What a frame may be is one table, ``BODIES``, by the name of its body::
 
         HELLO      hello                          answered by welcome; optional, it only settles the version
-        UNARY      registry calls, publish        one response or one error
-        STREAM     subscribe_request, watch       responses until ``end`` or ``error``
+        UNARY      registry calls, publish,       one response or one error
+                   what is passed on
+        STREAM     subscribe_request, watch,      responses until ``end`` or ``error``
+                   streams that are passed on
         CANCEL     cancel                         ends that call; an unknown id may just have ended
         DOOR_ONLY  descriptors and reports        NOT_SUPPORTED: they belong to the UNIX socket
         ANSWER     responses, notices, error      PROTOCOL_VIOLATION: they go the other way
@@ -47,6 +49,7 @@ from towpath.errors import (
 from towpath.names import check_pattern
 from towpath.v1.frame_pb2 import Frame, Welcome
 from towpath.wire import VERSION
+from towpath_broker.gateways._forwarding import CALLS, STREAMS
 from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
 
 PRINCIPAL: Final = "zeromq:anonymous"
@@ -90,23 +93,10 @@ _DOOR: Final = (
     "release_slot",
     "report_bindings",
     "report_gateway",
-    # The kinds of channels that are being built; each moves to its role when it works.
-    "consume",
-    "settle",
-    "get_value",
-    "set_value",
-    "delete_value",
-    "watch_value",
     "attach_value",
-    "call",
-    "serve",
-    "find_stored",
     "read_stored",
-    "save_place",
-    "delete_place",
-    "list_places",
-    "commit_transaction",
 )
+_SERVICES: Final = ("call", "serve")
 _NOTICES: Final = (
     "doorbell_added",
     "source_added",
@@ -127,8 +117,14 @@ BODIES: Final[dict[str, Role]] = {
     "subscribe_request": Role.STREAM,
     "watch_request": Role.STREAM,
     **{f"{name}_request": Role.UNARY for name in REGISTRY},
+    **{f"{name}_request": Role.UNARY for name in CALLS},
+    **{f"{name}_request": Role.STREAM for name in STREAMS},
     **{f"{name}_request": Role.DOOR_ONLY for name in _DOOR},
-    **{f"{name}_response": Role.ANSWER for name in (*REGISTRY, *_DOOR, "publish", "subscribe", "watch")},
+    **{f"{name}_request": Role.STREAM for name in _SERVICES},
+    **{
+        f"{name}_response": Role.ANSWER
+        for name in (*REGISTRY, *CALLS, *STREAMS, *_DOOR, *_SERVICES, "publish", "subscribe", "watch")
+    },
     **dict.fromkeys((*_NOTICES, "error", "end", "welcome"), Role.ANSWER),
 }
 
@@ -141,7 +137,7 @@ class Call:
         id: the peer's number for it.
         body: the request's name in ``Frame``.
         request: the frame that opened it.
-        credit: of a subscription: how many more messages its peer will take.
+        credit: of a subscription: how many more messages its peer will take; of a call to a service: bytes.
     """
 
     __slots__ = ("address", "body", "credit", "id", "request", "role")
@@ -194,7 +190,15 @@ class Stop:
     call: Call
 
 
-Action = Send | Begin | Credited | Stop
+@dataclass(frozen=True, slots=True)
+class More:
+    """A later frame of this call."""
+
+    call: Call
+    frame: Frame
+
+
+Action = Send | Begin | Credited | More | Stop
 
 
 class _Peer:
@@ -336,7 +340,9 @@ class RpcProtocol:
         streams = peer.streams if peer is not None else 0
         unary = len(peer.calls) - streams if peer is not None else 0
         if role is Role.STREAM and streams >= self._settings.rpc_streams_per_peer_max:
-            raise LimitExceeded(f"{streams} subscriptions and watches are open (rpc_streams_per_peer_max)")
+            raise LimitExceeded(
+                f"{streams} subscriptions, consumers and watches are open (rpc_streams_per_peer_max)"
+            )
         if role is Role.UNARY and unary >= self._settings.rpc_calls_per_peer_max:
             raise LimitExceeded(f"{unary} calls are open (rpc_calls_per_peer_max)")
         if self._open >= self._settings.rpc_calls_max:
@@ -345,6 +351,8 @@ class RpcProtocol:
         if body == "subscribe_request":
             check_pattern(frame.subscribe_request.channel)
             call.credit = frame.subscribe_request.credit or self._settings.rpc_window
+        elif body == "call_request":
+            call.credit = frame.call_request.window
         if peer is None:
             peer = self._peers[address[0]] = _Peer(connection)
         peer.calls[call.id] = call
@@ -353,7 +361,12 @@ class RpcProtocol:
         return Begin(call)
 
     def _credit(self, call: Call, frame: Frame) -> list[Action]:
-        """A frame for an open call: only more credit for a subscription is one."""
+        """A frame for an open call: more credit for a subscription, or what a service's ends have to say."""
+        if call.body == "serve_request" and frame.WhichOneof("body") == "serve_request":
+            return [More(call, frame)]
+        if call.body == "call_request" and frame.WhichOneof("body") == "call_request":
+            call.credit += frame.call_request.window
+            return [Credited(call)]
         if call.body != "subscribe_request" or frame.WhichOneof("body") != "subscribe_request":
             raise ProtocolViolation(f"the id {call.id} is in use by a {call.body}")
         if frame.subscribe_request.channel not in ("", call.request.subscribe_request.channel):

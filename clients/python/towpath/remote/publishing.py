@@ -71,6 +71,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         self._sending = asyncio.create_task(self._send(), name="towpath-publisher")
         self._sending.add_done_callback(self._stopped)
         self._last_seq = 0
+        self.duplicates = 0
         self.source = 0
         self.channel = info.name
         self.message_bytes_max = min(info.ring_bytes // 4 - RECORD_BYTES, session.message_bytes_max)
@@ -175,7 +176,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
     async def _send_batch(self, publication: Publication) -> None:
         batch = self._outbox.take()
         try:
-            source, first_seq = await publication.publish(batch.payloads, batch.headers)
+            told = await publication.publish(batch.payloads, batch.headers)
         except TowpathError as error:
             self._publication = None
             if isinstance(error, ChannelNotFound):  # it was there when the publisher was made
@@ -184,9 +185,10 @@ class RemoteAsyncPublisher(AsyncPublisher):
             if isinstance(error, ChannelUndeclared):
                 self._end(error)
         else:
-            self.source = source
-            self._last_seq = first_seq + len(batch.payloads) - 1
-            self._outbox.acknowledge(first_seq)
+            self.source = told.source
+            self.duplicates += told.duplicates
+            self._last_seq = told.first_seq + max(told.count - 1, 0)
+            self._outbox.acknowledge(told.first_seq, self._last_seq)
 
     def _stopped(self, task: asyncio.Task[None]) -> None:
         """A bug in the task must not leave anybody waiting."""

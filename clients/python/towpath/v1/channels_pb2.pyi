@@ -63,10 +63,11 @@ class PublishResponse(_message.Message):
     DUPLICATES_FIELD_NUMBER: _builtins.int
     source: _builtins.int
     first_seq: _builtins.int
-    """The first payload's seq; the others follow contiguously."""
+    """The first new message's seq; the others follow contiguously. Where none is new, the seq that the first had been given."""
     count: _builtins.int
+    """How many are new."""
     duplicates: _builtins.int
-    """How many of them had been published before under the same message id, and were not again."""
+    """How many are not: they had been published before under the same message id."""
     def __init__(
         self,
         *,
@@ -119,10 +120,13 @@ class PublishStreamResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     FIRST_SEQ_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     source: _builtins.int
     first_seq: _builtins.int
     count: _builtins.int
+    duplicates: _builtins.int
+    """As in PublishResponse."""
     def __init__(
         self,
         *,
@@ -130,10 +134,11 @@ class PublishStreamResponse(_message.Message):
         source: _builtins.int = ...,
         first_seq: _builtins.int = ...,
         count: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "count", b"count", "first_seq", b"first_seq", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "count", b"count", "duplicates", b"duplicates", "first_seq", b"first_seq", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
