@@ -420,8 +420,8 @@ class Reader:
         """Undo ``exclude`` for what is read from now on; False when it was not excluded."""
 
     def set_doorbell(self, source: int, doorbell_fd: int) -> None:
-        """Ring this from now on when the source's writer waits for room by doorbell (see ``add``); at once, if
-        it waits now. A source that is not known is ignored.
+        """Ring this from now on when the source's writer waits for room by doorbell (see ``add``); at once,
+        if it waits now. A source that is not known is ignored.
 
         Args:
             doorbell_fd: a UNIX socket, duplicated; -1 for none.
@@ -492,6 +492,86 @@ class Reader:
 
     def close(self) -> None:
         """Let go of all sources and release everything. Idempotent."""
+
+@final
+class Value:
+    """What a state channel held at one moment; immutable, hashable, equal by value."""
+
+    @property
+    def payload(self) -> bytes:
+        """What was set; empty when there is nothing."""
+
+    @property
+    def version(self) -> int:
+        """Grows by one with each set and each delete; 0: nothing was ever set."""
+
+    @property
+    def is_set(self) -> bool:
+        """False: nothing was ever set, or it was deleted."""
+
+    @property
+    def changed_at_ns(self) -> int:
+        """When it was set or deleted, nanoseconds since the epoch."""
+
+    @property
+    def headers_raw(self) -> bytes: ...
+    @property
+    def headers(self) -> Headers: ...
+    def __new__(
+        cls,
+        payload: bytes,
+        *,
+        version: int,
+        changed_at_ns: int,
+        headers_raw: bytes = b"",
+        is_set: bool = True,
+    ) -> Value: ...
+
+@final
+class ValueWriter:
+    """The one writer of a value page (clients/c/towpath_value.h)."""
+
+    def __new__(cls, value_bytes_max: int) -> ValueWriter:
+        """Make a page for values of at most so many bytes, headers included, 1 to 2**28. It shows version
+        0.
+        """
+
+    def share(self) -> int:
+        """Give a new O_RDONLY descriptor of the page; the caller owns it."""
+
+    def write(self, version: int, changed_at_ns: int, headers_raw: bytes, payload: bytes | None, /) -> None:
+        """Show a value; None: there is none. Nobody is waited for. What does not fit is shown as being
+        elsewhere.
+        """
+
+    def close(self) -> None:
+        """Release the page; those who mapped it keep it. Idempotent."""
+
+@final
+class ValueReader:
+    """A reader of a value page. Reading makes no system call, waits for nobody, and never gives a torn
+    value.
+    """
+
+    def __new__(cls, fd: int) -> ValueReader:
+        """Map a page.
+
+        Args:
+            fd: descriptor from ``ValueWriter.share``; stays the caller's, may be closed afterwards.
+
+        Raises:
+            RingError: it is not such a page.
+        """
+
+    def get(self) -> Value | Literal[False] | None:
+        """The value; None when there is none; False when the core must be asked: it is larger than the page
+        takes, or the page changes faster than it can be copied."""
+
+    def look(self) -> Value | Literal[False]:
+        """The same, but a ``Value`` that is not set when there is none."""
+
+    def close(self) -> None:
+        """Let go of the page. Idempotent."""
 
 @final
 class GenerationTable:

@@ -226,6 +226,14 @@ static PyType_Slot message_slots[] = {
 static PyType_Spec message_spec = {"towpath._ring.Message", sizeof(MessageObject), 0,
                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, message_slots};
 
+PyObject *tp_decode_headers(PyObject *raw) {
+    if (!headers_decoder) {
+        PyErr_SetString(PyExc_RuntimeError, "no decoder of headers; call set_headers_decoder() first");
+        return NULL;
+    }
+    return PyBytes_GET_SIZE(raw) ? PyObject_CallOneArg(headers_decoder, raw) : Py_NewRef(headers_empty);
+}
+
 PyObject *tp_set_headers_decoder(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
     if (nargs != 2 || !PyCallable_Check(args[0])) {
         PyErr_SetString(PyExc_TypeError, "set_headers_decoder() takes a callable and the empty headers");

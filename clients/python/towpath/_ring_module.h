@@ -30,9 +30,11 @@ int tp_add_message(PyObject *module);
 int tp_add_writer(PyObject *module);
 int tp_add_reader(PyObject *module);
 int tp_add_table(PyObject *module);
+int tp_add_value(PyObject *module);
 int tp_add_parcel(PyObject *module);
 
 PyObject *tp_set_headers_decoder(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *tp_decode_headers(PyObject *raw); /* bytes; the headers, as Message.headers gives them */
 
 /* The numbers of a Message. */
 struct tp_numbers {
