@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import ExitStack
 
 import pytest
 import zmq
 
 import towpath
 from tests.support.daemon import DaemonHandle
-from tests.zeromq.peers import Dealer, dealer, subscribers_of, wait_until
+from tests.zeromq.peers import Dealer, dealer, plain_socket, subscribers_of, wait_until
 from towpath.errors import Code
 from towpath.v1.message_pb2 import Headers, MessageBatch
+from towpath_broker.core.limits import Limits
 
 
 @pytest.fixture
@@ -79,6 +81,49 @@ def test_publish_answers_with_source_and_seq(rpc: str, client: towpath.Client) -
         large = peer.call("publish_request", channel="rpc.publish", payloads=[b"x", b"y" * (2 << 20)])
         assert large.code == Code.MESSAGE_TOO_LARGE
         assert peer.call("publish_request", channel="rpc.publish", payloads=[b"d"]).first_seq == 4
+
+
+def test_each_peer_has_a_source_of_its_own_until_it_leaves(rpc: str, client: towpath.Client) -> None:
+    client.declare("rpc.own", ring_bytes=4096)
+    with client.subscribe("rpc.own") as subscription, dealer(rpc) as one:
+        with dealer(rpc, zmq.REQ) as other:
+            answers = [
+                peer.call("publish_request", channel="rpc.own", payloads=[b"x"]) for peer in (one, other)
+            ]
+            assert len({answer.source for answer in answers}) == 2
+            assert [answer.first_seq for answer in answers] == [1, 1]
+            assert client.channel_info("rpc.own").publishers == 2
+            # One that fills its ring waits alone.
+            one.send(7, "publish_request", channel="rpc.own", payloads=[bytes(900)] * 8)
+            assert other.call("publish_request", channel="rpc.own", payloads=[b"y"]).first_seq == 2
+        wait_until(lambda: client.channel_info("rpc.own").publishers == 1, "its source leaves with it")
+        seqs: dict[int, list[int]] = {}
+        for _ in range(11):
+            message = subscription.receive(20)
+            seqs.setdefault(message.source, []).append(message.seq)
+        assert seqs == {answers[0].source: list(range(1, 10)), answers[1].source: [1, 2]}
+        assert one.receive().publish_response.count == 8
+
+
+def test_peers_beyond_the_channels_publishers_share_the_source_of_those_who_push(
+    rpc: str, client: towpath.Client
+) -> None:
+    client.declare("rpc.crowded")
+    with ExitStack() as stack:
+        subscription = stack.enter_context(client.subscribe("rpc.crowded"))
+        push = stack.enter_context(plain_socket(zmq.PUSH, rpc_to_push(client)))
+        push.send_multipart([b"rpc.crowded", b"pushed"])
+        shared = subscription.receive(20).source
+        for _ in range(Limits().publishers_per_channel_max - 1):
+            stack.enter_context(client.publisher("rpc.crowded"))
+        peer = stack.enter_context(dealer(rpc))
+        answer = peer.call("publish_request", channel="rpc.crowded", payloads=[b"x"])
+        assert (answer.source, answer.first_seq) == (shared, 2)
+
+
+def rpc_to_push(client: towpath.Client) -> str:
+    gateways = {gateway.name: gateway for gateway in client.status().gateways}
+    return gateways["zeromq"].endpoints["push"]
 
 
 def test_a_req_socket_can_call(rpc: str) -> None:

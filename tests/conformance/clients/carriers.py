@@ -33,8 +33,8 @@ class Deviation:
 DEVIATIONS: Final = {
     "shared source": Deviation(
         ("zmq",),
-        "publishers on one channel share one source, the gateway's, which stays when they leave",
-        "a publish is a call of its own there, and no call says whose publisher it is",
+        "the publishers of one client on one channel share one source, which stays until the client leaves",
+        "a publish is a call of its own there, and no call says which of the client's publishers it is of",
     ),
     "a source when first used": Deviation(
         ("grpc", "zmq"),

@@ -119,6 +119,7 @@ class Calls:
         self._group = group
         self._protocol = RpcProtocol(gateway.settings, f"towpath/{__version__} zeromq")
         self._running: dict[Call, _Running] = {}
+        self._publishing: dict[int, set[bytes]] = {}
         self._endpoint = Endpoint(
             zmq_context, zmq.ROUTER, self._on_readable, heartbeat_ms=gateway.settings.heartbeat_ms
         )
@@ -210,7 +211,12 @@ class Calls:
                 payloads, headers = checked_publish(request)
                 if await self._queues.has(request.channel):
                     return await self._publish_on_queue(call)
-                source, first_seq = await self._outlets.publish(request.channel, payloads, headers)
+                connection = self._protocol.connection_of(call)
+                if connection >= 0:
+                    self._publishing.setdefault(connection, set()).add(call.peer)
+                source, first_seq = await self._outlets.publish(
+                    request.channel, payloads, headers, peer=call.peer
+                )
                 self._gateway.count("messages_in", len(payloads))
                 response = PublishResponse(source=source, first_seq=first_seq, count=len(payloads))
                 return Frame(id=call.id, publish_response=response)
@@ -388,6 +394,8 @@ class Calls:
                 return
             _, connection = _MONITOR_EVENT.unpack(event[0])
             self._perform(self._protocol.disconnected(connection))
+            for peer in self._publishing.pop(connection, ()):
+                self._group.create_task(self._outlets.leave(peer), name="zeromq-rpc-leave")
 
 
 def _end_frame(call: Call) -> Frame:

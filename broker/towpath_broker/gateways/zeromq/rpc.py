@@ -238,6 +238,11 @@ class RpcProtocol:
         """How many peers have calls open."""
         return len(self._peers)
 
+    def connection_of(self, call: Call) -> int:
+        """The connection that an open call came by; -1 when that is not known."""
+        peer = self._peers.get(call.peer)
+        return -1 if peer is None else peer.connection
+
     def receive(self, parts: Sequence[bytes], connection: int = -1) -> list[Action]:
         """Take one message.
 
