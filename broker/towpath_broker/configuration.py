@@ -8,7 +8,10 @@ configuration does not win over what is in use, and an operator is warned. Pure.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import IntEnum
+from typing import Any, Final
 
 from .core import commands
 from .core.codec import DurableState
@@ -49,13 +52,13 @@ def commands_for(settings: Settings, state: DurableState) -> list[Command]:
     return result
 
 
+_ENUMS: Final[Mapping[str, type[IntEnum]]] = {"kind": Kind, "overflow": Overflow, "order": Order}
+
+
 def _stated(channel: ChannelSettings) -> StatedOptions:
-    return StatedOptions(
-        kind=Kind[channel.kind.upper()] if channel.kind is not None else None,
-        durable=channel.durable,
-        overflow=Overflow[channel.overflow.upper()] if channel.overflow is not None else None,
-        ring_bytes=channel.ring_bytes,
-        order=Order[channel.order.upper()] if channel.order is not None else None,
-        history=channel.history,
-        stall_ms_max=channel.stall_ms_max,
-    )
+    stated: dict[str, Any] = {}
+    for option in fields(ChannelSettings):
+        value = getattr(channel, option.name)
+        if value is not None:
+            stated[option.name] = _ENUMS[option.name][value.upper()] if option.name in _ENUMS else value
+    return StatedOptions(**stated)

@@ -42,7 +42,7 @@ from towpath.model import Kind, Order, Overflow
 from towpath.names import check_name
 
 from .core.commands import ChannelOptions
-from .core.limits import HISTORY_MAX, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
+from .core.limits import HISTORY_MAX, OPTION_RANGES, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .core.limits import RING_BYTES_LIMIT as RING_BYTES_MAX
 from .log import Level
 from .tables import (
@@ -124,6 +124,12 @@ class DaemonSettings:
                 raise InvalidConfiguration(f"{name}: {path!r} is not allowed; allowed: an absolute path")
 
 
+def _option(name: str, doc: str) -> Any:
+    """A channel's option that is a number, in the range that the registry takes."""
+    minimum, maximum = OPTION_RANGES[name]
+    return setting(None, doc, minimum=minimum, maximum=maximum)
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelSettings:
     """A table ``[channels."NAME"]``; None was not stated, and matches whatever the channel has."""
@@ -154,6 +160,25 @@ class ChannelSettings:
         "0 is for ever.",
         minimum=0,
         maximum=STALL_MS_LIMIT,
+    )
+    capacity: int | None = _option("capacity", "Queues: messages that are in it at most.")
+    capacity_bytes: int | None = _option("capacity_bytes", "Queues: bytes that are in it at most.")
+    ack_ms: int | None = _option("ack_ms", "Queues: milliseconds that a delivery may stay unsettled.")
+    max_deliveries: int | None = _option(
+        "max_deliveries", "Queues: how often a message is delivered before it is a dead letter; 0: no bound."
+    )
+    dead_letter: str | None = setting(
+        None,
+        "Queues: the queue or durable topic to which dead letters go. Empty: they are dropped, and counted.",
+        maximum=255,
+    )
+    retain_bytes: int | None = _option("retain_bytes", "Durable topics: bytes that are kept; 0: no bound.")
+    retain_ms: int | None = _option("retain_ms", "Durable topics: how old what is kept may be; 0: no bound.")
+    retain_messages: int | None = _option(
+        "retain_messages", "Durable topics: messages that are kept; 0: no bound."
+    )
+    dedupe_ms: int | None = _option(
+        "dedupe_ms", "Queues and durable topics: how long message ids are remembered; 0: not at all."
     )
 
     def __post_init__(self) -> None:

@@ -168,12 +168,17 @@ def _kind_of(hint: Any) -> tuple[type, tuple[Any, ...]]:
     return (hint if hint in (bool, int, str) else tuple), ()
 
 
+LISTED_MAX: Final = 20
+
+
 def unknown_key(where: str, key: str, known: Iterable[str]) -> InvalidConfiguration:
-    """Return the error for a key that is not known, with the nearest one that is."""
+    """Return the error for a key that is not known, with the nearest one that is; all of them, where they are
+    few."""
     names = sorted(known)
     near = difflib.get_close_matches(key, names, n=1)
     guess = f" (did you mean {near[0]!r}?)" if near else ""
-    return InvalidConfiguration(f"{where} {key}: unknown key{guess}; allowed: {', '.join(names) or 'none'}")
+    told = names[:LISTED_MAX] + ([f"{len(names) - LISTED_MAX} more"] if len(names) > LISTED_MAX else [])
+    return InvalidConfiguration(f"{where} {key}: unknown key{guess}; allowed: {', '.join(told) or 'none'}")
 
 
 def parse_table(cls: type[T], table: object, *, where: str) -> T:

@@ -30,6 +30,8 @@ class InProcess:
         self.engine = Engine(Machine(), MemoryJournal(), WallClock(), lambda effect: self.door.emit(effect))
         self.door = door.Door(
             submit=self.engine.submit,
+            submit_data=lambda command: None,
+            has_data=lambda name: False,
             table=_ring.GenerationTable(16),
             admins=Admins(""),
             status_frame=self._no_status,

@@ -33,6 +33,19 @@ DAY_MS: Final = 86_400_000
 STALL_MS_LIMIT: Final = DAY_MS
 """A day: the longest that ``stall_ms_max`` can say, short of for ever (0)."""
 ORIGIN_CHARS_MAX: Final = 128
+OPTION_RANGES: Final = {
+    "history": (0, HISTORY_MAX),
+    "stall_ms_max": (0, STALL_MS_LIMIT),
+    "capacity": (1, 10_000_000),
+    "capacity_bytes": (1, 1 << 40),
+    "ack_ms": (10, DAY_MS),
+    "max_deliveries": (0, 65_535),
+    "retain_bytes": (0, 1 << 50),
+    "retain_ms": (0, 3_660 * DAY_MS),
+    "retain_messages": (0, 1 << 50),
+    "dedupe_ms": (0, DAY_MS),
+}
+"""The least and the most that a channel's option can be."""
 CHANNELS_PER_PAGE: Final = 1000
 BINDINGS_PER_PAGE: Final = 100
 """What one answer lists at most, so that it stays far below the longest message of every carrier."""

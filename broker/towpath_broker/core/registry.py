@@ -51,24 +51,11 @@ from .commands import (
     UndeclareChannel,
 )
 from .ids import BindingId
-from .limits import DAY_MS, HISTORY_MAX, RING_BYTES_LIMIT, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
+from .limits import OPTION_RANGES, RING_BYTES_LIMIT, RING_BYTES_MIN, Limits
 from .quotas import Tally
 
 DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBinding
 
-RANGES: Final = (
-    ("history", 0, HISTORY_MAX),
-    ("stall_ms_max", 0, STALL_MS_LIMIT),
-    ("capacity", 1, 10_000_000),
-    ("capacity_bytes", 1, 1 << 40),
-    ("ack_ms", 10, DAY_MS),
-    ("max_deliveries", 0, 65_535),
-    ("retain_bytes", 0, 1 << 50),
-    ("retain_ms", 0, 10 * 366 * DAY_MS),
-    ("retain_messages", 0, 1 << 50),
-    ("dedupe_ms", 0, DAY_MS),
-)
-"""The least and the most that an option can be."""
 QUEUE_OPTIONS: Final = ("capacity", "capacity_bytes", "ack_ms", "max_deliveries", "dead_letter")
 LOG_OPTIONS: Final = ("retain_bytes", "retain_ms", "retain_messages")
 """Of durable topics."""
@@ -452,7 +439,7 @@ def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
             raise LimitExceeded(
                 f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
             )
-    for name, minimum, maximum in RANGES:
+    for name, (minimum, maximum) in OPTION_RANGES.items():
         _check_range(name, getattr(options, name), minimum, maximum)
     if options.dead_letter:
         check_name(options.dead_letter)

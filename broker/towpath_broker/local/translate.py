@@ -35,6 +35,7 @@ MakeCommand = Callable[[Caller, Any], commands.Command]
 
 
 _ENUMS: Final[Mapping[str, type[IntEnum]]] = {"kind": Kind, "overflow": Overflow, "order": Order}
+_KEEPING: Final = tuple(model.KeepingOptions.__annotations__)
 _OPTIONS: Final = tuple(option.name for option in fields(commands.ChannelOptions))
 
 
@@ -223,6 +224,7 @@ def channel_model(channel: effects.ChannelView) -> model.ChannelInfo:
         subscribers=channel.subscribers,
         bindings=channel.bindings,
         declared_at_ns=channel.declared_at_ns,
+        **cast(model.KeepingOptions, {name: getattr(channel.options, name) for name in _KEEPING}),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
@@ -21,7 +21,7 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.names import check_name
-from towpath.v1 import channels_pb2, frame_pb2, message_pb2, registry_pb2
+from towpath.v1 import channels_pb2, frame_pb2, message_pb2, registry_pb2, store_pb2
 from towpath.v1.frame_pb2 import Frame
 
 T = TypeVar("T")
@@ -113,11 +113,14 @@ def declare(
     order: model.Order | None = None,
     history: int | None = None,
     stall_ms_max: int | None = None,
+    **keeping: Unpack[model.KeepingOptions],
 ) -> Call[model.ChannelInfo]:
     body = _request(
         registry_pb2.DeclareChannelRequest,
         name=check_name(name),
-        options=convert.stated_options(kind, durable, overflow, ring_bytes, order, history, stall_ms_max),
+        options=convert.stated_options(
+            kind, durable, overflow, ring_bytes, order, history, stall_ms_max, **keeping
+        ),
     )
     return Call(
         "declare_channel_request",
@@ -245,6 +248,53 @@ def publish(channel: str, payloads: Sequence[bytes], headers_raw: bytes = b"") -
         body,
         "publish_response",
         lambda response: (response.source, response.first_seq, response.count),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRead:
+    """Parcels of a durable topic; the first message of the first one has ``first_seq``."""
+
+    first_seq: int
+    parcels: Sequence[bytes]
+
+
+def find_stored(channel: str, start: store_pb2.Start | None, name: str) -> Call[tuple[int, int, int]]:
+    """Where a subscription begins. The answer is that seq, the oldest and the next."""
+    return Call(
+        "find_stored_request",
+        _request(store_pb2.FindStoredRequest, channel=check_name(channel), start=start, name=name),
+        "find_stored_response",
+        lambda response: (response.seq, response.oldest_seq, response.next_seq),
+    )
+
+
+def read_stored(channel: str, first_seq: int, bytes_max: int) -> Call[StoredRead]:
+    """On the UNIX socket alone."""
+    return Call(
+        "read_stored_request",
+        _request(store_pb2.ReadStoredRequest, channel=channel, first_seq=first_seq, bytes_max=bytes_max),
+        "read_stored_response",
+        lambda response: StoredRead(response.first_seq, response.parcels),
+    )
+
+
+def save_place(channel: str, name: str, seq: int) -> Call[None]:
+    body = _request(store_pb2.SavePlaceRequest, channel=check_name(channel), name=name, seq=seq)
+    return Call("save_place_request", body, "save_place_response", _nothing)
+
+
+def delete_place(channel: str, name: str) -> Call[None]:
+    body = _request(store_pb2.DeletePlaceRequest, channel=check_name(channel), name=name)
+    return Call("delete_place_request", body, "delete_place_response", _nothing)
+
+
+def places(channel: str) -> Call[list[model.Place]]:
+    return Call(
+        "list_places_request",
+        _request(store_pb2.ListPlacesRequest, channel=check_name(channel)),
+        "list_places_response",
+        lambda response: [model.Place(place.name, place.seq, place.saved_at_ns) for place in response.places],
     )
 
 
@@ -433,3 +483,18 @@ def ring_full(channel: str) -> Timeout:
 def partly(error: Timeout, done: int, count: int) -> Timeout:
     """The same for a batch: says how much of it was published."""
     return Timeout(f"{error.message}; {done} of {count} were published", hint=error.hint)
+
+
+def asked_seq(start: store_pb2.Start | None, place: str) -> int:
+    """The seq that a subscription was told to start with; 0: none."""
+    return start.seq if start is not None and not place else 0
+
+
+def not_stored(channel: str) -> Timeout:
+    return Timeout(f"what was published on {channel} is not known to be on disk yet")
+
+
+def no_place(channel: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"this subscription to {channel!r} has no place to be saved", hint="subscribe(..., place=NAME)"
+    )

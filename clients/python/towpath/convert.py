@@ -5,13 +5,14 @@ message.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, cast
+from datetime import UTC, datetime, timedelta
+from typing import Final, Unpack, cast
 
 from google.protobuf.message import DecodeError
 
 from towpath import model
 from towpath.errors import BadFrame, InvalidArgument, TowpathError, error_from_code
-from towpath.v1 import channels_pb2, error_pb2, message_pb2, registry_pb2
+from towpath.v1 import channels_pb2, error_pb2, message_pb2, registry_pb2, store_pb2
 
 USER_HEADERS_MAX: Final = 64
 USER_HEADER_NAME_BYTES_MAX: Final = 128
@@ -22,7 +23,7 @@ HEADERS_BYTES_MAX: Final = 16384
 """A message's headers, serialized, may not be larger."""
 
 _KINDS: Final[Mapping[str, int]] = {"topic": 1, "queue": 2, "state": 3, "service": 4}
-_OVERFLOWS: Final[Mapping[str, int]] = {"block": 1, "drop": 2}
+_OVERFLOWS: Final[Mapping[str, int]] = {"block": 1, "drop": 2, "reject": 3}
 _ORDERS: Final[Mapping[str, int]] = {"source": 1, "total": 2}
 _DIRECTIONS: Final[Mapping[str, int]] = {"in": 1, "out": 2, "both": 3}
 _BINDING_STATES: Final[Mapping[str, int]] = {
@@ -187,6 +188,7 @@ def stated_options(
     order: model.Order | None = None,
     history: int | None = None,
     stall_ms_max: int | None = None,
+    **keeping: Unpack[model.KeepingOptions],
 ) -> registry_pb2.ChannelOptions:
     """Raises InvalidArgument for a word that is not known, or a number that the contract's fields cannot
     hold.
@@ -206,7 +208,23 @@ def stated_options(
         options.history = _checked("history", history, 32)
     if stall_ms_max is not None:
         options.stall_ms_max = _checked("stall_ms_max", stall_ms_max, 32)
+    for name, value in keeping.items():
+        if name not in _KEEPING:
+            raise InvalidArgument(f"a channel has no option {name!r}")
+        if value is None:
+            continue
+        try:
+            setattr(options, name, value)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"{name} cannot be {value!r}: {error}") from None
     return options
+
+
+_KEEPING: Final = tuple(model.KeepingOptions.__annotations__)
+
+
+def _keeping_of(channel: model.ChannelInfo | registry_pb2.ChannelOptions) -> model.KeepingOptions:
+    return cast(model.KeepingOptions, {name: getattr(channel, name) for name in _KEEPING})
 
 
 def _checked(what: str, value: int, bits: int) -> int:
@@ -226,6 +244,7 @@ def channel_to_proto(channel: model.ChannelInfo) -> registry_pb2.Channel:
             channel.order,
             channel.history,
             channel.stall_ms_max,
+            **_keeping_of(channel),
         ),
         owner=channel.owner,
         publishers=channel.publishers,
@@ -250,6 +269,7 @@ def channel_from_proto(channel: registry_pb2.Channel) -> model.ChannelInfo:
         subscribers=channel.subscribers,
         bindings=channel.bindings,
         declared_at_ns=channel.declared_at_ns,
+        **_keeping_of(channel.options),
     )
 
 
@@ -441,3 +461,41 @@ def watch_event_to_proto(event: model.WatchEvent) -> registry_pb2.WatchResponse:
         case _:
             response.current.SetInParent()
     return response
+
+
+def start_to_proto(start: model.Start) -> store_pb2.Start:
+    """Raises InvalidArgument when that is no place in a log to begin with."""
+    match start:
+        case "new":
+            return store_pb2.Start(is_new=True)
+        case "all":
+            return store_pb2.Start(is_all=True)
+        case datetime() if start.tzinfo is not None:
+            seconds, rest = divmod(start - datetime.fromtimestamp(0, UTC), timedelta(seconds=1))
+            time_ns = seconds * 10**9 + rest.microseconds * 1000
+            if 0 <= time_ns < 1 << 63:
+                return store_pb2.Start(time_ns=time_ns)
+        case int() if not isinstance(start, bool) and 1 <= start < 1 << 63:
+            return store_pb2.Start(seq=start)
+    raise InvalidArgument(
+        f"a subscription cannot start with {start!r}",
+        hint="'new', 'all', a seq (1 or more), or a datetime with its time zone",
+    )
+
+
+def start_from_proto(start: store_pb2.Start) -> model.Start:
+    """Raises InvalidArgument when it says nothing, or a time that no calendar has."""
+    match start.WhichOneof("at"):
+        case "is_new":
+            return "new"
+        case "is_all":
+            return "all"
+        case "seq":
+            return start.seq
+        case "time_ns":
+            try:
+                return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=start.time_ns // 1000)
+            except OverflowError:
+                raise InvalidArgument(f"{start.time_ns} ns is no time to start with") from None
+        case _:
+            raise InvalidArgument("a subscription's start says nothing", hint="new, all, a seq, or a time")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from datetime import datetime
+from typing import Final, Literal, TypedDict
 
 from towpath.errors import TowpathError
 
 Kind = Literal["topic", "queue", "state", "service"]
-Overflow = Literal["block", "drop"]
+Overflow = Literal["block", "drop", "reject"]
 Order = Literal["source", "total"]
 Direction = Literal["in", "out", "both"]
 BindingState = Literal["pending", "running", "waiting", "retrying", "stopped", "failed"]
@@ -61,6 +62,35 @@ class Headers:
 NO_HEADERS = Headers()
 
 
+class KeepingOptions(TypedDict, total=False):
+    """The options of queues and of what is kept, as ``declare`` takes them beside the others.
+
+    Attributes:
+        capacity, capacity_bytes: how much a queue may hold: 1 to 10,000,000 messages (100,000 unless stated),
+            and bytes (64 MiB).
+        ack_ms: how long a delivery of a queue may stay unsettled before it goes back; 10 to 86,400,000
+            (30,000).
+        max_deliveries: how often a queue delivers a message before it becomes a dead letter; 0 (unless
+            stated): without end.
+        dead_letter: the queue or durable topic to which a queue's dead letters go; empty (unless stated):
+            they are dropped, and counted.
+        retain_bytes, retain_ms, retain_messages: what a durable topic keeps; 0: no such bound. 1 GiB, of any
+            age and number, unless stated.
+        dedupe_ms: how long the message ids of a queue or durable topic are remembered; 0: not at all, at most
+            a day; 120,000 unless stated.
+    """
+
+    capacity: int
+    capacity_bytes: int
+    ack_ms: int
+    max_deliveries: int
+    dead_letter: str
+    retain_bytes: int
+    retain_ms: int
+    retain_messages: int
+    dedupe_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelInfo:
     """A channel of the registry.
@@ -74,6 +104,8 @@ class ChannelInfo:
         publishers, subscribers, bindings: how many there are now; a subscriber of a pattern counts on each
             channel that the pattern stands for.
         declared_at_ns: nanoseconds since the epoch.
+
+    The others: see :class:`KeepingOptions`.
     """
 
     name: str
@@ -89,6 +121,15 @@ class ChannelInfo:
     order: Order = "source"
     history: int = 0
     stall_ms_max: int = STALL_MS_DEFAULT
+    capacity: int = 100_000
+    capacity_bytes: int = 64 << 20
+    ack_ms: int = 30_000
+    max_deliveries: int = 0
+    dead_letter: str = ""
+    retain_bytes: int = 1 << 30
+    retain_ms: int = 0
+    retain_messages: int = 0
+    dedupe_ms: int = 120_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +242,24 @@ class Status:
     warnings: tuple[str, ...]
     traffic: Mapping[str, Traffic] = field(default_factory=dict)
     session_list: tuple[SessionInfo, ...] = ()
+
+
+Start = Literal["new", "all"] | int | datetime
+"""Where in a durable topic a subscription begins: with what is published from now on, with the oldest that is
+kept, with a seq, or with the first that was published at a time (with its time zone) or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a named subscription of a durable topic has come.
+
+    Attributes:
+        seq: everything before it was dealt with.
+    """
+
+    name: str
+    seq: int
+    saved_at_ns: int
 
 
 @dataclass(frozen=True, slots=True)

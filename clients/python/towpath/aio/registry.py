@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from towpath import calls, model
 from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
@@ -42,6 +42,7 @@ class AsyncRegistry:
         order: model.Order | None = None,
         history: int | None = None,
         stall_ms_max: int | None = None,
+        **keeping: Unpack[model.KeepingOptions],
     ) -> model.ChannelInfo:
         return await self._call(
             calls.declare(
@@ -53,6 +54,7 @@ class AsyncRegistry:
                 order=order,
                 history=history,
                 stall_ms_max=stall_ms_max,
+                **keeping,
             )
         )
 

@@ -7,7 +7,7 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from towpath.cli import report
 from towpath.cli.connection import connect
@@ -15,7 +15,7 @@ from towpath.cli.grammar import UsageError, mapping
 from towpath.cli.streams import STDOUT, emit, is_terminal
 from towpath.cli.text import Style
 from towpath.errors import InvalidArgument
-from towpath.model import BindingInfo
+from towpath.model import BindingInfo, KeepingOptions
 
 NAMES_TIMEOUT_S: Final = 1.0
 """For ``channels --names``, which a shell runs while somebody waits for a completion."""
@@ -62,6 +62,7 @@ def declare(arguments: Namespace) -> int:
             order=arguments.order,
             history=arguments.history,
             stall_ms_max=arguments.stall_ms_max,
+            **_keeping(arguments),
         )
     emit(
         report.to_json(report.channel_document(channel))
@@ -69,6 +70,12 @@ def declare(arguments: Namespace) -> int:
         else f"{report.channel_line(channel)}\n"
     )
     return 0
+
+
+def _keeping(arguments: Namespace) -> KeepingOptions:
+    """The options of queues and of what is kept, as far as they were given."""
+    given = {name: getattr(arguments, name) for name in KeepingOptions.__annotations__}
+    return cast(KeepingOptions, {name: value for name, value in given.items() if value is not None})
 
 
 def undeclare(arguments: Namespace) -> int:

@@ -196,16 +196,44 @@ def channel_line(channel: ChannelInfo) -> str:
     return f"{channel.name}: {channel.kind}{durable}, overflow {channel.overflow}, ring {ring}{order}{more}"
 
 
-_RARE: Final = ("history", "stall")
+_KEEPING: Final[Mapping[str, str]] = {
+    "capacity": "capacity",
+    "capacity_bytes": "capacity bytes",
+    "ack_ms": "ack",
+    "max_deliveries": "max deliveries",
+    "dead_letter": "dead letters",
+    "retain_bytes": "retain",
+    "retain_ms": "retain age",
+    "retain_messages": "retain count",
+    "dedupe_ms": "dedupe",
+}
+_RARE: Final = ("history", "stall", *_KEEPING.values())
 
 
-def _rare(channel: ChannelInfo) -> tuple[str, str]:
-    """A channel's history and how long its publishers wait; empty where it is the default."""
+def _rare(channel: ChannelInfo) -> tuple[str, ...]:
+    """What of a channel's options is not the default; empty where it is."""
     stall = "never" if channel.stall_ms_max == 0 else f"{channel.stall_ms_max:,} ms"
     return (
         f"{channel.history:,}" if channel.history else "",
         "" if channel.stall_ms_max == STALL_MS_DEFAULT else stall,
+        *(_keeping(channel, name) for name in _KEEPING),
     )
+
+
+def _keeping(channel: ChannelInfo, name: str) -> str:
+    value = getattr(channel, name)
+    if value == _DEFAULTS[name]:
+        return ""
+    if isinstance(value, str):
+        return value
+    if value == 0:
+        return "no bound" if name.startswith("retain") else "0"
+    if name.endswith("_bytes"):
+        return byte_size(value)
+    return f"{value:,} ms" if name.endswith("_ms") else f"{value:,}"
+
+
+_DEFAULTS: Final = {field.name: field.default for field in fields(ChannelInfo)}
 
 
 def binding_line(binding: BindingInfo) -> str:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from towpath.cli import values
 
 KINDS: Final = ("topic", "queue", "state", "service")
-OVERFLOWS: Final = ("block", "drop")
+OVERFLOWS: Final = ("block", "drop", "reject")
 ORDERS: Final = ("source", "total")
 DIRECTIONS: Final = ("in", "out", "both")
 FRAMINGS: Final = ("line", "length", "netstring", "delimiter", "fixed", "raw")
@@ -87,6 +87,28 @@ def _channels(parser: ArgumentParser) -> None:
     form.add_argument("--names", action="store_true", help="print the names only, one on each line")
 
 
+_KEEPING_FLAGS: Final = (
+    ("--capacity", "N", False, "queues: hold at most N messages. Default: 100000"),
+    ("--capacity-bytes", "SIZE", True, "queues: hold at most so much. Default: 64M"),
+    ("--ack-ms", "MS", False, "queues: a delivery not settled in time goes back. Default: 30000"),
+    (
+        "--max-deliveries",
+        "N",
+        False,
+        "queues: after N deliveries a message is a dead letter; 0: never. Default: 0",
+    ),
+    ("--retain-bytes", "SIZE", True, "durable topics: keep so much; 0: all. Default: 1G"),
+    ("--retain-ms", "MS", False, "durable topics: keep what is no older; 0: all. Default: 0"),
+    ("--retain-messages", "N", False, "durable topics: keep the last N; 0: all. Default: 0"),
+    (
+        "--dedupe-ms",
+        "MS",
+        False,
+        "queues and durable topics: remember message ids for so long; 0: not. Default: 120000",
+    ),
+)
+
+
 def _declare(parser: ArgumentParser) -> None:
     parser.add_argument("channel", metavar="NAME", help="dotted, as in plant.line1.temp")
     parser.add_argument("--kind", choices=KINDS, help="what the channel does. Default: topic")
@@ -99,7 +121,8 @@ def _declare(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--overflow",
         choices=OVERFLOWS,
-        help="when a subscriber falls behind: block the publisher, or drop the oldest. Default: block",
+        help="when a subscriber falls behind: block the publisher, or drop the oldest; when a queue is full: "
+        "block, or reject. Default: block",
     )
     parser.add_argument(
         "--ring-bytes",
@@ -124,6 +147,13 @@ def _declare(parser: ArgumentParser) -> None:
         type=values.number,
         help="detach a subscriber that does not move for so long while a publisher waits for it; "
         "0: never. Default: 30000",
+    )
+    for flag, metavar, size, text in _KEEPING_FLAGS:
+        parser.add_argument(flag, metavar=metavar, type=values.size if size else values.number, help=text)
+    parser.add_argument(
+        "--dead-letter",
+        metavar="CHANNEL",
+        help="queues: where dead letters go, a queue or a durable topic. Default: nowhere, they are counted",
     )
     _add_json(parser)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from towpath import calls, model
 from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
@@ -36,6 +36,7 @@ class Registry:
         order: model.Order | None = None,
         history: int | None = None,
         stall_ms_max: int | None = None,
+        **keeping: Unpack[model.KeepingOptions],
     ) -> model.ChannelInfo:
         """Declare a channel, or see that it is declared alike.
 
@@ -44,7 +45,8 @@ class Registry:
             kind: what the channel does; ``topic`` unless stated.
             durable: whether messages are kept on disk.
             overflow: what happens when a subscriber does not keep up: ``block`` (unless stated), the
-                publisher waits; ``drop``, the subscriber loses the oldest and is told how many.
+                publisher waits; ``drop``, the subscriber loses the oldest and is told how many. When a queue
+                is full: ``block``, or ``reject``, the publisher gets QueueFull.
             ring_bytes: bytes of each publisher's ring, a power of two from 4096 to 2**30; the largest
                 message is a quarter.
             order: whose order subscribers see: ``source`` (unless stated), each publisher's own; ``total``,
@@ -53,6 +55,7 @@ class Registry:
                 are still in its ring; 0 (unless stated) to 65,536.
             stall_ms_max: how long a publisher waits for a subscriber that does not move before the two are
                 parted; 0 for ever, at most 86,400,000; 30,000 unless stated.
+            keeping: the options of queues and of what is kept: :class:`towpath.model.KeepingOptions`.
 
         Returns:
             The channel as it is now.
@@ -72,6 +75,7 @@ class Registry:
                 order=order,
                 history=history,
                 stall_ms_max=stall_ms_max,
+                **keeping,
             )
         )
 
