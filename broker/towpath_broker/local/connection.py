@@ -263,14 +263,14 @@ class Connection:
             self._transport.resume_reading()
         return request
 
-    def answer(self, frame: Frame) -> None:
+    def answer(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
         """Send the only, or last, answer to a call."""
         self._offers.pop(frame.id, None)
         token = self._tokens.pop(frame.id, None)
         answer = frame.WhichOneof("body")
         if token is not None and answer in ("attach_source_response", "attach_reader_response"):
             getattr(frame, answer).resume_token = token
-        self._transport.send(frame)
+        self._transport.send(frame, descriptors)
         self._end(frame.id)
 
     def refuse(self, call: CallId, error: TowpathError) -> None:

@@ -35,6 +35,7 @@ from towpath_broker.rings.descriptors import Descriptors
 from towpath_broker.rings.kept import Keeper
 from towpath_broker.rings.mediator import Mediator
 from towpath_broker.rings.own_channel import Publication, partly
+from towpath_broker.rings.values import PAGE_VALUE_BYTES, ValuePages
 
 from . import translate, translate_data
 from .connection import Connection
@@ -91,6 +92,7 @@ class Door:
             held=self._hold,
         )
         self.submit = submit
+        self._values = ValuePages()
         self.submit_data = submit_data
         self.has_data = has_data
         self.tokens = tokens
@@ -264,6 +266,10 @@ class Door:
             case data_effects.Waits():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.waits(effect.call)
+            case data_effects.ShowValue():
+                self._values.show(effect.channel, effect.value)
+            case data_effects.ShareValue():
+                self._share_value(effect)
             case data_effects.Warn():
                 self._warn(effect.message)
 
@@ -276,6 +282,17 @@ class Door:
         """The connection that still waits for a call's answer."""
         connection = self._sessions.get(session)
         return connection if connection is not None and connection.request_of(call) is not None else None
+
+    def _share_value(self, effect: data_effects.ShareValue) -> None:
+        connection = self._sessions.get(effect.session)
+        if connection is None:
+            return
+        try:
+            page = self._values.share(effect.channel, effect.value)
+        except TowpathError as error:
+            connection.refuse(effect.call, error)
+            return
+        connection.answer(translate_data.value_attached_frame(effect.call, PAGE_VALUE_BYTES), (page,))
 
     def _opened(self, effect: effects.SessionOpened) -> None:
         connection = self._connections.get(effect.connection)
@@ -347,6 +364,7 @@ class Door:
 
     async def close(self) -> None:
         """Close every connection; returns when the core has been told of each."""
+        self._values.close()
         self.stop_listening()
         for connection in list(self._connections.values()):
             connection.close()

@@ -276,6 +276,13 @@ def deliver_frame(effect: e.Deliver) -> Frame:
     return frame
 
 
+def value_attached_frame(call: int, value_bytes_max: int) -> Frame:
+    """Return the answer that the page's descriptor goes with."""
+    frame = Frame(id=call)
+    frame.attach_value_response.value_bytes_max = value_bytes_max
+    return frame
+
+
 def value_frame(effect: e.ValueItem) -> Frame:
     """Return one more item of a watch of a value."""
     frame = Frame(id=effect.call)

@@ -544,6 +544,9 @@ class ValueWriter:
         elsewhere.
         """
 
+    def withdraw(self) -> None:
+        """Show that the value is elsewhere: everybody asks from now on."""
+
     def close(self) -> None:
         """Release the page; those who mapped it keep it. Idempotent."""
 

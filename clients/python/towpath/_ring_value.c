@@ -194,6 +194,17 @@ static PyObject *page_write(WriterPage *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *page_withdraw(WriterPage *self, PyObject *Py_UNUSED(ignored)) {
+    struct tpr_value_about about = {0};
+    if (!page_usable(self))
+        return NULL;
+    about.flags = TPR_VALUE_ELSEWHERE;
+    int code = tpr_value_write(&self->page, &about, "", "");
+    if (code != TPR_OK)
+        return tp_raise(code);
+    Py_RETURN_NONE;
+}
+
 static PyObject *page_close(WriterPage *self, PyObject *Py_UNUSED(ignored)) {
     if (self->is_open) {
         self->is_open = 0;
@@ -205,6 +216,7 @@ static PyObject *page_close(WriterPage *self, PyObject *Py_UNUSED(ignored)) {
 static PyMethodDef page_methods[] = {
     {"share", TP_METHOD(page_share), METH_NOARGS, "A new O_RDONLY descriptor, owned by the caller."},
     {"write", TP_METHOD(page_write), METH_VARARGS, "Show (version, changed_at_ns, headers_raw, payload or None)."},
+    {"withdraw", TP_METHOD(page_withdraw), METH_NOARGS, "Have everybody ask from now on."},
     {"close", TP_METHOD(page_close), METH_NOARGS, "Release the page; those who mapped it keep it."},
     {NULL, NULL, 0, NULL},
 };
