@@ -130,6 +130,28 @@ def test_a_subscriber_that_stops_reading_costs_the_others_no_message(tmp_path: P
             assert int(told[1]) > 0
 
 
+def test_a_publisher_that_went_on_without_the_gateway_is_followed_again(tmp_path: Path) -> None:
+    config = "[zeromq]\nsub_hwm = 10\nsub_stall_ms = 600\n"
+    with running_daemon(tmp_path, config) as daemon, towpath.connect(str(daemon.socket)) as client:
+        client.declare("hasty", stall_ms_max=100)
+        with plain_subscriber("count", daemon.endpoint("zeromq", "sub"), "hasty") as slow:
+            assert slow.stdout is not None
+            os.kill(slow.pid, signal.SIGSTOP)
+            publisher = client.publisher("hasty")
+            for _ in range(40):
+                publisher.publish_many([bytes(16_384)] * 50)
+            os.kill(slow.pid, signal.SIGCONT)
+            wait_until(lambda: counters_of(daemon).get("sub_parted", 0) >= 1, "it was to be left behind")
+            told: list[str] = []
+            while not told:
+                publisher.publish(b"end")
+                if wait_readable(slow):
+                    told = slow.stdout.readline().split()
+            assert int(told[1]) > 0
+            assert subscribers_of(daemon, "hasty") == 1
+            assert "subscribe_failed" not in daemon.log()
+
+
 def wait_readable(process: subprocess.Popen[str]) -> bool:
     """Whether the process prints something within a moment."""
     assert process.stdout is not None

@@ -8,8 +8,8 @@
             client.channel("plant.line1.temp").publish(b"21.5")
             print(temperatures.receive().payload)
 
-``towpath.aio.connect`` is the same for asyncio. What can go wrong is a ``TowpathError``, one class per outcome;
-each is named here too: ``towpath.Timeout``.
+``towpath.aio.connect`` is the same for asyncio. What can go wrong is a ``TowpathError``, one class per
+outcome; each is named here too: ``towpath.Timeout``.
 """
 
 from __future__ import annotations

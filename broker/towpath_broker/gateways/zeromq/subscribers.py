@@ -29,6 +29,10 @@ A subscriber that does not read
     ``sub_overruns`` counts how often a subscriber began to lose. How many it then lost libzmq does not
     tell; the subscriber sees it exactly, as a gap in seq.
 
+    Where a channel lets its publishers wait for less than that (``stall_ms_max``), one of them may go on
+    without this gateway: ``sub_parted`` counts that. What it published meanwhile is lost to all subscribers
+    here, who see the gap; then it is followed again.
+
 Invariants
     Messages of one channel leave in the order in which they were received. A message is sent whole or not
     at all: libzmq checks the queues at the first part only.
@@ -45,7 +49,7 @@ from typing import TYPE_CHECKING, Final
 import zmq
 import zmq.backend
 
-from towpath.errors import ChannelNotFound, ChannelUndeclared, TowpathError
+from towpath.errors import ChannelNotFound, ChannelUndeclared, SlowConsumer, TowpathError
 from towpath_broker.gateways._common import GatewayContext, log
 from towpath_broker.gateways.zeromq.endpoint import Endpoint
 from towpath_broker.gateways.zeromq.messages import META, READY_PREFIX
@@ -55,6 +59,7 @@ from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
 
 if TYPE_CHECKING:
     from towpath import Message
+    from towpath.aio import AsyncSubscription
 
 PREFIX_BYTES_MAX: Final = 1_024
 """A longer subscription disconnects its peer. Channels' names have at most 255."""
@@ -231,6 +236,7 @@ class Subscribers:
             while True:
                 try:
                     await self._carry(channel, name, reader)
+                    pause_s = _AGAIN_FIRST_S
                 except (ChannelNotFound, ChannelUndeclared):
                     return  # if it comes back, so does a reader
                 except TowpathError as error:
@@ -251,22 +257,43 @@ class Subscribers:
                 del self._readers[name]
 
     async def _carry(self, channel: str, name: bytes, reader: _Reader) -> None:
+        """Carry a channel; returns when a publisher went on without us, which is followed again by subscribing
+        anew.
+        """
         async with self._opening:
             subscription = await self._gateway.client.subscribe(channel)
         async with subscription:
             reader.settled.set()
-            while True:
-                batch = await subscription.receive_many(_BATCH, bytes_max=_BATCH_BYTES)
-                sent = self._send_batch(name, batch, 0)
-                while sent < len(batch):
-                    message = batch[sent]
-                    meta = META.pack(message.source, message.seq, message.time_ns) + message.headers_raw
-                    await self._send_one(name, message.payload, meta)
-                    sent = self._send_batch(name, batch, sent + 1)
-                self._gateway.count("messages_out", len(batch))
-                self._endpoint.touch()
-                # A channel that never runs dry must not keep the loop from the others.
-                await asyncio.sleep(0)
+            try:
+                while True:
+                    await self._send_all(
+                        name, await subscription.receive_many(_BATCH, bytes_max=_BATCH_BYTES)
+                    )
+            except SlowConsumer as error:
+                self._gateway.count("sub_parted")
+                log("zeromq.parted", level="warning", channel=channel, message=error.message)
+            # What the other publishers have left for us goes out first.
+            while batch := await self._receive_now(subscription):
+                await self._send_all(name, batch)
+
+    async def _receive_now(self, subscription: AsyncSubscription) -> list[Message]:
+        while True:
+            try:
+                return await subscription.receive_many(_BATCH, bytes_max=_BATCH_BYTES, timeout=0)
+            except SlowConsumer:
+                self._gateway.count("sub_parted")  # another one; each is told once
+
+    async def _send_all(self, name: bytes, batch: Sequence[Message]) -> None:
+        sent = self._send_batch(name, batch, 0)
+        while sent < len(batch):
+            message = batch[sent]
+            meta = META.pack(message.source, message.seq, message.time_ns) + message.headers_raw
+            await self._send_one(name, message.payload, meta)
+            sent = self._send_batch(name, batch, sent + 1)
+        self._gateway.count("messages_out", len(batch))
+        self._endpoint.touch()
+        # A channel that never runs dry must not keep the loop from the others.
+        await asyncio.sleep(0)
 
     # ---- sending ----
 
