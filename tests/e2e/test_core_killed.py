@@ -65,11 +65,14 @@ class Load:
         while not self.stopping.is_set():
             self._publisher.publish(b"%d" % self.sent, timeout=DEADLINE_S)
             self.sent += 1
+        self._publisher.publish(b"end", timeout=DEADLINE_S)
 
     def _receive(self) -> None:
-        while not self.stopping.is_set() or len(self.got) < self.sent:
-            messages = self._subscription.receive_many(timeout=DEADLINE_S)
-            self.got += [int(message.payload) for message in messages]
+        while True:
+            payloads = [message.payload for message in self._subscription.receive_many(timeout=DEADLINE_S)]
+            self.got += [int(payload) for payload in payloads if payload != b"end"]
+            if payloads and payloads[-1] == b"end":
+                return
 
     def wait_flow(self, count: int) -> None:
         """Wait until so many more have come."""
@@ -98,7 +101,7 @@ def without_core(daemon: DaemonHandle) -> Iterator[None]:
 
 def is_running(pidfd: int) -> bool:
     try:
-        signal.pidfd_send_signal(pidfd, 0)  # type: ignore[arg-type]
+        signal.pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:
         return False
     # A zombie can still be sent signals; it holds nothing any more.
