@@ -13,7 +13,8 @@
  *
  * A spin looks without a system call for TPR_SPIN_PURE_NS; from then on it offers the core to others between looks
  * (sched_yield(2)), because whoever is waited for may need it. Both sides on one core then hand it to each other for less
- * than what a sleep and a wake-up cost. The spin remembers which of the two was answered last, and begins with that. Where
+ * than what a sleep and a wake-up cost. The spin remembers whether the last answer came while somebody else ran on its core,
+ * and begins with a yield if so. Where
  * the core went to somebody else for long, the budget is over, and that counts as a failure, whatever is found then.
  */
 #ifndef TOWPATH_RING_WAIT_H
@@ -38,6 +39,7 @@
 #define TPR_SPIN_MIN_NS UINT64_C(1000)
 #define TPR_SPIN_PURE_NS UINT64_C(3000)
 #define TPR_SPIN_LOOKS 16 /* between two looks at the clock */
+#define TPR_SPIN_SWITCH_NS UINT64_C(1000) /* a yield that took longer has let somebody else run */
 #define TPR_SPIN_SHORT_SLEEP_NS UINT64_C(100000)
 #define TPR_SPIN_PROBE_MIN 16u
 #define TPR_SPIN_PROBE_MAX 1024u
@@ -135,7 +137,7 @@ struct tpr_spin {
     uint64_t budget_ns;
     uint32_t short_sleeps;
     uint32_t probe_after;  /* so many short sleeps; 0 with a budget of 0: never spin */
-    uint32_t yields_first; /* the last answer was there when this side came back from a yield */
+    uint32_t yields_first; /* the last answer came while somebody else ran on our core */
 };
 
 static inline void tpr_spin_init_(struct tpr_spin *spin) {
@@ -172,7 +174,7 @@ static inline void tpr_spin_slept_(struct tpr_spin *spin, uint64_t slept_ns) {
 struct tpr_spinning_ {
     uint64_t pure_end_ns, end_ns, now_ns;
     uint32_t looks;       /* since the clock was read */
-    uint32_t has_yielded; /* just before the look that is next */
+    uint32_t has_yielded; /* just before the look that is next, and somebody else has run */
 };
 
 static inline void tpr_spin_begin_(const struct tpr_spin *spin, struct tpr_spinning_ *spinning, uint64_t began_ns,
@@ -184,6 +186,12 @@ static inline void tpr_spin_begin_(const struct tpr_spin *spin, struct tpr_spinn
     spinning->has_yielded = 0;
 }
 
+/* Back from a yield. */
+static inline void tpr_spin_came_back_(struct tpr_spinning_ *spinning, uint64_t now_ns) {
+    spinning->has_yielded = now_ns - spinning->now_ns >= TPR_SPIN_SWITCH_NS;
+    spinning->now_ns = now_ns;
+}
+
 /* Is another look due? Pauses or yields before it. */
 static inline int tpr_spin_goes_on_(struct tpr_spinning_ *spinning) {
     spinning->has_yielded = 0;
@@ -192,14 +200,14 @@ static inline int tpr_spin_goes_on_(struct tpr_spinning_ *spinning) {
         return 1;
     }
     spinning->looks = 1;
-    if (spinning->now_ns >= spinning->pure_end_ns && spinning->now_ns < spinning->end_ns) {
-        sched_yield();
-        spinning->has_yielded = 1;
-        spinning->now_ns = tpr_monotonic_ns();
-        return 1; /* also when the core came back late: it would be a pity to sleep on what is there */
-    }
     spinning->now_ns = tpr_monotonic_ns();
-    return spinning->now_ns < spinning->end_ns;
+    if (spinning->now_ns >= spinning->end_ns)
+        return 0;
+    if (spinning->now_ns >= spinning->pure_end_ns) {
+        sched_yield();
+        tpr_spin_came_back_(spinning, tpr_monotonic_ns()); /* late, perhaps: still worth the look that follows */
+    }
+    return 1;
 }
 
 /* What was waited for is there. */

@@ -36,33 +36,32 @@ static void test_spin_is_bounded(void) {
     CHECK(count_looks(&spin, &spinning, began_ns, TPR_FOREVER) >= TPR_SPIN_LOOKS);
     CHECK(tpr_monotonic_ns() >= began_ns + TPR_SPIN_MAX_NS);
     CHECK(count_looks(&spin, &spinning, began_ns, began_ns) == TPR_SPIN_LOOKS); /* the time is over */
+    spin.yields_first = 1;
+    CHECK(count_looks(&spin, &spinning, began_ns, began_ns) == 0);
     began_ns = tpr_monotonic_ns();
     CHECK(count_looks(&spin, &spinning, began_ns, began_ns + 5000) >= 1);
     CHECK(spinning.end_ns == began_ns + 5000);
 }
 
 static void test_spin_remembers_what_paid(void) {
-    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 4, 0, TPR_SPIN_PROBE_MIN, 0};
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 8, 0, TPR_SPIN_PROBE_MIN, 0};
     struct tpr_spinning_ spinning;
-    tpr_spin_begin_(&spin, &spinning, tpr_monotonic_ns(), TPR_FOREVER);
-    spinning.pure_end_ns = 0; /* as if it had looked for long */
-    spinning.end_ns = TPR_FOREVER;
-    for (int i = 0; i <= TPR_SPIN_LOOKS; i++)
-        CHECK(tpr_spin_goes_on_(&spinning) && spinning.has_yielded == (i == TPR_SPIN_LOOKS));
+    tpr_spin_begin_(&spin, &spinning, 1000000, TPR_FOREVER);
+    CHECK(tpr_spin_goes_on_(&spinning) && !spinning.has_yielded); /* looks first, without a system call */
+    tpr_spin_came_back_(&spinning, spinning.now_ns + TPR_SPIN_SWITCH_NS);
+    CHECK(spinning.has_yielded);
     tpr_spin_answered_(&spin, &spinning);
-    CHECK(spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 2);
-    tpr_spin_begin_(&spin, &spinning, tpr_monotonic_ns(), TPR_FOREVER);
-    spinning.end_ns = TPR_FOREVER;
-    CHECK(tpr_spin_goes_on_(&spinning) && spinning.has_yielded);
-    CHECK(tpr_spin_goes_on_(&spinning) && !spinning.has_yielded);
+    CHECK(spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 4);
+    tpr_spin_begin_(&spin, &spinning, 1000000, TPR_FOREVER);
+    CHECK(spinning.looks == TPR_SPIN_LOOKS && spinning.pure_end_ns == 1000000); /* the first thing is a yield */
+    tpr_spin_came_back_(&spinning, spinning.now_ns + TPR_SPIN_SWITCH_NS - 1); /* nobody else was there */
     tpr_spin_answered_(&spin, &spinning);
-    CHECK(!spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS);
-    /* Begun at the clock's zero, it is long over when the core comes back: that has not paid. */
-    spin.yields_first = 1;
-    tpr_spin_begin_(&spin, &spinning, 0, TPR_FOREVER);
-    CHECK(tpr_spin_goes_on_(&spinning) && spinning.has_yielded);
+    CHECK(!spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 2);
+    /* The core came back when the time was over: that has not paid, and says nothing of who shares a core. */
+    tpr_spin_begin_(&spin, &spinning, 1000000, TPR_FOREVER);
+    tpr_spin_came_back_(&spinning, spinning.end_ns);
     tpr_spin_answered_(&spin, &spinning);
-    CHECK(spin.budget_ns == TPR_SPIN_MAX_NS / 2);
+    CHECK(!spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 4);
 }
 
 int main(void) {
