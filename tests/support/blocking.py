@@ -16,6 +16,12 @@ from typing import Any
 
 import towpath.aio
 from towpath.aio.api import AsyncHandle
+from towpath.queues import Delivery
+from towpath.result import Ok
+from towpath.transactions import TransactionBase
+
+LIVING = (AsyncHandle, Delivery, TransactionBase)
+"""What is wrapped when it is handed out: it is used on the loop, too."""
 
 
 class LoopThread:
@@ -61,26 +67,34 @@ class Blocking:
             return value
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            result = self._thread.call(value, *args, **kwargs)
+            result = self._thread.call(value, *map(_inner, args), **kwargs)
             if inspect.isawaitable(result):
                 result = self._thread.run(_awaited(result))
-            return Blocking(self._thread, result) if isinstance(result, AsyncHandle) else result
+            return self._wrapped(result)
 
         return called
+
+    def _wrapped(self, result: Any) -> Any:
+        match result:
+            case list():
+                return [self._wrapped(each) for each in result]
+            case Ok(value):
+                return Ok(self._wrapped(value))
+        return Blocking(self._thread, result) if isinstance(result, LIVING) else result
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._thread.call(self._inner.__aiter__)
         while True:
             try:
-                yield self._thread.run(_awaited(iterator.__anext__()))
+                yield self._wrapped(self._thread.run(_awaited(iterator.__anext__())))
             except StopAsyncIteration:
                 return
 
     def __enter__(self) -> Blocking:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._thread.run(self._inner.close())
+    def __exit__(self, *raised: object) -> None:
+        self._thread.run(self._inner.__aexit__(*raised))
 
 
 class BlockingClient(Blocking):
@@ -89,6 +103,13 @@ class BlockingClient(Blocking):
     def __init__(self, url: str, **options: Any) -> None:
         thread = loop_thread()
         super().__init__(thread, thread.run(towpath.aio.connect(url, **options)))
+
+
+def _inner(argument: Any) -> Any:
+    """What a wrapped argument, or a list of such, is for the client."""
+    if isinstance(argument, list):
+        return [_inner(each) for each in argument]
+    return argument._inner if isinstance(argument, Blocking) else argument
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -75,6 +75,9 @@ class QueuePublisher(SubmitterBase, Publisher):
                     return False
         return True
 
+    def flush(self, timeout: float | None = None) -> None:
+        """Nothing to wait for: what ``publish`` returned for is in the queue, on disk where it is durable."""
+
     def wait_drained(self, timeout: float | None = None) -> bool:
         """True at once: what was published is in the queue, and stays there for whoever consumes it."""
         return True
