@@ -374,6 +374,15 @@ static inline int tpr_reader_finish(struct tpr_reader *reader, uint64_t id) {
     return 1;
 }
 
+/* The writer of this source was not gone after all: read on. 0 when it is not known, or its end has been read. */
+static inline int tpr_reader_revive(struct tpr_reader *reader, uint64_t id) {
+    struct tpr_source *source = tpr_reader_find(reader, id);
+    if (!source || source->state > TPR_SOURCE_FINISHED)
+        return 0;
+    source->state = TPR_SOURCE_LIVE;
+    return 1;
+}
+
 /* Ring this doorbell (a UNIX socket, duplicated; or -1: none) from now on when the source's writer waits for room by
  * doorbell; if it does so now, at once, as the old one may have been rung in vain. Returns TPR_OK; TPR_E_DOORBELL,
  * TPR_E_SYSTEM: nothing is changed. 0 is TPR_OK also for a source that is not known. */

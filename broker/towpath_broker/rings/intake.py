@@ -4,13 +4,14 @@ Theory of operation
     The machine says who publishes. But a publisher whose session has ended need not be gone: its connection
     broke, or the core was started again and it has not come back yet. What it publishes meanwhile lies in its
     ring, so the core reads on. Such a publisher is *away*. It is back when the machine says so; it is gone
-    when its doorbell has ended (``bells``), when it has closed its ring, or at last when its time is over.
-    Whoever is gone is read to the end, and then its slot is given back. So each of its messages is taken in
-    exactly once, whatever happens to connections and to the core.
+    when it has closed its ring, or when its time is over, which is short unless its doorbell says that it is
+    there (``bells``). That it has none proves nothing: it may have been lost with the connection. Whoever is
+    gone is read to the end, and then its slot is given back. So each message is taken in exactly once,
+    whatever happens to connections and to the core.
 
 Invariants
     A source that is away has a timer; one that is attached has none.
-    Each source that was added is told to ``left`` once it is let go of, and only then.
+    A source is told to ``left`` when it is let go of, and only then.
     At most ``AWAY_MAX`` are away; beyond it, who has been for longest is taken for gone.
 
 Not here: moving messages (own_channel), doorbells, memory that outlives the process (mediator).
@@ -30,7 +31,7 @@ from towpath_broker.log import log
 AWAY_S: Final = 30.0
 """How long a publisher may be away whose doorbell says that it is there; then it is taken for gone."""
 GRACE_S: Final = 3.0
-"""The same without a doorbell, after the core was started again; as for clients (``RESUME_GRACE_NS``)."""
+"""The same without a doorbell; as for clients (``RESUME_GRACE_NS``)."""
 AWAY_MAX: Final = 64
 """Publishers of one channel that may be away at a time."""
 
@@ -91,6 +92,7 @@ class Intake:
             timer.cancel()
         try:
             if self.is_reading(source):
+                self.reader.revive(source)
                 self.reader.set_doorbell(source, doorbell)
             elif start == "start" or not self._add_at_cursor(source, slot, ring, doorbell):
                 self.reader.add(ring, slot, source, self._channel, start, doorbell)
@@ -109,7 +111,7 @@ class Intake:
     def recover(self, source: SourceId, slot: int, ring: int) -> None:
         """Go on with a publisher of an earlier core, which is away until the machine says that it is back."""
         self._add_at_cursor(source, slot, ring, -1)
-        self._await_return(source, AWAY_S if self._sources.is_there(source) else GRACE_S)
+        self._await_return(source)
 
     def _add_at_cursor(self, source: SourceId, slot: int, ring: int, doorbell: int) -> bool:
         """Go on where this page says that the source was read up to; False when it does not, or the ring
@@ -125,19 +127,23 @@ class Intake:
 
     def detached(self, source: SourceId) -> None:
         """The machine has let a publisher go: it is away, or gone."""
-        if self._sources.is_there(source) and self.is_reading(source):
-            self._await_return(source, AWAY_S)
+        if self.is_reading(source):
+            self._await_return(source)
         else:
-            self._finish(source)
+            self._leave(source)
 
     def bell_ended(self, source: SourceId) -> None:
-        """A publisher has let go of its doorbell. Whether it is attached still, the machine knows."""
+        """A publisher has let go of its doorbell, or the doorbell never reached it."""
         if source in self._away:
-            self._finish(source)
+            self._await_return(source)
 
-    def _await_return(self, source: SourceId, seconds: float) -> None:
+    def _await_return(self, source: SourceId) -> None:
+        timer = self._away.pop(source, None)
+        if timer is not None:
+            timer.cancel()
         if len(self._away) >= AWAY_MAX:
             self._finish(next(iter(self._away)))
+        seconds = AWAY_S if self._sources.is_there(source) else GRACE_S
         self._away[source] = self._loop.call_later(seconds, self._finish, source)
 
     def _finish(self, source: SourceId) -> None:

@@ -254,14 +254,13 @@ class OwnChannel:
         if self.intake is None:
             return
         moved = self._take_in(self.intake)
+        self.intake.tend()  # also while there is always something: their slots are needed again
         if moved > 0:
             self.wake()
         elif moved < 0:
             self._wait_room()
-        else:
-            self.intake.tend()
-            if self.intake.reader.arm():
-                self.wake()
+        elif self.intake.reader.arm():
+            self.wake()
 
     def _take_in(self, intake: Intake) -> int:
         """Take a batch of the publishers' messages in, and show it; see the module's docstring.

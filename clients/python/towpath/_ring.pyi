@@ -437,6 +437,9 @@ class Reader:
         A writer that closed its ring has the same effect by itself.
         """
 
+    def revive(self, source: int, /) -> bool:
+        """Undo ``finish``: its writer is there. False when it is not known, or was read to its end already."""
+
     def remove(self, source: int, /) -> None:
         """Let go of a source, read to its end or not; its slot may be assigned again. Unknown sources are
         ignored."""

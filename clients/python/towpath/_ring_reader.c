@@ -178,6 +178,13 @@ static PyObject *reader_finish(ReaderObject *self, PyObject *value) {
     Py_RETURN_NONE;
 }
 
+static PyObject *reader_revive(ReaderObject *self, PyObject *value) {
+    uint64_t source;
+    if (!tp_reader_usable(self) || tp_uint64(value, "source", &source) < 0)
+        return NULL;
+    return PyBool_FromLong(tpr_reader_revive(&self->ring, source));
+}
+
 static PyObject *reader_remove(ReaderObject *self, PyObject *value) {
     uint64_t source;
     void *tag = NULL;
@@ -404,6 +411,7 @@ static PyMethodDef reader_methods[] = {
     {"share", TP_METHOD(reader_share), METH_NOARGS, "A new O_RDONLY descriptor, owned by the caller."},
     {"add", TP_METHOD(reader_add), TP_KEYWORDS, "Read this ring too."},
     {"finish", TP_METHOD(reader_finish), METH_O, "The source's writer is gone: read on to its tail."},
+    {"revive", TP_METHOD(reader_revive), METH_O, "Undo finish(); False when it has been read to its end."},
     {"remove", TP_METHOD(reader_remove), METH_O, "Let go of a source."},
     {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
     {"pass_over", TP_METHOD(reader_pass_over), TP_KEYWORDS, "A dead pump had published these already."},
