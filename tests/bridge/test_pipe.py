@@ -14,7 +14,7 @@ from tests.bridge.rig import Rig, on_loop, processes_gone, read_bytes, within
 from towpath.errors import BadFrame, BindingFailed, ChannelUndeclared
 from towpath.model import BindingState, Direction
 from towpath_broker.gateways.bridge.backoff import DELAY_MS_MAX, HEALTHY_AFTER_S, Backoff, format_delay
-from towpath_broker.gateways.bridge.command import STDERR_LINES_MAX, describe_exit
+from towpath_broker.gateways.bridge.command import STDERR_BYTES_PER_S, STDERR_LINES_MAX, describe_exit
 
 
 def sh(script: str) -> list[str]:
@@ -231,6 +231,19 @@ async def test_standard_error_is_logged_within_bounds_and_never_stops_it(
     assert logged[0].endswith("line=1") and "channel=test pid=" in logged[0]
     [suppressed] = [line for line in lines if "bridge.stderr_suppressed" in line]
     assert suppressed.endswith(f"lines={50_001 - STDERR_LINES_MAX}")
+
+
+@on_loop
+async def test_a_flood_on_standard_error_is_slowed() -> None:
+    """It would cost the bridge all its time otherwise, lines or none."""
+    flood_bytes = STDERR_BYTES_PER_S // 2
+    async with Rig() as rig:
+        began_s = asyncio.get_running_loop().time()
+        rig.pipe(sh(f"head -c {flood_bytes} /dev/zero >&2"), "in", restart="never")
+        await rig.ended()
+        # A pipe's content is read without waiting for more, and at the end the rest.
+        paced_bytes = flood_bytes - 2 * 65_536
+        assert asyncio.get_running_loop().time() - began_s >= paced_bytes / STDERR_BYTES_PER_S
 
 
 @on_loop

@@ -11,7 +11,7 @@ Theory of operation
 
     Its standard error goes to the log, line by line, at most ``STDERR_LINES_MAX`` lines in
     ``STDERR_WINDOW_S``; the rest is counted. It is always read, so that a talkative command is not stopped by
-    a full pipe.
+    a full pipe; one that floods it is slowed to ``STDERR_BYTES_PER_S``: the bridge has others to serve.
 
 Not here: when to start it again (``adapters/pipe.py``).
 
@@ -37,6 +37,8 @@ from towpath_broker.log import log
 
 STDERR_LINES_MAX: Final = 100
 STDERR_WINDOW_S: Final = 10.0
+STDERR_BYTES_PER_S: Final = 1 << 22
+"""Of one command; beyond it the command waits in its own write."""
 _READ_BYTES: Final = 65_536
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -166,6 +168,7 @@ class Command:
                 break
             window.log_lines(lines.feed(data))
             await asyncio.sleep(0)
+            await stop.sleep(len(data) / STDERR_BYTES_PER_S)
         window.log_lines(lines.end())
         window.close()
 
