@@ -274,11 +274,31 @@ class DataEngine:
                 self._memory.submit(command)
                 self._durable.submit(command)
             case c.CommitTransaction():
-                self._durable.submit(command)
+                if (why := self._hindrance(command)) is not None:
+                    self._refuse(command, why)
+                else:
+                    self._durable.submit(command)
             case c.Settle():
                 (self._durable if command.consumer % 2 else self._memory).submit(command)
             case _:
                 self._submit_to(command.channel, command)  # type: ignore[attr-defined]
+
+    def _hindrance(self, command: c.CommitTransaction) -> TowpathError | None:
+        """Why a transaction cannot be, as far as its lane does not know: what is in memory is in none."""
+        parts = (*command.publishes, *command.values, *command.deletions, *command.places)
+        for name in dict.fromkeys(part.channel for part in parts):
+            if self._lane_of.get(name) is self._memory:
+                return InvalidArgument(
+                    f"channel {name!r} is not durable, and can be in no transaction",
+                    hint="declare it with --durable",
+                )
+        for settlement in command.settlements:
+            if settlement.consumer and settlement.consumer % 2 == 0:
+                return InvalidArgument(
+                    "a delivery of a queue that is not durable can be in no transaction",
+                    hint="declare the queue with --durable",
+                )
+        return None
 
     def _submit_to(self, channel: str, command: c.DataCommand) -> None:
         lane = self._lane_of.get(channel)
