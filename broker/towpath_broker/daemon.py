@@ -52,6 +52,7 @@ from .local.door import Door
 from .local.tokens import ResumeTokens, read_key
 from .log import log, set_level
 from .ports import WallClock
+from .rings.durable_channel import Logs
 from .rings.kept import Keeper
 from .settings import Settings
 from .status import StatusBoard
@@ -163,6 +164,12 @@ class Daemon:
             first_consumer=first_id(self._machine.incarnation),
         )
         await self._data.recover(self._machine.data_channels())
+        self._door.mediator.logs = Logs(
+            submit=self._data.submit,
+            next_seq=self._data.next_seq,
+            taken=self._data.taken,
+            read=self._kept.read_parcels,
+        )
         task = asyncio.create_task(self._data.run(), name="data engine")
         task.add_done_callback(lambda _: self._draining.set())
         return task
@@ -186,6 +193,7 @@ class Daemon:
                 self._data.open_channel(effect)
             case effects.ChannelClosed():
                 self._data.close_channel(effect)
+                self._door.mediator.forget_log(effect.name)
             case _:
                 self._door.emit(effect)
         if self._status_due is None and isinstance(effect, effects.Reply | effects.SessionOpened):

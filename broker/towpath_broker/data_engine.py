@@ -187,6 +187,8 @@ class DataEngine:
         for channel in channels:
             self.open_channel(channel)
         self._durable.submit(c.Recovered())
+        while self._durable.line:  # from now on channels can be asked about
+            await self._durable_round(self._durable.take())
 
     async def run(self) -> None:
         """Carry out commands until :meth:`stop`, and then those that still wait.

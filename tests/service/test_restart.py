@@ -126,3 +126,26 @@ def test_a_daemon_that_is_killed_under_load_loses_nothing(machine: Machine, orde
         wait_until(lambda before=before: machine.show("MainPID") not in ("0", before), machine.journal)  # type: ignore[misc]
         load.wait_flow()
     load.end()
+
+
+def test_a_core_that_hangs_is_replaced(machine: Machine) -> None:
+    """By the daemon, after half of WatchdogSec, and the service goes on; nobody loses a message."""
+    short = "/run/systemd/system/towpath.service.d/short.conf"
+    machine.run("sh", "-c", f"mkdir -p $(dirname {short}); printf '[Service]\nWatchdogSec=4\n' >{short}")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "towpath.service")
+    machine.run("towpath", "declare", "while.it.hangs", "--order", "total")
+    load = Load(machine, "while.it.hangs")
+    main, restarts = machine.show("MainPID"), machine.show("NRestarts")
+    core = machine.run("pgrep", "-f", "-P", main, "towpath_broker.daemon").strip()
+    machine.run("kill", "-STOP", core)
+    machine.wait_journal("core.wedged")
+    load.wait_flow()
+    assert (machine.show("MainPID"), machine.show("NRestarts")) == (main, restarts)
+    # A supervisor that hangs is systemd's: nobody feeds the watchdog then.
+    machine.run("kill", "-STOP", main)
+    wait_until(lambda: machine.show("MainPID") not in ("0", main), machine.journal)
+    load.wait_flow()
+    load.end()
+    machine.run("rm", short)
+    machine.run("systemctl", "daemon-reload")

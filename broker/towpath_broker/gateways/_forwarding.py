@@ -6,9 +6,10 @@ Theory of operation
     principal of the gateway's peers, and what the core says goes back; what may be asked, and what is done
     then, is decided there.
 
-    Publishes on a queue are passed on too, in pieces where one frame of the door would not hold them. On any
-    other channel they go through a publisher of the gateway's own. Which it is, is asked once for each name.
-    When the channel has become another since, either way still works.
+    Publishes on a queue or a durable topic are passed on too, in pieces where one frame of the door would not
+    hold them, and so are answered when they are on disk. On any other channel they go through a publisher of
+    the gateway's own. Which it is, is asked once for each name. When the channel has become another since,
+    either way still works.
 
 Invariants
     Nothing larger than the door takes in a frame is sent there: it would close the gateway's connection, for
@@ -25,11 +26,12 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from towpath import wire
+from towpath import convert, model, wire
+from towpath.aio.api import AsyncSubscription
 from towpath.aio.kinds import AsyncKinds
 from towpath.calls import Call
 from towpath.errors import LimitExceeded, MessageTooLarge, TowpathError
-from towpath.v1.channels_pb2 import PublishRequest, PublishResponse
+from towpath.v1.channels_pb2 import PublishRequest, PublishResponse, Subscribed, SubscribeRequest
 
 CALLS: Final = (
     "settle",
@@ -122,8 +124,24 @@ class _Answers:
         return self._items.popleft()
 
 
+def beginning(request: SubscribeRequest) -> tuple[model.Start | None, str]:
+    """Where a peer's subscription begins, and the name of its place.
+
+    Raises:
+        InvalidArgument: that is no place to begin.
+    """
+    return (convert.start_from_proto(request.start) if request.HasField("start") else None), request.name
+
+
+def subscribed_to(subscription: AsyncSubscription) -> Subscribed:
+    """The first response to a peer that has subscribed."""
+    return Subscribed(
+        channel=subscription.name, is_stored=subscription.is_stored, next_seq=subscription.next_seq or 0
+    )
+
+
 class Queues:
-    """Publishes on queues.
+    """Publishes on queues and durable topics.
 
     Args:
         asker: for whom.
@@ -134,7 +152,7 @@ class Queues:
         self._is_queue: dict[str, bool] = {}
 
     async def has(self, channel: str) -> bool:
-        """Whether a channel is a queue.
+        """Whether a channel is a queue or a durable topic.
 
         Raises:
             ChannelNotFound, InvalidName: there is no such channel.
@@ -142,7 +160,7 @@ class Queues:
         known = self._is_queue.get(channel)
         if known is None:
             info = await self._asker.channel_info(channel)
-            known = info.kind == "queue"
+            known = info.kind == "queue" or info.durable
             if len(self._is_queue) >= NAMES_MAX:
                 self._is_queue.clear()
             self._is_queue[channel] = known
@@ -163,7 +181,7 @@ class Queues:
         for piece in _pieces(request):
             if (size := piece.ByteSize()) > FRAME_BYTES_MAX:
                 raise MessageTooLarge(
-                    f"a message of {size} bytes; a queue takes {FRAME_BYTES_MAX} at most", hint=""
+                    f"a message of {size} bytes; at most {FRAME_BYTES_MAX} are stored from afar", hint=""
                 )
             call = call_of("publish", piece)
             response = await self._asker.pass_on(call, timeout=FOREVER_S if timeout_s is None else timeout_s)

@@ -266,6 +266,10 @@ class Door:
             case data_effects.Waits():
                 if (connection := self._sessions.get(effect.session)) is not None:
                     connection.waits(effect.call)
+            case data_effects.Appended():
+                self.mediator.appended(effect)
+            case data_effects.NotTaken():
+                self.mediator.not_taken(effect)
             case data_effects.ShowValue():
                 self._values.show(effect.channel, effect.value)
             case data_effects.ShareValue():

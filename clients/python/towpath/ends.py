@@ -64,6 +64,8 @@ class SourceState:
         is_attached: whether the core has ever said that it is; from then on it may be taken up again.
         resume_token: what the core gave to prove by then that it is ours.
         ended: why nothing more can be published, or None.
+        held: why what was published cannot be stored for now, or None; durable topics.
+        is_durable: whether what is published is stored.
         orphans: readers of before a reconnection that have not come back yet.
         place: what it is on its channel.
         early: readers that began with the ring's first record, and so have missed nothing of it.
@@ -80,11 +82,16 @@ class SourceState:
         self.is_attached = False
         self.resume_token = b""
         self.stall_ns = channel.stall_ms_max * 1_000_000
+        self.is_durable = channel.durable
         self.writer = _ring.Writer(
-            source, channel.ring_bytes, overflow=channel.overflow, history=channel.history
+            source,
+            channel.ring_bytes,
+            overflow="drop" if channel.overflow == "drop" and not channel.durable else "block",
+            history=channel.history,
         )
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
+        self.held: TowpathError | None = None
         self.orphans: set[int] = set()
         self.place = place or calls.SourcePlace()
         self.early: set[int] = set()
@@ -98,6 +105,16 @@ class SourceState:
     def stalled_reader(self) -> int | None:
         """A reader that has held the ring full for too long, without moving."""
         return self.writer.stalled_reader(self.stall_ns) if self.stall_ns else None
+
+    def hold(self, error: TowpathError | None) -> None:
+        """What was published cannot be stored now; who waits for that is told. None: it can be again."""
+        self.held = error
+        self.wake()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the core has stored all that was published. While it is away nobody can say so."""
+        return bool(self.writer.readers()) and self.writer.drained()
 
     def end(self, error: TowpathError) -> None:
         """Nothing more can be published; who waits for room is woken."""
@@ -138,6 +155,8 @@ class ReaderState:
         ended: why no new source will come, or None; what is in the rings already is still handed out.
         slots: the slot of each source that the core counts as this reader's.
         following: sources whose rings are not drained yet, and the channel of each.
+        stored: sources whose messages are in the store too, under the same seqs.
+        excluded: sources whose messages are passed over.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
@@ -173,6 +192,8 @@ class ReaderState:
         self.ended: TowpathError | None = None
         self.slots: dict[int, int] = {}
         self.following: dict[int, str] = {}
+        self.stored: set[int] = set()
+        self.excluded: set[int] = set()
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()
         self.overtaken: set[int] = set()

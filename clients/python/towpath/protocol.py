@@ -100,6 +100,7 @@ class ClientProtocol:
         self.readers: dict[int, ReaderState] = {}
         self.kept: set[asking.KeptStream[Any]] = set()
         self.welcome: frame_pb2.Welcome | None = None
+        self.is_abandoned = False
         self.deadline_ns: int | None = None
 
     # ---- connection ----
@@ -414,6 +415,7 @@ class ClientProtocol:
 
     def abandon(self, why: TowpathError) -> None:
         """In a forked child: all of it is the parent's, and nothing is said to anybody."""
+        self.is_abandoned = True
         self.welcome = None
         self.deadline_ns = None
         for source in self.sources.values():
@@ -460,6 +462,7 @@ class ClientProtocol:
         state.unconfirmed.discard(source)
         state.overtaken.discard(source)
         state.parties.pop(source, None)
+        state.stored.discard(source)
         if state.slots.pop(source, None) is not None:
             self.call_and_forget(calls.release_slot(state.id, source))
 
@@ -526,6 +529,11 @@ class ClientProtocol:
                 reader = self.readers.get(frame.subscription_ended.reader)
                 if reader is not None:
                     reader.end(convert.error_from_proto(frame.subscription_ended.error))
+            case "publication_held":
+                source = self.sources.get(frame.publication_held.source)
+                if source is not None:
+                    held = frame.publication_held
+                    source.hold(convert.error_from_proto(held.error) if held.HasField("error") else None)
             case "publication_ended":
                 source = self.sources.get(frame.publication_ended.source)
                 if source is not None:
@@ -561,6 +569,8 @@ class ClientProtocol:
             state.wake()
             return
         state.following[notice.source] = notice.channel
+        if notice.is_stored:
+            state.stored.add(notice.source)
         state.wake()
 
     def _source_excluded(self, notice: frame_pb2.SourceExcluded) -> None:
@@ -568,6 +578,7 @@ class ClientProtocol:
         if state is not None:
             try:
                 state.reader.exclude(notice.source)
+                state.excluded.add(notice.source)
             except ValueError:
                 _log.warning("channel %s: the echo of source %d is heard", state.channel, notice.source)
 

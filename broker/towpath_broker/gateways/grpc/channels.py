@@ -212,8 +212,9 @@ class ChannelsService:
     async def _send(self, context: Context, window: Window) -> None:
         settings = self._gateway.settings
         channel = await window.opened()
-        async with await self._gateway.client.subscribe(channel) as subscription:
-            subscribed = channels_pb2.Subscribed(channel=channel)
+        start, place = _forwarding.beginning(window.first)
+        async with await self._gateway.client.subscribe(channel, start=start, place=place) as subscription:
+            subscribed = _forwarding.subscribed_to(subscription)
             await context.write(channels_pb2.SubscribeResponse(subscribed=subscribed))
             while count_max := await window.room(settings.batch_messages_max):
                 messages = await subscription.receive_many(count_max, bytes_max=settings.batch_bytes_max)

@@ -24,9 +24,14 @@ CREDIT_MAX: Final = 1 << 32
 
 
 class Window:
-    """One subscription's window; used by one reader and one sender on one event loop."""
+    """One subscription's window; used by one reader and one sender on one event loop.
+
+    Attributes:
+        first: the peer's first request.
+    """
 
     def __init__(self) -> None:
+        self.first = channels_pb2.SubscribeRequest()
         self._channel = ""
         self._is_limited = False
         self._has_ended = False
@@ -46,6 +51,7 @@ class Window:
         """
         if not self._channel:
             self._channel = check_pattern(request.channel)
+            self.first = request
             self._is_limited = request.credit > 0
         elif request.channel:
             raise InvalidArgument(

@@ -298,10 +298,11 @@ class Calls:
         return frame
 
     async def _subscribe(self, call: Call) -> Frame:
-        channel = call.request.subscribe_request.channel
-        async with await self._client.subscribe(channel) as subscription:
+        request = call.request.subscribe_request
+        start, place = _forwarding.beginning(request)
+        async with await self._client.subscribe(request.channel, start=start, place=place) as subscription:
             began = Frame(id=call.id)
-            began.subscribe_response.subscribed.channel = channel
+            began.subscribe_response.subscribed.CopyFrom(_forwarding.subscribed_to(subscription))
             await self._deliver(call, began, None)
             credited = self._running[call].credited
             while True:

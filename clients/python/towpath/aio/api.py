@@ -77,7 +77,9 @@ class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
         """Become a publisher of a channel; see :meth:`towpath.Client.publisher`."""
 
     @abstractmethod
-    async def subscribe(self, name: str, *, exclude_origin: str = "") -> AsyncSubscription:
+    async def subscribe(
+        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+    ) -> AsyncSubscription:
         """Subscribe: nothing published after this returned is missed; see
         :meth:`towpath.Client.subscribe`.
         """
@@ -123,6 +125,9 @@ class AsyncPublisher(AsyncHandle):
         mix.
         """
 
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was published is on disk; see :meth:`towpath.Publisher.flush`."""
+
     @abstractmethod
     async def wait_drained(self, timeout: float | None = None) -> bool:
         """Wait until every subscriber has taken all that was published; see
@@ -144,6 +149,22 @@ class AsyncSubscription(AsyncHandle):
     @abstractmethod
     def lost(self) -> int:
         """Messages that this subscription missed so far, of all sources: the sum of ``Message.missed``."""
+
+    @property
+    @abstractmethod
+    def is_stored(self) -> bool:
+        """See :attr:`towpath.Subscription.is_stored`."""
+
+    @property
+    @abstractmethod
+    def next_seq(self) -> int | None:
+        """See :attr:`towpath.Subscription.next_seq`."""
+
+    @abstractmethod
+    async def save_place(self, timeout: float | None = None) -> None:
+        """Remember that everything handed out so far was dealt with; see
+        :meth:`towpath.Subscription.save_place`.
+        """
 
     @abstractmethod
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
@@ -226,9 +247,9 @@ class AsyncChannel(AsyncHandle):
         """Publish a batch; see :meth:`towpath.Publisher.publish_many`."""
         return await (await self.publisher()).publish_many(payloads, headers=headers, timeout=timeout)
 
-    async def subscribe(self) -> AsyncSubscription:
+    async def subscribe(self, *, start: model.Start | None = None, place: str = "") -> AsyncSubscription:
         """Subscribe; see :meth:`towpath.Client.subscribe`."""
-        return await self._client.subscribe(self.name)
+        return await self._client.subscribe(self.name, start=start, place=place)
 
     async def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> AsyncConsumer:
         """Consume, where it is a queue; see :meth:`towpath.Client.consume`."""

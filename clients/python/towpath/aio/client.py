@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from towpath import addresses, asking, calls, tracing, wire
+from towpath import addresses, asking, calls, model, tracing, wire
 from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.bells import Bells
@@ -171,14 +171,23 @@ class LocalAsyncClient(AsyncClient):
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return tracing.traced_async(await self._persist(attach))
 
-    async def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalAsyncSubscription:
+    async def subscribe(
+        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+    ) -> LocalAsyncSubscription:
         protocol = self._protocol
 
         async def attach() -> LocalAsyncSubscription:
             begin = functools.partial(protocol.new_reader, name, exclude_origin, wants_doorbell=True)
             state = await self._attach(begin, protocol.forget_reader, deadline)
             state.wake = lambda: self._wake(state)
-            return LocalAsyncSubscription(self, state)
+            subscription = LocalAsyncSubscription(self, state)
+            if start is not None or place:
+                try:
+                    await subscription.begin(start, place, deadline)
+                except BaseException:
+                    await subscription.close()
+                    raise
+            return subscription
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return await self._persist(attach)

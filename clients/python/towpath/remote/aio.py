@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from towpath import asking, calls, tracing
+from towpath import asking, calls, model, tracing
 from towpath.addresses import RemoteAddress
 from towpath.aio.api import AsyncClient, AsyncHandle, AsyncPublisher
 from towpath.errors import NotSupported, TowpathError
@@ -103,10 +103,15 @@ class RemoteAsyncClient(AsyncClient):
         self._handles.add(publisher)
         return publisher
 
-    async def subscribe(self, name: str, *, exclude_origin: str = "") -> RemoteAsyncSubscription:
+    async def subscribe(
+        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+    ) -> RemoteAsyncSubscription:
         if exclude_origin:
             raise _needs_the_host("exclude_origin")
-        subscription = RemoteAsyncSubscription(self._session, name, self._handles.discard)
+        subscription = RemoteAsyncSubscription(
+            self._session, name, self._handles.discard, start=start, place=place
+        )
+        subscription.save_with(self)
         await subscription.open(deadline_ns(CALL_TIMEOUT_S))
         self._handles.add(subscription)
         return subscription

@@ -218,8 +218,12 @@ class RemoteClient(Client):
         inner = self._portal.run(self._inner.untraced_publisher(name, origin=origin))
         return tracing.traced(RemotePublisher(self._portal, inner))
 
-    def subscribe(self, name: str, *, exclude_origin: str = "") -> RemoteSubscription:
-        inner = self._portal.run(self._inner.subscribe(name, exclude_origin=exclude_origin))
+    def subscribe(
+        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+    ) -> RemoteSubscription:
+        inner = self._portal.run(
+            self._inner.subscribe(name, exclude_origin=exclude_origin, start=start, place=place)
+        )
         return RemoteSubscription(self._portal, inner)
 
 
@@ -281,6 +285,19 @@ class RemoteSubscription(Subscription):
     def lost(self) -> int:
         """Messages that were missed, in total."""
         return self._inner.lost
+
+    @property
+    def is_stored(self) -> bool:
+        return self._inner.is_stored
+
+    @property
+    def next_seq(self) -> int | None:
+        for message in self._buffer:
+            return message.seq if self._inner.next_seq is not None else None
+        return self._inner.next_seq
+
+    def save_place(self, timeout: float | None = None) -> None:
+        self._portal.run(self._inner.save_place_at(self.next_seq, timeout))
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         return self._portal.run(self._inner._take(count_max, bytes_max, timeout))

@@ -20,9 +20,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from towpath import convert, model
+from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.aio.api import AsyncHandle, AsyncSubscription, AsyncWatch
+from towpath.asking import Asking
 from towpath.errors import (
     Cancelled,
     ChannelNotFound,
@@ -36,6 +37,9 @@ from towpath.errors import (
 from towpath.remote.inbox import Inbox
 from towpath.remote.ports import Batches, Connection
 from towpath.remote.session import Session
+from towpath.stored import SavedPlace
+from towpath.v1.channels_pb2 import SubscribeRequest
+from towpath.v1.store_pb2 import Start
 from towpath.waiting import RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, remaining_ns, seconds
 
 EVENTS_MAX: Final = 4_096
@@ -52,9 +56,23 @@ class RemoteAsyncSubscription(AsyncSubscription):
         lost: messages that were missed, in total.
     """
 
-    def __init__(self, session: Session, name: str, on_closed: Callable[[AsyncHandle], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        on_closed: Callable[[AsyncHandle], None],
+        *,
+        start: model.Start | None = None,
+        place: str = "",
+    ) -> None:
         super().__init__(name)
         self._session = session
+        self._begin = SubscribeRequest(
+            channel=name, start=None if start is None else convert.start_to_proto(start), name=place
+        )
+        self._place = place
+        self._saver: SavedPlace | None = None
+        self._taken_seq: int | None = None  # what comes after the last message that was taken from here
         self._on_closed = on_closed
         self._inbox = Inbox(name)
         self._stream: Batches | None = None
@@ -76,11 +94,26 @@ class RemoteAsyncSubscription(AsyncSubscription):
         connection = await self._session.ready(deadline)
         try:
             async with asyncio.timeout(seconds(deadline)):
-                self._stream = await connection.subscribe(self.name, 0)
+                self._stream = await connection.subscribe(self._request(), 0)
         except TimeoutError:
             raise Timeout("the daemon did not answer in time") from None
+        self._inbox.is_stored = self._stream.subscribed.is_stored
+        self._inbox.next_seq = self._taken_seq = self._stream.subscribed.next_seq or None
         self._following = asyncio.create_task(self._follow(connection), name="towpath-subscription")
         self._following.add_done_callback(lambda _: self._changed.set())
+
+    def _request(self) -> SubscribeRequest:
+        """What to ask for: at first as the program said, then to go on behind what was received."""
+        if self._inbox.is_stored and self._inbox.next_seq is not None:
+            return SubscribeRequest(channel=self.name, start=Start(seq=self._inbox.next_seq))
+        request = SubscribeRequest()
+        request.CopyFrom(self._begin)
+        return request
+
+    def save_with(self, client: Asking) -> None:
+        """Have the place saved by this client."""
+        if self._place:
+            self._saver = SavedPlace(client, self.name, self._place)
 
     # ---- following ----
 
@@ -91,7 +124,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
             try:
                 if self._stream is None:
                     connection = await self._session.ready()
-                    self._stream = await connection.subscribe(self.name, len(self._inbox))
+                    self._stream = await connection.subscribe(self._request(), len(self._inbox))
                 pause_s = RECONNECT_FIRST_S
                 await self._read(connection, self._stream)
             except SlowConsumer as error:
@@ -160,7 +193,36 @@ class RemoteAsyncSubscription(AsyncSubscription):
 
     # ---- receiving ----
 
+    @property
+    def is_stored(self) -> bool:
+        return self._inbox.is_stored
+
+    @property
+    def next_seq(self) -> int | None:
+        for message in self._buffer:
+            return message.seq if self._inbox.is_stored else None
+        return self._taken_seq
+
+    async def save_place(self, timeout: float | None = None) -> None:
+        await self.save_place_at(self.next_seq, timeout)
+
+    async def save_place_at(self, seq: int | None, timeout: float | None) -> None:
+        """Remember that everything before a seq was dealt with; None: nothing is known to have been."""
+        if not self._place:
+            raise calls.no_place(self.name)
+        if seq is not None:
+            call = calls.save_place(self.name, self._place, seq)
+            await self._session.ask(call, deadline_ns(timeout))
+
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
+        if self._saver is not None and self._taken_seq is not None:
+            self._saver.dealt(self._taken_seq)
+        messages = await self._take_held(count_max, bytes_max, timeout)
+        if messages and self._inbox.is_stored:
+            self._taken_seq = messages[-1].seq + 1
+        return messages
+
+    async def _take_held(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         deadline = deadline_ns(timeout)
         while True:
             messages = self._inbox.take(count_max, bytes_max)

@@ -51,6 +51,7 @@ from towpath.v1 import channels_pb2_grpc, registry_pb2_grpc
 from towpath.v1.channels_pb2 import (
     PublishStreamRequest,
     PublishStreamResponse,
+    Subscribed,
     SubscribeRequest,
     SubscribeResponse,
 )
@@ -256,8 +257,8 @@ class GrpcConnection:
         await exchange.send(call.body)
         return exchange
 
-    async def subscribe(self, channel: str, held: int) -> GrpcBatches:
-        batches = GrpcBatches(self, self.begin(self._channels.Subscribe), channel)
+    async def subscribe(self, request: SubscribeRequest, held: int) -> GrpcBatches:
+        batches = GrpcBatches(self, self.begin(self._channels.Subscribe), request)
         try:
             await batches.wait_subscribed()
         except BaseException:
@@ -304,16 +305,20 @@ class GrpcExchange(GrpcAnswers[T]):
 class GrpcBatches:
     """A subscription; see :class:`towpath.remote.ports.Batches`."""
 
-    def __init__(self, connection: GrpcConnection, call: Any, channel: str) -> None:
+    def __init__(self, connection: GrpcConnection, call: Any, request: SubscribeRequest) -> None:
         self._connection = connection
         self._call = call
-        self._channel = channel
+        self._request = request
+        self._channel = request.channel
+        self.subscribed = Subscribed()
 
     async def wait_subscribed(self) -> None:
         """Wait until nothing published from now on is missed."""
-        await self._connection.settled(self._call.write(SubscribeRequest(channel=self._channel)))
-        if not (await self._receive()).HasField("subscribed"):
+        await self._connection.settled(self._call.write(self._request))
+        response = await self._receive()
+        if not response.HasField("subscribed"):
             raise ProtocolViolation("a subscription began without its first response")
+        self.subscribed = response.subscribed
 
     async def receive(self) -> MessageBatch:
         return (await self._receive()).batch

@@ -36,6 +36,9 @@ class Inbox:
     Attributes:
         lost: messages that were missed, in total.
         ended: why nothing more will come, or None; what is held is still handed out.
+        is_stored: the channel is a durable topic: its seqs are one row for ever, whatever the source.
+        next_seq: of such a channel: what comes after the last message put, or what it begins with; None: not
+            known.
     """
 
     def __init__(self, channel: str) -> None:
@@ -44,6 +47,8 @@ class Inbox:
         self._bytes = 0
         self._last: OrderedDict[int, int] = OrderedDict()
         self.lost = 0
+        self.is_stored = False
+        self.next_seq: int | None = None
         self.ended: TowpathError | None = None
 
     def __len__(self) -> int:
@@ -76,13 +81,25 @@ class Inbox:
             )
         if not count:
             return 0
-        expected = self._last.get(batch.source, 0) + 1
         first = batch.first_seq
+        if self.is_stored:
+            return self._put_stored(batch, first, count)
+        expected = self._last.get(batch.source, 0) + 1
         if expected == 1:
             seen, missed = 0, batch.missed
         else:
             seen, missed = min(max(expected - first, 0), count), max(first - expected, 0)
         self._remember(batch.source, max(first + count, expected) - 1)
+        self._append(batch, seen, missed)
+        self.lost += missed
+        return seen
+
+    def _put_stored(self, batch: MessageBatch, first: int, count: int) -> int:
+        """Of a durable topic nothing is missed but what the gateway says is."""
+        expected = first if self.next_seq is None else self.next_seq
+        seen = min(max(expected - first, 0), count)
+        self.next_seq = max(first + count, expected)
+        missed = 0 if seen else batch.missed
         self._append(batch, seen, missed)
         self.lost += missed
         return seen

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from towpath.calls import Call
 from towpath.errors import Cancelled, TowpathError
+from towpath.v1.channels_pb2 import Subscribed, SubscribeRequest
 from towpath.v1.message_pb2 import Headers, MessageBatch
 from towpath.v1.registry_pb2 import WatchResponse
 
@@ -59,7 +60,14 @@ class Exchange(Answers[T_co], Protocol):
 
 
 class Batches(Protocol):
-    """A subscription on one connection."""
+    """A subscription on one connection.
+
+    Attributes:
+        subscribed: the first response.
+    """
+
+    @property
+    def subscribed(self) -> Subscribed: ...
 
     async def receive(self) -> MessageBatch:
         """Wait for the next batch.
@@ -151,11 +159,11 @@ class Connection(Protocol):
             TowpathError: what the daemon refused with.
         """
 
-    async def subscribe(self, channel: str, held: int) -> Batches:
+    async def subscribe(self, request: SubscribeRequest, held: int) -> Batches:
         """Subscribe; nothing published after this returned is missed.
 
         Args:
-            channel: a channel's name, or a pattern.
+            request: without ``credit``, which is set here where the carrier needs it.
             held: messages of it that the program has not taken yet.
         """
 

@@ -51,7 +51,13 @@ from towpath.errors import (
 from towpath.names import is_pattern
 from towpath.protocol import ClientProtocol
 from towpath.remote.ports import Ended
-from towpath.v1.channels_pb2 import PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse
+from towpath.v1.channels_pb2 import (
+    PublishRequest,
+    PublishResponse,
+    Subscribed,
+    SubscribeRequest,
+    SubscribeResponse,
+)
 from towpath.v1.frame_pb2 import Frame
 from towpath.v1.message_pb2 import Headers, MessageBatch
 from towpath.v1.registry_pb2 import WatchResponse
@@ -222,13 +228,13 @@ class ZeroMQConnection:
             raise answer
         return answer
 
-    async def subscribe(self, channel: str, held: int) -> ZeroMQBatches:
-        window = PATTERN_WINDOW
+    async def subscribe(self, request: SubscribeRequest, held: int) -> ZeroMQBatches:
+        channel, window = request.channel, PATTERN_WINDOW
         if not is_pattern(channel):
             info = await self.ask(calls.channel_info(channel), None)
             window = min(max(WINDOW_BYTES // (info.ring_bytes // 4), 1), WINDOW_MESSAGES)
         self._check()
-        batches = ZeroMQBatches(self, channel, window, held)
+        batches = ZeroMQBatches(self, request, window, held)
         try:
             await batches.wait_subscribed()
         except BaseException:
@@ -348,18 +354,23 @@ class ZeroMQBatches:
         held: how many of them are unread from before.
     """
 
-    def __init__(self, connection: ZeroMQConnection, channel: str, window: int, held: int) -> None:
+    def __init__(
+        self, connection: ZeroMQConnection, request: SubscribeRequest, window: int, held: int
+    ) -> None:
         self._connection = connection
         self._answers = _Answers()
         self._consumed = 0
         self._half = max(window // 2, 1)
-        request = SubscribeRequest(channel=channel, credit=max(window - held, 1))
+        self.subscribed = Subscribed()
+        request.credit = max(window - held, 1)
         self._call_id = connection.begin_stream(Frame(subscribe_request=request), self._answers.put)
 
     async def wait_subscribed(self) -> None:
         """Wait until nothing published from now on is missed."""
-        if not (await self._receive()).HasField("subscribed"):
+        response = await self._receive()
+        if not response.HasField("subscribed"):
             raise ProtocolViolation("a subscription began without its first response")
+        self.subscribed = response.subscribed
 
     async def receive(self) -> MessageBatch:
         return (await self._receive()).batch

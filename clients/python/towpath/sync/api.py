@@ -73,14 +73,21 @@ class Client(Kinds, Services, Handle):
         """
 
     @abstractmethod
-    def subscribe(self, name: str, *, exclude_origin: str = "") -> Subscription:
+    def subscribe(
+        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+    ) -> Subscription:
         """Subscribe: nothing published after this returned is missed.
 
         Args:
             exclude_origin: sources of this origin are not wanted (no echo). Only on this host.
+            start: of a durable topic: where to begin. None: with what is published from now on.
+            place: of a durable topic: the name of this subscription, which the daemon remembers: it goes on
+                where the one of that name had come to, or, the first time, at ``start``. Whatever was
+                received counts as dealt with when the next is received (see ``save_place``).
 
         Raises:
             ChannelNotFound, LimitExceeded (subscribers per channel), QuotaExceeded.
+            InvalidArgument: ``start`` or ``place``, and it is no durable topic, or a pattern.
         """
 
     @abstractmethod
@@ -164,6 +171,20 @@ class Publisher(Handle):
             ChannelUndeclared, InvalidArgument.
         """
 
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was published on a durable topic is on disk. On other channels, and from afar,
+        where ``publish`` itself waits for that, there is nothing to wait for.
+
+        Args:
+            timeout: seconds; None for ever.
+
+        Raises:
+            Timeout: it is not, or not known to be, yet.
+            StoreFull: the store has no room; what was published waits in the ring, and is stored when there
+                is.
+            ConnectionLost, ChannelUndeclared: it is not known what became of it.
+        """
+
     @abstractmethod
     def wait_drained(self, timeout: float | None = None) -> bool:
         """Wait until every subscriber has taken all that was published. Returns False when the time is
@@ -196,6 +217,28 @@ class Subscription(Handle):
     @abstractmethod
     def lost(self) -> int:
         """Messages that this subscription missed so far, of all sources: the sum of ``Message.missed``."""
+
+    @property
+    @abstractmethod
+    def is_stored(self) -> bool:
+        """Whether it is to a durable topic, as far as is known: of one that nobody published on yet it is
+        not.
+        """
+
+    @property
+    @abstractmethod
+    def next_seq(self) -> int | None:
+        """Of a durable topic: the seq of the message that is handed out next. None where that is not known:
+        elsewhere, and before the first message of a subscription without ``start`` or ``place``.
+        """
+
+    @abstractmethod
+    def save_place(self, timeout: float | None = None) -> None:
+        """Remember that everything handed out so far was dealt with; returns when that is on disk.
+
+        Raises:
+            InvalidArgument: the subscription has no ``place``.
+        """
 
     @abstractmethod
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
@@ -306,9 +349,9 @@ class Channel(Handle):
         """Publish a batch; see :meth:`Publisher.publish_many`."""
         return self.publisher().publish_many(payloads, headers=headers, timeout=timeout)
 
-    def subscribe(self) -> Subscription:
+    def subscribe(self, *, start: model.Start | None = None, place: str = "") -> Subscription:
         """Subscribe; see :meth:`Client.subscribe`."""
-        return self._client.subscribe(self.name)
+        return self._client.subscribe(self.name, start=start, place=place)
 
     def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
         """Consume, where it is a queue; see :meth:`Client.consume`."""

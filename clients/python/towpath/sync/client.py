@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from towpath import addresses, asking, calls, tracing, wire
+from towpath import addresses, asking, calls, model, tracing, wire
 from towpath._version import __version__
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import (
@@ -178,12 +178,21 @@ class LocalClient(Client):
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return tracing.traced(self._persist(attach))
 
-    def subscribe(self, name: str, *, exclude_origin: str = "") -> LocalSubscription:
+    def subscribe(
+        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+    ) -> LocalSubscription:
         protocol = self._protocol
 
         def attach() -> LocalSubscription:
             begin = functools.partial(protocol.new_reader, name, exclude_origin, wants_doorbell=False)
-            return LocalSubscription(self, self._attach(begin, protocol.forget_reader, deadline))
+            subscription = LocalSubscription(self, self._attach(begin, protocol.forget_reader, deadline))
+            if start is not None or place:
+                try:
+                    subscription.begin(start, place, deadline)
+                except BaseException:
+                    subscription.close()
+                    raise
+            return subscription
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return self._persist(attach)

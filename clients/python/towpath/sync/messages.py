@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.ends import ReaderState, SourceState, publication_error
-from towpath.errors import ConnectionLost, InvalidArgument, Timeout, TowpathError, Unavailable
+from towpath.errors import (
+    ChannelNotFound,
+    ChannelUndeclared,
+    ConnectionLost,
+    InvalidArgument,
+    Timeout,
+    TowpathError,
+    Unavailable,
+)
+from towpath.stored import READ_BYTES, SavedPlace, StoredLog
 from towpath.sync.api import Publisher, Subscription
 from towpath.waiting import (
     FOREVER,
@@ -19,6 +28,7 @@ from towpath.waiting import (
     Buffer,
     deadline_ns,
     far_ns,
+    pauses,
     remaining_ns,
     shorter_ns,
 )
@@ -112,7 +122,7 @@ class LocalPublisher(Publisher):
                 return
             self._part_from_stalled()
         if remaining_ns(deadline) == 0 and state.ended is None:
-            raise calls.ring_full(state.channel)
+            raise calls.ring_full(state.channel) if state.held is None else state.held.again()
 
     def _part_from_stalled(self) -> None:
         """Go on without subscribers that have not moved for the channel's ``stall_ms_max``. While there is no
@@ -142,6 +152,24 @@ class LocalPublisher(Publisher):
         """
         with contextlib.suppress(TowpathError):
             self._fetch_readers(far_ns())
+
+    def flush(self, timeout: float | None = None) -> None:
+        state = self._state
+        if not state.is_durable:
+            return
+        deadline = deadline_ns(timeout)
+        for pause in pauses():
+            if state.ended is not None:
+                raise state.ended.again()
+            self._meet_readers_that_changed(deadline)
+            if state.is_stored:
+                return
+            if state.held is not None:
+                raise state.held.again()
+            left = remaining_ns(deadline)
+            if left == 0:
+                raise calls.not_stored(state.channel)
+            time.sleep(pause if left == FOREVER else min(pause, left / 1e9))
 
     def wait_drained(self, timeout: float | None = None) -> bool:
         deadline = deadline_ns(timeout)
@@ -183,13 +211,91 @@ class LocalSubscription(Subscription):
         self._client = client
         self._state = state
         self._receive = state.reader.receive
+        self._log = StoredLog(state.excluded)
+        self._place: SavedPlace | None = None
+        self._taken_seq: int | None = None  # what comes after the last message that was taken from here
+
+    def begin(self, start: model.Start | None, place: str, deadline: int | None) -> None:
+        """Begin where that is; before anything is received.
+
+        Raises:
+            InvalidArgument: it is no durable topic.
+        """
+        where = None if start is None else convert.start_to_proto(start)
+        seq, _, next_seq = self._client._call(calls.find_stored(self.name, where, place), deadline)
+        source = max(self._state.stored, default=0)
+        self._log.begin(self.name, seq, next_seq, asked_seq=calls.asked_seq(where, place), source=source)
+        self._taken_seq = seq
+        if place:
+            self._place = SavedPlace(self._client, self.name, place)
 
     @property
     def lost(self) -> int:
-        return self._state.reader.lost
+        return self._state.reader.lost - self._log.regained + self._log.missed
+
+    @property
+    def is_stored(self) -> bool:
+        return self._taken_seq is not None or bool(self._state.stored)
+
+    @property
+    def next_seq(self) -> int | None:
+        for message in self._buffer:
+            if message.channel == self.name:
+                return message.seq
+        return self._taken_seq
+
+    def save_place(self, timeout: float | None = None) -> None:
+        if self._place is None:
+            raise calls.no_place(self.name)
+        if self.next_seq is not None:
+            self._client._call(
+                calls.save_place(self.name, self._place.name, self.next_seq), deadline_ns(timeout)
+            )
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
-        deadline = deadline_ns(timeout)
+        if self._place is not None and self._taken_seq is not None:
+            self._place.dealt(self._taken_seq)
+        messages = self._take_sorted(count_max, bytes_max, deadline_ns(timeout))
+        if messages and (self._state.stored or self._taken_seq is not None):
+            self._taken_seq = messages[-1].seq + 1
+        return messages
+
+    def _take_sorted(self, count_max: int, bytes_max: int, deadline: int | None) -> list[Message]:
+        """Take what comes next: of the store, where there is a gap, or of the rings."""
+        log, state = self._log, self._state
+        while True:
+            if not log.is_waiting:
+                messages = self._take_new(count_max, bytes_max, deadline)
+                if messages and state.stored:
+                    messages = log.sort(messages, state.stored)
+                    if not messages:
+                        continue
+                return messages
+            messages = log.take(count_max, bytes_max)
+            if messages:
+                return messages
+            if log.wanted is not None and not self._read_stored(*log.wanted, deadline):
+                return []
+
+    def _read_stored(self, channel: str, first_seq: int, deadline: int | None) -> bool:
+        """Fetch what is wanted of the store; False when the time is over. Waits for the daemon to be back."""
+        while True:
+            try:
+                self._log.read(
+                    self._client._call(calls.read_stored(channel, first_seq, READ_BYTES), deadline)
+                )
+                return True
+            except Timeout:
+                if deadline is not None and remaining_ns(deadline) == 0:
+                    return False
+            except ConnectionLost:
+                if self._client._closed or self._state.ended is not None:
+                    raise
+            except ChannelNotFound:
+                raise ChannelUndeclared(f"channel {channel} was undeclared") from None
+
+    def _take_new(self, count_max: int, bytes_max: int, deadline: int | None) -> list[Message]:
+        """Take what is in the rings."""
         state = self._state
         while True:
             if state.is_drained:

@@ -213,16 +213,24 @@ class Subscribed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANNEL_FIELD_NUMBER: _builtins.int
+    IS_STORED_FIELD_NUMBER: _builtins.int
+    NEXT_SEQ_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """The name or pattern that was asked for; each batch names its own channel."""
+    is_stored: _builtins.bool
+    """It is a durable topic: its messages have one seq for ever, whatever their batches' source."""
+    next_seq: _builtins.int
+    """Durable topics, where `start` or `name` was given: what the first message will have."""
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
+        is_stored: _builtins.bool = ...,
+        next_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "is_stored", b"is_stored", "next_seq", b"next_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
