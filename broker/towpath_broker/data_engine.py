@@ -287,8 +287,13 @@ class DataEngine:
 
     def _hindrance(self, command: c.CommitTransaction) -> TowpathError | None:
         """Why a transaction cannot be, as far as its lane does not know: what is in memory is in none."""
-        parts = (*command.publishes, *command.values, *command.deletions, *command.places)
-        for name in dict.fromkeys(part.channel for part in parts):
+        names = [
+            *(each.channel for each in command.publishes),
+            *(each.channel for each in command.values),
+            *(each.channel for each in command.deletions),
+            *(each.channel for each in command.places),
+        ]
+        for name in dict.fromkeys(names):
             if self._lane_of.get(name) is self._memory:
                 return InvalidArgument(
                     f"channel {name!r} is not durable, and can be in no transaction",
