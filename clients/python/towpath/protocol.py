@@ -40,6 +40,8 @@ from towpath.errors import (
     host_limits,
 )
 from towpath.names import check_pattern
+from towpath.states import requests
+from towpath.states.page import Page
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame
 
@@ -96,11 +98,12 @@ class ClientProtocol:
         self._next_id = 0
         self._ids_left = 0
         self._generation_table: wire.Descriptor | None = None
+        self._came_with: list[wire.Descriptor] = []  # with the answer that is being handled
         self.sources: dict[int, SourceState] = {}
         self.readers: dict[int, ReaderState] = {}
         self.kept: set[asking.KeptStream[Any]] = set()
         self.welcome: frame_pb2.Welcome | None = None
-        self.is_abandoned = False
+        self.is_over = False
         self.deadline_ns: int | None = None
 
     # ---- connection ----
@@ -171,7 +174,9 @@ class ClientProtocol:
             for stream in list(self.kept):
                 stream.open()
         else:
+            self._came_with = descriptors
             handler(frame)
+            self._came_with = []
 
     def _welcomed(self, answer: Frame | TowpathError) -> None:
         if isinstance(answer, TowpathError):
@@ -392,6 +397,33 @@ class ClientProtocol:
 
         self.call(call, answered, (state.page,))
 
+    # ---- values ----
+
+    def attach_value(self, name: str, done: Callable[[Page | TowpathError], None]) -> None:
+        """Queue the call that attaches a state's page; ``done`` gets it, or why it cannot be had.
+
+        Raises:
+            NotSupported: there is no shared memory here.
+        """
+        require_ring()
+        call = requests.attach(name)
+
+        def answered(answer: Frame | TowpathError) -> None:
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                call.result(answer)
+                if len(self._came_with) != 1:
+                    raise ProtocolViolation("a value's page came without its descriptor")
+                with host_limits(f"the page of {name!r}"):
+                    done(Page(self, _ring.ValueReader(self._came_with[0].fd)))
+            except _ring.RingError as error:
+                done(ProtocolViolation(f"the page of {name!r}: {error}"))
+            except TowpathError as error:
+                done(error)
+
+        self.call(call, answered)
+
     def forget_reader(self, state: ReaderState, why: TowpathError) -> None:
         """The subscription is closed, whatever is still in the rings; the core is told. More than once is
         fine.
@@ -402,6 +434,7 @@ class ClientProtocol:
 
     def close(self, why: TowpathError) -> None:
         """Close every source, reader and stream."""
+        self.is_over = True
         self.end_streams(why)
         for source in list(self.sources.values()):
             self.forget_source(source, why)
@@ -415,7 +448,7 @@ class ClientProtocol:
 
     def abandon(self, why: TowpathError) -> None:
         """In a forked child: all of it is the parent's, and nothing is said to anybody."""
-        self.is_abandoned = True
+        self.is_over = True
         self.welcome = None
         self.deadline_ns = None
         for source in self.sources.values():

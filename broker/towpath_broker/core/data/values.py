@@ -168,7 +168,8 @@ class State:
         """Tell everybody what is new."""
         if self.value is not self._shown:
             round_.undo.set(self, "_shown", self.value)
-            round_.effects.append(ShowValue(self.name, self.value))
+            # Before any answer: whoever has set it sees it set.
+            round_.effects.insert(0, ShowValue(self.name, self.value))
         for watcher in self.watchers.values():
             if watcher.told != self.value.version:
                 round_.undo.set(watcher, "told", self.value.version)

@@ -42,6 +42,7 @@ from towpath.errors import (
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.aio import AsyncCallers, LocalAsyncCaller, LocalAsyncServer
+from towpath.states.page import Page
 from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
@@ -191,6 +192,22 @@ class LocalAsyncClient(AsyncClient):
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return await self._persist(attach)
+
+    async def _value_page(self, name: str) -> Page:
+        await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
+        attached: asyncio.Future[Page | TowpathError] = self._loop.create_future()
+        self._protocol.attach_value(
+            name, lambda page: None if attached.done() else attached.set_result(page)
+        )
+        self._flush()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                page = await attached
+        except TimeoutError:
+            raise calls.no_answer() from None
+        if isinstance(page, TowpathError):
+            raise page
+        return page
 
     async def serve(self, name: str, *, concurrency: int = 1, principal: str = "") -> LocalAsyncServer:
         return await self._persist(lambda: LocalAsyncServer.open(self, name, concurrency, principal))

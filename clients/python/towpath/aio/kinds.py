@@ -10,9 +10,11 @@ from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.registry import AsyncRegistry
 from towpath.aio.transactions import AsyncTransaction
 from towpath.asking import Listener
-from towpath.errors import TowpathError
+from towpath.errors import NotSupported, TowpathError
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt_async
+from towpath.states.aio import AsyncState
+from towpath.states.page import Page
 from towpath.transactions import TIMEOUT_S
 
 T = TypeVar("T")
@@ -36,6 +38,18 @@ class AsyncKinds(AsyncRegistry):
     def _is_over(self) -> bool:
         """Whether the client is closed, or will not have a connection any more."""
         raise NotImplementedError
+
+    async def _value_page(self, name: str) -> Page:
+        """The page of a state's value.
+
+        Raises:
+            NotSupported: it is on another host.
+        """
+        raise NotSupported("a value page is memory of the daemon's host")
+
+    def state(self, name: str) -> AsyncState:
+        """Return a handle for a state channel by name; asks nobody until it is used."""
+        return AsyncState(self, name)
 
     async def consume(self, name: str, *, prefetch: int = PREFETCH_DEFAULT) -> AsyncConsumer:
         """Consume a queue; see :meth:`towpath.Client.consume`."""

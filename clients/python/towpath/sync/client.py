@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from towpath import addresses, asking, calls, model, tracing, wire
 from towpath._version import __version__
@@ -42,6 +42,7 @@ from towpath.errors import (
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.api import Server
 from towpath.services.blocking import Callers, LocalCaller, LocalServer
+from towpath.states.page import Page
 from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
 from towpath.sync.submitting import QueuePublisher
@@ -57,6 +58,7 @@ from towpath.waiting import (
     remaining_ns,
 )
 
+A = TypeVar("A")
 T = TypeVar("T")
 E = TypeVar("E", SourceState, ReaderState)
 
@@ -71,20 +73,20 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class _Answer:
+class _Answer(Generic[A]):
     """One call's answer, waited for by one thread."""
 
     __slots__ = ("_event", "_value")
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._value: Frame | TowpathError | None = None
+        self._value: A | TowpathError | None = None
 
-    def set(self, value: Frame | TowpathError) -> None:
+    def set(self, value: A | TowpathError) -> None:
         self._value = value
         self._event.set()
 
-    def wait(self, deadline: int | None) -> Frame | TowpathError | None:
+    def wait(self, deadline: int | None) -> A | TowpathError | None:
         left = remaining_ns(deadline)
         self._event.wait(None if left == FOREVER else left / 1e9)
         return self._value
@@ -197,6 +199,20 @@ class LocalClient(Client):
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return self._persist(attach)
 
+    def _value_page(self, name: str) -> Page:
+        attached: _Answer[Page] = _Answer()
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        with self._lock:
+            self._wait_ready(deadline)
+            with self._sending():
+                self._protocol.attach_value(name, attached.set)
+        value = attached.wait(deadline)
+        if value is None:
+            raise calls.no_answer()
+        if isinstance(value, TowpathError):
+            raise value
+        return value
+
     def serve(self, name: str, *, concurrency: int = 1) -> Server:
         return self._persist(lambda: LocalServer(self, name, concurrency))
 
@@ -221,7 +237,7 @@ class LocalClient(Client):
         deadline: int | None,
     ) -> E:
         """Have the core attach a source or a reader, on the connection that its id was given on."""
-        answer = _Answer()
+        answer: _Answer[Frame] = _Answer()
         with self._lock:
             self._ensure_ids(deadline)
             with self._sending():
@@ -248,7 +264,7 @@ class LocalClient(Client):
     ) -> T:
         if deadline is None:
             deadline = deadline_ns(CALL_TIMEOUT_S)
-        answer = _Answer()
+        answer: _Answer[Frame] = _Answer()
         with self._lock:
             self._wait_ready(deadline)
             with self._sending():

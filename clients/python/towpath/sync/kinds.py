@@ -7,9 +7,11 @@ from typing import TypeVar
 
 from towpath import calls
 from towpath.asking import Listener
-from towpath.errors import TowpathError
+from towpath.errors import NotSupported, TowpathError
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
+from towpath.states.blocking import State
+from towpath.states.page import Page
 from towpath.sync.consuming import Consumer
 from towpath.sync.registry import Registry
 from towpath.sync.transactions import Transaction
@@ -38,6 +40,18 @@ class Kinds(Registry):
     def _is_over(self) -> bool:
         """Whether the client is closed, or will not have a connection any more."""
         raise NotImplementedError
+
+    def _value_page(self, name: str) -> Page:
+        """The page of a state's value.
+
+        Raises:
+            NotSupported: it is on another host.
+        """
+        raise NotSupported("a value page is memory of the daemon's host")
+
+    def state(self, name: str) -> State:
+        """Return a handle for a state channel by name; asks nobody until it is used."""
+        return State(self, name)
 
     def consume(self, name: str, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
         """Consume a queue: each message goes to one of its consumers, until it is settled.
