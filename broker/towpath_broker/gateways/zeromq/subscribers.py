@@ -257,7 +257,7 @@ class Subscribers:
                 del self._readers[name]
 
     async def _carry(self, channel: str, name: bytes, reader: _Reader) -> None:
-        """Carry a channel; returns when a publisher went on without us, which is followed again by subscribing
+        """Carry a channel; returns when a publisher went on without us, to be followed again by subscribing
         anew.
         """
         async with self._opening:

@@ -34,11 +34,10 @@ from towpath.errors import (
     QuotaExceeded,
     Timeout,
     TowpathError,
-    Unavailable,
 )
 from towpath.remote.outbox import Column, Outbox, Submission, parsed_headers, so_far
 from towpath.remote.ports import Connection, Publication
-from towpath.remote.session import Session
+from towpath.remote.session import Session, unreachable
 from towpath.waiting import Buffer, deadline_ns, seconds
 
 RECORD_BYTES: Final = 32
@@ -101,7 +100,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         timeout: float | None = None,
     ) -> int:
         if self._ended is not None:
-            raise self._ended
+            raise self._ended.again()
         column = parsed_headers(calls.headers_column(len(payloads), headers, headers_raw))
         deadline = deadline_ns(timeout)
         fitting = self._count_fitting(payloads, column)
@@ -148,7 +147,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
     def _late(self, submission: Submission, count: int) -> TowpathError:
         """What a publisher is told whose time is over."""
         if not self._session.is_connected and not submission.on_way:
-            return so_far(Unavailable("the daemon does not answer"), submission, count)
+            return so_far(unreachable(), submission, count)
         error = Timeout(
             f"a subscriber of {self.channel} does not read, or the gateway is slow",
             hint="towpath status shows the channel's subscribers",

@@ -52,6 +52,14 @@ def make_carrier(address: RemoteAddress, name: str) -> Carrier:
         ) from None
 
 
+def unreachable() -> Unavailable:
+    """There is no connection, and the time to wait for one is over."""
+    return Unavailable(
+        "there is no connection to the gateway",
+        hint="it is tried again and again; on its own host towpath status shows whether it runs",
+    )
+
+
 class Session:
     """See the module's docstring.
 
@@ -116,9 +124,9 @@ class Session:
                     self._ready.clear()
                     await self._ready.wait()
         except TimeoutError:
-            raise Unavailable("the daemon does not answer") from None
+            raise unreachable() from None
         if self._failed is not None:
-            raise self._failed
+            raise self._failed.again()
         assert self.connection is not None
         return self.connection
 
