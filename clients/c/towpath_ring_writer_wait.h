@@ -7,6 +7,8 @@
  * is room and, if not, writes down what to wait for; tpr_room_wait_sleep() spins and sleeps on that alone; then begin
  * again. tpr_writer_wait_room() is all of it in one. tpr_writer_arm_room() is for event loops.
  *
+ * By the same steps it waits until everything was read (TPR_ALL_READ instead of the bytes of a message).
+ *
  * A reader is stuck while the ring is full because of it and its cursor does not move. That counts by the time between
  * two looks of the writer, but by TPR_STALL_STEP_NS at most: so a writer that was itself stopped, or did something else
  * for an hour, does not blame its readers for that.
@@ -15,6 +17,9 @@
 #define TOWPATH_RING_WRITER_WAIT_H
 
 #include "towpath_ring_attach.h"
+
+/* Instead of the bytes of a message: until every reader that counts has read up to the tail. */
+#define TPR_ALL_READ UINT64_MAX
 
 /* Everything that a sleeping writer looks at, so that it needs nothing else of the handle. */
 struct tpr_room_wait {
@@ -58,8 +63,9 @@ static inline int tpr_writer_stalled(struct tpr_writer *writer, uint64_t stall_n
     return 0;
 }
 
-/* Is there room for a message of `bytes` (headers and payload)? Returns TPR_OK (there is), TPR_NEEDS_READERS,
- * TPR_E_TOO_LARGE, TPR_E_FORKED, or TPR_FULL: then `wait` is filled in for tpr_room_wait_sleep().
+/* Is there room for a message of `bytes` (headers and payload), or, with TPR_ALL_READ, was everything read? Returns TPR_OK
+ * (so it is), TPR_NEEDS_READERS, TPR_E_TOO_LARGE, TPR_E_FORKED, or TPR_FULL: then `wait` is filled in for
+ * tpr_room_wait_sleep().
  *
  * Asks for an eighth of the ring more than the message needs, where readers can give that, so that a writer
  * woken once writes for a while. */
@@ -67,32 +73,35 @@ static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t byte
     uint64_t lowest;
     if (tpr_is_forked_(&writer->memory))
         return TPR_E_FORKED;
-    if (bytes > tpr_message_bytes_max(writer->capacity))
+    int is_all = bytes == TPR_ALL_READ;
+    if (!is_all && bytes > tpr_message_bytes_max(writer->capacity))
         return TPR_E_TOO_LARGE;
     /* Read before the look at the cursors: a notify() from here on ends the sleep. */
     wait->wake_seen = __atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE);
     tpr_writer_flush(writer);
     if (!tpr_writer_is_current_(writer))
         return TPR_NEEDS_READERS;
-    bytes = tpr_record_bytes(0, bytes);
+    bytes = is_all ? 0 : tpr_record_bytes(0, bytes);
     bytes += tpr_writer_padding_(writer, bytes);
-    if (tpr_writer_has_room_(writer, bytes))
+    if (!is_all && tpr_writer_has_room_(writer, bytes))
         return TPR_OK;
     struct tpr_peer *slowest = tpr_writer_scan_(writer, &lowest);
-    if (!slowest || writer->position + bytes <= lowest + writer->capacity)
+    if (!slowest || (is_all ? lowest == writer->tail : writer->position + bytes <= lowest + writer->capacity))
         return TPR_OK;
     wait->waits_for = &writer->page->writer_waits_for;
     wait->cursor = &slowest->slot->cursor;
     wait->cursor_word = slowest->word; /* as it was when there was no room: any other ends the sleep */
     wait->needed = writer->position + bytes - writer->capacity + writer->capacity / TPR_BATCH_FRACTION;
-    if (wait->needed > writer->tail)
+    if (is_all || wait->needed > writer->tail)
         wait->needed = writer->tail;
     wait->generation_cell = writer->generation_cell;
     wait->generation = writer->generation;
     wait->wake_word = &writer->wake_word;
     wait->spin = &writer->spin;
-    writer->full_until = writer->position + bytes;
-    tpr_writer_note_stuck_(writer);
+    if (!is_all) {
+        writer->full_until = writer->position + bytes;
+        tpr_writer_note_stuck_(writer);
+    }
     return TPR_FULL;
 }
 
@@ -141,7 +150,7 @@ static inline int tpr_room_wait_sleep(const struct tpr_room_wait *wait, uint64_t
     return code;
 }
 
-/* Wait until a message of `bytes` fits. Returns TPR_OK, TPR_NEEDS_READERS, TPR_TIMEOUT, TPR_NOTIFIED,
+/* Wait until a message of `bytes` fits, or everything was read. Returns TPR_OK, TPR_NEEDS_READERS, TPR_TIMEOUT, TPR_NOTIFIED,
  * TPR_INTERRUPTED, or an error. */
 static inline int tpr_writer_wait_room(struct tpr_writer *writer, uint64_t bytes, uint64_t deadline_ns) {
     struct tpr_room_wait wait;

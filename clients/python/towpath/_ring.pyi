@@ -30,6 +30,9 @@ Start = Literal["tail", "start", "history"] | bool
 new; or at the writer's ``history``-th last message, as far as the ring still holds it. True and False stand
 for "start" and "tail"."""
 
+ALL_READ: int
+"""Given to ``Writer.wait_room`` and ``arm_room`` instead of the bytes of a message."""
+
 class RingError(Exception):
     """A descriptor, what lies in it, or its place breaks the rules of the ring; the message says which."""
 
@@ -290,7 +293,8 @@ class Writer:
         of the ring more than that is free, or all of it.
 
         Args:
-            nbytes: at most ``message_bytes_max``.
+            nbytes: at most ``message_bytes_max``; or ``ALL_READ``, to wait until all that was published was
+                read by every reader that counts.
             timeout_ns: 0 does not wait, less than 0 waits for ever.
 
         Returns:

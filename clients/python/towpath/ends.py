@@ -39,6 +39,9 @@ PATTERN_SLOTS: Final = 4096
 TROUBLES_MAX: Final = 256
 """Errors that a subscription keeps for a program that does not ask; beyond it the oldest are forgotten."""
 
+ALL_READ: Final = (1 << 64) - 1
+"""Given to ``wait_room`` and ``arm_room``: not until a message fits, but until all was read."""
+
 LOOK_NS_MIN: Final = 1_000_000
 LOOK_NS_MAX: Final = 500_000_000
 """How often a publisher that waits for room looks who is in its way; the ring wants a look a second."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import Final
 
 from towpath import model
@@ -19,8 +18,8 @@ CALL_TIMEOUT_S: Final = 10.0
 PART_TIMEOUT_S: Final = 1.0
 """How long a publisher waits for the daemon to part it from a subscriber that stalled."""
 
-PAUSE_FIRST_S: Final = 0.0001
 PAUSE_MAX_S: Final = 0.02
+"""Between two looks at what nobody tells of."""
 
 RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 2.0
@@ -86,11 +85,3 @@ def sooner_ns(deadline: int | None, timeout: float) -> int:
 def far_ns() -> int:
     """A deadline that nobody lives to see, where a call must have one."""
     return time.monotonic_ns() + 10**18
-
-
-def pauses() -> Iterator[float]:
-    """Seconds to sleep between looks at what nobody tells of: short ones first, without end."""
-    pause = PAUSE_FIRST_S
-    while True:
-        yield pause
-        pause = min(pause * 2, PAUSE_MAX_S)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
-from towpath.ends import ReaderState, SourceState, publication_error
+from towpath.ends import ALL_READ, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
     ChannelUndeclared,
@@ -20,7 +20,7 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.stored import READ_BYTES, SavedPlace, StoredLog
-from towpath.waiting import FOREVER, PART_TIMEOUT_S, Buffer, deadline_ns, pauses, remaining_ns
+from towpath.waiting import FOREVER, PART_TIMEOUT_S, PAUSE_MAX_S, Buffer, deadline_ns, remaining_ns
 
 if TYPE_CHECKING:
     from towpath.aio.client import LocalAsyncClient
@@ -148,18 +148,25 @@ class LocalAsyncPublisher(AsyncPublisher):
         if not state.is_durable:
             return
         deadline = deadline_ns(timeout)
-        for pause in pauses():
+        while True:
             if state.ended is not None:
                 raise state.ended.again()
-            await self._meet_readers_that_changed(deadline)
+            try:
+                async with self._turn:
+                    if state.writer.wait_room(0, 0) < 0:
+                        await self._fetch_readers(deadline)
+                    if not state.is_stored and state.held is None:
+                        await self._client._wait_room(state, ALL_READ, deadline)
+            except (ValueError, RuntimeError) as error:
+                raise state.refusal(error) from None
             if state.is_stored:
                 return
             if state.held is not None:
                 raise state.held.again()
-            left = remaining_ns(deadline)
-            if left == 0:
+            if remaining_ns(deadline) == 0:
                 raise calls.not_stored(state.channel)
-            await asyncio.sleep(pause if left == FOREVER else min(pause, left / 1e9))
+            if state.writer.drained():  # nobody reads: the core is away
+                await asyncio.sleep(PAUSE_MAX_S)
 
     async def wait_drained(self, timeout: float | None = None) -> bool:
         deadline = deadline_ns(timeout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
-from towpath.ends import ReaderState, SourceState, publication_error
+from towpath.ends import ALL_READ, LOOK_NS_MAX, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
     ChannelUndeclared,
@@ -25,10 +25,10 @@ from towpath.sync.api import Publisher, Subscription
 from towpath.waiting import (
     FOREVER,
     PART_TIMEOUT_S,
+    PAUSE_MAX_S,
     Buffer,
     deadline_ns,
     far_ns,
-    pauses,
     remaining_ns,
     shorter_ns,
 )
@@ -158,18 +158,25 @@ class LocalPublisher(Publisher):
         if not state.is_durable:
             return
         deadline = deadline_ns(timeout)
-        for pause in pauses():
+        while True:
             if state.ended is not None:
                 raise state.ended.again()
-            self._meet_readers_that_changed(deadline)
+            try:
+                with self._room:
+                    status = state.writer.wait_room(ALL_READ, shorter_ns(remaining_ns(deadline), LOOK_NS_MAX))
+            except (ValueError, RuntimeError) as error:
+                raise state.refusal(error) from None
+            if status < 0:
+                self._fetch_readers(deadline if deadline is not None else far_ns())
+                continue
             if state.is_stored:
                 return
             if state.held is not None:
                 raise state.held.again()
-            left = remaining_ns(deadline)
-            if left == 0:
+            if remaining_ns(deadline) == 0:
                 raise calls.not_stored(state.channel)
-            time.sleep(pause if left == FOREVER else min(pause, left / 1e9))
+            if status > 0:  # nobody reads: the core is away
+                time.sleep(PAUSE_MAX_S)
 
     def wait_drained(self, timeout: float | None = None) -> bool:
         deadline = deadline_ns(timeout)
