@@ -386,7 +386,7 @@ class VersionConflict(TowpathError):
 
 
 class DeliveryLost(TowpathError):
-    """A delivery is not this consumer's any more: its deadline had passed, and others may have the message."""
+    """A delivery is no longer this consumer's: its deadline passed, and others may have the message."""
 
     code = Code.DELIVERY_LOST
 
