@@ -21,15 +21,20 @@ static inline int tpr_reader_set_load(struct tpr_reader *reader, uint64_t load) 
 }
 
 /* What an attached reader tells. TPR_OK; TPR_TIMEOUT while it has not begun to read (it has no cursor yet: what is
- * published now may lie before the place where it will begin), has left, or is not attached; TPR_E_FORKED. */
+ * published now may lie before the place where it will begin); TPR_NOTIFIED when it has left, or is not attached;
+ * TPR_E_FORKED. */
 static inline int tpr_writer_load(struct tpr_writer *writer, uint64_t reader, uint64_t *load) {
     if (tpr_is_forked_(&writer->memory))
         return TPR_E_FORKED;
     const struct tpr_peer *peer = tpr_writer_find_(writer, reader);
-    if (!peer || tpr_load_relaxed_(&peer->slot->source) != writer->source)
+    if (!peer)
+        return TPR_NOTIFIED;
+    if (tpr_load_relaxed_(&peer->slot->source) != writer->source)
         return TPR_TIMEOUT;
     uint64_t cursor = tpr_load_acquire_(&peer->slot->cursor);
-    if (cursor == TPR_CURSOR_LEFT || !(cursor & TPR_CURSOR_SET))
+    if (cursor == TPR_CURSOR_LEFT)
+        return peer->stale_left ? TPR_TIMEOUT : TPR_NOTIFIED;
+    if (!(cursor & TPR_CURSOR_SET))
         return TPR_TIMEOUT;
     *load = tpr_load_relaxed_(&peer->control->load);
     return TPR_OK;

@@ -18,9 +18,10 @@ import towpath.aio
 from towpath.aio.api import AsyncHandle
 from towpath.queues import Delivery
 from towpath.result import Ok
+from towpath.services.aio_api import AsyncRequest
 from towpath.transactions import TransactionBase
 
-LIVING = (AsyncHandle, Delivery, TransactionBase)
+LIVING = (AsyncHandle, Delivery, TransactionBase, AsyncRequest)
 """What is wrapped when it is handed out: it is used on the loop, too."""
 
 
@@ -68,6 +69,8 @@ class Blocking:
 
         def called(*args: Any, **kwargs: Any) -> Any:
             result = self._thread.call(value, *map(_inner, args), **kwargs)
+            if inspect.isasyncgen(result):
+                return _generated(self._thread, result)
             if inspect.isawaitable(result):
                 result = self._thread.run(_awaited(result))
             return self._wrapped(result)
@@ -95,6 +98,18 @@ class Blocking:
 
     def __exit__(self, *raised: object) -> None:
         self._thread.run(self._inner.__aexit__(*raised))
+
+
+def _generated(thread: LoopThread, generator: Any) -> Iterator[Any]:
+    """A plain generator of what an asynchronous one gives."""
+    try:
+        while True:
+            try:
+                yield thread.run(_awaited(generator.__anext__()))
+            except StopAsyncIteration:
+                return
+    finally:
+        thread.run(_awaited(generator.aclose()))
 
 
 class BlockingClient(Blocking):

@@ -220,8 +220,9 @@ class Writer:
         them."""
 
     def load(self, reader: int, /) -> int:
-        """How busy a reader says it is (``Reader.set_load``): 0 or more; -1 when it is not attached, or does
-        not read yet: what is published now may lie before the place where it begins. O(readers)."""
+        """How busy a reader says it is (``Reader.set_load``): 0 or more; -1 while it does not read yet: what is
+        published now may lie before the place where it begins; -2 when it has left, or is not attached.
+        O(readers)."""
 
     def slowest_reader(self) -> int | None:
         """The reader furthest behind; None when none is attached that counts. O(readers)."""

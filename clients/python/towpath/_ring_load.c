@@ -21,5 +21,5 @@ PyObject *tp_writer_load(WriterObject *self, PyObject *value) {
     int code = tpr_writer_load(&self->ring, reader, &load);
     if (code < 0)
         return tp_raise(code);
-    return code == TPR_OK ? PyLong_FromUnsignedLongLong(load) : PyLong_FromLong(-1);
+    return code == TPR_OK ? PyLong_FromUnsignedLongLong(load) : PyLong_FromLong(code == TPR_TIMEOUT ? -1 : -2);
 }

@@ -37,6 +37,10 @@ ATTEMPTS_MAX: Final = 8
 """Servers that one call is sent to, one after the other, when they go away."""
 
 
+GONE: Final = -2
+"""The load of a server that has left."""
+
+
 class PendingCall:
     """One call.
 
@@ -136,8 +140,8 @@ class Calls:
             reader = readers[(place + self._turn) % len(readers)]
             load = writer.load(reader)
             if load < 0:
-                if reader not in self.source.early:
-                    continue  # it will begin to read behind what we would write now
+                if load == GONE or reader not in self.source.early:
+                    continue  # it has left, or will begin to read behind what we would write now
                 load = 0
             if load != envelope.LEAVING:
                 load = max(load, self.outstanding.get(reader, 0))

@@ -176,6 +176,7 @@ class RemoteAsyncServer(AsyncServer):
         self._exchange: Exchange[ServeResponse] | None = None
         self._ended: TowpathError | None = None
         self._news = News()
+        self._closed = False
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -247,7 +248,7 @@ class RemoteAsyncServer(AsyncServer):
 
     @property
     def is_closed(self) -> bool:
-        return self._serving is not None and self._ended is not None and self._exchange is None
+        return self._closed
 
     async def receive(self, timeout: float | None = None) -> AsyncRequest:
         deadline = deadline_ns(timeout)
@@ -263,6 +264,7 @@ class RemoteAsyncServer(AsyncServer):
             await self._news.wait(deadline)
 
     async def close(self) -> None:
+        self._closed = True
         if self._ended is None:
             self._ended = ConnectionLost("the server was closed", hint="")
         if self._serving is not None:
