@@ -65,7 +65,8 @@ class StatusBoard:
         self._warnings.clear()
 
     def status(self, told: effects.StatusTold) -> model.Status:
-        """Return the whole status."""
+        """Return the whole status; of channels that are listed otherwise, those where there was traffic."""
+        channels = [channel.name for channel in told.channels]
         return model.Status(
             version=__version__,
             pid=os.getpid(),
@@ -78,7 +79,7 @@ class StatusBoard:
             gateways=tuple(self._gateway(gateway) for gateway in self._gateways),
             counters=self.counters(),
             warnings=tuple(self._warnings),
-            traffic=self.traffic().by_channel(channel.name for channel in told.channels),
+            traffic=self.traffic().by_channel(channels) if channels else self.traffic().all_channels(),
             session_list=tuple(self._session(session) for session in told.sessions),
         )
 

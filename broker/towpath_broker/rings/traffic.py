@@ -105,6 +105,11 @@ class RingTraffic:
                 parts[ring.channel].append(ring.traffic())
         return {name: _sum(of_channel) for name, of_channel in parts.items()}
 
+    def all_channels(self) -> dict[str, model.Traffic]:
+        """What was published on each channel on which anything was. O(rings)."""
+        names = {*self._past, *(ring.channel for ring in self._rings.values())}
+        return {name: traffic for name, traffic in self.by_channel(names).items() if traffic.messages}
+
     def published(self, sources: Iterable[SourceId]) -> model.Traffic:
         """What these sources have published so far. O(sources)."""
         return _sum(self._rings[source].traffic() for source in sources if source in self._rings)
