@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from towpath import convert, model
+from towpath import convert, model, wire
 from towpath._value import Value
 from towpath.calls import Call
-from towpath.errors import InvalidArgument, TowpathError
+from towpath.errors import InvalidArgument, MessageTooLarge, TowpathError
 from towpath.names import check_name
 from towpath.v1 import values_pb2
 from towpath.waiting import Buffer
 
+VALUE_BYTES_MAX: Final = wire.REQUEST_BYTES_MAX - 4096
 UPDATE_ATTEMPTS: Final = 64
 """How often ``update`` tries again when somebody else was quicker."""
 
@@ -39,11 +40,20 @@ def get(name: str) -> Call[Value]:
 
 
 def put(name: str, payload: Buffer, *, if_version: int | None, headers: model.Headers | None) -> Call[int]:
-    """Set it; the answer is the version."""
+    """Set it; the answer is the version.
+
+    Raises:
+        MessageTooLarge: it does not fit a request.
+    """
     request = values_pb2.SetValueRequest(channel=check_name(name), payload=bytes(payload))
     _state_version(request, "if_version", if_version)
     if headers is not None:
         request.headers.CopyFrom(convert.headers_to_proto(headers))
+    if request.ByteSize() > VALUE_BYTES_MAX:
+        raise MessageTooLarge(
+            f"a value of {len(request.payload)} bytes; {VALUE_BYTES_MAX} travel in a request",
+            hint="keep large things elsewhere, and their names here",
+        )
     return Call("set_value_request", request, "set_value_response", lambda response: int(response.version))
 
 
