@@ -103,8 +103,12 @@ class PeerServer:
         self._client = client
         self._principal = principal
         self._serving = serving
-        self._send = send
+        self._send_event = send
+        self._sending = asyncio.Lock()
         self._carried: dict[int, _Carried] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed = asyncio.Event()
+        self._failure: BaseException | None = None
         self._next = 1
 
     async def run(self) -> None:
@@ -115,18 +119,46 @@ class PeerServer:
         """
         channel, concurrency = self._serving.channel, self._serving.concurrency or 1
         serving = await self._client.serve(channel, concurrency=concurrency, principal=self._principal)
-        async with serving as server, asyncio.TaskGroup() as group:
+        async with serving as server:
             served = services_pb2.Served(channel=channel)
             await self._send(services_pb2.ServeResponse(served=served))
             try:
-                while True:
-                    request = await server.receive()
-                    number, self._next = self._next, self._next + 1
-                    carried = self._carried[number] = _Carried(request)
-                    group.create_task(self._carry(number, carried))
+                await self._receive(server)
             finally:
-                for task in tuple(group._tasks):
+                for task in self._tasks:
                     task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _receive(self, server: AsyncServer) -> None:
+        """Send each request to the peer, until the service ends or one of them fails."""
+        while self._failure is None:
+            receiving = asyncio.ensure_future(server.receive())
+            failing = asyncio.ensure_future(self._failed.wait())
+            try:
+                await asyncio.wait((receiving, failing), return_when=asyncio.FIRST_COMPLETED)
+                if receiving.done():
+                    self._begin(receiving.result())
+            finally:
+                receiving.cancel()
+                failing.cancel()
+        raise self._failure
+
+    def _begin(self, request: AsyncRequest) -> None:
+        number, self._next = self._next, self._next + 1
+        carried = self._carried[number] = _Carried(request)
+        task = asyncio.create_task(self._carry(number, carried))
+        self._tasks.add(task)
+        task.add_done_callback(self._carried_out)
+
+    def _carried_out(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
+            self._failure = error
+            self._failed.set()
+
+    async def _send(self, event: services_pb2.ServeResponse) -> None:
+        async with self._sending:  # one after the other: a carrier takes no two at a time
+            await self._send_event(event)
 
     def take(self, event: services_pb2.ServeRequest) -> None:
         """Take what the peer sent after its first request.
@@ -155,16 +187,15 @@ class PeerServer:
             while not request.is_answered:
                 await carried.news.wait()
                 carried.news.clear()
+                while carried.replies and not request.is_answered:
+                    await self._pass_on(number, carried, carried.replies.popleft())
                 if request.is_cancelled:
                     cancelled = services_pb2.RequestCancelled(request=number)
                     await self._send(services_pb2.ServeResponse(cancelled=cancelled))
-                    return
-                while carried.replies and not request.is_answered:
-                    await self._pass_on(number, carried, carried.replies.popleft())
         finally:
             forget()
             del self._carried[number]
-            await request._finish()
+        await request._finish()
 
     async def _pass_on(self, number: int, carried: _Carried, reply: services_pb2.Reply) -> None:
         request = carried.request
