@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 import towpath
 import towpath.aio
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from towpath import calls, errors
 from towpath.sync.brief import BriefClient
 
@@ -159,3 +160,65 @@ def _is_undeclared(publisher: towpath.Publisher) -> bool:
     except errors.ChannelUndeclared:
         return True
     return False
+
+
+def test_what_is_dropped_is_counted_exactly_and_publishers_do_not_wait(client: towpath.Client) -> None:
+    client.declare("drops", order="total", overflow="drop", ring_bytes=16384)
+    subscription = client.subscribe("drops")
+    publishers = [client.publisher("drops") for _ in range(2)]
+    for number in range(1000):
+        for publisher in publishers:
+            publisher.publish(b"%d" % number, timeout=DEADLINE_S)
+    assert all(publisher.wait_drained(DEADLINE_S) for publisher in publishers)
+    got = [subscription.receive(DEADLINE_S)]
+    while got[-1].seq < 2000:
+        got.append(subscription.receive(DEADLINE_S))
+    assert got[0].missed == got[0].seq - 1 > 1000
+    assert [message.seq for message in got] == list(range(got[0].seq, 2001))
+    assert subscription.lost == got[0].missed
+    client.undeclare("drops", force=True)
+
+
+def test_a_command_both_ways_does_not_get_back_what_it_brought(client: towpath.Client, channel: str) -> None:
+    """What it brought comes to it in the core's ring, among the others', and is left out by its origin."""
+    subscription, publisher = client.subscribe(channel), client.publisher(channel)
+    client.bind(channel, "pipe:sed -u s/^/got-/", direction="both")
+    for number in range(50):
+        publisher.publish(b"%d" % number)
+    received = [subscription.receive(DEADLINE_S) for _ in range(100)]
+    assert sorted(message.payload for message in received) == sorted(
+        payload for number in range(50) for payload in (b"%d" % number, b"got-%d" % number)
+    )
+    assert len({message.source for message in received}) == 1
+    assert len({message.origin_source for message in received}) == 2
+    publisher.publish(b"last")
+    assert [subscription.receive(DEADLINE_S).payload for _ in range(2)] == [b"last", b"got-last"]
+    client.unbind(client.bindings(channel)[0].id)
+
+
+def test_a_loop_that_waits_for_room_since_before_a_restart_goes_on_by_its_doorbell(tmp_path: Path) -> None:
+    """``stall_ms_max = 0``: it looks again for no other reason."""
+    with (
+        running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        client.declare("slow", order="total", ring_bytes=4096, stall_ms_max=0)
+        subscription = client.subscribe("slow")
+        loop_client = BlockingClient(str(daemon.socket))
+        publisher = loop_client.publisher("slow")
+        sent: list[int] = []
+
+        def send() -> None:
+            for _ in range(60):
+                sent.append(publisher.publish(b"x" * 400, timeout=DEADLINE_S))
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        wait_until(lambda: len(sent) >= 8)
+        daemon.kill_core()
+        wait_until(lambda: client.channel_info("slow").publishers == 1)
+        assert sending.is_alive()
+        assert [subscription.receive(DEADLINE_S).seq for _ in range(60)] == list(range(1, 61))
+        sending.join(DEADLINE_S)
+        assert sent == list(range(1, 61))
+        loop_client.close()

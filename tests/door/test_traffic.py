@@ -145,3 +145,21 @@ def test_lies_are_bounded(traffic: RingTraffic, tail: int, seq: int) -> None:
         traffic.end(source)
     after = traffic.by_channel(["a"])["a"]
     assert 0 <= after.messages <= COUNT_MAX and 0 <= after.ring_bytes <= COUNT_MAX
+
+
+def test_where_one_ring_has_all_the_others_count_for_their_sessions_alone(
+    traffic: RingTraffic, writer: _ring.Writer
+) -> None:
+    whole = _ring.Writer(8, 4096)
+    traffic.begin(SourceId(8), "a", shared(whole), is_resumed=False, is_whole=True)
+    traffic.begin(SOURCE, "a", shared(writer), is_resumed=False)
+    writer.try_publish_many([b"1", b"2"])
+    whole.try_publish_many([b"1", b"2", b"over the socket"])
+    assert traffic.by_channel(["a"]) == {"a": Traffic(3, whole.tail)}
+    assert traffic.published([SOURCE]) == Traffic(2, writer.tail)
+    traffic.end(SOURCE)
+    assert traffic.by_channel(["a"]) == {"a": Traffic(3, whole.tail)}
+    tail = whole.tail
+    traffic.end(SourceId(8))
+    whole.close()
+    assert traffic.by_channel(["a"]) == {"a": Traffic(3, tail)}

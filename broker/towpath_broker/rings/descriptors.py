@@ -34,13 +34,20 @@ class Descriptors:
         self._doorbells: dict[SessionId, wire.Descriptor] = {}
 
     def offer_ring(
-        self, source: SourceId, ring: wire.Descriptor, *, channel: str = "", is_resumed: bool = False
+        self,
+        source: SourceId,
+        ring: wire.Descriptor,
+        *,
+        channel: str = "",
+        is_resumed: bool = False,
+        is_whole: bool = False,
     ) -> int:
         """Check a ring and keep it; return its capacity in bytes.
 
         Args:
             channel: where what it carries is counted.
             is_resumed: what it carried so far has been counted.
+            is_whole: it carries all that the channel's other rings do.
 
         Raises:
             BadDescriptor: it is not a ring that can be trusted, or was made for another id.
@@ -55,7 +62,7 @@ class Descriptors:
         if source in self._rings:
             raise InvalidArgument(f"source {source} is attached already")
         self._rings[source] = ring
-        self.traffic.begin(source, channel, ring, is_resumed=is_resumed)
+        self.traffic.begin(source, channel, ring, is_resumed=is_resumed, is_whole=is_whole)
         return capacity
 
     def offer_page(self, reader: ReaderId, slots: int, page: wire.Descriptor) -> None:

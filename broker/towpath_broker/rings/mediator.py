@@ -116,8 +116,10 @@ class Mediator:
         """Make the ring of the core's source on a channel."""
         self.session = effect.session
         writer = self._recovered_writer(effect) if effect.is_recovered else self._new_writer(effect)
-        self._descriptors.offer_ring(effect.source, wire.Descriptor(writer.share()), channel=effect.channel)
         source = effect.source
+        is_whole = effect.options.durable or effect.options.order is commands.Order.TOTAL
+        ring = wire.Descriptor(writer.share())
+        self._descriptors.offer_ring(source, ring, channel=effect.channel, is_whole=is_whole)
         told = Told(
             written=lambda publication, seq: self._written(publication, source, seq),
             stalled=lambda reader: self._submit(commands.DetachStalled(self._caller(), source, reader)),

@@ -5,7 +5,8 @@ Theory of operation
     control page, and a ring's header says where its tail is and how many messages there have been, a
     control page where each cursor is. So whoever asks is answered by a few preads, and whoever publishes or
     subscribes pays nothing and cannot tell. When a source leaves, what it published is added to its
-    channel's past.
+    channel's past. Where the core puts messages in order its own ring has all of them, those of publishers'
+    rings again: then that ring alone counts for the channel, and publishers' for their sessions.
 
 Invariants
     What lies in a ring or page is its maker's word and may be a lie: numbers are bounded here, never
@@ -49,6 +50,7 @@ class _Ring:
     descriptor: wire.Descriptor
     seq_before: int
     tail_before: int
+    is_whole: bool
 
     def tail_and_seq(self) -> tuple[int, int]:
         tail, seq = _TAIL_AND_SEQ.unpack(os.pread(self.descriptor.fd, _TAIL_AND_SEQ.size, _TAIL_OFFSET))
@@ -66,10 +68,25 @@ class RingTraffic:
         self._rings: dict[SourceId, _Ring] = {}
         self._pages: dict[ReaderId, wire.Descriptor] = {}
         self._past: dict[str, model.Traffic] = {}
+        self._whole: dict[str, SourceId] = {}
 
-    def begin(self, source: SourceId, channel: str, ring: wire.Descriptor, *, is_resumed: bool) -> None:
-        """Count what a source publishes; of one that comes back, from now on."""
-        counted = _Ring(channel, ring, 0, 0)
+    def begin(
+        self,
+        source: SourceId,
+        channel: str,
+        ring: wire.Descriptor,
+        *,
+        is_resumed: bool,
+        is_whole: bool = False,
+    ) -> None:
+        """Count what a source publishes; of one that comes back, from now on.
+
+        Args:
+            is_whole: its ring has all that the others of the channel have, until it leaves.
+        """
+        counted = _Ring(channel, ring, 0, 0, is_whole)
+        if is_whole:
+            self._whole[channel] = source
         if is_resumed:
             counted.tail_before, counted.seq_before = counted.tail_and_seq()
         self._rings[source] = counted
@@ -79,11 +96,18 @@ class RingTraffic:
         ring = self._rings.pop(source, None)
         if ring is None:
             return
+        counts = self._counts(source, ring)
+        if ring.is_whole:
+            del self._whole[ring.channel]
         traffic = ring.traffic()
-        if traffic.messages or traffic.ring_bytes:
+        if counts and (traffic.messages or traffic.ring_bytes):
             self._past[ring.channel] = _sum((self._past.pop(ring.channel, model.Traffic()), traffic))
             if len(self._past) > PASTS_MAX:
                 del self._past[next(iter(self._past))]
+
+    def _counts(self, source: SourceId, ring: _Ring) -> bool:
+        """Whether what a ring has counts for its channel."""
+        return self._whole.get(ring.channel, source) == source
 
     def withdraw(self, source: SourceId) -> None:
         """A source was refused: it was never there."""
@@ -100,8 +124,8 @@ class RingTraffic:
         """What was published on each channel; others are forgotten. O(channels + rings)."""
         parts = {name: [self._past[name]] if name in self._past else [] for name in channels}
         self._past = {name: past for name, past in self._past.items() if name in parts}
-        for ring in self._rings.values():
-            if ring.channel in parts:
+        for source, ring in self._rings.items():
+            if ring.channel in parts and self._counts(source, ring):
                 parts[ring.channel].append(ring.traffic())
         return {name: _sum(of_channel) for name, of_channel in parts.items()}
 

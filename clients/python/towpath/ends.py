@@ -86,11 +86,14 @@ class SourceState:
         self.resume_token = b""
         self.stall_ns = channel.stall_ms_max * 1_000_000
         self.is_durable = channel.durable
+        # Where the core alone reads this ring it takes all of it: overflow and history are those of the ring
+        # that it writes itself, from which subscribers read.
+        is_taken_in = channel.order == "total" or channel.durable
         self.writer = _ring.Writer(
             source,
             channel.ring_bytes,
-            overflow="drop" if channel.overflow == "drop" and not channel.durable else "block",
-            history=channel.history,
+            overflow="drop" if channel.overflow == "drop" and not is_taken_in else "block",
+            history=0 if is_taken_in else channel.history,
         )
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
