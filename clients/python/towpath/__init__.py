@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from towpath import aio, tracing
     from towpath._message import Message
+    from towpath._value import Value
     from towpath.errors import (
         BadDescriptor,
         BadFrame,
@@ -73,11 +74,18 @@ if TYPE_CHECKING:
         Status,
         WatchEvent,
     )
+    from towpath.services.api import Request, Server
+    from towpath.states.blocking import State, ValueWatch
     from towpath.sync.api import Channel, Client, Publisher, Subscription, Watch
     from towpath.sync.client import connect
 
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
+    "Value": "towpath._value",
+    "ValueWatch": "towpath.states.blocking",
+    "State": "towpath.states.blocking",
+    "Server": "towpath.services.api",
+    "Request": "towpath.services.api",
     "Code": "towpath.errors",
     "TowpathError": "towpath.errors",
     "Message": "towpath._message",
@@ -176,10 +184,13 @@ __all__ = [
     "Publisher",
     "QueueFull",
     "QuotaExceeded",
+    "Request",
+    "Server",
     "ServerLost",
     "ServiceFailed",
     "SlowConsumer",
     "SourceNotFound",
+    "State",
     "Status",
     "StoreDamaged",
     "StoreFull",
@@ -189,6 +200,8 @@ __all__ = [
     "TowpathError",
     "Unauthenticated",
     "Unavailable",
+    "Value",
+    "ValueWatch",
     "VersionConflict",
     "VersionMismatch",
     "Watch",

@@ -5,13 +5,19 @@ from __future__ import annotations
 from towpath.aio.api import AsyncChannel, AsyncClient, AsyncPublisher, AsyncSubscription, AsyncWatch
 from towpath.aio.client import connect
 from towpath.aio.registry import AsyncRegistry
+from towpath.services.aio_api import AsyncRequest, AsyncServer
+from towpath.states.aio import AsyncState, AsyncValueWatch
 
 __all__ = [
     "AsyncChannel",
     "AsyncClient",
     "AsyncPublisher",
     "AsyncRegistry",
+    "AsyncRequest",
+    "AsyncServer",
+    "AsyncState",
     "AsyncSubscription",
+    "AsyncValueWatch",
     "AsyncWatch",
     "connect",
 ]

@@ -73,6 +73,14 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import sub
 
         return sub.run(arguments)
+    if verb in ("call", "answer"):
+        from towpath.cli import services
+
+        return services.call(arguments) if verb == "call" else services.answer(arguments)
+    if verb in ("get", "set"):
+        from towpath.cli import states
+
+        return states.get(arguments) if verb == "get" else states.set_value(arguments)
     if verb == "tap":
         from towpath.cli import tap
 

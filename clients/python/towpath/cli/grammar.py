@@ -24,7 +24,7 @@ from towpath.cli import streams, values
 from towpath.cli.verbs import VERBS, Verb
 
 _TAKE_A_VALUE: Final = ("--socket", "--url")
-_BYTES_ARE_FINE: Final = ("data", "key", "socket")
+_BYTES_ARE_FINE: Final = ("data", "key", "socket", "command")
 
 
 class UsageError(Exception):

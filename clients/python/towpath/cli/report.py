@@ -29,6 +29,8 @@ from towpath.model import (
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from towpath._value import Value
+
 _NS_PER_S: Final = 1_000_000_000
 _LOOKS: Final = {
     "running": "green",
@@ -141,6 +143,22 @@ def message_document(message: MessageLike) -> dict[str, object]:
         "encoding": encoding,
         "headers": _headers_document(message.headers),
     }
+
+
+def value_json_line(value: Value) -> bytes:
+    """A state's value in its JSON form, on one line: ``version``, ``is_set``, ``changed_at_ns``, ``payload``,
+    ``encoding`` and ``headers`` as for messages.
+    """
+    payload, encoding = _text_or_base64(value.payload)
+    document = {
+        "version": value.version,
+        "is_set": value.is_set,
+        "changed_at_ns": value.changed_at_ns,
+        "payload": payload if value.is_set else None,
+        "encoding": encoding,
+        "headers": _headers_document(value.headers),
+    }
+    return to_json_line(document).encode()
 
 
 def message_json_line(message: MessageLike) -> bytes:

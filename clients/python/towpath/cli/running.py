@@ -1,0 +1,167 @@
+"""Running a program for one message: its standard input is the message, its standard output the answer.
+
+Theory of operation
+    The program is the head of a process group of its own, so that what it starts ends with it. It is ended
+    (SIGTERM, then SIGKILL) when nobody waits for it any more. What it writes is bounded: beyond the bound it
+    is ended, too. Of its standard error the end is kept, for whoever is told of its failure.
+
+Not here: where messages come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Final
+
+from towpath.errors import InvalidArgument
+
+LOOK_S: Final = 0.1
+"""How often it is looked whether somebody still waits."""
+GRACE_S: Final = 2.0
+"""How long a program has to end after SIGTERM."""
+ERROR_BYTES_MAX: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended.
+
+    Attributes:
+        status: its exit status; less than 0: the number of the signal that ended it.
+        output: what it wrote to standard output.
+        is_cut: it wrote more than it may, and was ended.
+        error: the end of what it wrote to standard error.
+    """
+
+    status: int
+    output: bytes
+    is_cut: bool
+    error: str
+
+    def failure(self, command: str) -> str:
+        """One sentence for whoever is told; empty when it went well."""
+        if self.is_cut:
+            return f"{command}: it wrote too much"
+        if self.status == 0:
+            return ""
+        how = f"exit status {self.status}" if self.status > 0 else f"ended by signal {-self.status}"
+        return f"{command}: {how}{': ' if self.error else ''}{self.error}"
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Raises InvalidArgument when there is no such program."""
+    if shutil.which(command[0]) is None:
+        raise InvalidArgument(
+            f"there is no program {command[0]!r}", hint="is it on the PATH, and executable?"
+        )
+
+
+def run(
+    command: Sequence[str],
+    given: bytes,
+    *,
+    environment: Mapping[str, str],
+    output_bytes_max: int,
+    is_cancelled: Callable[[], bool],
+) -> Outcome:
+    """Run a program to its end.
+
+    Args:
+        command: program and arguments.
+        given: its standard input.
+        environment: added to this process's.
+        output_bytes_max: what it may write at most.
+        is_cancelled: whether nobody waits any more; asked ten times a second.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    ) as process:
+        output, error = _Bounded(output_bytes_max), _Tail(ERROR_BYTES_MAX)
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        work: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+            (_feed, (process.stdin, given)),
+            (output.read, (process.stdout, process)),
+            (error.read, (process.stderr,)),
+        ]
+        threads = [
+            threading.Thread(target=function, args=arguments, daemon=True) for function, arguments in work
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while True:
+                try:
+                    process.wait(LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    if is_cancelled():
+                        end(process)
+        finally:
+            end(process)
+            for thread in threads:
+                thread.join(GRACE_S)
+    return Outcome(process.returncode, bytes(output.data), output.is_cut, error.text())
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a program and what it started. More than once is fine."""
+    if process.poll() is None:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+    _signal(process, signal.SIGKILL)  # what it left behind, too
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _feed(stream: IO[bytes], given: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), stream:  # it need not read everything
+        stream.write(given)
+
+
+class _Bounded:
+    """Reads what a program may write, and ends it when it writes more."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.data = bytearray()
+        self.is_cut = False
+        self._bytes_max = bytes_max
+
+    def read(self, stream: IO[bytes], process: subprocess.Popen[bytes]) -> None:
+        while chunk := os.read(stream.fileno(), 1 << 16):
+            if self.is_cut:
+                continue
+            self.data += chunk
+            if len(self.data) > self._bytes_max:
+                self.is_cut = True
+                _signal(process, signal.SIGTERM)
+
+
+class _Tail:
+    """Keeps the end of what a program writes."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._data = b""
+        self._bytes_max = bytes_max
+
+    def read(self, stream: IO[bytes]) -> None:
+        while chunk := os.read(stream.fileno(), 1 << 16):
+            self._data = (self._data + chunk)[-self._bytes_max :]
+
+    def text(self) -> str:
+        return self._data.decode(errors="replace").strip()
