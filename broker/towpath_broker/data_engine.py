@@ -384,7 +384,7 @@ class DataEngine:
             except StoreFull as error:
                 lane.machine.undo()
                 self._full += 1
-                await self._without_room(commands, error)
+                await self._without_room(commands, outcome.changed, error)
                 return
             self._commits += 1
             self._rows += len(outcome.rows)
@@ -393,13 +393,16 @@ class DataEngine:
             self._carry_out(effect)
         lane.set_timer()
 
-    async def _without_room(self, commands: Sequence[c.DataCommand], error: StoreFull) -> None:
-        """Refuse who can be refused; carry out the others, those that write nothing at once."""
+    async def _without_room(
+        self, commands: Sequence[c.DataCommand], changed: frozenset[int], error: StoreFull
+    ) -> None:
+        """Refuse who can be refused; carry out the others, those that write nothing at once. What had been
+        done before (a transaction that is asked for again) is among these: it is not to be refused."""
         rest: list[c.DataCommand] = []
-        for command in commands:
-            if isinstance(command, c.TakeIn):
+        for index, command in enumerate(commands):
+            if isinstance(command, c.TakeIn) and index in changed:
                 self._emit(e.NotTaken(command.channel, command.ticket, error.again()))
-            elif isinstance(command, c.ClientCommand) and command.WRITES:
+            elif isinstance(command, c.ClientCommand) and command.WRITES and index in changed:
                 self._refuse(command, error.again())
             else:
                 rest.append(command)
@@ -524,7 +527,7 @@ def _read_log(store: Store, effect: e.ReadParcels) -> e.Reply:
     )
     first_seq, next_seq = effect.first_seq, effect.first_seq
     if parcels:
-        first_seq = max(parcels[0].first_seq, effect.first_seq)
+        first_seq = parcels[0].first_seq  # before what was asked for, where that is in the middle of one
         next_seq = parcels[-1].first_seq + parcels[-1].count
     end_seq = max(effect.end_seq, next_seq)
     body = e.ParcelsRead(effect.channel, first_seq, next_seq, end_seq, parcels)

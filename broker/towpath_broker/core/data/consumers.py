@@ -73,7 +73,7 @@ class Consumer:
 
     def add(self, lease: Lease, size: int, undo: Undo) -> None:
         """Give it something: the next deliveries."""
-        undo.add(self.leases.pop)
+        undo.add(_take_back, self.leases, len(self.leases))
         self.leases.append(lease)
         count = lease.end - lease.start
         undo.set(self, "next_delivery", self.next_delivery + count)
@@ -119,7 +119,7 @@ class Consumer:
             lease.deadline_ns,
         )
         undo.set(lease, "end", lease.start + kept)
-        undo.add(self.leases.pop, at + 1)
+        undo.add(_take_back, self.leases, at + 1)
         self.leases.insert(at + 1, rest)
         self.queue.watch(rest)
         return at + 1
@@ -152,3 +152,8 @@ class Consumer:
 
     def _give_again(self, start: int, released: list[Lease]) -> None:
         self.leases[start:start] = released
+
+
+def _take_back(leases: list[Lease], at: int) -> None:
+    """A lease has never been: what is left of it in the heap of deadlines says nothing."""
+    leases.pop(at).is_live = False

@@ -72,10 +72,12 @@ class Outcome:
     Attributes:
         rows: to commit, all or none.
         effects: to emit after that.
+        changed: which of the commands, by index, changed something; the others found it done, say.
     """
 
     rows: Sequence[Row]
     effects: Sequence[e.Effect]
+    changed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,8 @@ class DataMachine:
         assert self._round is None
         self._now_ns = max(self._now_ns, now_ns)
         round_ = self._round = Round(self._now_ns)
-        for command in commands:
+        changed: list[int] = []
+        for index, command in enumerate(commands):
             self._commands += 1
             mark = round_.mark()
             try:
@@ -189,6 +192,8 @@ class DataMachine:
             except TowpathError as error:
                 round_.roll_back(mark)
                 self._refuse(command, error, round_)
+            if round_.undo.mark() > mark[0]:
+                changed.append(index)
         self._finished.clear()
         while round_.touched:  # a queue's dead letters touch others
             name = next(iter(round_.touched))
@@ -197,7 +202,7 @@ class DataMachine:
                 channel.finish(round_)
                 self._finished[name] = None
         self._set_alarms()
-        return Outcome(round_.rows, round_.effects)
+        return Outcome(round_.rows, round_.effects, frozenset(changed))
 
     def keep(self) -> None:
         """The round's rows are committed."""
