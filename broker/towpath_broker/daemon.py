@@ -125,7 +125,7 @@ class Daemon:
         engine = asyncio.create_task(self._engine.run(), name="engine")
         engine.add_done_callback(lambda _: self._draining.set())
         await self._configure()
-        await self._engine.execute(self._door.mediator.find(stored))
+        await self._engine.execute(self._door.mediator.find(stored, self._data.has))
         self._door.mediator.go_on()
         loop.add_reader(self._control, self._told)
         self._door.listen(self._listener)

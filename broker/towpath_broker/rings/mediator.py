@@ -189,17 +189,23 @@ class Mediator:
 
     # ---- recovery ------------------------------------------------------------------------------------------
 
-    def find(self, stored: Mapping[str, int]) -> commands.RecoverOwn:
-        """Look through what an earlier core had kept; takes over the descriptors."""
+    def find(self, stored: Mapping[str, int], is_logged: Callable[[str], bool]) -> commands.RecoverOwn:
+        """Look through what an earlier core had kept; takes over the descriptors.
+
+        Args:
+            is_logged: whether a channel's messages are in the store too.
+        """
         self._kept = sort_out(stored)
-        found = [each for each in found_in(self._kept) if self._can_go_on(each)]
+        found = [
+            each for each in found_in(self._kept) if not is_logged(each.channel) or self._can_go_on(each)
+        ]
         return commands.RecoverOwn(found)
 
     def _can_go_on(self, found: commands.OwnFound) -> bool:
         """Whether a ring that was kept has nothing that the store has not: a store may have been put back."""
         kept = self._kept[found.channel]
         assert kept.ring is not None
-        if self.logs is None or kept.last_seq() < self._log_end(found.channel):
+        if kept.last_seq() < self._log_end(found.channel):
             return True
         log("core.ring_ahead_of_store", level="error", channel=found.channel)
         return False
