@@ -464,11 +464,11 @@ VERBS: Final = {
             "Requests and values",
             "ask a service, and print the reply",
             _call,
-            "The reply is printed as it is; on a terminal with a newline. What the server failed with is told, and "
-            "has its exit code: 74 for an error of the server's own, 69 where nobody serves.",
+            "The reply is printed as it is; on a terminal with a newline. What the server failed with is "
+            "told, and has its exit code: 74 for an error of the server's own, 69 where nobody serves.",
             (
                 "towpath call weather Berlin",
-                "towpath call thumbnails - < photo.jpg > small.jpg",
+                "cat photo.jpg | towpath call thumbnails | display",
                 "towpath call log.search --stream 'error' | head",
             ),
         ),
@@ -477,9 +477,9 @@ VERBS: Final = {
             "Requests and values",
             "be a service: run a program for each request",
             _answer,
-            "The program gets the request on standard input; what it prints is the reply. An exit status other than "
-            "0 is the caller's error, with the end of what it wrote to standard error. In its environment: "
-            "TOWPATH_CHANNEL, TOWPATH_PRINCIPAL (who asks), TOWPATH_TIMEOUT (seconds that are left), "
+            "The program gets the request on standard input; what it prints is the reply. An exit status "
+            "other than 0 is the caller's error, with the end of what it wrote to standard error. In its "
+            "environment: TOWPATH_CHANNEL, TOWPATH_PRINCIPAL (who asks), TOWPATH_TIMEOUT (seconds that are left), "
             "TOWPATH_CONTENT_TYPE, TOWPATH_KEY. It is ended when the caller does not wait any more.",
             (
                 "towpath declare upper --kind service",
