@@ -13,9 +13,9 @@
  *
  * A spin looks without a system call for TPR_SPIN_PURE_NS; from then on it offers the core to others between looks
  * (sched_yield(2)), because whoever is waited for may need it. Both sides on one core then hand it to each other for less
- * than what a sleep and a wake-up cost. The spin remembers whether the last answer came while somebody else ran on its core,
- * and begins with a yield if so. Where
- * the core went to somebody else for long, the budget is over, and that counts as a failure, whatever is found then.
+ * than what a sleep and a wake-up cost. The spin remembers whether the last answer came while somebody else ran on its
+ * core, and begins with a yield if so. Where the core went to somebody else for long, the budget is over, and that counts
+ * as a failure, whatever is found then.
  */
 #ifndef TOWPATH_RING_WAIT_H
 #define TOWPATH_RING_WAIT_H

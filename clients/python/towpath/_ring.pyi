@@ -220,8 +220,8 @@ class Writer:
         them."""
 
     def load(self, reader: int, /) -> int:
-        """How busy a reader says it is (``Reader.set_load``): 0 or more; -1 while it does not read yet: what is
-        published now may lie before the place where it begins; -2 when it has left, or is not attached.
+        """How busy a reader says it is (``Reader.set_load``): 0 or more; -1 while it does not read yet: what
+        is published now may lie before the place where it begins; -2 when it has left, or is not attached.
         O(readers)."""
 
     def slowest_reader(self) -> int | None:
@@ -443,7 +443,8 @@ class Reader:
         """
 
     def revive(self, source: int, /) -> bool:
-        """Undo ``finish``: its writer is there. False when it is not known, or was read to its end already."""
+        """Undo ``finish``: its writer is there. False when it is not known, or was read to its end
+        already."""
 
     def remove(self, source: int, /) -> None:
         """Let go of a source, read to its end or not; its slot may be assigned again. Unknown sources are
