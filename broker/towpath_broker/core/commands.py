@@ -454,6 +454,15 @@ class CloseOwnSource(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class ShowStored(Command):
+    """Messages of a durable topic were stored that the core has no source to show with: it gets one. Nothing
+    happens where the topic is gone, or there can be no more sources.
+    """
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
 class OwnFound:
     """What an earlier core left on a channel: its source's ring and its intake's control page.
 

@@ -31,6 +31,7 @@ from typing import Any, Final
 from towpath.errors import (
     BindingNotFound,
     InvalidArgument,
+    LimitExceeded,
     PermissionDenied,
     SourceNotFound,
     SubscriptionNotFound,
@@ -146,6 +147,7 @@ class Machine:
             c.DetachStalled: self._detach_stalled,
             c.Publish: self._publish,
             c.CloseOwnSource: self._close_own_source,
+            c.ShowStored: lambda command: self._show_stored(command.channel),
             c.RecoverOwn: self._recover_own,
         }
 
@@ -638,7 +640,7 @@ class Machine:
             role=command.role,
         )
         self._sessions.use(command.reader)
-        return [*effects, *self._reply(command.caller, e.Done())]
+        return [*effects, *self._show_stored(command.channel), *self._reply(command.caller, e.Done())]
 
     def _detach_reader(self, command: c.DetachReader) -> list[Effect]:
         reader = self._reader_of(command.caller, command.reader)
@@ -681,6 +683,16 @@ class Machine:
             caller.session, caller.call, caller.principal, source.id, command.payloads, command.headers
         )
         return [*mediating, *effects, write]
+
+    def _show_stored(self, name: str) -> list[Effect]:
+        """See to it that what is stored of a durable topic can be shown, unless there is no room for that."""
+        channel = self._registry.channels.get(name)
+        if channel is None or channel.options.kind is not c.Kind.TOPIC or not channel.options.durable:
+            return []
+        try:
+            return self._own.ensure_intake(channel, self._registry.limits)
+        except LimitExceeded:
+            return []
 
     def _close_own_source(self, command: c.CloseOwnSource) -> list[Effect]:
         source = self._topics.sources.get(command.source)

@@ -52,6 +52,10 @@ START_NAMES: Final[Mapping[StartAt, Literal["tail", "start", "history"]]] = {
     StartAt.TAIL: "tail",
     StartAt.HISTORY: "history",
 }
+UNSHOWN_S: Final = 1.0
+"""How long what was stored is meant for a source that the core is given for it; later there is no room for
+one.
+"""
 IDLE_S: Final = 60.0
 """How long a source for what comes over the socket stays when nothing comes."""
 
@@ -95,6 +99,9 @@ class Mediator:
         self._log_ends: dict[
             str, int
         ] = {}  # what comes after the last message that was shown, of durable topics
+        self._unshown: dict[
+            str, tuple[int, float]
+        ] = {}  # first seq, and since when: no source to show it with
         self._session_of: dict[SourceId, SessionId] = {}  # of durable topics' publishers
         self._bells = Bells()
         self._waiting = WaitingBytes()
@@ -178,7 +185,7 @@ class Mediator:
             history=options.history,
         )
         if options.durable:
-            _ring.begin_at(writer, self._log_end(effect.channel))
+            _ring.begin_at(writer, self._first_to_show(effect.channel))
         if options.order is commands.Order.TOTAL:
             self._keep(effect.channel, RING, writer)
         return writer
@@ -280,6 +287,16 @@ class Mediator:
         channel = self._durable(effect.channel)
         if channel is not None:
             channel.appended(effect)
+        elif effect.count:  # it came over the socket; somebody may follow a pattern
+            _, since = self._unshown.get(effect.channel, (0, 0.0))
+            if since < self._loop.time() - UNSHOWN_S:
+                self._unshown[effect.channel] = effect.first_seq, self._loop.time()
+                self._submit(commands.ShowStored(effect.channel))
+
+    def _first_to_show(self, channel: str) -> int:
+        """Where a new ring begins: what was stored just now, for want of a ring, is still to be shown."""
+        first_seq, since = self._unshown.pop(channel, (0, 0.0))
+        return first_seq if since >= self._loop.time() - UNSHOWN_S else self._log_end(channel)
 
     def not_taken(self, effect: NotTaken) -> None:
         """What came out of rings could not be stored."""
@@ -290,6 +307,7 @@ class Mediator:
     def forget_log(self, channel: str) -> None:
         """A durable topic was undeclared; another of that name begins anew."""
         self._log_ends.pop(channel, None)
+        self._unshown.pop(channel, None)
 
     def is_stored(self, source: SourceId) -> bool:
         """Whether a source is the core's own on a durable topic."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from towpath import calls
+from towpath import calls, model
 from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.registry import AsyncRegistry
 from towpath.aio.transactions import AsyncTransaction
@@ -56,6 +56,16 @@ class AsyncKinds(AsyncRegistry):
         consumer = AsyncConsumer(self, name, prefetch)
         await consumer.open()
         return consumer
+
+    async def places(self, name: str) -> list[model.Place]:
+        """Return how far the named subscriptions of a durable topic have come; see
+        :meth:`towpath.Client.places`.
+        """
+        return await self._call(calls.places(name))
+
+    async def delete_place(self, name: str, place: str) -> None:
+        """Forget a named subscription of a durable topic; see :meth:`towpath.Client.delete_place`."""
+        await self._call(calls.delete_place(name, place))
 
     def transaction(self, *, timeout: float | None = TIMEOUT_S) -> AsyncTransaction:
         """Begin a transaction; see :meth:`towpath.Client.transaction`."""

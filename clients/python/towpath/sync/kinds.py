@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from towpath import calls
+from towpath import calls, model
 from towpath.asking import Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.queues import PREFETCH_DEFAULT
@@ -64,6 +64,22 @@ class Kinds(Registry):
             ChannelNotFound, InvalidArgument (no queue), LimitExceeded, QuotaExceeded.
         """
         return Consumer(self, name, prefetch)
+
+    def places(self, name: str) -> list[model.Place]:
+        """Return how far the named subscriptions of a durable topic have come, by name.
+
+        Raises:
+            ChannelNotFound, InvalidArgument (no durable topic).
+        """
+        return self._call(calls.places(name))
+
+    def delete_place(self, name: str, place: str) -> None:
+        """Forget a named subscription of a durable topic.
+
+        Raises:
+            SubscriptionNotFound, ChannelNotFound, InvalidArgument (no durable topic).
+        """
+        self._call(calls.delete_place(name, place))
 
     def transaction(self, *, timeout: float | None = TIMEOUT_S) -> Transaction:
         """Begin a transaction: what it is told is carried out together at its end, or not at all.

@@ -1,0 +1,194 @@
+"""Durable topics over each carrier and with both clients: replay, places, and who is too slow for the ring."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.conformance.clients.test_messages import DEADLINE_S, receive_exactly
+from towpath import errors
+from towpath.model import Headers
+
+
+def numbers(messages: list[Any]) -> list[int]:
+    return [int(message.payload) for message in messages]
+
+
+def publish_numbers(publisher: Any, first: int, count: int) -> None:
+    """Publish ``first``, ``first`` + 1, ...; returns when all are on disk."""
+    for begin in range(first, first + count, 100):
+        end = min(begin + 100, first + count)
+        publisher.publish_many([b"%d" % number for number in range(begin, end)], timeout=DEADLINE_S)
+    publisher.flush(DEADLINE_S)
+
+
+def test_everything_is_replayed_and_then_comes_what_is_new(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    publish_numbers(publisher, 1, 500)
+    late = connect().subscribe(name, start="all")
+    assert late.next_seq == 1 and late.is_stored
+    publish_numbers(publisher, 501, 500)
+    messages = receive_exactly(late, 1000)
+    assert numbers(messages) == [message.seq for message in messages] == [*range(1, 1001)]
+    assert late.lost == 0 and all(message.missed == 0 for message in messages)
+    assert late.next_seq == 1001
+
+
+def test_what_is_new_alone_is_what_is_given_unless_told_otherwise(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    publish_numbers(publisher, 1, 10)
+    plain, new = client.subscribe(name), client.subscribe(name, start="new")
+    publish_numbers(publisher, 11, 5)
+    for subscription in (plain, new):
+        assert numbers(receive_exactly(subscription, 5)) == [*range(11, 16)]
+
+
+@pytest.mark.parametrize("seq", [1, 7, 20, 21, 400])
+def test_a_seq_to_start_with(client: Any, name: str, seq: int) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    publish_numbers(publisher, 1, 20)
+    subscription = client.subscribe(name, start=seq)
+    publish_numbers(publisher, 21, 5)
+    begin = min(seq, 21)
+    assert numbers(receive_exactly(subscription, 26 - begin)) == [*range(begin, 26)]
+
+
+def test_a_time_to_start_with(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    publish_numbers(publisher, 1, 5)
+    publish_numbers(publisher, 6, 5)
+    messages = receive_exactly(client.subscribe(name, start="all"), 10)
+    sixth = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=messages[5].time_ns // 1000)
+    expected = next(
+        message.seq for message in messages if message.time_ns >= messages[5].time_ns // 1000 * 1000
+    )
+    assert receive_exactly(client.subscribe(name, start=sixth), 1)[0].seq == expected
+    tomorrow = client.subscribe(name, start=datetime.now(UTC) + timedelta(days=1))
+    publish_numbers(publisher, 11, 1)
+    assert numbers(receive_exactly(tomorrow, 1)) == [11], "none is so late: with what comes"
+
+
+def test_who_is_too_slow_for_the_ring_goes_on_from_the_store(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True, ring_bytes=4096)
+    slow, publisher = client.subscribe(name), connect().publisher(name)
+    publish_numbers(publisher, 1, 3_000)
+    messages = receive_exactly(slow, 3_000)
+    assert numbers(messages) == [message.seq for message in messages] == [*range(1, 3_001)]
+    assert slow.lost == 0 and all(message.missed == 0 for message in messages)
+
+
+def test_what_is_kept_no_more_is_counted_as_missed(client: Any, name: str) -> None:
+    client.declare(name, durable=True, retain_messages=50)
+    publisher = client.publisher(name)
+    for first in range(1, 301, 10):
+        publish_numbers(publisher, first, 10)
+    subscription = client.subscribe(name, start=1)
+    first = receive_exactly(subscription, 1)[0]
+    assert first.seq > 200 and first.missed == first.seq - 1 == subscription.lost
+    everything = receive_exactly(client.subscribe(name, start="all"), 1)[0]
+    assert (everything.seq, everything.missed) == (first.seq, 0), "that is all there is"
+
+
+def test_all_see_one_order(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    subscription = client.subscribe(name)
+    publishers = [connect().publisher(name) for _ in range(3)]
+    for _ in range(20):
+        for number, publisher in enumerate(publishers):
+            publisher.publish_many([b"%d" % number] * 5, timeout=DEADLINE_S)
+    for publisher in publishers:
+        publisher.flush(DEADLINE_S)
+    live, stored = (
+        receive_exactly(subscription, 300),
+        receive_exactly(connect().subscribe(name, start="all"), 300),
+    )
+    assert [(m.seq, m.payload, m.time_ns) for m in live] == [(m.seq, m.payload, m.time_ns) for m in stored]
+
+
+def test_headers_are_stored(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    headers = Headers(content_type="text/plain", key=b"k", user={"a": "b"})
+    publisher.publish(b"with", headers=headers)
+    publisher.publish(b"without")
+    publisher.flush(DEADLINE_S)
+    first, second = receive_exactly(client.subscribe(name, start="all"), 2)
+    assert (first.headers, second.headers_raw) == (headers, b"")
+
+
+def test_a_named_subscription_goes_on_where_it_was(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publish_numbers(client.publisher(name), 1, 100)
+    other = connect()
+    subscription = other.subscribe(name, start="all", place="nightly")
+    assert numbers([subscription.receive(DEADLINE_S) for _ in range(10)]) == [*range(1, 11)]
+    subscription.save_place(DEADLINE_S)
+    subscription.close()
+    (place,) = client.places(name)
+    assert (place.name, place.seq) == ("nightly", 11) and place.saved_at_ns > 0
+    again = connect().subscribe(name, start="all", place="nightly")
+    assert again.next_seq == 11
+    assert again.receive(DEADLINE_S).seq == 11
+    client.delete_place(name, "nightly")
+    assert client.places(name) == []
+    with pytest.raises(errors.SubscriptionNotFound):
+        client.delete_place(name, "nightly")
+
+
+def test_a_place_is_saved_when_the_next_is_received(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    publish_numbers(publisher, 1, 5)
+    subscription = client.subscribe(name, start="all", place="p")
+    assert len(receive_exactly(subscription, 5)) == 5
+    assert subscription.receive_many(timeout=0) == []
+    while not client.places(name) or client.places(name)[0].seq != 6:
+        publisher.flush(DEADLINE_S)
+    subscription.close()
+    publish_numbers(publisher, 6, 1)
+    assert receive_exactly(client.subscribe(name, place="p"), 1)[0].seq == 6
+
+
+def test_a_message_with_an_id_is_stored_once(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    for _ in range(3):
+        publisher.publish(b"once", headers=Headers(message_id="order-1"), timeout=DEADLINE_S)
+    publisher.publish(b"other", timeout=DEADLINE_S)
+    publisher.flush(DEADLINE_S)
+    messages = receive_exactly(client.subscribe(name, start="all"), 2)
+    assert [(message.seq, message.payload) for message in messages] == [(1, b"once"), (2, b"other")]
+
+
+def test_a_start_or_a_place_is_for_durable_topics(client: Any, name: str) -> None:
+    client.declare(name)
+    for options in ({"start": "all"}, {"place": "p"}):
+        with pytest.raises(errors.InvalidArgument):
+            client.subscribe(name, **options)
+    with pytest.raises((errors.InvalidArgument, errors.InvalidName)):
+        client.subscribe("test.>", start="all")
+    for start in (0, -1, "oldest", datetime(2026, 1, 1), True):
+        with pytest.raises(errors.InvalidArgument):
+            client.subscribe(name, start=start)
+    with pytest.raises(errors.InvalidArgument):
+        client.subscribe(name).save_place()
+    client.publisher(name).flush(0)
+
+
+def test_who_replays_is_told_that_the_channel_is_gone(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publish_numbers(client.publisher(name), 1, 10)
+    subscription = connect().subscribe(name, start="all")
+    assert len(receive_exactly(subscription, 10)) == 10
+    client.undeclare(name, force=True)
+    with pytest.raises(errors.ChannelUndeclared):
+        subscription.receive(DEADLINE_S)
+    client.declare(name, durable=True)
+    publish_numbers(client.publisher(name), 1, 1)
+    assert receive_exactly(connect().subscribe(name, start="all"), 1)[0].seq == 1
