@@ -51,6 +51,13 @@
 #ifndef TOWPATH_VALUE_ON_STEP
 #define TOWPATH_VALUE_ON_STEP(step) ((void)0)
 #endif
+/* A build with -DTOWPATH_VALUE_FAULT=n does one thing wrong: tests/ring/test_value.py shows that the tests find it. */
+#ifdef TOWPATH_VALUE_FAULT
+#define TPR_VALUE_FAULT_(number) (TOWPATH_VALUE_FAULT == (number))
+#else
+#define TPR_VALUE_FAULT_(number) 0
+#endif
+
 enum tpr_value_step {
     TPR_VALUE_BEGUN,
     TPR_VALUE_HEADER,
@@ -143,8 +150,12 @@ static inline int tpr_value_write(struct tpr_value_writer *writer, const struct 
         shown.headers_bytes = shown.payload_bytes = 0;
     }
     uint64_t next = writer->current + 1;
-    uint8_t *buffer = (uint8_t *)(writer->page + 1) + (next & 1) * tpr_value_buffer_bytes_(writer->value_bytes_max);
-    TOWPATH_RING_STORE(&writer->page->begun, next, __ATOMIC_RELAXED);
+    uint64_t half = TPR_VALUE_FAULT_(3) ? 0 : next & 1; /* 3: there is one buffer */
+    uint8_t *buffer = (uint8_t *)(writer->page + 1) + half * tpr_value_buffer_bytes_(writer->value_bytes_max);
+    if (!TPR_VALUE_FAULT_(1)) /* does not say that it writes */
+        TOWPATH_RING_STORE(&writer->page->begun, next, __ATOMIC_RELAXED);
+    if (TPR_VALUE_FAULT_(2)) /* shows it, then writes it */
+        TOWPATH_RING_STORE(&writer->page->current, next, __ATOMIC_RELEASE);
     TOWPATH_VALUE_ON_STEP(TPR_VALUE_BEGUN);
     tpr_fence_release_(); /* with the reader's acquire fence: who sees what follows sees `begun` */
     TOWPATH_RING_MEMCPY(buffer, &shown, sizeof shown);
@@ -211,7 +222,7 @@ static inline int tpr_value_map(struct tpr_value_reader *reader, int fd) {
 static inline int tpr_value_begin(const struct tpr_value_reader *reader, struct tpr_value_view *view) {
     view->current = tpr_load_acquire_(&reader->page->current);
     const uint8_t *buffer = (const uint8_t *)(reader->page + 1) +
-                            (view->current & 1) * tpr_value_buffer_bytes_(reader->value_bytes_max);
+                            (TPR_VALUE_FAULT_(3) ? 0 : view->current & 1) * tpr_value_buffer_bytes_(reader->value_bytes_max);
     TOWPATH_RING_MEMCPY(&view->about, buffer, sizeof view->about);
     view->data = buffer + TPR_VALUE_BUFFER_HEADER;
     if ((uint64_t)view->about.headers_bytes + view->about.payload_bytes <= reader->value_bytes_max)
@@ -222,6 +233,8 @@ static inline int tpr_value_begin(const struct tpr_value_reader *reader, struct 
 
 /* Whether what was copied since tpr_value_begin() is one value; else begin again. */
 static inline int tpr_value_end(const struct tpr_value_reader *reader, const struct tpr_value_view *view) {
+    if (TPR_VALUE_FAULT_(4)) /* takes what it copied as it is */
+        return 1;
     tpr_fence_acquire_(); /* with the writer's release fence */
     return tpr_load_relaxed_(&reader->page->begun) - view->current <= 1;
 }

@@ -38,16 +38,19 @@ static PyObject *value_make(PyObject *payload, PyObject *headers_raw, const stru
 
 static PyObject *value_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs) {
     static char *names[] = {"payload", "version", "changed_at_ns", "headers_raw", "is_set", NULL};
-    PyObject *payload, *version, *changed, *headers_raw = NULL;
+    PyObject *payload, *version = NULL, *changed = NULL, *headers_raw = NULL;
     int is_set = 1;
     struct tpr_value_about about = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S$OOSp:Value", names, &payload, &version, &changed, &headers_raw,
-                                     &is_set) ||
-        tp_uint64(version, "version", &about.version) < 0 ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "S|$OOSp:Value", names, &payload, &version, &changed, &headers_raw,
+                                     &is_set))
+        return NULL;
+    if (!version || !changed)
+        return PyErr_Format(PyExc_TypeError, "Value() needs version and changed_at_ns");
+    if (tp_uint64(version, "version", &about.version) < 0 ||
         tp_uint64(changed, "changed_at_ns", &about.changed_at_ns) < 0)
         return NULL;
     about.flags = is_set ? TPR_VALUE_SET : 0;
-    return value_make(Py_NewRef(payload), Py_NewRef(headers_raw), &about);
+    return value_make(Py_NewRef(payload), Py_XNewRef(headers_raw), &about);
 }
 
 static void value_dealloc(ValueObject *self) {

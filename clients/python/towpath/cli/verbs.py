@@ -479,7 +479,7 @@ VERBS: Final = {
             _answer,
             "The program gets the request on standard input; what it prints is the reply. An exit status "
             "other than 0 is the caller's error, with the end of what it wrote to standard error. In its "
-            "environment: TOWPATH_CHANNEL, TOWPATH_PRINCIPAL (who asks), TOWPATH_TIMEOUT (seconds that are left), "
+            "environment: TOWPATH_CHANNEL, TOWPATH_PRINCIPAL (who asks), TOWPATH_TIMEOUT (seconds left), "
             "TOWPATH_CONTENT_TYPE, TOWPATH_KEY. It is ended when the caller does not wait any more.",
             (
                 "towpath declare upper --kind service",
@@ -504,7 +504,7 @@ VERBS: Final = {
             (
                 "towpath declare config.mode --kind state",
                 "towpath set config.mode night",
-                "towpath set config.mode day --if-version $(towpath get config.mode --version)",
+                "towpath set config.mode day --if-version 7",
             ),
         ),
         Verb(
