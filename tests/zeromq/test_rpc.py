@@ -16,6 +16,7 @@ from towpath_broker.gateways.zeromq.rpc import (
     Begin,
     Call,
     Credited,
+    More,
     Role,
     RpcProtocol,
     Send,
@@ -240,7 +241,7 @@ def test_whatever_peers_send_the_books_are_right(messages: list[tuple[bytes, lis
                 open_calls.add(action.call)
             elif isinstance(action, Stop):
                 open_calls.remove(action.call)
-            elif isinstance(action, Credited):
+            elif isinstance(action, Credited | More):
                 assert action.call in open_calls
             else:
                 assert action.address[0] == peer

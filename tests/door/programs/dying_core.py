@@ -30,7 +30,7 @@ def load_ring(extension: str) -> None:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     sys.modules["towpath._ring"] = module
-    towpath._ring = module  # type: ignore[attr-defined]
+    towpath._ring = module
 
 
 if __name__ == "__main__":
