@@ -130,7 +130,7 @@ class DataMachine:
         self._now_ns = 0
         self._alarms: list[tuple[int, str]] = []
         self._alarm_of: dict[str, int] = {}
-        self._finished: dict[str, None] = {}  # channels that the latest round has finished
+        self._finished: dict[str, None] = {}  # channels that the latest round has finished, or closed
         self._commands = self._refused = 0
         self._handlers: dict[type[c.DataCommand], Callable[[Any, Round], None]] = {
             c.OpenChannel: self._open_channel,
@@ -183,6 +183,7 @@ class DataMachine:
         assert self._round is None
         self._now_ns = max(self._now_ns, now_ns)
         round_ = self._round = Round(self._now_ns)
+        self._finished.clear()
         changed: list[int] = []
         for index, command in enumerate(commands):
             self._commands += 1
@@ -194,7 +195,6 @@ class DataMachine:
                 self._refuse(command, error, round_)
             if round_.undo.mark() > mark[0]:
                 changed.append(index)
-        self._finished.clear()
         while round_.touched:  # a queue's dead letters touch others
             name = next(iter(round_.touched))
             channel = self._channels.get(name)
@@ -219,7 +219,8 @@ class DataMachine:
         assert self._round is not None
         self._round.undo.roll_back()
         self._round = None
-        self._set_alarms()
+        for name in self._finished:  # what the round did there may be due still
+            self._set_alarm(name, self._now_ns if name in self._channels else None)
 
     def needs(self, command: c.DataCommand) -> e.Need | None:
         """Return what must be read from the store before a command can be applied; ask again after that."""
@@ -257,12 +258,14 @@ class DataMachine:
         """Find out when something happens by itself in the channels that the round has finished."""
         for name in self._finished:
             channel = self._channels.get(name)
-            at_ns = channel.next_deadline_ns(self._now_ns) if channel is not None else None
-            if at_ns is None:
-                self._alarm_of.pop(name, None)
-            elif self._alarm_of.get(name) != at_ns:
-                self._alarm_of[name] = at_ns
-                heappush(self._alarms, (at_ns, name))
+            self._set_alarm(name, channel.next_deadline_ns(self._now_ns) if channel is not None else None)
+
+    def _set_alarm(self, name: str, at_ns: int | None) -> None:
+        if at_ns is None:
+            self._alarm_of.pop(name, None)
+        elif self._alarm_of.get(name) != at_ns:
+            self._alarm_of[name] = at_ns
+            heappush(self._alarms, (at_ns, name))
 
     def _tick(self, command: c.Tick, round_: Round) -> None:
         while (at_ns := self.next_deadline_ns()) is not None and at_ns <= round_.now_ns:
@@ -365,6 +368,7 @@ class DataMachine:
             return
         channel.close(round_)
         round_.undo.remove(self._channels, command.name)
+        self._finished[command.name] = None
         if self._shared.is_durable:
             round_.rows.append(DropChannel(command.name))
 
@@ -450,7 +454,7 @@ class DataMachine:
             case None:
                 round_.effects.append(e.DeadLetters(channel, run, priority))
         if not posted:
-            self._shared.counters["dead_letters_lost"] += len(run.payloads)
+            self._shared.count("dead_letters_lost", len(run.payloads), round_.undo)
             round_.effects.append(
                 e.Warn(f"{len(run.payloads)} dead letters found no room in channel {channel!r}, and are lost")
             )

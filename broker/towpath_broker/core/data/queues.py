@@ -388,7 +388,7 @@ class Queue:
             )
         self._welcome(consumer, round_)
         round_.touch(self)
-        return Settled(total, lost)
+        return Settled(total, tuple(lost))
 
     def _extend(self, leases: Sequence[Lease], ack_ms: int, round_: Round) -> int:
         if not 0 <= ack_ms <= DELAY_MS_MAX:
@@ -477,9 +477,9 @@ class Queue:
             ]
             letters = Run(run.payloads[start:end], headers, time_ns=round_.now_ns)
             self.shared.letterbox.post(self.options.dead_letter, letters, parcel.priority, round_)
-            self.shared.counters["dead_letters"] += end - start
+            self.shared.count("dead_letters", end - start, round_.undo)
         else:
-            self.shared.counters["dropped"] += end - start
+            self.shared.count("dropped", end - start, round_.undo)
         self._settled(parcel, start, end, round_)
 
     # ---- once per round ------------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ class Queue:
             consumer = lease.consumer
             start, end = consumer.cut(Range(lease.first_delivery, lease.end_delivery - 1), undo)
             consumer.release(start, end, undo)
-            self.shared.counters["expired"] += lease.end - lease.start
+            self.shared.count("expired", lease.end - lease.start, undo)
             self._give_back(lease, lease.attempt, 0, round_, "not settled in time")
             self._welcome(consumer, round_)
 

@@ -80,6 +80,10 @@ class Shared:
         self.consumer_queue: dict[int, str] = {}  # which queue a consumer has
         self._streams: dict[SessionId, dict[CallId, Stream]] = {}
 
+    def count(self, what: str, more: int, undo: Undo) -> None:
+        """Count what has happened."""
+        undo.put(self.counters, what, self.counters[what] + more)
+
     # ---- streams -------------------------------------------------------------------------------------------
 
     def check_call(self, caller: Caller) -> SessionId:
