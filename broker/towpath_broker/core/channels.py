@@ -442,14 +442,12 @@ class Topics:
         """End a subscriber; publishers learn of it when they see the cell raised. The ends of a service are
         told, and what belongs to the reader ends with it.
         """
-        belonging = [
-            source
-            for source in map(self.sources.__getitem__, reader.session.sources)
-            if source.own_reader == reader.id
-        ]
-        ended = [effect for source in belonging for effect in self.detach_source(source)]
+        ended: list[Effect] = []
         if reader.role is not ReaderRole.SUBSCRIBER:
             touched = []
+            for source in [self.sources[each] for each in reader.session.sources]:
+                if source.own_reader == reader.id:
+                    ended.extend(self.detach_source(source))
         elif reader.topic is not None:
             touched = [reader.topic]
         else:
