@@ -134,6 +134,11 @@ CREATE INDEX committed_by_time ON committed (at_ns);
 CREATE TABLE dropped (channel INTEGER PRIMARY KEY) STRICT;
 """
 
+_WRITE_ERRORS: Final = (
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+)
 _ELSEWHERE: Final = "move the file away, or give the daemon another state_dir"
 
 
@@ -263,25 +268,22 @@ def check_version(database: sqlite3.Connection, path: Path) -> bool:
 
 def explained(error: sqlite3.DatabaseError, path: Path) -> Exception:
     """What an error of SQLite's means to whoever uses the store; itself, where it is the host's failure."""
-    match _primary_code(error):
+    code = getattr(error, "sqlite_errorcode", 0)  # errors of the Python module itself have none
+    match code & 0xFF:
         case sqlite3.SQLITE_NOTADB:
             return InvalidConfiguration(f"{path} is not a store of Towpath", hint=_ELSEWHERE)
         case sqlite3.SQLITE_CORRUPT:
             return StoreDamaged(f"the store {path} is damaged: {error}")
         case sqlite3.SQLITE_FULL:
             return _full(path, "its bound, or that of the disk, is reached")
-        case sqlite3.SQLITE_IOERR if (reason := _why_not_written(path)) is not None:
-            return _full(path, reason)  # a quota is an input/output error to SQLite
+        # A quota is an input/output error to SQLite. A failed sync is another: what became of it is unknown.
+        case sqlite3.SQLITE_IOERR if code in _WRITE_ERRORS and (reason := _why_not_written(path)):
+            return _full(path, reason)
     return error
 
 
 def _full(path: Path, why: str) -> StoreFull:
     return StoreFull(f"there is no room in the store {path}: {why}")
-
-
-def _primary_code(error: sqlite3.DatabaseError) -> int:
-    code = getattr(error, "sqlite_errorcode", 0)  # errors of the Python module itself have none
-    return int(code) & 0xFF
 
 
 def _why_not_written(path: Path) -> str | None:
