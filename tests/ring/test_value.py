@@ -61,15 +61,18 @@ def test_get_and_look(page: tuple[ValueWriter, ValueReader]) -> None:
     writer, reader = page
     assert reader.get() is None
     nothing = reader.look()
-    assert nothing and (nothing.version, nothing.is_set, nothing.payload) == (0, False, b"")
+    assert isinstance(nothing, Value)
+    assert (nothing.version, nothing.is_set, nothing.payload) == (0, False, b"")
     writer.write(1, 77, b"", b"payload")
     value = reader.get()
     assert value == Value(b"payload", version=1, changed_at_ns=77)
-    assert value and not value.headers.user and value.headers_raw == b""
+    assert isinstance(value, Value)
+    assert not value.headers.user and value.headers_raw == b""
     writer.write(2, 78, b"", None)
     assert reader.get() is None
     gone = reader.look()
-    assert gone and (gone.version, gone.is_set) == (2, False)
+    assert isinstance(gone, Value)
+    assert (gone.version, gone.is_set) == (2, False)
 
 
 def test_what_does_not_fit_is_elsewhere(page: tuple[ValueWriter, ValueReader]) -> None:

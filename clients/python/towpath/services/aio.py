@@ -293,8 +293,7 @@ class LocalAsyncServer(AsyncServer):
     async def receive(self, timeout: float | None = None) -> AsyncRequest:
         deadline = deadline_ns(timeout)
         while (ticket := self._line.take()) is None:
-            if self._closed or self._state.ended is not None:
-                assert self._state.ended is not None
+            if self._state.ended is not None:
                 raise self._state.ended.again()
             if remaining_ns(deadline) == 0:
                 raise Timeout(f"no request to {self.channel!r} in {timeout} s")

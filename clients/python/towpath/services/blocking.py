@@ -305,8 +305,7 @@ class LocalServer(Server):
                 ticket = line.take()
             if ticket is not None:
                 return LocalRequest(self, ticket)
-            if self._closed or state.is_drained:
-                assert state.ended is not None
+            if state.ended is not None:
                 raise state.ended.again()
             if not self._relay.wait(_LINE, lambda: line.has_work or state.ended is not None, deadline):
                 raise Timeout(f"no request to {self.channel!r} in {timeout} s")
