@@ -63,7 +63,9 @@ class Rig:
                 part: (after[part], before[part]) for part in before if after[part] != before[part]
             }
             # An alarm may ring for nothing, but none may be missed.
-            assert due_ns is None or (self.machine.next_deadline_ns() or due_ns + 1) <= due_ns
+            if due_ns is not None:
+                at_ns = self.machine.next_deadline_ns()
+                assert at_ns is not None and at_ns <= max(due_ns, self.now_ns)
         self.shown = self._apply(commands)
         assert_consistent(self.machine)
         return self.shown

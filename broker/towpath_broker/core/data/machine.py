@@ -42,6 +42,7 @@ from towpath.errors import (
 )
 from towpath_broker.core.commands import Kind
 from towpath_broker.core.limits import Limits
+from towpath_broker.core.roles import wrong_kind
 
 from . import commands as c
 from . import effects as e
@@ -424,7 +425,7 @@ class DataMachine:
             case Log():
                 published = channel.publish(command, round_)
             case _:
-                raise _wrong_kind(command.channel, "a queue or a topic")
+                raise wrong_kind(command.channel, Kind.STATE, "and takes no publisher")
         reply(round_, command.caller, published)
 
     def _take_in(self, command: c.TakeIn, round_: Round) -> None:
@@ -574,11 +575,8 @@ class DataMachine:
             case Log():
                 return channel.publish(command, round_)
             case _:
-                raise _wrong_kind(command.channel, "a queue or a topic")
+                raise wrong_kind(command.channel, Kind.STATE, "and takes no publisher")
 
     def _transactions_loaded(self, command: c.TransactionsLoaded, round_: Round) -> None:
         self._transactions.load(command.transactions, round_)
 
-
-def _wrong_kind(name: str, wanted: str) -> InvalidArgument:
-    return InvalidArgument(f"channel {name!r} is not {wanted}", hint="towpath channels tells what it is")

@@ -143,14 +143,18 @@ class Lane:
 
     def take(self, segment: Segment, count: int, undo: Undo) -> None:
         """Take messages from the front of :meth:`first`'s segment."""
-        if segment.start + count < segment.end:
+        is_fresh = bool(self.fresh) and self.fresh[0] is segment
+        has_more = segment.start + count < segment.end
+        if has_more:
             undo.set(segment, "start", segment.start + count)
-        elif self.fresh and self.fresh[0] is segment:
+        if is_fresh and not has_more:
             undo.add(self.fresh.appendleft, segment)
             self.fresh.popleft()
-        else:
-            undo.add(heappush, self.back, self.back[0])
-            heappop(self.back)
+        elif not is_fresh:
+            entry = heappop(self.back)
+            undo.add(heappush, self.back, entry)
+            if has_more:  # it stands where its first message does
+                self.add_back(segment, entry[1], undo)
 
     def add_fresh(self, segment: Segment, undo: Undo) -> None:
         """Add what comes after all that is fresh."""
