@@ -4,7 +4,8 @@
  *
  *     TOWPATH_SHIM_DIRECTORY   files whose names begin with this are watched; others pass
  *     TOWPATH_SHIM_LOG         every write, truncation and sync of a watched file is appended there, in order
- *     TOWPATH_SHIM_KILL_AT     the process kills itself (SIGKILL) before its n-th such operation, from 1
+ *     TOWPATH_SHIM_KILL_FILE   as soon as this file is there, it says n: the process kills itself (SIGKILL) before the
+ *                              n-th such operation since it first saw that
  *
  * shim_fail_at(n, error, stay): the n-th operation from now on fails with that errno, and with `stay` all that follow;
  * 0: none. shim_count(): operations so far.
@@ -30,7 +31,7 @@
 enum { WRITE, TRUNCATE, SYNC, UNLINK };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static long count, fail_at, kill_at;
+static long count, fail_at, kill_at, kill_n;
 static int fail_errno, fail_stays, log_fd = -2;
 
 void shim_fail_at(long n, int error, int stay) {
@@ -76,13 +77,26 @@ static void append(const void *data, size_t bytes) {
         abort();
 }
 
+/* What the file says: n, or 0 when there is none. */
+static long told_to_kill(void) {
+    const char *path = getenv("TOWPATH_SHIM_KILL_FILE");
+    char text[32] = {0};
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return 0;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    return length > 0 ? atol(text) : 0;
+}
+
 /* An operation is about to be done. 0, or -1 with errno: it is not. */
 static int before(void) {
-    const char *kill_text = getenv("TOWPATH_SHIM_KILL_AT");
+    long n = told_to_kill();
     int result = 0;
     pthread_mutex_lock(&lock);
-    if (kill_text && !kill_at)
-        kill_at = atol(kill_text);
+    if (n != kill_n)
+        kill_at = n ? count + n : 0;
+    kill_n = n;
     count++;
     if (kill_at && count >= kill_at)
         raise(SIGKILL);

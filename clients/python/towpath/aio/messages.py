@@ -272,12 +272,11 @@ class LocalAsyncSubscription(AsyncSubscription):
                 call = calls.read_stored(channel, first_seq, READ_BYTES)
                 self._log.read(await self._client._call(call, deadline))
                 return True
-            except Timeout:
+            except (ConnectionLost, Timeout, Unavailable):
+                if self._client._is_over or self._state.ended is not None:
+                    raise
                 if deadline is not None and remaining_ns(deadline) == 0:
                     return False
-            except ConnectionLost:
-                if self._client._closed or self._state.ended is not None:
-                    raise
             except ChannelNotFound:
                 raise ChannelUndeclared(f"channel {channel} was undeclared") from None
 

@@ -1,0 +1,94 @@
+"""kill -9 of the core under load on a durable topic, at random and before each write and sync of its commits:
+every message is stored once and shown once, in one order, live and in a replay."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+import towpath
+from tests.door.total_load import DEADLINE_S, Load
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+
+PROGRAM = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
+CONFIG = "zeromq = false\ngrpc = false\n"
+CHANNEL = "log"
+
+
+def starts(daemon: DaemonHandle) -> int:
+    return daemon.log().count(" core.listening ")
+
+
+def check_replay(daemon: DaemonHandle, load: Load) -> None:
+    """What is stored is what was shown."""
+    with towpath.connect(str(daemon.socket)) as client, client.subscribe(CHANNEL, start="all") as replay:
+        stored: list[tuple[int, int, int, bytes]] = []
+        while len(stored) < len(load.seen[0]):
+            batch = replay.receive_many(1024, timeout=DEADLINE_S)
+            assert batch, f"{len(stored)} of {len(load.seen[0])} are stored"
+            stored += [(m.seq, m.origin_source, m.origin_seq, m.payload) for m in batch]
+        assert replay.receive_many(timeout=0) == [] and replay.lost == 0
+    assert stored == [seen[1:] for seen in load.seen[0]]
+
+
+def declare(daemon: DaemonHandle) -> None:
+    with towpath.connect(str(daemon.socket)) as client:
+        client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
+
+
+def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
+    generator = random.Random(seed)
+    with running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon:
+        declare(daemon)
+        with Load(daemon, CHANNEL) as load:
+            for _ in range(kills):
+                load.wait_progress(generator.choice([0, 0, 50, 2000]))
+                daemon.kill_core()
+            load.wait_progress(2000)
+            load.stop()
+        load.check()
+        check_replay(daemon, load)
+
+
+def kill_at_each_operation(tmp_path: Path, shim: Path, numbers: range, times: int) -> None:
+    """Have each core die before its n-th write or sync, for each n in turn."""
+    kill_file = tmp_path / "kill"
+    environment = {
+        "LD_PRELOAD": str(shim),
+        "TOWPATH_SHIM_DIRECTORY": str(tmp_path / "state" / "store"),
+        "TOWPATH_SHIM_KILL_FILE": str(kill_file),
+    }
+    with running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),), env=environment) as daemon:
+        declare(daemon)
+        with Load(daemon, CHANNEL) as load:
+            load.wait_progress(100)
+            for number in numbers:
+                before = starts(daemon)
+                kill_file.write_text(str(number))
+                wait_until(lambda: bool(load.failures) or starts(daemon) >= before + times)  # noqa: B023
+            kill_file.unlink()
+            load.wait_progress(100)
+            load.stop()
+        load.check()
+        check_replay(daemon, load)
+
+
+def test_at_random(tmp_path: Path) -> None:
+    kill_at_random(tmp_path, 15, seed=1)
+
+
+def test_before_each_write_and_sync_of_a_commit(tmp_path: Path, shim: Path) -> None:
+    kill_at_each_operation(tmp_path, shim, range(6, 22), 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_hundreds_of_times(tmp_path: Path, seed: int) -> None:
+    kill_at_random(tmp_path, 50, seed)
+
+
+@pytest.mark.long
+def test_before_each_write_and_sync_of_many_commits(tmp_path: Path, shim: Path) -> None:
+    kill_at_each_operation(tmp_path, shim, range(3, 300), 2)
