@@ -222,3 +222,22 @@ def test_a_loop_that_waits_for_room_since_before_a_restart_goes_on_by_its_doorbe
         sending.join(DEADLINE_S)
         assert sent == list(range(1, 61))
         loop_client.close()
+
+
+def test_history_is_the_last_in_the_one_order(tmp_path: Path) -> None:
+    """Also after the core was started again."""
+    with (
+        running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        client.declare("past", order="total", history=5)
+        publisher = client.publisher("past")
+        publisher.publish_many([b"%d" % number for number in range(20)])
+        assert publisher.wait_drained(DEADLINE_S)
+        for _ in range(2):
+            late = client.subscribe("past")
+            got = [late.receive(DEADLINE_S) for _ in range(5)]
+            assert [message.payload for message in got] == [b"15", b"16", b"17", b"18", b"19"]
+            assert [message.seq for message in got] == list(range(16, 21))
+            late.close()
+            daemon.kill_core()
