@@ -43,6 +43,7 @@ from .core.data import effects as e
 from .core.data.machine import ChannelStatistics, DataMachine, Outcome, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
 from .core.limits import Limits
+from .core.roles import wrong_kind
 from .ports import Clock, Store
 
 ROUND_COMMANDS_MAX: Final = 512
@@ -50,6 +51,9 @@ ROUND_BYTES_MAX: Final = 8 << 20
 """How much one round takes from the line; bounds how long others of the event loop wait, and a commit."""
 RETRY_S: Final = 0.5
 TIMER_S_MAX: Final = 60.0
+
+_OF_A_QUEUE: Final = c.Consume
+_OF_A_STATE: Final = c.GetValue | c.SetValue | c.DeleteValue | c.WatchValue | c.AttachValue
 
 EmitData = Callable[[e.Effect], None]
 """Carries out one effect, at once and without waiting; called in order, from the event loop."""
@@ -294,16 +298,18 @@ class DataEngine:
             *(each.channel for each in command.places),
         ]
         for name in dict.fromkeys(names):
-            if self._lane_of.get(name) is self._memory:
+            if self._lane_of.get(name) is not self._durable and (kind := self._kind_of(name)) is not None:
+                if kind is Kind.SERVICE:
+                    return wrong_kind(name, kind, "and can be in no transaction")
                 return InvalidArgument(
                     f"channel {name!r} is not durable, and can be in no transaction",
-                    hint="declare it with --durable",
+                    hint="undeclare it, and declare it with --durable",
                 )
         for settlement in command.settlements:
             if settlement.consumer and settlement.consumer % 2 == 0:
                 return InvalidArgument(
                     "a delivery of a queue that is not durable can be in no transaction",
-                    hint="declare the queue with --durable",
+                    hint="undeclare the queue, and declare it with --durable",
                 )
         return None
 
@@ -312,16 +318,25 @@ class DataEngine:
         if lane is not None:
             lane.submit(command)
         elif isinstance(command, c.ClientCommand):
-            error: TowpathError
-            if (kind := self._kind_of(channel)) is None:
-                hint = f"declare it first: towpath declare {channel}"
-                error = ChannelNotFound(f"no channel {channel!r}", hint=hint)
-            else:
-                what = f"a {kind.name.lower()}" + (" that is not durable" if kind is Kind.TOPIC else "")
-                error = InvalidArgument(f"channel {channel!r} is {what}", hint="towpath channels tells")
-            self._refuse(command, error)
+            self._refuse(command, self._foreign(channel, command))
         elif isinstance(command, c.TakeIn):
             self._emit(e.NotTaken(channel, command.ticket, ChannelNotFound(f"no durable topic {channel!r}")))
+
+    def _foreign(self, channel: str, command: c.ClientCommand) -> TowpathError:
+        """Why a call cannot be on a channel that is in neither lane."""
+        if (kind := self._kind_of(channel)) is None:
+            hint = f"declare it first: towpath declare {channel}"
+            return ChannelNotFound(f"no channel {channel!r}", hint=hint)
+        if isinstance(command, _OF_A_QUEUE):
+            return wrong_kind(channel, kind, "not a queue")
+        if isinstance(command, _OF_A_STATE):
+            return wrong_kind(channel, kind, "not a state")
+        if kind is not Kind.TOPIC:
+            return wrong_kind(channel, kind, "not a durable topic")
+        return InvalidArgument(
+            f"channel {channel!r} is a topic that is not durable: nothing of it is kept",
+            hint="undeclare it, and declare it with --durable",
+        )
 
     def _refuse(self, command: c.ClientCommand, error: TowpathError) -> None:
         caller = command.caller

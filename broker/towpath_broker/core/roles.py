@@ -55,5 +55,15 @@ def check_kind(name: str, kind: Kind, role: SourceRole | ReaderRole) -> None:
         InvalidArgument: says what the channel is for.
     """
     if kind is not _KINDS[role]:
-        what, use = _USES[kind]
-        raise InvalidArgument(f"channel {name!r} is {what}, and takes no {role.name.lower()}", hint=use)
+        word = "caller" if role is ReaderRole.REPLIES else role.name.lower()  # its caller comes next
+        raise wrong_kind(name, kind, f"and takes no {word}")
+
+
+def wrong_kind(name: str, kind: Kind, why: str) -> InvalidArgument:
+    """Return what to refuse a call with that channels of this kind do not take.
+
+    Args:
+        why: goes on after "channel 'x' is a queue, ".
+    """
+    what, use = _USES[kind]
+    return InvalidArgument(f"channel {name!r} is {what}, {why}", hint=use)

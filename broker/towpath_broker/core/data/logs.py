@@ -322,7 +322,10 @@ class Log:
             SubscriptionNotFound: there is none of that name.
         """
         if name not in self.places:
-            raise SubscriptionNotFound(f"topic {self.name!r} has no place of a subscription {name[:128]!r}")
+            raise SubscriptionNotFound(
+                f"topic {self.name!r} has no place of a subscription {name[:128]!r}",
+                hint="client.places(TOPIC) lists them",
+            )
         round_.undo.remove(self.places, name)
         round_.rows.append(DropPlace(self.name, name))
 

@@ -398,19 +398,19 @@ class DataMachine:
     def _queue(self, name: str) -> Queue:
         channel = self._require(name)
         if not isinstance(channel, Queue):
-            raise _wrong_kind(name, "a queue")
+            raise wrong_kind(name, _kind(channel), "not a queue")
         return channel
 
     def _state(self, name: str) -> State:
         channel = self._require(name)
         if not isinstance(channel, State):
-            raise _wrong_kind(name, "a state")
+            raise wrong_kind(name, _kind(channel), "not a state")
         return channel
 
     def _log(self, name: str) -> Log:
         channel = self._require(name)
         if not isinstance(channel, Log):
-            raise _wrong_kind(name, "a durable topic")
+            raise wrong_kind(name, _kind(channel), "not a durable topic")
         return channel
 
     # ---- messages ------------------------------------------------------------------------------------------
@@ -580,3 +580,6 @@ class DataMachine:
     def _transactions_loaded(self, command: c.TransactionsLoaded, round_: Round) -> None:
         self._transactions.load(command.transactions, round_)
 
+
+def _kind(channel: Channel) -> Kind:
+    return next(kind for kind, its in _CLASSES.items() if its is type(channel))
