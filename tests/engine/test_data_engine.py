@@ -52,6 +52,12 @@ class GatedStore(MemoryStore):
         self.failure: Exception | None = None
         self.commits: list[int] = []
 
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.commits.clear()
+        while self.entered.acquire(blocking=False):
+            pass
+
     def commit(self, written: Sequence[Row]) -> None:
         failure = self.failure
         self.entered.release()
@@ -130,9 +136,7 @@ async def running(store: GatedStore | None = None) -> AsyncIterator[Bench]:
     )
     task = asyncio.create_task(bench.engine.run())
     await bench.answered(bench.publish("fast", b"") and bench.publish("log", b"begin"))
-    bench.store.commits.clear()
-    while bench.store.entered.acquire(blocking=False):
-        pass
+    bench.store.forget()
     bench.shown.clear()
     try:
         yield bench
@@ -202,11 +206,13 @@ async def test_what_nobody_can_be_refused_is_tried_again_by_itself() -> None:
         bench.submit(c.Consume(bench.caller(2), "kept", 1))
         bench.submit(c.Consume(bench.caller(3), "kept", 1))
         await bench.until(lambda: bench.delivered() == [b"a"])
+        bench.store.forget()
         bench.store.failure = StoreFull("the disk is full")
         bench.submit(c.EndSession(SessionId(2)))
         await bench.entered()
         bench.store.failure = None
         await bench.until(lambda: bench.delivered() == [b"a", b"a"])
+        assert bench.engine.statistics().store_full == 1
 
 
 @on_a_loop
