@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from towpath.bindings import OPTIONS, SCHEMES, Option
+from towpath.bindings import DESCRIBED_OPTIONS, SCHEMES, Option
 from towpath.cli.grammar import tree
 from towpath.cli.verbs import VERBS, Verb
 from towpath.errors import TABLE
@@ -146,14 +146,14 @@ def _verb(verb: Verb, parser: argparse.ArgumentParser) -> Iterator[str]:
         yield f".TP\n{_term(action)}\n{_sentence(action.help)}\n"
     if verb.name == "bind":
         yield ".PP\nOptions of a binding, each for\n.BR \\-\\-option :\n"
-        yield from (_binding_option(option) for option in OPTIONS.values())
+        yield from (_binding_option(option, schemes) for option, schemes in DESCRIBED_OPTIONS)
     yield ".PP\n.EX\n"
     yield from (f"{_escaped(example)}\n" for example in verb.examples)
     yield ".EE\n"
 
 
-def _binding_option(option: Option) -> str:
-    only = "" if option.schemes == SCHEMES else f"For {', '.join(option.schemes)}. "
+def _binding_option(option: Option, schemes: tuple[str, ...]) -> str:
+    only = "" if schemes == SCHEMES else f"For {', '.join(schemes)}. "
     default = "" if option.default is None else f" Default: {option.default}."
     text = f"{only}{option.doc} It is {option.allowed}.{default}"
     return f".TP\n.B {_escaped(option.name)}\n{_escaped(text)}\n"

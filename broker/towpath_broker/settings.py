@@ -36,7 +36,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from towpath.bindings import OPTIONS, check_options, parse_url
+from towpath.bindings import OPTION_TYPES, check_options, parse_url
 from towpath.errors import InvalidConfiguration, TowpathError
 from towpath.model import Kind, Order, Overflow
 from towpath.names import check_name
@@ -410,7 +410,7 @@ def _option_text(key: str, value: object, where: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int):
-        if key in OPTIONS and OPTIONS[key].type == "octal":
+        if OPTION_TYPES.get(key) == "octal":
             raise InvalidConfiguration(
                 f'{where} {key}: {value} is ambiguous; allowed: a string, as in "0660"'
             )

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from towpath.errors import ChannelNotFound, TowpathError
-from towpath.model import BindingInfo, BindingReport, Direction, WatchEvent
+from towpath.model import NO_HEADERS, BindingInfo, BindingReport, ChannelInfo, Direction, Headers, WatchEvent
+from towpath_broker.gateways.bridge.ports import Consumer
 
 
 @dataclass(frozen=True)
 class HubMessage:
     payload: bytes
+    headers: Headers = NO_HEADERS
+    headers_raw: bytes | None = None
 
 
 class HubPublisher:
@@ -28,7 +31,9 @@ class HubPublisher:
         self.origin = origin
         hub.open_ends += 1
 
-    async def publish_many(self, payloads: Sequence[bytes], /) -> None:
+    async def publish_many(
+        self, payloads: Sequence[bytes], /, *, headers: Sequence[Headers | None] | None = None
+    ) -> None:
         self._hub.publish(self._channel, payloads, self.origin)
 
     async def close(self) -> None:
@@ -38,6 +43,8 @@ class HubPublisher:
 
 class HubSubscription:
     """One reader."""
+
+    lost = 0
 
     def __init__(self, hub: Hub, channel: str, exclude_origin: str) -> None:
         self._hub = hub
@@ -133,6 +140,13 @@ class Hub:
         subscription = HubSubscription(self, channel, exclude_origin)
         self.subscriptions.append(subscription)
         return subscription
+
+    async def channel_info(self, name: str, /) -> ChannelInfo:
+        self._check(name)
+        return ChannelInfo(name, "topic", False, "block", 1 << 22, "uid:0", 0, 0, 0, 0)
+
+    async def consume(self, name: str, /) -> Consumer:
+        raise AssertionError("no channel here is a queue")
 
     async def report_bindings(self, reports: Mapping[int, BindingReport], /) -> None:
         self.reports.update(reports)

@@ -12,16 +12,18 @@ import functools
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Self
 
-from towpath.bindings import parse_options
+from towpath.bindings import FIFO, PIPE
 from towpath.errors import TowpathError
-from towpath.model import BindingState, Direction
+from towpath.model import NO_HEADERS, BindingState, Direction, Headers
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
+from towpath_broker.gateways.bridge.ports import ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel
@@ -101,12 +103,28 @@ async def _ready(descriptor: int, add: Callable[..., None]) -> None:
     await ready.wait()
 
 
+@dataclass(frozen=True)
+class MemoryMessage:
+    """What a channel in memory hands out."""
+
+    payload: bytes
+    headers: Headers = NO_HEADERS
+
+    @property
+    def headers_raw(self) -> bytes | None:
+        return b"some" if self.headers else None
+
+
 class MemoryCarrier:
     """A channel in memory.
 
     Attributes:
         published: what an adapter brought.
+        published_headers: of each of them.
         waiting: what it has not yet taken.
+        is_settled: whether it stands for a queue.
+        settled, rejected: payloads, in the order in which that was said.
+        lost_count: as if the channel had dropped so many.
         open: cleared, publishers wait, as behind a full ring.
         has_waiting_publisher: one came while it was not open.
         error: raised by the next receive that would wait.
@@ -118,7 +136,12 @@ class MemoryCarrier:
         self._arrived = asyncio.Event()
         self.message_bytes_max = 1 << 20
         self.published: list[bytes] = []
-        self.waiting: deque[bytes] = deque()
+        self.published_headers: list[Headers | None] = []
+        self.waiting: deque[MemoryMessage] = deque()
+        self.is_settled = False
+        self.settled: list[bytes] = []
+        self.rejected: list[bytes] = []
+        self.lost_count = 0
         self.open = asyncio.Event()
         self.open.set()
         self.has_waiting_publisher = False
@@ -130,7 +153,9 @@ class MemoryCarrier:
         """How many were published."""
         return len(self.published)
 
-    async def publish_many(self, payloads: Sequence[bytes]) -> None:
+    async def publish_many(
+        self, payloads: Sequence[bytes], headers: Sequence[Headers | None] | None = None
+    ) -> None:
         """As a publisher with a ring behind it."""
         assert all(len(payload) <= self.message_bytes_max for payload in payloads)
         if self.publish_error is not None:
@@ -140,11 +165,12 @@ class MemoryCarrier:
             self._on_change()
         await self.open.wait()
         self.published.extend(payloads)
+        self.published_headers.extend(headers or [None] * len(payloads))
         self._on_change()
 
-    def send(self, payloads: Sequence[bytes]) -> None:
+    def send(self, payloads: Sequence[bytes], headers: Headers = NO_HEADERS) -> None:
         """Messages come on the channel."""
-        self.waiting.extend(payloads)
+        self.waiting.extend(MemoryMessage(payload, headers) for payload in payloads)
         self._arrived.set()
 
     def fail(self, error: TowpathError) -> None:
@@ -152,20 +178,30 @@ class MemoryCarrier:
         self.error = error
         self._arrived.set()
 
-    async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[bytes]:
+    def settle(self, messages: Sequence[ReceivedMessage]) -> None:
+        """As a consumer."""
+        self.settled.extend(message.payload for message in messages)
+        self._on_change()
+
+    def reject(self, messages: Sequence[ReceivedMessage], error: TowpathError) -> None:
+        """As a consumer."""
+        self.rejected.extend(message.payload for message in messages)
+        self._on_change()
+
+    async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[MemoryMessage]:
         """As a subscription."""
         while not self.waiting:
             if self.error is not None:
                 raise self.error
             self._arrived.clear()
             await self._arrived.wait()
-        payloads: list[bytes] = []
+        messages: list[MemoryMessage] = []
         total = 0
-        while self.waiting and len(payloads) < count_max and total < bytes_max:
-            payloads.append(self.waiting.popleft())
-            total += len(payloads[-1])
+        while self.waiting and len(messages) < count_max and total < bytes_max:
+            messages.append(self.waiting.popleft())
+            total += len(messages[-1].payload)
         self._on_change()
-        return payloads
+        return messages
 
 
 class Rig:
@@ -194,7 +230,7 @@ class Rig:
         adapter = FifoAdapter(
             str(path),
             direction,
-            parse_options("fifo", options),
+            FIFO.parse_options(options),
             self.carrier,
             self.tally,
             self.watcher,
@@ -207,7 +243,7 @@ class Rig:
     def pipe(self, argv: Sequence[str], direction: Direction, **options: str) -> Self:
         """Start a pipe adapter."""
         adapter = PipeAdapter(
-            argv, direction, parse_options("pipe", options), self.carrier, self.tally, channel="test"
+            argv, direction, PIPE.parse_options(options), self.carrier, self.tally, channel="test"
         )
         self.task = asyncio.create_task(adapter.run(self.stop_request))
         self.task.add_done_callback(lambda _: self._changed.set())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath.bindings import (
-    OPTIONS,
+    REGISTERED,
     FifoOptions,
     PipeOptions,
     Restart,
@@ -138,8 +138,8 @@ def test_framing_ignores_what_is_not_framing() -> None:
         ("fifo", "sideways", {}, "allowed are in, out, both"),
         ("fifo", "both", {}, "carries one way"),
         ("fifo", "in", {"colour": "red"}, "'colour' is no option"),
-        ("fifo", "in", {"restart": "never"}, "option restart is not one of fifo: bindings"),
-        ("pipe", "in", {"mode": "0600"}, "option mode is not one of pipe: bindings"),
+        ("fifo", "in", {"restart": "never"}, "'restart' is no option of a fifo: binding"),
+        ("pipe", "in", {"mode": "0600"}, "'mode' is no option of a pipe: binding"),
         ("fifo", "in", {"mode": "rw"}, "option mode cannot be 'rw': it is an octal number, 0000 to 0777"),
         ("fifo", "in", {"mode": "1777"}, "0000 to 0777"),
         ("fifo", "in", {"mode": ""}, "option mode cannot be ''"),
@@ -194,8 +194,8 @@ def stated_options(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
     """Options that some binding can have."""
     scheme = draw(st.sampled_from(["fifo", "pipe"]))
     options: dict[str, str] = {}
-    for option in OPTIONS.values():
-        if scheme not in option.schemes or option.framing is not None or not draw(st.booleans()):
+    for option in REGISTERED[scheme].options:
+        if option.name in ("delimiter", "frame_bytes") or not draw(st.booleans()):
             continue
         if option.type in ("choice", "boolean"):
             options[option.name] = draw(st.sampled_from(option.choices or ("true", "false")))

@@ -53,7 +53,7 @@ from towpath.bindings import WhenAbsent
 from towpath.errors import BindingFailed
 from towpath.framing import FramingOptions, encoder
 from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes, take_unread, unread_bytes
-from towpath_broker.gateways.bridge.ports import Carrier
+from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error
@@ -137,7 +137,9 @@ class Outflow:
         self._held_bytes_max = max(HELD_BYTES_MAX, 2 * framing.frame_bytes_max)
         self._carrier = carrier
         self._tally = tally
-        self._when_absent = when_absent
+        # What is in a queue stays there rather than being dropped.
+        self._when_absent = WhenAbsent.BLOCK if carrier.is_settled else when_absent
+        self._unsettled: deque[ReceivedMessage] = deque()  # framed and not yet written whole; of a queue only
         self._look = look
         self._told_refused = 0
         self._descriptor: int | None = None
@@ -192,13 +194,24 @@ class Outflow:
             # What comes without waiting must not keep the loop from the other bindings, or from push.
             await asyncio.sleep(0)
 
-    def _hold(self, payloads: Sequence[bytes]) -> None:
-        frames = self._encoder.encode(payloads)
+    def _encode(self, messages: Sequence[ReceivedMessage]) -> Sequence[bytes]:
+        """Frame what can be framed; count the rest as refused."""
+        frames = self._encoder.encode([message.payload for message in messages])
         new = self._encoder.refused - self._told_refused
         if new:
             assert self._encoder.last_error is not None
             self._told_refused += new
             self._tally.refuse(new, self._encoder.last_error)
+            self._carrier.reject(messages, self._encoder.last_error)
+        elif self._carrier.is_settled:
+            self._unsettled.extend(messages)
+        return frames
+
+    def _hold(self, messages: Sequence[ReceivedMessage]) -> None:
+        if self._carrier.is_settled:  # one by one, to tell which are refused
+            frames = [frame for message in messages for frame in self._encode([message])]
+        else:
+            frames = list(self._encode(messages))
         if frames:
             batch = _Batch(b"".join(frames), array("Q", accumulate(map(len, frames))))
             last = self._held[-1] if self._held else None
@@ -278,7 +291,9 @@ class Outflow:
 
     def _abandon(self) -> None:
         count = sum(len(batch.ends) - bisect_right(batch.ends, batch.written) for batch in self._held)
-        if count:
+        count -= len(self._unsettled)  # those go back into the queue
+        self._unsettled.clear()
+        if count > 0:
             self._tally.refuse(count, BindingFailed(f"{count} messages had not been read at the end"))
         self._held.clear()
         self._held_cost_bytes = 0
@@ -292,6 +307,8 @@ class Outflow:
         if whole > batch.counted:
             before = batch.ends[batch.counted - 1] if batch.counted else 0
             self._tally.count_out(whole - batch.counted, batch.ends[whole - 1] - before)
+            if self._unsettled:
+                self._carrier.settle([self._unsettled.popleft() for _ in range(whole - batch.counted)])
             batch.counted = whole
         if batch.written < len(batch.data):
             return

@@ -1,15 +1,17 @@
 """What the parts of the bridge ask of each other, so that adapters run and are tested without a daemon.
 
 ``Client`` is the part of ``towpath.aio.AsyncClient`` that the bridge uses. ``Carrier`` is a channel as an
-adapter sees it: payloads in, payloads out. ``Adapter`` is a mechanism as its runner sees it.
+adapter sees it: payloads in, messages out, with headers where the mechanism has a place for any. ``Adapter``
+is a mechanism as its runner sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from towpath.model import BindingReport, WatchEvent
+from towpath.errors import TowpathError
+from towpath.model import BindingReport, ChannelInfo, Headers, WatchEvent
 from towpath_broker.gateways.bridge.stop import Stop
 
 
@@ -20,7 +22,9 @@ class Publisher(Protocol):
     def message_bytes_max(self) -> int:
         """The largest payload, in bytes."""
 
-    async def publish_many(self, payloads: Sequence[bytes], /) -> object:
+    async def publish_many(
+        self, payloads: Sequence[bytes], /, *, headers: Sequence[Headers | None] | None = None
+    ) -> object:
         """Publish in order; waits while a subscriber's ring is full."""
 
     async def close(self) -> None:
@@ -34,9 +38,21 @@ class ReceivedMessage(Protocol):
     def payload(self) -> bytes:
         """The bytes that were published."""
 
+    @property
+    def headers(self) -> Headers:
+        """What travels beside them; decoded each time."""
+
+    @property
+    def headers_raw(self) -> bytes | None:
+        """Empty or None where there are none."""
+
 
 class Subscription(Protocol):
     """One reader on one channel."""
+
+    @property
+    def lost(self) -> int:
+        """How many messages it missed so far."""
 
     async def receive_many(
         self, count_max: int, *, bytes_max: int, timeout: float | None = None
@@ -45,6 +61,38 @@ class Subscription(Protocol):
 
     async def close(self) -> None:
         """Stop receiving."""
+
+
+class ReceivedDelivery(ReceivedMessage, Protocol):
+    """What a queue's consumer hands out."""
+
+    def ack(self) -> None:
+        """It is done."""
+
+
+class Consumer(Protocol):
+    """One consumer of a queue."""
+
+    @property
+    def ack_ms(self) -> int:
+        """How long a delivery may stay unsettled."""
+
+    async def receive_many(
+        self, count_max: int, *, bytes_max: int, timeout: float | None = None
+    ) -> Sequence[ReceivedDelivery]:
+        """Wait for at least one delivery and take what is there, within the bounds."""
+
+    def ack(self, deliveries: Iterable[Any], /) -> None:
+        """They are done."""
+
+    def nack(self, deliveries: Iterable[Any], /, *, reject: bool = False, reason: str = "") -> None:
+        """They are not done."""
+
+    def extend(self, deliveries: Iterable[Any], /) -> None:
+        """They take longer."""
+
+    async def close(self) -> None:
+        """Leave; what was not settled goes back into the queue."""
 
 
 class Client(Protocol):
@@ -58,6 +106,12 @@ class Client(Protocol):
 
     async def subscribe(self, channel: str, /, *, exclude_origin: str = "") -> Subscription:
         """Open a reader."""
+
+    async def channel_info(self, name: str, /) -> ChannelInfo:
+        """What is known of a channel."""
+
+    async def consume(self, name: str, /) -> Consumer:
+        """Become a consumer of a queue."""
 
     async def report_bindings(self, reports: Mapping[int, BindingReport], /) -> None:
         """Tell the daemon how bindings fare."""
@@ -74,14 +128,30 @@ class Carrier(Protocol):
     def published_count(self) -> int | None:
         """How many messages were published, also by calls that failed; None where that cannot be told."""
 
-    async def publish_many(self, payloads: Sequence[bytes]) -> None:
+    @property
+    def lost_count(self) -> int:
+        """How many messages the channel dropped, by its overflow policy, before they could be received."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the channel is a queue: each message received is to be settled, once, by :meth:`settle` or
+        :meth:`reject`; what was not settled in the end goes back into the queue.
+        """
+
+    async def publish_many(
+        self, payloads: Sequence[bytes], headers: Sequence[Headers | None] | None = None
+    ) -> None:
         """Publish in order; waits while a subscriber's ring is full: that is the back-pressure.
+
+        Args:
+            payloads: one each.
+            headers: as many, or None where no message has any.
 
         Raises:
             TowpathError: the channel is gone, or the daemon refuses.
         """
 
-    async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[bytes]:
+    async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
         """Wait for at least one message and take what is there.
 
         Args:
@@ -90,6 +160,14 @@ class Carrier(Protocol):
 
         Raises:
             TowpathError: the subscription ended.
+        """
+
+    def settle(self, messages: Sequence[ReceivedMessage]) -> None:
+        """They were handed over. Nothing happens where :attr:`is_settled` is false."""
+
+    def reject(self, messages: Sequence[ReceivedMessage], error: TowpathError) -> None:
+        """They cannot be carried, now or ever: to the queue's dead-letter channel with them. Nothing happens
+        where :attr:`is_settled` is false.
         """
 
 

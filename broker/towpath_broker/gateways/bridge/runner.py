@@ -22,18 +22,16 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final
 
-from towpath.bindings import FifoOptions, check_options, parse_command, parse_options, parse_url
-from towpath.errors import BindingFailed, Code, ConnectionLost, TowpathError, Unavailable
+from towpath.errors import BindingFailed, Code, TowpathError
 from towpath.model import BindingInfo
-from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
-from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.backoff import Backoff, format_delay
+from towpath_broker.gateways.bridge.carrier import ChannelCarrier
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
-from towpath_broker.gateways.bridge.ports import Adapter, Carrier, Client, Publisher, Subscription
+from towpath_broker.gateways.bridge.making import make_adapter
+from towpath_broker.gateways.bridge.ports import Client
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.log import Level, log
@@ -41,92 +39,6 @@ from towpath_broker.log import Level, log
 RETRY_DELAY_MS: Final = 1_000
 _DEFINITION: Final = frozenset({Code.INVALID_ARGUMENT, Code.NOT_SUPPORTED, Code.BINDING_FAILED})
 """Errors that, unless they say that they may pass, come from the binding's definition."""
-
-
-class ChannelCarrier:
-    """A channel through the client library.
-
-    Args:
-        publisher: None for direction ``out``.
-        subscription: None for direction ``in``.
-    """
-
-    def __init__(self, publisher: Publisher | None, subscription: Subscription | None) -> None:
-        self._publisher = publisher
-        self._subscription = subscription
-
-    @classmethod
-    async def open(cls, client: Client, info: BindingInfo) -> ChannelCarrier:
-        """Open what the direction needs. The binding is the messages' origin, and does not get back what it
-        brought.
-
-        Raises:
-            TowpathError: the channel is gone, or the daemon refuses.
-        """
-        origin = f"binding:{info.id}"
-        publisher = None if info.direction == "out" else await client.publisher(info.channel, origin=origin)
-        try:
-            subscription = (
-                None
-                if info.direction == "in"
-                else await client.subscribe(info.channel, exclude_origin=origin)
-            )
-        except BaseException:
-            if publisher is not None:
-                await publisher.close()
-            raise
-        return cls(publisher, subscription)
-
-    @property
-    def message_bytes_max(self) -> int:
-        """As :attr:`Carrier.message_bytes_max`."""
-        assert self._publisher is not None
-        return self._publisher.message_bytes_max
-
-    @property
-    def published_count(self) -> int | None:
-        """As :attr:`Carrier.published_count`."""
-        # Only a publisher with a ring of its own, not wrapped for tracing, knows.
-        count: int | None = getattr(self._publisher, "last_seq", None)
-        return count
-
-    async def publish_many(self, payloads: Sequence[bytes]) -> None:
-        """As :meth:`Carrier.publish_many`."""
-        assert self._publisher is not None
-        await self._publisher.publish_many(payloads)
-
-    async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[bytes]:
-        """As :meth:`Carrier.receive_many`."""
-        assert self._subscription is not None
-        messages = await self._subscription.receive_many(count_max, bytes_max=bytes_max)
-        return [message.payload for message in messages]
-
-    async def close(self) -> None:
-        """Leave the channel. A connection that is gone has left it already."""
-        for end in (self._subscription, self._publisher):
-            if end is not None:
-                try:
-                    await end.close()
-                except (ConnectionLost, Unavailable):
-                    log("bridge.close_skipped", level="debug")
-
-
-def make_adapter(
-    info: BindingInfo, carrier: Carrier, tally: Tally, watcher: PathWatcher, keeping: BindingKeeping
-) -> Adapter:
-    """Make the adapter that a binding's URL names.
-
-    Raises:
-        InvalidArgument, NotSupported, BindingFailed: the definition is not one that this version can carry
-            out.
-    """
-    scheme, place = parse_url(info.url)
-    check_options(scheme, info.direction, info.options)
-    options = parse_options(scheme, info.options)
-    if isinstance(options, FifoOptions):
-        return FifoAdapter(place, info.direction, options, carrier, tally, watcher, keeping)
-    argv = parse_command(place)
-    return PipeAdapter(argv, info.direction, options, carrier, tally, channel=info.channel)
 
 
 class BindingRunner:

@@ -1,0 +1,171 @@
+"""A channel, as an adapter sees it, through the client library.
+
+Theory of operation
+    A topic is published and subscribed. A queue is consumed: what an adapter has received is its own until it
+    says that it was handed over (``settle``) or cannot be carried (``reject``). While it holds any, their
+    deadline is set anew each time half of it has passed, so that a full mechanism does not have them
+    delivered twice; when it holds none, there is no timer.
+
+Invariants
+    Each message of a queue is settled at most once; what was not settled goes back at ``close``. A connection
+    that broke has taken the deliveries back already: settling those is no error, they will come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from towpath.errors import ConnectionLost, DeliveryLost, TowpathError, Unavailable
+from towpath.model import BindingInfo, Headers
+from towpath_broker.gateways.bridge.ports import (
+    Client,
+    Consumer,
+    Publisher,
+    ReceivedMessage,
+    Subscription,
+)
+from towpath_broker.log import log
+
+REASON_CHARS_MAX: Final = 256
+"""Of an error's message, beside a dead letter."""
+
+
+class ChannelCarrier:
+    """A channel through the client library.
+
+    Args:
+        publisher: None for direction ``out``.
+        source: a topic's subscription or a queue's consumer; None for direction ``in``.
+        is_settled: the source is a consumer.
+    """
+
+    def __init__(
+        self, publisher: Publisher | None, subscription: Subscription | None, consumer: Consumer | None
+    ) -> None:
+        self._publisher = publisher
+        self._subscription = subscription
+        self._consumer = consumer
+        self._held: dict[int, ReceivedMessage] = {}  # by id(): a delivery is unsettled while it is here
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(cls, client: Client, info: BindingInfo) -> ChannelCarrier:
+        """Open what the direction needs. The binding is the messages' origin, and does not get back what it
+        brought to a topic.
+
+        Raises:
+            TowpathError: the channel is gone, or the daemon refuses.
+        """
+        origin = f"binding:{info.id}"
+        publisher = None if info.direction == "out" else await client.publisher(info.channel, origin=origin)
+        subscription: Subscription | None = None
+        consumer: Consumer | None = None
+        try:
+            if info.direction != "in":
+                if (await client.channel_info(info.channel)).kind == "queue":
+                    consumer = await client.consume(info.channel)
+                else:
+                    subscription = await client.subscribe(info.channel, exclude_origin=origin)
+        except BaseException:
+            if publisher is not None:
+                await publisher.close()
+            raise
+        return cls(publisher, subscription, consumer)
+
+    @property
+    def message_bytes_max(self) -> int:
+        """As :attr:`Carrier.message_bytes_max`."""
+        assert self._publisher is not None
+        return self._publisher.message_bytes_max
+
+    @property
+    def published_count(self) -> int | None:
+        """As :attr:`Carrier.published_count`."""
+        # Only a publisher with a ring of its own, not wrapped for tracing, knows.
+        count: int | None = getattr(self._publisher, "last_seq", None)
+        return count
+
+    @property
+    def lost_count(self) -> int:
+        """As :attr:`Carrier.lost_count`."""
+        return 0 if self._subscription is None else self._subscription.lost
+
+    @property
+    def is_settled(self) -> bool:
+        """As :attr:`Carrier.is_settled`."""
+        return self._consumer is not None
+
+    async def publish_many(
+        self, payloads: Sequence[bytes], headers: Sequence[Headers | None] | None = None
+    ) -> None:
+        """As :meth:`Carrier.publish_many`."""
+        assert self._publisher is not None
+        if headers is None:
+            await self._publisher.publish_many(payloads)
+        else:
+            await self._publisher.publish_many(payloads, headers=headers)
+
+    async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
+        """As :meth:`Carrier.receive_many`."""
+        if self._consumer is None:
+            assert self._subscription is not None
+            return await self._subscription.receive_many(count_max, bytes_max=bytes_max)
+        deliveries = await self._consumer.receive_many(count_max, bytes_max=bytes_max)
+        self._held.update((id(delivery), delivery) for delivery in deliveries)
+        self._set_timer()
+        return deliveries
+
+    def settle(self, messages: Sequence[ReceivedMessage]) -> None:
+        """As :meth:`Carrier.settle`."""
+        if self._consumer is not None and messages:
+            self._give_up(messages)
+            try:
+                self._consumer.ack(messages)
+            except (ConnectionLost, DeliveryLost) as error:
+                log("bridge.settled_too_late", level="warning", count=len(messages), message=error.message)
+
+    def reject(self, messages: Sequence[ReceivedMessage], error: TowpathError) -> None:
+        """As :meth:`Carrier.reject`."""
+        if self._consumer is not None and messages:
+            self._give_up(messages)
+            try:
+                self._consumer.nack(messages, reject=True, reason=error.message[:REASON_CHARS_MAX])
+            except (ConnectionLost, DeliveryLost) as lost:
+                log("bridge.settled_too_late", level="warning", count=len(messages), message=lost.message)
+
+    async def close(self) -> None:
+        """Leave the channel. A connection that is gone has left it already."""
+        self._held.clear()
+        self._set_timer()
+        for end in (self._subscription, self._consumer, self._publisher):
+            if end is not None:
+                try:
+                    await end.close()
+                except (ConnectionLost, Unavailable):
+                    log("bridge.close_skipped", level="debug")
+
+    def _give_up(self, messages: Sequence[ReceivedMessage]) -> None:
+        for message in messages:
+            self._held.pop(id(message), None)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if not self._held and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif self._held and self._timer is None:
+            assert self._consumer is not None
+            half_s = self._consumer.ack_ms / 2000
+            self._timer = asyncio.get_running_loop().call_later(half_s, self._extend)
+
+    def _extend(self) -> None:
+        assert self._consumer is not None
+        self._timer = None
+        try:
+            self._consumer.extend(list(self._held.values()))
+        except (ConnectionLost, DeliveryLost):
+            log("bridge.extended_too_late", level="warning", count=len(self._held))
+            return
+        self._set_timer()

@@ -1,0 +1,76 @@
+"""From a binding's URL to the adapter that carries it: the one place that knows every adapter.
+
+To add a mechanism: its scheme in ``towpath.bindings.schemes``, and a maker here. A test holds the two lists
+against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from towpath.bindings import FIFO, PIPE, check_options, parse_command, parse_url
+from towpath.model import BindingInfo
+from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
+from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
+from towpath_broker.gateways.bridge.inotify import PathWatcher
+from towpath_broker.gateways.bridge.keeping import BindingKeeping
+from towpath_broker.gateways.bridge.ports import Adapter, Carrier
+from towpath_broker.gateways.bridge.report import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What an adapter is given to work with.
+
+    Attributes:
+        info: the binding's definition.
+        place: its URL's place.
+        carrier: the channel.
+        tally: the binding's account.
+        watcher: the bridge's.
+        keeping: what of the binding outlives the bridge.
+    """
+
+    info: BindingInfo
+    place: str
+    carrier: Carrier
+    tally: Tally
+    watcher: PathWatcher
+    keeping: BindingKeeping
+
+
+def _fifo(site: Site) -> Adapter:
+    options = FIFO.parse_options(site.info.options)
+    return FifoAdapter(
+        site.place, site.info.direction, options, site.carrier, site.tally, site.watcher, site.keeping
+    )
+
+
+def _pipe(site: Site) -> Adapter:
+    options = PIPE.parse_options(site.info.options)
+    argv = parse_command(site.place)
+    return PipeAdapter(
+        argv, site.info.direction, options, site.carrier, site.tally, channel=site.info.channel
+    )
+
+
+MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
+    "fifo": _fifo,
+    "pipe": _pipe,
+}
+
+
+def make_adapter(
+    info: BindingInfo, carrier: Carrier, tally: Tally, watcher: PathWatcher, keeping: BindingKeeping
+) -> Adapter:
+    """Make the adapter that a binding's URL names.
+
+    Raises:
+        InvalidArgument, NotSupported, BindingFailed: the definition is not one that this version can carry
+            out.
+    """
+    scheme, place = parse_url(info.url)
+    check_options(scheme, info.direction, info.options)
+    return MAKERS[scheme](Site(info, place, carrier, tally, watcher, keeping))
