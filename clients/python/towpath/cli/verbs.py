@@ -192,11 +192,11 @@ def _binding_options() -> str:
     # Not above: the other verbs have no use for the table.
     from textwrap import fill
 
-    from towpath.bindings import OPTIONS, SCHEMES
+    from towpath.bindings import DESCRIBED_OPTIONS, SCHEMES
 
     lines = ["options of a binding (--option KEY=VALUE):"]
-    for option in OPTIONS.values():
-        only = "" if option.schemes == SCHEMES else f"For {', '.join(option.schemes)}. "
+    for option, schemes in DESCRIBED_OPTIONS:
+        only = "" if schemes == SCHEMES else f"For {', '.join(schemes)}. "
         default = "" if option.default is None else f"; default: {option.default}"
         text = f"{only}{option.doc} ({option.allowed}{default})"
         lines.append(fill(text, 78, initial_indent=f"  {option.name:20}  ", subsequent_indent=" " * 24))
