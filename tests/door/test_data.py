@@ -7,7 +7,7 @@ from typing import Any
 from tests.door.raw import RawClient
 from tests.support.daemon import DaemonHandle
 from towpath.errors import Code
-from towpath.v1 import channels_pb2, queues_pb2, registry_pb2, store_pb2, values_pb2
+from towpath.v1 import channels_pb2, frame_pb2, queues_pb2, registry_pb2, store_pb2, values_pb2
 from towpath.v1.frame_pb2 import Frame
 
 
@@ -141,3 +141,70 @@ def test_a_transaction_is_all_or_nothing(daemon: DaemonHandle) -> None:
         assert (done.published[0].first_seq, done.values[0].version, done.is_repeated) == (1, 1, False)
         again = client.ask(Frame(id=5, commit_transaction_request=request)).commit_transaction_response
         assert (again.published[0].first_seq, again.values[0].version, again.is_repeated) == (1, 1, True)
+
+
+def test_who_consumes_counts_as_using_the_channel(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as maker, RawClient(daemon.socket) as worker:
+        declare(maker, "used", "queue", durable=True)
+        consume(worker, "used", 1)
+        undeclare = registry_pb2.UndeclareChannelRequest(name="used")
+        refused = maker.ask(Frame(id=3, undeclare_channel_request=undeclare))
+        assert int(refused.error.code) == Code.CHANNEL_IN_USE and "1 subscriber" in refused.error.message
+        asked = maker.ask(Frame(id=4, get_channel_request=registry_pb2.GetChannelRequest(name="used")))
+        assert asked.get_channel_response.channel.subscribers == 1
+        undeclare.force = True
+        maker.ask(Frame(id=5, undeclare_channel_request=undeclare))
+        assert int(worker.receive().error.code) == Code.CHANNEL_UNDECLARED
+        declare(maker, "used", "queue")
+        worker.send(Frame(id=20, cancel=frame_pb2.Cancel()))  # of nothing: no harm
+
+
+def test_a_consumer_that_does_not_read_is_served_slowly_and_not_cut_off(daemon: DaemonHandle) -> None:
+    count, payload = 12, b"x" * 900_000
+    with RawClient(daemon.socket) as maker, RawClient(daemon.socket) as worker:
+        declare(maker, "large", "queue")
+        for call in range(count):
+            publish(maker, "large", payload, call=call + 3)
+        # More consumers than fit into the socket, and into what may wait there.
+        for call in range(count):
+            worker.send(
+                Frame(id=100 + call, consume_request=queues_pb2.ConsumeRequest(channel="large", prefetch=1))
+            )
+        answer = maker.ask(Frame(id=99, get_channel_request=registry_pb2.GetChannelRequest(name="large")))
+        assert answer.get_channel_response.channel.owner
+        got = 0
+        while got < count:
+            got += len(worker.receive().consume_response.batch.payloads)
+
+
+def test_publications_that_wait_do_not_keep_their_session_from_settling(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        declare(client, "narrow", "queue", capacity=1)
+        publish(client, "narrow", b"0")
+        for call in range(200):  # far more than a connection may have open
+            request = channels_pb2.PublishRequest(channel="narrow", payloads=[b"%d" % (call + 1)])
+            client.send(Frame(id=1000 + call, publish_request=request))
+        client.send(Frame(id=10, consume_request=queues_pb2.ConsumeRequest(channel="narrow", prefetch=1)))
+        consumer = 0
+        got: list[bytes] = []
+        while len(got) < 201:
+            event = client.receive().consume_response
+            if event.WhichOneof("event") == "consuming":
+                consumer = event.consuming.consumer
+            for number, payload in enumerate(event.batch.payloads, event.batch.first_delivery):
+                got.append(payload)
+                settled = queues_pb2.SettleRequest(consumer=consumer)
+                settled.acknowledged.add(first=number, last=number)
+                client.send(Frame(id=2000 + number, settle_request=settled))
+        assert got == [b"%d" % index for index in range(201)]
+
+
+def test_a_publication_that_waits_is_withdrawn(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        declare(client, "brimful", "queue", capacity=1)
+        publish(client, "brimful", b"0")
+        request = channels_pb2.PublishRequest(channel="brimful", payloads=[b"1"])
+        client.send(Frame(id=7, publish_request=request))
+        client.send(Frame(id=7, cancel=frame_pb2.Cancel()))
+        answer = client.receive()
+        assert (answer.id, int(answer.error.code)) == (7, Code.CANCELLED)

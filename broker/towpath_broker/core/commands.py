@@ -447,6 +447,20 @@ class Publish(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class ReportPresence(Command):
+    """From the data plane: who is on one of its channels now.
+
+    Attributes:
+        publishers: publications that wait for room.
+        subscribers: consumers of a queue, watchers of a state.
+    """
+
+    name: str
+    publishers: int
+    subscribers: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseOwnSource(Command):
     """The core's source on a channel has been idle for long. Nothing happens where it is needed."""
 

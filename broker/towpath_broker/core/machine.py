@@ -115,6 +115,7 @@ class Machine:
         self._topics = Topics()
         self._own = OwnEnds(self._topics, self._sessions)
         self._reports = Reports()
+        self._data_presence: dict[str, Presence] = {}  # of channels that the data plane has
         self._watches = Watches()
         self._now_ns = 0
         self._incarnation = 0
@@ -146,6 +147,7 @@ class Machine:
             c.ReleaseSlot: self._release_slot,
             c.DetachStalled: self._detach_stalled,
             c.Publish: self._publish,
+            c.ReportPresence: self._report_presence,
             c.CloseOwnSource: self._close_own_source,
             c.ShowStored: lambda command: self._show_stored(command.channel),
             c.RecoverOwn: self._recover_own,
@@ -288,7 +290,7 @@ class Machine:
         return [e.Refuse(caller.session, caller.call, error)]
 
     def _channel_view(self, channel: ChannelDefinition) -> e.ChannelView:
-        presence = self._topics.presence(channel.name)
+        presence = self._all_presence(channel.name)
         return e.ChannelView(
             name=channel.name,
             options=channel.options,
@@ -314,6 +316,7 @@ class Machine:
 
     def _start(self, command: c.Start) -> list[Effect]:
         self._incarnation += 1
+        self._data_presence.clear()
         self._sessions.start(self._incarnation)
         self._topics.start()
         self._own.start()
@@ -363,10 +366,27 @@ class Machine:
         name = command.name if isinstance(command, c.DeclareChannel | c.UndeclareChannel) else ""
         return self._registry.plan(command, self._presence(name), self._now_ns)
 
+    def _all_presence(self, name: str) -> Presence:
+        """Who is on a channel now, by rings or by the data plane."""
+        presence = self._topics.presence(name)
+        data = self._data_presence.get(name)
+        if data is None:
+            return presence
+        return replace(
+            presence,
+            publishers=presence.publishers + data.publishers,
+            subscribers=presence.subscribers + data.subscribers,
+        )
+
+    def _report_presence(self, command: c.ReportPresence) -> list[Effect]:
+        if command.name in self._registry.channels:
+            self._data_presence[command.name] = Presence(command.publishers, command.subscribers)
+        return []
+
     def _presence(self, name: str) -> Presence:
         """Who is on a channel now. The bridge's ends of bindings that exist no more do not count: it is about
         to close them."""
-        presence = self._topics.presence(name)
+        presence = self._all_presence(name)
         if not presence.is_in_use or self._registry.bindings_of(name):
             return presence
         topic = self._topics.topics[name]
@@ -390,6 +410,7 @@ class Machine:
         elif plan.change is Change.CHANNEL_REPLACED:
             if self._options(channel.name).is_data and not channel.options.is_data:
                 effects.append(e.ChannelClosed(channel.name))
+                self._data_presence.pop(channel.name, None)
             self._registry.replace_channel(channel)
             effects.extend(self._topics.detach_own(self._topics.topics[channel.name]))
         view = self._channel_view(channel)
@@ -409,6 +430,7 @@ class Machine:
         for binding in self._registry.bindings_of(channel.name):
             effects.extend(self._remove_binding(binding))
         self._registry.remove_channel(channel.name)
+        self._data_presence.pop(channel.name, None)
         if channel.options.is_data:
             effects.append(e.ChannelClosed(channel.name))
         effects.extend(self._watches.tell(e.WatchChannelUndeclared(view)))

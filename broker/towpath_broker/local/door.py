@@ -274,6 +274,8 @@ class Door:
                 self._values.show(effect.channel, effect.value)
             case data_effects.ShareValue():
                 self._share_value(effect)
+            case data_effects.PresenceChanged():
+                self.submit(commands.ReportPresence(effect.channel, effect.publishers, effect.subscribers))
             case data_effects.Warn():
                 self._warn(effect.message)
 

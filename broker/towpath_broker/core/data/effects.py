@@ -293,6 +293,20 @@ class StreamEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PresenceChanged:
+    """Who is on a channel has changed; for the registry.
+
+    Attributes:
+        publishers: publications that wait for room.
+        subscribers: consumers, or watchers.
+    """
+
+    channel: str
+    publishers: int
+    subscribers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something an operator should know."""
 
@@ -346,6 +360,7 @@ Effect = (
     | FindByTime
     | DeadLetters
     | StreamEnded
+    | PresenceChanged
     | Warn
     | LoadParcels
     | LoadHeads

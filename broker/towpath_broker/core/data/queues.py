@@ -47,7 +47,17 @@ from towpath_broker.core.ids import CallId, SessionId
 from .commands import Consume, ParcelsLoaded, Publish, Range, Settle
 from .consumers import PREFETCH_DEFAULT, PREFETCH_MAX, Consumer
 from .dedupe import Ids
-from .effects import ConsumeStarted, Consuming, Deliver, Piece, Published, Settled, StreamEnded, Waits
+from .effects import (
+    ConsumeStarted,
+    Consuming,
+    Deliver,
+    Piece,
+    PresenceChanged,
+    Published,
+    Settled,
+    StreamEnded,
+    Waits,
+)
 from .letters import dead_letter_headers
 from .parcels import MESSAGES_MAX, Lane, Lease, Parcel, Segment, remove_from_heap
 from .publishing import Columns, columns_of
@@ -129,6 +139,7 @@ class Queue:
         self.window = Window(self, stored)
         self._dirty: dict[int, Parcel] = {}
         self._told = (self.next_seq, self.messages, self.content_bytes)
+        self._present = (0, 0)
         self._serial = 0
         for priority in stored.priorities if stored else ():
             self._new_lane(priority, spill_seq=1)
@@ -493,6 +504,10 @@ class Queue:
         self.window.load(round_)
         if self.shared.is_durable:
             self._sum_up(round_)
+        present = (len(self.line), len(self.consumers))
+        if present != self._present:
+            round_.undo.set(self, "_present", present)
+            round_.effects.append(PresenceChanged(self.name, *present))
 
     def _expire(self, round_: Round) -> None:
         deadlines, undo = self.deadlines, round_.undo

@@ -18,7 +18,7 @@ from towpath_broker.core.commands import ChannelOptions
 from towpath_broker.core.ids import CallId, SessionId
 
 from .commands import AttachValue, DeleteValue, SetValue, WatchValue
-from .effects import ShareValue, ShowValue, StreamEnded, ValueItem
+from .effects import PresenceChanged, ShareValue, ShowValue, StreamEnded, ValueItem
 from .round import Round
 from .rows import PutValue, StoredChannel, StoredValue
 from .shared import Shared, add_tally, remove_tally
@@ -70,6 +70,7 @@ class State:
         self.is_loaded = stored is None
         self.watchers: dict[tuple[SessionId, CallId], Watcher] = {}
         self._shown = NOTHING
+        self._present = 0
 
     def load(self, value: StoredValue, round_: Round) -> None:
         """Take what the store has."""
@@ -158,6 +159,7 @@ class State:
         round_.undo.remove(self.watchers, (watcher.session, watcher.call))
         remove_tally(self.shared.watchers, watcher.principal, round_.undo)
         self.shared.remove_stream(watcher, round_.undo)
+        round_.touch(self)
 
     def attach(self, command: AttachValue, round_: Round) -> None:
         """Have the shell hand out the page."""
@@ -174,6 +176,9 @@ class State:
             if watcher.told != self.value.version:
                 round_.undo.set(watcher, "told", self.value.version)
                 round_.effects.append(ValueItem(watcher.session, watcher.call, self.value))
+        if len(self.watchers) != self._present:
+            round_.undo.set(self, "_present", len(self.watchers))
+            round_.effects.append(PresenceChanged(self.name, 0, self._present))
 
     # ---- the outside ---------------------------------------------------------------------------------------
 
