@@ -12,13 +12,14 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from towpath import bindings, convert, names, wire
-from towpath._ring import Reader, RingError, Writer
+from towpath._ring import Parcel, Reader, RingError, Writer, crc32c, pack
 from towpath.errors import TowpathError
 from towpath.framing import Framing, FramingOptions, decoder, encoder
 from towpath.recording import Recording, encode_batch
@@ -30,6 +31,8 @@ from towpath_broker.settings import load_settings
 FRAME_BYTES_MAX: Final = 4096
 MESSAGES_MAX: Final = 1024
 _CALLER: Final = Caller("uid:1", False, SessionId(1), CallId(1))
+_PARCEL_HEADER: Final = struct.Struct("<IIIIQQ")
+_PARCEL_MAGIC: Final = b"TCPL"
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -104,6 +107,36 @@ def _forged(writer: Writer, changes: dict[int, bytes]) -> int:
     finally:
         os.close(forged)
         os.close(true)
+
+
+def parcel(data: bytes) -> None:
+    """A parcel as a store might hold it: any records, and the header and CRC that would make them one."""
+    count, records = int.from_bytes(data[:2], "little"), data[2:]
+    size = _PARCEL_HEADER.size + len(records)
+    covered = _PARCEL_HEADER.pack(0, 0, 1, count, sum(_content_bytes(records, count)), size)[8:] + records
+    sealed = _PARCEL_MAGIC + crc32c(covered).to_bytes(4, "little") + covered
+    try:
+        opened = Parcel(sealed, 1)
+    except RingError:
+        return
+    assert opened.count == count
+    payloads, headers, times, origins = opened.unpack()
+    again = pack(payloads, headers, 0, times, origins).data
+    assert Parcel(again, 1).unpack() == (payloads, headers, times, origins)
+    messages = opened.receive(MESSAGES_MAX, 1 << 20)
+    assert [each.payload for each in messages] == payloads[: len(messages)]
+
+
+def _content_bytes(records: bytes, count: int) -> Iterator[int]:
+    """What each record says that it holds, as far as they follow each other."""
+    place = 0
+    for _ in range(count):
+        if place + 32 > len(records):
+            return
+        nbytes = int.from_bytes(records[place : place + 4], "little")
+        yield int.from_bytes(records[place + 24 : place + 28], "little")
+        yield int.from_bytes(records[place + 28 : place + 32], "little")
+        place += nbytes
 
 
 def headers(data: bytes) -> None:
@@ -192,5 +225,6 @@ def recording(data: bytes) -> None:
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    target.__name__: target for target in (frames, ring, headers, framing, binding, settings, name, recording)
+    target.__name__: target
+    for target in (frames, ring, parcel, headers, framing, binding, settings, name, recording)
 }

@@ -81,6 +81,10 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import states
 
         return states.get(arguments) if verb == "get" else states.set_value(arguments)
+    if verb == "store":
+        from towpath.cli import store
+
+        return store.run(arguments)
     if verb == "tap":
         from towpath.cli import tap
 

@@ -37,7 +37,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         columns: int = 80,
     ) -> None:
-        self._total_bytes = total_bytes
+        self.total_bytes = total_bytes
         self._show = show
         self._clock = clock
         self._columns = columns
@@ -55,7 +55,7 @@ class Progress:
         if now_s >= self._next_s:
             self._next_s = now_s + 1 / UPDATES_PER_S
             self._is_shown = True
-            line = progress_line(self.messages, self.read_bytes, now_s - self._started_s, self._total_bytes)
+            line = progress_line(self.messages, self.read_bytes, now_s - self._started_s, self.total_bytes)
             # Never the last column: a terminal may wrap there, and the next line would not cover this one.
             self._show(_ERASE + line[: self._columns - 1])
 
@@ -75,7 +75,8 @@ class Progress:
 
 def progress_line(messages: int, read_bytes: int, elapsed_s: float, total_bytes: int | None) -> str:
     """Write the line: messages, bytes, rate, and for an input of known size its share and the time left."""
-    line = f"{plural(messages, 'message')}, {byte_size(read_bytes)}"
+    line = f"{plural(messages, 'message')}, " if messages or not read_bytes else ""
+    line += byte_size(read_bytes)
     if elapsed_s > 0:
         line += f", {byte_size(round(read_bytes / elapsed_s))}/s"
     if total_bytes and read_bytes <= total_bytes:

@@ -32,6 +32,8 @@ BATCH_COUNT_MAX: Final = 4096
 HELD_S: Final = 0.05
 """Longest that output is held back while messages keep coming."""
 
+PLACE_TIMEOUT_S: Final = 5.0
+
 Writer = Callable[[Sequence["towpath.Message"]], list[bytes]]
 
 
@@ -40,11 +42,14 @@ def run(arguments: Namespace) -> int:
     check_pattern(arguments.channel)
     refusals = Refusals("not printed")
     write = _writer(arguments, refusals)
-    with connect(arguments) as client, client.subscribe(arguments.channel) as subscription:
+    beginning = {"start": arguments.start, "place": arguments.place or ""}
+    with connect(arguments) as client, client.subscribe(arguments.channel, **beginning) as subscription:
         streams.leave_when_output_closes()
         try:
             _carry(subscription, write, arguments.count, arguments.timeout)
         finally:
+            if arguments.place and subscription.next_seq is not None:
+                subscription.save_place(PLACE_TIMEOUT_S)
             if subscription.lost:
                 streams.warn(f"not read in time, and lost: {plural(subscription.lost, 'message')}")
             exit_code = refusals.conclude()

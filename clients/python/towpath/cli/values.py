@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from towpath import model
 
 SECONDS_MAX: Final = 10 * 365 * 86_400
 """Longest time that can be asked for; more would overflow the clocks beneath."""
@@ -89,3 +92,20 @@ def pair(text: str) -> tuple[str, str]:
 def data(text: str) -> str:
     """Read one message given as an argument: any text, as it is."""
     return "--" if text == DOUBLE_DASH else text
+
+
+def start(text: str) -> model.Start:
+    """Read where in a durable topic to begin: ``all``, ``new``, a seq, or a time (UTC unless it says)."""
+    if text in ("all", "new"):
+        return "all" if text == "all" else "new"
+    if text.isascii() and text.isdigit() and 0 < int(text) <= COUNT_MAX:
+        return int(text)
+    from datetime import UTC, datetime
+
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not all, new, a seq or a time like 2026-11-22T14:00Z"
+        ) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

@@ -250,6 +250,18 @@ def _sub(parser: ArgumentParser) -> None:
         type=values.seconds,
         help="leave when nothing came for so long, with exit code 124",
     )
+    stored = parser.add_argument_group("durable topics")
+    stored.add_argument(
+        "--start",
+        metavar="WHERE",
+        type=values.start,
+        help="begin with: all (that is kept), new, a seq, or a time (2026-11-22T14:00Z). Default: new",
+    )
+    stored.add_argument(
+        "--place",
+        metavar="NAME",
+        help="go on where the subscription of that name left off, and remember where this one does",
+    )
     _add_framing(parser, "a newline after each message, whatever is in it")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object on each line")
@@ -398,6 +410,21 @@ def _top(parser: ArgumentParser) -> None:
     _add_json(parser, "one JSON object on a line for each interval")
 
 
+def _store(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        choices=("show", "check", "backup"),
+        help="show: what there is; check: read everything, and tell whether it is whole; backup: copy it",
+    )
+    parser.add_argument(
+        "target", metavar="PATH", nargs="?", help="for backup: the copy; must not be there yet"
+    )
+    parser.add_argument(
+        "--state-dir", metavar="PATH", help="the daemon's. Default: as towpath serve without a configuration"
+    )
+    _add_json(parser)
+
+
 def _completion(parser: ArgumentParser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or tcsh")
 
@@ -432,6 +459,20 @@ VERBS: Final = {
             ("towpath top", "towpath top --once --interval 5", "towpath top --json | jq .channels"),
         ),
         Verb(
+            "store",
+            "The daemon",
+            "show, check or copy what is stored of queues, states and durable topics",
+            _store,
+            "Reads the store's file, whether the daemon runs or not, and changes nothing. A backup is the "
+            "store as it was at one moment; to go back to it, stop the daemon and put it in the place of "
+            "store.sqlite in the state directory. check exits with 74 when something is damaged.",
+            (
+                "towpath store show",
+                "towpath store check --state-dir /var/lib/towpath",
+                "towpath store backup /mnt/backup/monday.sqlite",
+            ),
+        ),
+        Verb(
             "pub",
             "Messages",
             "publish messages: the arguments, or frames from standard input",
@@ -457,6 +498,8 @@ VERBS: Final = {
                 'towpath sub plant.temp | while read -r line; do echo "got $line"; done',
                 "towpath sub plant.temp --json | jq -r .payload",
                 "towpath sub 'plant.>' --meta",
+                "towpath sub orders --start all",
+                "towpath sub orders --place billing --start all",
             ),
         ),
         Verb(

@@ -1,0 +1,308 @@
+"""Reading all of a store: is everything there that it says, and is it whole?
+
+Theory of operation
+    One read transaction, so that what is checked is one state, while the daemon goes on writing; its log
+    grows meanwhile by what is written. SQLite checks its pages and indexes; then every parcel is opened (its
+    CRC covers every byte of it) and counted, and what a channel says of itself is compared with what it has.
+
+Invariants
+    Nothing is written. What is found is told, at most ``FINDINGS_MAX`` of it, and the check goes on.
+
+Not here: mending. What is whole can be copied by ``backup``; what is damaged is told by channel and seq.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from towpath.errors import StoreDamaged
+from towpath_broker.core.commands import Kind
+
+from .contents import opened
+from .database import explained, open_for_reading, wal_bytes
+
+FINDINGS_MAX: Final = 1_000
+PAGES_PER_STEP: Final = 1_024
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many of how many bytes are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it must be.
+
+    Attributes:
+        channel: whose; empty: of the file itself.
+    """
+
+    channel: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSummary:
+    """What a channel has."""
+
+    name: str
+    kind: str
+    declared_at_ns: int
+    oldest_seq: int
+    next_seq: int
+    messages: int
+    content_bytes: int
+    parcels: int
+    places: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What was read.
+
+    Attributes:
+        log_bytes: of the log beside the file that is not brought into it yet.
+        findings: empty: the store is whole.
+    """
+
+    path: str
+    file_bytes: int
+    log_bytes: int
+    channels: list[ChannelSummary] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def find(self, channel: str, text: str) -> None:
+        """Note something, unless there is too much already."""
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(Finding(channel, text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    number: int
+    name: str
+    kind: int
+    declared_at_ns: int
+    oldest_seq: int
+    next_seq: int
+    messages: int
+    content_bytes: int
+
+
+def summarize(path: Path) -> Report:
+    """Return what channels there are, without reading what is in them.
+
+    Raises:
+        InvalidConfiguration: there is no store of this version there.
+        StoreDamaged: SQLite cannot make sense of it.
+    """
+    database = open_for_reading(path)
+    try:
+        report = _begun(database, path)
+        for channel in _channels(database):
+            report.channels.append(_summary(database, channel))
+        return report
+    except sqlite3.DatabaseError as error:
+        raise explained(error, path) from error
+    finally:
+        database.close()
+
+
+def check(path: Path, progress: Progress = lambda done, total: None) -> Report:
+    """Read everything; return what was found.
+
+    Raises:
+        InvalidConfiguration: there is no store of this version there.
+        StoreDamaged: SQLite cannot even begin.
+    """
+    database = open_for_reading(path)
+    try:
+        report = _begun(database, path)
+        for (text,) in database.execute(f"PRAGMA integrity_check({FINDINGS_MAX})"):
+            if text != "ok":
+                report.find("", text)
+        channels = list(_channels(database))
+        total = sum(_stored_bytes(database, channel) for channel in channels)
+        done = 0
+        for channel in channels:
+            report.channels.append(_summary(database, channel))
+            for nbytes in _check_channel(database, channel, report):
+                done += nbytes
+                progress(done, total)
+        _check_strays(database, report)
+        return report
+    except sqlite3.DatabaseError as error:
+        raise explained(error, path) from error
+    finally:
+        database.close()
+
+
+def backup(path: Path, target: Path, progress: Progress = lambda done, total: None) -> int:
+    """Copy a store as it is at one moment, while it is written; return the bytes of the copy.
+
+    Raises:
+        InvalidConfiguration: there is no store of this version there.
+        FileExistsError: the target is there already.
+        OSError: it cannot be written. No half a copy stays.
+    """
+    source = open_for_reading(path)
+    try:
+        with open(target, "xb", opener=_private):
+            pass
+        try:
+            _copy(source, target, progress)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        return target.stat().st_size
+    finally:
+        source.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
+    # A read transaction that is open for as long as it takes: else each commit would begin the copy anew.
+    source.execute("BEGIN")
+    source.execute("SELECT count(*) FROM channel").fetchone()
+    copy = sqlite3.connect(target, isolation_level=None)
+    try:
+        source.backup(
+            copy,
+            pages=PAGES_PER_STEP,
+            progress=lambda _, left, total: progress(total - left, total),
+            sleep=0,
+        )
+        copy.execute(
+            "PRAGMA journal_mode=DELETE"
+        )  # one file, complete in itself; the daemon makes it WAL again
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{target}: {error}") from error
+    finally:
+        copy.close()
+
+
+# ---- channels ----------------------------------------------------------------------------------------------
+
+
+def _begun(database: sqlite3.Connection, path: Path) -> Report:
+    report = Report(str(path), path.stat().st_size, wal_bytes(path))
+    database.execute("BEGIN")
+    return report
+
+
+def _channels(database: sqlite3.Connection) -> Iterator[_Channel]:
+    for found in database.execute(
+        "SELECT id, name, kind, declared_at_ns, oldest_seq, next_seq, messages, content_bytes FROM channel"
+        " ORDER BY name"
+    ).fetchall():
+        yield _Channel(*found)
+
+
+def _table(channel: _Channel) -> str:
+    return "queued" if channel.kind == Kind.QUEUE else "parcel"
+
+
+def _summary(database: sqlite3.Connection, channel: _Channel) -> ChannelSummary:
+    (parcels,) = database.execute(
+        f"SELECT count(*) FROM {_table(channel)} WHERE channel = ?", (channel.number,)
+    ).fetchone()
+    (places,) = database.execute("SELECT count(*) FROM place WHERE channel = ?", (channel.number,)).fetchone()
+    return ChannelSummary(
+        channel.name,
+        Kind(channel.kind).name.lower(),
+        channel.declared_at_ns,
+        channel.oldest_seq,
+        channel.next_seq,
+        channel.messages,
+        channel.content_bytes,
+        parcels,
+        places,
+    )
+
+
+def _stored_bytes(database: sqlite3.Connection, channel: _Channel) -> int:
+    (nbytes,) = database.execute(
+        f"SELECT coalesce(sum(content_bytes), 0) FROM {_table(channel)} WHERE channel = ?", (channel.number,)
+    ).fetchone()
+    return int(nbytes)
+
+
+def _check_channel(database: sqlite3.Connection, channel: _Channel, report: Report) -> Iterator[int]:
+    """Check one channel; yield the content bytes of each parcel that was read."""
+    if channel.kind == Kind.QUEUE:
+        yield from _check_queue(database, channel, report)
+    elif channel.kind == Kind.TOPIC:
+        yield from _check_topic(database, channel, report)
+
+
+def _check_topic(database: sqlite3.Connection, channel: _Channel, report: Report) -> Iterator[int]:
+    expected, messages, until_ns = channel.oldest_seq, 0, 0
+    for first_seq, count, content_bytes, last_time_ns, parcel_until_ns, data in database.execute(
+        "SELECT first_seq, count, content_bytes, last_time_ns, until_ns, data FROM parcel WHERE channel = ?"
+        " ORDER BY first_seq",
+        (channel.number,),
+    ):
+        if first_seq != expected:
+            report.find(channel.name, f"messages {expected} to {first_seq - 1} are missing")
+        _check_parcel(channel, first_seq, count, content_bytes, data, report)
+        until_ns = max(until_ns, last_time_ns)
+        if parcel_until_ns < until_ns:
+            report.find(channel.name, f"from {first_seq} on times cannot be searched for")
+        expected = first_seq + count
+        messages += count
+        yield content_bytes
+    if expected != channel.next_seq and (messages or channel.oldest_seq != channel.next_seq):
+        report.find(channel.name, f"messages {expected} to {channel.next_seq - 1} are missing")
+    if messages != channel.messages:
+        report.find(channel.name, f"{messages} messages are there, {channel.messages} should be")
+
+
+def _check_queue(database: sqlite3.Connection, channel: _Channel, report: Report) -> Iterator[int]:
+    messages, end = 0, 1
+    for first_seq, count, content_bytes, settled, data in database.execute(
+        "SELECT first_seq, count, content_bytes, settled, data FROM queued WHERE channel = ?"
+        " ORDER BY first_seq",
+        (channel.number,),
+    ):
+        if first_seq < end or first_seq + count > channel.next_seq:
+            report.find(channel.name, f"messages from {first_seq} on have numbers that cannot be")
+        _check_parcel(channel, first_seq, count, content_bytes, data, report)
+        end = first_seq + count
+        done = int.from_bytes(settled, "little").bit_count()
+        if len(settled) * 8 >= count + 8 or done >= count:
+            report.find(channel.name, f"of the messages from {first_seq} on more are settled than there are")
+        messages += count - done
+        yield content_bytes
+    if messages != channel.messages:
+        report.find(channel.name, f"{messages} messages are there, {channel.messages} should be")
+
+
+def _check_parcel(
+    channel: _Channel, first_seq: int, count: int, content_bytes: int, data: bytes, report: Report
+) -> None:
+    try:
+        parcel = opened(data, first_seq, channel.name)
+    except StoreDamaged as error:
+        report.find(channel.name, error.message)
+        return
+    payloads, headers, _, _ = parcel.unpack()
+    if parcel.count != count or sum(map(len, payloads)) + sum(map(len, headers)) != content_bytes:
+        report.find(channel.name, f"the messages from {first_seq} on are not those that were stored")
+
+
+def _check_strays(database: sqlite3.Connection, report: Report) -> None:
+    """What belongs to no channel, and is not on its way out."""
+    for table in ("parcel", "queued", "message_id", "attempt", "taken", "place", "value"):
+        (count,) = database.execute(
+            f"SELECT count(DISTINCT channel) FROM {table} WHERE channel NOT IN (SELECT id FROM channel)"
+            " AND channel NOT IN (SELECT channel FROM dropped)"
+        ).fetchone()
+        if count:
+            report.find("", f"{count} channels have rows in {table} and are not there")
