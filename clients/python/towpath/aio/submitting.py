@@ -70,7 +70,7 @@ class AsyncQueuePublisher(SubmitterBase, AsyncPublisher):
             await self._client._call(calls.channel_info(self.channel), deadline or far_ns())
 
     async def _wait_settled(self, submission: Submission, deadline: int | None) -> bool:
-        while submission.on_way or not submission.is_settled:
+        while not submission.is_settled or self._outbox.is_of(submission):
             if remaining_ns(deadline) == 0:
                 return False
             waiter = asyncio.get_running_loop().create_future()

@@ -160,6 +160,10 @@ class Outbox:
         """Whether this very batch is."""
         return self._batch is batch
 
+    def is_of(self, submission: Submission) -> bool:
+        """Whether the batch on its way has some of this submission."""
+        return self._batch is not None and any(share[0] is submission for share in self._batch.shares)
+
     def is_alone(self, submission: Submission) -> bool:
         """Whether the batch on its way is of this submission only."""
         return self._batch is not None and all(share[0] is submission for share in self._batch.shares)

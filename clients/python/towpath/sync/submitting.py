@@ -69,7 +69,7 @@ class QueuePublisher(SubmitterBase, Publisher):
 
     def _wait_settled(self, submission: Submission, deadline: int | None) -> bool:
         with self._changed:
-            while submission.on_way or not submission.is_settled:
+            while not submission.is_settled or self._outbox.is_of(submission):
                 left = remaining_ns(deadline)
                 if left == 0 or not self._changed.wait(None if left == FOREVER else left / 1e9):
                     return False
