@@ -29,28 +29,26 @@ Not here: what commands mean (``core.data.machine``), who is connected, descript
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from towpath.errors import ChannelNotFound, InvalidArgument, StoreFull, TowpathError
 
 from .core.commands import Kind
 from .core.data import commands as c
 from .core.data import effects as e
-from .core.data.machine import ChannelStatistics, DataMachine, Outcome, Statistics
+from .core.data.machine import DataMachine
+from .core.data.statistics import ChannelStatistics, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
 from .core.limits import Limits
 from .core.roles import wrong_kind
+from .data_lane import Lane
+from .data_reading import Asked, read
 from .ports import Clock, Store
 
-ROUND_COMMANDS_MAX: Final = 512
-ROUND_BYTES_MAX: Final = 8 << 20
-"""How much one round takes from the line; bounds how long others of the event loop wait, and a commit."""
 RETRY_S: Final = 0.5
-TIMER_S_MAX: Final = 60.0
 
 _OF_A_QUEUE: Final = c.Consume
 _OF_A_STATE: Final = c.GetValue | c.SetValue | c.DeleteValue | c.WatchValue | c.AttachValue
@@ -71,65 +69,6 @@ class DataEngineStatistics:
     waiting: int
     memory: Statistics
     durable: Statistics
-
-
-class _Lane:
-    """A machine, the line before it, and its timer."""
-
-    def __init__(self, machine: DataMachine, clock: Clock, wake: Callable[[], None]) -> None:
-        self.machine = machine
-        self.line: deque[c.DataCommand] = deque()
-        self.clock = clock
-        self.wake = wake
-        self.rounds = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
-
-    def submit(self, command: c.DataCommand) -> None:
-        self.line.append(command)
-        self.wake()
-
-    def take(self) -> list[c.DataCommand]:
-        """Take a round's commands from the line."""
-        taken: list[c.DataCommand] = []
-        size = 0
-        while self.line and len(taken) < ROUND_COMMANDS_MAX and size < ROUND_BYTES_MAX:
-            command = self.line.popleft()
-            size += _size(command)
-            taken.append(command)
-        return taken
-
-    def apply(self, commands: Sequence[c.DataCommand]) -> Outcome:
-        self.rounds += 1
-        return self.machine.apply(commands, self.clock.now_ns())
-
-    def set_timer(self) -> None:
-        """Be woken when something happens by itself."""
-        due_ns = self.machine.next_deadline_ns()
-        if self._timer is not None:
-            if due_ns == self._timer_ns:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due_ns is not None:
-            self._timer_ns = due_ns
-            delay_s = max(0.0, (due_ns - self.clock.now_ns()) / 1e9)
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(min(delay_s, TIMER_S_MAX), self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        due_ns = self.machine.next_deadline_ns()
-        if due_ns is not None and due_ns <= self.clock.now_ns():
-            self.submit(c.Tick())
-        else:
-            self.set_timer()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self.line.clear()
 
 
 class DataEngine:
@@ -160,9 +99,9 @@ class DataEngine:
         first_consumer += first_consumer % 2
         memory = DataMachine(limits, is_durable=False, first_consumer=first_consumer)
         durable = DataMachine(limits, is_durable=True, first_consumer=first_consumer + 1)
-        self._memory = _Lane(memory, clock, self._wake_memory)
-        self._durable = _Lane(durable, clock, self._wake_durable)
-        self._lane_of: dict[str, _Lane] = {}
+        self._memory = Lane(memory, clock, self._wake_memory)
+        self._durable = Lane(durable, clock, self._wake_durable)
+        self._lane_of: dict[str, Lane] = {}
         self._kinds: dict[str, Kind] = {}
         self._memory_due = False
         self._arrived = asyncio.Event()
@@ -484,8 +423,8 @@ class DataEngine:
             )
         )
 
-    async def _load(self, effect: e.LoadParcels | e.LoadHeads | e.ReadParcels | e.FindByTime) -> None:
-        brought = await asyncio.get_running_loop().run_in_executor(self._reader, _read, self._store, effect)
+    async def _load(self, effect: Asked) -> None:
+        brought = await asyncio.get_running_loop().run_in_executor(self._reader, read, self._store, effect)
         if self._is_over:
             return
         if isinstance(brought, c.DataCommand):
@@ -498,67 +437,3 @@ class DataEngine:
         if not task.cancelled() and (failure := task.exception()) is not None:
             self._failure = failure
         self._arrived.set()
-
-
-def _read(
-    store: Store, effect: e.LoadParcels | e.LoadHeads | e.ReadParcels | e.FindByTime
-) -> c.DataCommand | e.Reply:
-    """Read what an effect asks for; in the reader's thread."""
-    match effect:
-        case e.LoadParcels():
-            return _read_queue(store, effect)
-        case e.LoadHeads():
-            heads = store.read_heads(effect.channel, effect.first_seq, effect.count_max)
-            is_end = len(heads) < effect.count_max
-            return c.HeadsLoaded(effect.channel, effect.declared_at_ns, heads, is_end)
-        case e.ReadParcels():
-            return _read_log(store, effect)
-        case e.FindByTime():
-            seq = store.find_time(effect.channel, effect.time_ns)
-            found = e.Found(
-                effect.next_seq if seq is None else max(seq, effect.oldest_seq),
-                effect.oldest_seq,
-                effect.next_seq,
-            )
-            return e.Reply(effect.session, effect.call, found)
-
-
-def _read_queue(store: Store, effect: e.LoadParcels) -> c.ParcelsLoaded:
-    channel, declared_at_ns, count_max = effect.channel, effect.declared_at_ns, effect.count_max
-    if effect.priority is None:
-        after = (effect.after_ns, effect.first_seq - 1)
-        parcels, next_due_ns = store.read_due(channel, after, effect.until_ns, count_max, effect.bytes_max)
-        return c.ParcelsLoaded(channel, declared_at_ns, None, parcels, not next_due_ns, next_due_ns)
-    parcels = store.read_queue(channel, effect.priority, effect.first_seq, count_max, effect.bytes_max)
-    # Fewer than asked for may be the end, or the bound in bytes: only nothing at all is the end for certain.
-    return c.ParcelsLoaded(channel, declared_at_ns, effect.priority, parcels, not parcels)
-
-
-def _read_log(store: Store, effect: e.ReadParcels) -> e.Reply:
-    parcels = (
-        store.read_parcels(effect.channel, effect.first_seq, effect.bytes_max)
-        if effect.first_seq < effect.end_seq
-        else ()
-    )
-    first_seq, next_seq = effect.first_seq, effect.first_seq
-    if parcels:
-        first_seq = parcels[0].first_seq  # before what was asked for, where that is in the middle of one
-        next_seq = parcels[-1].first_seq + parcels[-1].count
-    end_seq = max(effect.end_seq, next_seq)
-    body = e.ParcelsRead(effect.channel, first_seq, next_seq, end_seq, parcels)
-    return e.Reply(effect.session, effect.call, body)
-
-
-def _size(command: Any) -> int:
-    """About how much a command adds to a round."""
-    match command:
-        case c.Publish():
-            return sum(map(len, command.payloads))
-        case c.TakeIn():
-            return int(command.content_bytes)
-        case c.SetValue():
-            return len(command.payload)
-        case c.CommitTransaction():
-            return sum(map(_size, (*command.publishes, *command.values)))
-        case _:
-            return 0

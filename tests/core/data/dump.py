@@ -80,8 +80,8 @@ def _queue(queue: Queue) -> object:
             )
             for each in queue.consumers.values()
         },
-        "rotation": [each.id for each in queue.rotation],
-        "line": ([(each.session, each.call) for each in queue.line], queue.line_bytes),
+        "rotation": [each.id for each in queue.dealer.rotation],
+        "line": ([(each.session, each.call) for each in queue.line.waiting], queue.line.nbytes),
         "ids": (queue.ids.is_loaded, dict(queue.ids._ids)),
         "window": (queue.window._due_ns, queue.window._cursor, queue.window._is_loading_due),
     }
@@ -125,7 +125,7 @@ def _assert_queue(queue: Queue) -> None:
     for consumer in queue.consumers.values():
         assert sum(lease.end - lease.start for lease in consumer.leases) == consumer.unsettled
         assert 0 <= consumer.unsettled <= consumer.prefetch
-        assert consumer.has_room == (consumer in queue.rotation)
+        assert consumer.has_room == (consumer in queue.dealer.rotation)
         numbers = [lease.first_delivery for lease in consumer.leases]
         assert numbers == sorted(numbers)
         for lease in consumer.leases:

@@ -13,7 +13,7 @@ from towpath_broker.core.data import effects as e
 from towpath_broker.core.data.machine import DataMachine
 from towpath_broker.core.ids import CallId, SessionId
 from towpath_broker.core.limits import Limits
-from towpath_broker.data_engine import _read
+from towpath_broker.data_reading import read
 from towpath_broker.store.memory import MemoryStore
 
 START_NS = 1_700_000_000_000_000_000
@@ -79,7 +79,7 @@ class Rig:
         shown = list(outcome.effects)
         for effect in tuple(shown):
             if isinstance(effect, e.LoadParcels | e.LoadHeads):
-                brought = _read(self.store, effect)
+                brought = read(self.store, effect)
                 assert isinstance(brought, c.DataCommand)
                 shown += self._apply([brought])
         return shown

@@ -19,7 +19,7 @@ from towpath_broker.core.commands import ChannelOptions, Kind, Overflow
 from towpath_broker.core.data import commands as c
 from towpath_broker.core.data import effects as e
 from towpath_broker.core.data import window
-from towpath_broker.core.data.machine import ChannelStatistics
+from towpath_broker.core.data.statistics import ChannelStatistics
 from towpath_broker.core.ids import SessionId
 from towpath_broker.core.limits import Limits
 
@@ -215,6 +215,16 @@ def test_a_full_queue_lets_publishers_wait_in_order(is_durable: bool) -> None:
     it.run(c.EndSession(SessionId(4)))
     it.ack(consumer, 3, 4)
     assert it.payloads() == []
+
+
+def test_who_comes_and_goes_in_one_round_that_is_taken_back_leaves_no_trace(is_durable: bool) -> None:
+    it = rig(is_durable, capacity=1)
+    it.publish("q", b"a")
+    comes, stays = it.caller(session=2), it.caller(session=3)
+    gone = c.CancelCall(SessionId(2), comes.call)
+    it.run(c.Publish(comes, "q", [b"b"]), gone, c.Publish(stays, "q", [b"c"]))
+    held = it.machine.channel_statistics("q")
+    assert held is not None and held.publishers == 1
 
 
 def test_message_ids(is_durable: bool) -> None:

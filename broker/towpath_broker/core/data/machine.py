@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import Any, Final
 
 from towpath.errors import (
@@ -46,12 +45,15 @@ from towpath_broker.core.roles import wrong_kind
 
 from . import commands as c
 from . import effects as e
+from .alarms import Alarms
 from .logs import Log
+from .parcels import NS_PER_MS
 from .publishing import columns_of
-from .queues import NS_PER_MS, Queue
+from .queues import Queue
 from .round import Round
 from .rows import DropChannel, OpenChannel, Row, Run, StoredChannel
 from .shared import Shared, refuse, reply
+from .statistics import ChannelStatistics, Statistics
 from .transactions import TRANSACTION_BYTES_MAX, WINDOW_NS, Transactions
 from .values import State
 
@@ -81,37 +83,6 @@ class Outcome:
     changed: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelStatistics:
-    """What a channel holds.
-
-    Attributes:
-        publishers: publications that wait for room.
-        consumers: or watchers.
-        unsettled: messages that are out with consumers.
-    """
-
-    messages: int = 0
-    content_bytes: int = 0
-    publishers: int = 0
-    consumers: int = 0
-    unsettled: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What the machine holds and has done; counters start at zero with each run."""
-
-    channels: int
-    messages: int
-    content_bytes: int
-    value_bytes: int
-    streams: int
-    commands: int
-    refused: int
-    counters: Mapping[str, int]
-
-
 class DataMachine:
     """The state of one lane and its only way to change.
 
@@ -129,8 +100,7 @@ class DataMachine:
         self._transactions = Transactions(is_loaded=True)
         self._round: Round | None = None
         self._now_ns = 0
-        self._alarms: list[tuple[int, str]] = []
-        self._alarm_of: dict[str, int] = {}
+        self._alarms = Alarms()
         self._finished: dict[str, None] = {}  # channels that the latest round has finished, or closed
         self._commands = self._refused = 0
         self._handlers: dict[type[c.DataCommand], Callable[[Any, Round], None]] = {
@@ -221,7 +191,7 @@ class DataMachine:
         self._round.undo.roll_back()
         self._round = None
         for name in self._finished:  # what the round did there may be due still
-            self._set_alarm(name, self._now_ns if name in self._channels else None)
+            self._alarms.set(name, self._now_ns if name in self._channels else None)
 
     def needs(self, command: c.DataCommand) -> e.Need | None:
         """Return what must be read from the store before a command can be applied; ask again after that."""
@@ -248,30 +218,16 @@ class DataMachine:
 
     def next_deadline_ns(self) -> int | None:
         """Return when a ``Tick`` is due; None: none is. It may come to nothing."""
-        while self._alarms:
-            at_ns, name = self._alarms[0]
-            if self._alarm_of.get(name) == at_ns:
-                return at_ns
-            heappop(self._alarms)
-        return None
+        return self._alarms.next_ns()
 
     def _set_alarms(self) -> None:
         """Find out when something happens by itself in the channels that the round has finished."""
         for name in self._finished:
             channel = self._channels.get(name)
-            self._set_alarm(name, channel.next_deadline_ns(self._now_ns) if channel is not None else None)
-
-    def _set_alarm(self, name: str, at_ns: int | None) -> None:
-        if at_ns is None:
-            self._alarm_of.pop(name, None)
-        elif self._alarm_of.get(name) != at_ns:
-            self._alarm_of[name] = at_ns
-            heappush(self._alarms, (at_ns, name))
+            self._alarms.set(name, channel.next_deadline_ns(self._now_ns) if channel is not None else None)
 
     def _tick(self, command: c.Tick, round_: Round) -> None:
-        while (at_ns := self.next_deadline_ns()) is not None and at_ns <= round_.now_ns:
-            _, name = heappop(self._alarms)
-            del self._alarm_of[name]
+        for name in self._alarms.take(round_.now_ns):
             if name in self._channels:
                 round_.touch(self._channels[name])
 
@@ -302,7 +258,7 @@ class DataMachine:
                 return ChannelStatistics(
                     channel.messages,
                     channel.content_bytes,
-                    len(channel.line),
+                    len(channel.line.waiting),
                     len(channel.consumers),
                     sum(each.unsettled for each in channel.consumers.values()),
                 )

@@ -28,6 +28,7 @@ from .undo import Undo
 if TYPE_CHECKING:
     from .consumers import Consumer
 
+NS_PER_MS: Final = 1_000_000
 MESSAGES_MAX: Final = 1024
 """Messages of one parcel."""
 

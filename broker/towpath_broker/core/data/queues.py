@@ -26,78 +26,44 @@ Not here: whether the channel exists and which session asks (``machine``), ids (
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
 from towpath.errors import (
-    Cancelled,
     ChannelUndeclared,
     DeliveryLost,
     InvalidArgument,
     LimitExceeded,
     PermissionDenied,
     QueueFull,
-    TowpathError,
 )
 from towpath_broker.core.commands import Caller, ChannelOptions, Overflow
-from towpath_broker.core.ids import CallId, SessionId
 
 from .commands import Consume, ParcelsLoaded, Publish, Range, Settle
 from .consumers import PREFETCH_DEFAULT, PREFETCH_MAX, Consumer
+from .dealing import Dealer
 from .dedupe import Ids
 from .effects import (
     ConsumeStarted,
     Consuming,
-    Deliver,
-    Piece,
     PresenceChanged,
     Published,
     Settled,
     StreamEnded,
-    Waits,
 )
 from .letters import dead_letter_headers
-from .parcels import MESSAGES_MAX, Lane, Lease, Parcel, Segment, remove_from_heap
+from .line import Line
+from .parcels import MESSAGES_MAX, NS_PER_MS, Lane, Lease, Parcel, Segment, remove_from_heap
 from .publishing import Columns, columns_of
 from .round import Round
 from .rows import AddParcel, Attempts, Run, StoredChannel, Totals
 from .rows import Settle as SettleRow
-from .shared import Shared, add_tally, refuse, remove_tally, reply
+from .shared import Shared, add_tally, refuse, remove_tally
 from .window import Window
 
-SHARE_MAX: Final = 64
-"""Messages that a consumer is given before the next one has its turn, where there are several."""
-SHARE_ALONE_MAX: Final = 1024
-UNSETTLED_BYTES_MAX: Final = 2 << 20
-"""Bytes of payload that a consumer may have unsettled, whatever its prefetch; one message it may always."""
-DELIVER_BYTES_MAX: Final = 1 << 20
-"""About how many bytes of payload one effect delivers."""
 DELAY_MS_MAX: Final = 86_400_000
 REASON_BYTES_MAX: Final = 1024
-NS_PER_MS: Final = 1_000_000
-
-
-class WaitingPublish:
-    """A publication that waits for room."""
-
-    __slots__ = ("call", "command", "principal", "queue", "session", "size")
-
-    def __init__(self, queue: Queue, session: SessionId, command: Publish, size: int) -> None:
-        self.queue = queue
-        self.session = session
-        self.call: CallId = command.caller.call
-        self.principal = command.caller.principal
-        self.command = command
-        self.size = size
-
-    def leave(self, round_: Round, *, is_orderly: bool) -> None:
-        """It is not wanted any more; nothing of it was published."""
-        self.queue.withdraw(self, round_)
-        if is_orderly:
-            error = Cancelled(f"queue {self.queue.name!r} had no room in time: nothing was published")
-            refuse(round_, self.command.caller, error)
 
 
 class Queue:
@@ -132,9 +98,8 @@ class Queue:
         self.delayed: list[tuple[int, int, Segment]] = []  # (due, serial, segment)
         self.deadlines: list[tuple[int, int, Lease]] = []
         self.consumers: dict[int, Consumer] = {}
-        self.rotation: deque[Consumer] = deque()  # those with room
-        self.line: deque[WaitingPublish] = deque()
-        self.line_bytes = 0
+        self.dealer = Dealer(self)
+        self.line = Line(self)
         self.ids = Ids(name, options.dedupe_ms * NS_PER_MS, is_loaded=stored is None)
         self.window = Window(self, stored)
         self._dirty: dict[int, Parcel] = {}
@@ -158,8 +123,8 @@ class Queue:
         """
         columns = columns_of(command, round_.now_ns)
         self._check_size(columns)
-        if self.options.overflow is Overflow.BLOCK and (self.line or not self._fits(columns)):
-            self._wait(command, columns, round_)
+        if self.options.overflow is Overflow.BLOCK and (self.line.waiting or not self.fits(columns)):
+            self.line.wait(command, columns, round_)
             return None
         return self.publish_now(command, columns, round_)
 
@@ -173,7 +138,7 @@ class Queue:
         fresh, duplicates, first_known = columns.without_known(self.ids, round_.now_ns)
         if not fresh.count:
             return Published(self.name, first_known, 0, duplicates)
-        if not self._fits(fresh):
+        if not self.fits(fresh):
             raise self._full()
         self.shared.usage.check(self.owner, fresh.content_bytes)
         first_seq = self.next_seq
@@ -192,7 +157,7 @@ class Queue:
     def post(self, run: Run, priority: int, round_: Round) -> bool:
         """Take dead letters in; returns whether there was room."""
         columns = Columns(run.payloads, run.headers, priorities=[priority] * len(run.payloads))
-        if not self._fits(columns):
+        if not self.fits(columns):
             return False
         for part, part_priority, _ in columns.runs(MESSAGES_MAX, time_ns=round_.now_ns):
             self._add(part, part_priority, 0, round_)
@@ -209,7 +174,8 @@ class Queue:
                 retryable=False,
             )
 
-    def _fits(self, columns: Columns) -> bool:
+    def fits(self, columns: Columns) -> bool:
+        """Whether there is room."""
         return (
             self.messages + columns.count <= self.options.capacity
             and self.content_bytes + columns.content_bytes <= self.options.capacity_bytes
@@ -220,54 +186,6 @@ class Queue:
             f"queue {self.name!r} holds {self.messages} messages of {self.content_bytes} bytes: its capacity"
             f" is {self.options.capacity} messages and {self.options.capacity_bytes} bytes"
         )
-
-    def _wait(self, command: Publish, columns: Columns, round_: Round) -> None:
-        limits = self.shared.limits
-        if len(self.line) >= limits.waiting_publishes_per_queue_max or (
-            self.line and self.line_bytes + columns.content_bytes > self.options.capacity_bytes
-        ):
-            raise QueueFull(
-                f"{len(self.line)} publications of {self.line_bytes} bytes wait for room in queue"
-                f" {self.name!r} already",
-                hint="waiting_publishes_per_queue_max, and the queue's capacity_bytes, bound them",
-            )
-        waiting = WaitingPublish(self, self.shared.check_call(command.caller), command, columns.content_bytes)
-        self.shared.add_stream(waiting, round_.undo)
-        round_.effects.append(Waits(waiting.session, waiting.call))
-        round_.undo.add(self.line.pop)
-        self.line.append(waiting)
-        round_.undo.set(self, "line_bytes", self.line_bytes + columns.content_bytes)
-        round_.touch(self)
-
-    def withdraw(self, waiting: WaitingPublish, round_: Round) -> None:
-        """Take a publication out of the line."""
-        round_.undo.add(self._restore_line, tuple(self.line))
-        self.line.remove(waiting)
-        round_.undo.set(self, "line_bytes", self.line_bytes - waiting.size)
-        self.shared.remove_stream(waiting, round_.undo)
-        round_.touch(self)
-
-    def _restore_line(self, line: tuple[WaitingPublish, ...]) -> None:
-        self.line = deque(line)
-
-    def _admit(self, round_: Round) -> None:
-        """Let in who waits, in order, as far as there is room."""
-        while self.line:
-            waiting = self.line[0]
-            columns = columns_of(waiting.command, round_.now_ns)
-            mark = round_.mark()
-            try:
-                published = self.publish_now(waiting.command, columns, round_)
-            except QueueFull:
-                round_.roll_back(mark)
-                return
-            except TowpathError as error:
-                round_.roll_back(mark)
-                self.withdraw(waiting, round_)
-                refuse(round_, waiting.command.caller, error)
-            else:
-                self.withdraw(waiting, round_)
-                reply(round_, waiting.command.caller, published)
 
     def _add(self, run: Run, priority: int, due_ns: int, round_: Round) -> None:
         undo, first_seq, count = round_.undo, self.next_seq, len(run.payloads)
@@ -336,7 +254,7 @@ class Queue:
         self.shared.add_stream(consumer, undo)
         undo.put(self.consumers, consumer.id, consumer)
         undo.put(self.shared.consumer_queue, consumer.id, self.name)
-        self._welcome(consumer, round_)
+        self.dealer.welcome(consumer, round_)
         body = Consuming(consumer.id, self.options.ack_ms, prefetch)
         round_.effects.append(ConsumeStarted(session, consumer.call, body))
         round_.touch(self)
@@ -349,10 +267,7 @@ class Queue:
             self._give_back(lease, attempts, 0, round_)
         undo.remove(self.consumers, consumer.id)
         undo.remove(self.shared.consumer_queue, consumer.id)
-        if consumer.has_room:
-            undo.add(self._restore_rotation, tuple(self.rotation))
-            self.rotation.remove(consumer)
-            consumer.has_room = False
+        self.dealer.forget(consumer, undo)
         remove_tally(self.shared.consumers, consumer.principal, undo)
         self.shared.remove_stream(consumer, undo)
         round_.touch(self)
@@ -397,7 +312,7 @@ class Queue:
                 f"deliveries {lost[0].first} to {lost[0].last} of queue {self.name!r} are not the consumer's"
                 " any more"
             )
-        self._welcome(consumer, round_)
+        self.dealer.welcome(consumer, round_)
         round_.touch(self)
         return Settled(total, tuple(lost))
 
@@ -415,20 +330,6 @@ class Queue:
         no harm."""
         self._serial += 1
         heappush(self.deadlines, (lease.deadline_ns, self._serial, lease))
-
-    def _welcome(self, consumer: Consumer, round_: Round) -> None:
-        """Put a consumer that has room into the rotation."""
-        if not consumer.has_room and consumer.unsettled < consumer.prefetch:
-            round_.undo.add(self._restore_rotation, tuple(self.rotation))
-            self.rotation.append(consumer)
-            consumer.has_room = True
-
-    def _restore_rotation(self, rotation: tuple[Consumer, ...]) -> None:
-        for consumer in self.rotation:
-            consumer.has_room = False
-        self.rotation = deque(rotation)
-        for consumer in rotation:
-            consumer.has_room = True
 
     # ---- what becomes of deliveries ------------------------------------------------------------------------
 
@@ -499,12 +400,12 @@ class Queue:
         """Do what follows from the round's commands."""
         self._expire(round_)
         self._fall_due(round_)
-        self._admit(round_)
-        self._deal(round_)
+        self.line.admit(round_)
+        self.dealer.deal(round_)
         self.window.load(round_)
         if self.shared.is_durable:
             self._sum_up(round_)
-        present = (len(self.line), len(self.consumers))
+        present = (len(self.line.waiting), len(self.consumers))
         if present != self._present:
             round_.undo.set(self, "_present", present)
             round_.effects.append(PresenceChanged(self.name, *present))
@@ -522,7 +423,7 @@ class Queue:
             consumer.release(start, end, undo)
             self.shared.count("expired", lease.end - lease.start, undo)
             self._give_back(lease, lease.attempt, 0, round_, "not settled in time")
-            self._welcome(consumer, round_)
+            self.dealer.welcome(consumer, round_)
 
     def _fall_due(self, round_: Round) -> None:
         while self.delayed and self.delayed[0][0] <= round_.now_ns:
@@ -539,63 +440,6 @@ class Queue:
             if lane.spill_seq is not None:
                 return None
         return None
-
-    def _deal(self, round_: Round) -> None:
-        """Deliver what is ready to those who have room."""
-        if not self.ready or not self.rotation:
-            return
-        undo = round_.undo
-        undo.add(self._restore_rotation, tuple(self.rotation))
-        several = len(self.rotation) > 1
-        share = min(SHARE_MAX, -(-self.ready // len(self.rotation))) if several else SHARE_ALONE_MAX
-        while self.rotation and self.next_lane() is not None:
-            consumer = self.rotation.popleft()
-            first_delivery = consumer.next_delivery
-            pieces, has_room = self._serve(consumer, share, round_)
-            consumer.has_room = has_room
-            if has_room:
-                self.rotation.append(consumer)
-            if pieces:
-                round_.effects.append(
-                    Deliver(consumer.session, consumer.call, consumer.id, self.name, first_delivery, pieces)
-                )
-
-    def _serve(self, consumer: Consumer, share: int, round_: Round) -> tuple[list[Piece], bool]:
-        """Give one consumer its share.
-
-        Returns:
-            What it is given, and whether it has room for more.
-        """
-        pieces: list[Piece] = []
-        undo = round_.undo
-        deadline_ns = round_.now_ns + self.options.ack_ms * NS_PER_MS
-        size_given = 0
-        while share > 0 and size_given < DELIVER_BYTES_MAX:
-            lane = self.next_lane()
-            room = min(share, consumer.prefetch - consumer.unsettled)
-            if lane is None or room <= 0:
-                break
-            segment = lane.first()
-            parcel, start = segment.parcel, segment.start
-            payloads = parcel.run.payloads[start : min(start + room, segment.end)]
-            size = sum(map(len, payloads))
-            if consumer.unsettled_bytes + size > UNSETTLED_BYTES_MAX:
-                payloads, size = _fitting(payloads, consumer)
-                if not payloads:
-                    return pieces, False
-            count = len(payloads)
-            end = start + count
-            headers = parcel.run.headers[start:end]
-            attempt = segment.attempts + 1
-            lease = Lease(consumer, parcel, start, end, attempt, consumer.next_delivery, deadline_ns)
-            lane.take(segment, count, undo)
-            undo.set(self, "ready", self.ready - count)
-            consumer.add(lease, size, undo)
-            self.watch(lease)
-            pieces.append(Piece(parcel.first_seq + start, payloads, headers, parcel.run.time_ns, attempt))
-            share -= count
-            size_given += size
-        return pieces, consumer.unsettled < consumer.prefetch
 
     def _sum_up(self, round_: Round) -> None:
         """Write the rows that say where the round has led."""
@@ -621,8 +465,8 @@ class Queue:
     def close(self, round_: Round) -> None:
         """The channel is gone, and everything in it."""
         undo = round_.undo
-        for waiting in tuple(self.line):
-            self.withdraw(waiting, round_)
+        for waiting in tuple(self.line.waiting):
+            self.line.withdraw(waiting, round_)
             refuse(round_, waiting.command.caller, self._undeclared())
         for consumer in tuple(self.consumers.values()):
             undo.remove(self.shared.consumer_queue, consumer.id)
@@ -668,17 +512,6 @@ class Queue:
 def _counts(entry: tuple[int, int, Lease]) -> bool:
     """Whether an entry of the heap of deadlines still says something."""
     return entry[2].is_live and entry[2].deadline_ns == entry[0]
-
-
-def _fitting(payloads: Sequence[bytes], consumer: Consumer) -> tuple[Sequence[bytes], int]:
-    """Return as many payloads as a consumer has room for in bytes, and their size."""
-    size = 0
-    for count, payload in enumerate(payloads):
-        is_first = count == 0 and consumer.unsettled == 0
-        if consumer.unsettled_bytes + size + len(payload) > UNSETTLED_BYTES_MAX and not is_first:
-            return payloads[:count], size
-        size += len(payload)
-    return payloads, size
 
 
 def _check_returned(delay_ms: int, reason: str) -> None:

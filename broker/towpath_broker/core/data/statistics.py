@@ -1,0 +1,37 @@
+"""What a data machine tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """What a channel holds.
+
+    Attributes:
+        publishers: publications that wait for room.
+        consumers: or watchers.
+        unsettled: messages that are out with consumers.
+    """
+
+    messages: int = 0
+    content_bytes: int = 0
+    publishers: int = 0
+    consumers: int = 0
+    unsettled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the machine holds and has done; counters start at zero with each run."""
+
+    channels: int
+    messages: int
+    content_bytes: int
+    value_bytes: int
+    streams: int
+    commands: int
+    refused: int
+    counters: Mapping[str, int]
