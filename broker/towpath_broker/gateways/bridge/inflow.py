@@ -16,21 +16,20 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from towpath.errors import BadFrame, BindingFailed, MessageTooLarge, TowpathError
+from towpath.errors import BadFrame, BindingFailed, TowpathError
 from towpath.framing import FramingOptions, decoder
 from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES
 from towpath_broker.gateways.bridge.ports import Carrier
+from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 
 READ_BYTES_MAX: Final = 1 << 18
 """One read(2). More did not carry faster, and costs memory per binding."""
-PUBLISH_COUNT_MAX: Final = 8192
-"""Messages in one call to the publisher: tiny frames must not keep the event loop for long."""
 
 
 class Ended(Enum):
@@ -61,10 +60,8 @@ class Inflow:
         hands_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._decoder = decoder(framing)
-        self._carrier = carrier
         self._tally = tally
-        self._hands_over = hands_over
-        self._left: Sequence[bytes] = ()
+        self._publishing = Publishing(carrier, tally, hands_over=hands_over)
         self._told_refused = 0
         self._told_error: TowpathError | None = None
 
@@ -78,8 +75,8 @@ class Inflow:
         Raises:
             TowpathError: the channel takes no more.
         """
-        left, self._left = self._left, ()
-        await self._publish(left)
+        left, self._publishing.left = self._publishing.left, ()
+        await self._publishing.publish(left)
         while not stop.is_set:
             try:
                 data = await self._read(descriptor)
@@ -110,7 +107,7 @@ class Inflow:
 
     def state(self) -> bytes:
         """Return where in the stream this is, for :meth:`restore`: between two batches, or when cancelled."""
-        return repr((self._decoder.state(), list(self._left))).encode()
+        return repr((self._decoder.state(), list(self._publishing.left))).encode()
 
     def restore(self, state: bytes) -> None:
         """Go on inside a stream, where a predecessor stopped.
@@ -119,7 +116,7 @@ class Inflow:
             ValueError: it was one of another framing; nothing was changed.
         """
         decoder_state, left = ast.literal_eval(state.decode())
-        self._left = left
+        self._publishing.left = left
         self._decoder.restore(decoder_state)
         self._told_refused = self._decoder.refused
 
@@ -134,7 +131,7 @@ class Inflow:
         was_refused = self._decoder.refused
         frames = self._decoder.end()
         if is_whole:
-            await self._publish(frames)
+            await self._publishing.publish(frames)
         elif pending_bytes and self._decoder.refused == was_refused:
             self._tally.refuse(1, BadFrame(f"stopped inside a frame, {pending_bytes} bytes after it began"))
         self._tell_refused()
@@ -154,7 +151,7 @@ class Inflow:
         """Publish what the data completes; False when the stream is broken."""
         frames = self._decoder.feed(data)
         self._tell_refused()
-        await self._publish(frames)
+        await self._publishing.publish(frames)
         return not self._decoder.is_broken
 
     def _tell_refused(self) -> None:
@@ -163,32 +160,3 @@ class Inflow:
         if error is not None and error is not self._told_error:
             self._tally.refuse(self._decoder.refused - self._told_refused, error)
             self._told_refused, self._told_error = self._decoder.refused, error
-
-    async def _publish(self, frames: Sequence[bytes]) -> None:
-        limit = self._carrier.message_bytes_max
-        if frames and len(max(frames, key=len)) > limit:
-            too_large = [len(frame) for frame in frames if len(frame) > limit]
-            frames = [frame for frame in frames if len(frame) <= limit]
-            self._tally.refuse(
-                len(too_large),
-                MessageTooLarge(f"a message has {too_large[-1]} bytes; the channel carries {limit}"),
-            )
-        for start in range(0, len(frames), PUBLISH_COUNT_MAX):
-            batch = frames[start : start + PUBLISH_COUNT_MAX]
-            before = self._carrier.published_count
-            try:
-                await self._carrier.publish_many(batch)
-            except (asyncio.CancelledError, TowpathError) as why:
-                # The channel has gone, or draining took too long. Some of the batch may have been published.
-                after = self._carrier.published_count
-                done = after - before if after is not None and before is not None else 0
-                self._tally.count_in(done, sum(map(len, batch[:done])))
-                left = frames[start + done :]
-                if isinstance(why, asyncio.CancelledError) and after is not None and self._hands_over():
-                    self._left = left
-                else:
-                    self._tally.refuse(
-                        len(left), BindingFailed(f"up to {len(left)} messages were read and not carried")
-                    )
-                raise
-            self._tally.count_in(len(batch), sum(map(len, batch)))

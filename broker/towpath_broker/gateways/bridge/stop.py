@@ -53,6 +53,20 @@ class Stop:
         finally:
             loop.remove_reader(descriptor)
 
+    async def writable(self, descriptor: int) -> bool:
+        """Wait until a write would not block. Nobody else may wait on the descriptor.
+
+        Returns:
+            False when stopping was asked for.
+        """
+        loop = asyncio.get_running_loop()
+        wait: asyncio.Future[bool] = loop.create_future()
+        loop.add_writer(descriptor, _resolve, wait, True)
+        try:
+            return await self._ended(wait)
+        finally:
+            loop.remove_writer(descriptor)
+
     async def sleep(self, seconds: float) -> bool:
         """Wait for a time.
 
