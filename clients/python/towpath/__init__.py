@@ -74,13 +74,25 @@ if TYPE_CHECKING:
         Status,
         WatchEvent,
     )
+    from towpath.queues import Delivery
+    from towpath.result import Err, Ok, Result
     from towpath.services.api import Request, Server
     from towpath.states.blocking import State, ValueWatch
     from towpath.sync.api import Channel, Client, Publisher, Subscription, Watch
     from towpath.sync.client import connect
+    from towpath.sync.consuming import Consumer
+    from towpath.sync.transactions import Transaction
+    from towpath.transactions import Committed
 
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
+    "Committed": "towpath.transactions",
+    "Consumer": "towpath.sync.consuming",
+    "Delivery": "towpath.queues",
+    "Err": "towpath.result",
+    "Ok": "towpath.result",
+    "Result": "towpath.result",
+    "Transaction": "towpath.sync.transactions",
     "Value": "towpath._value",
     "ValueWatch": "towpath.states.blocking",
     "State": "towpath.states.blocking",
@@ -164,9 +176,13 @@ __all__ = [
     "ChannelUndeclared",
     "Client",
     "Code",
+    "Committed",
     "ConnectionLost",
+    "Consumer",
     "CorruptRing",
+    "Delivery",
     "DeliveryLost",
+    "Err",
     "FrameTooLarge",
     "GatewayInfo",
     "Headers",
@@ -179,12 +195,14 @@ __all__ = [
     "MessageTooLarge",
     "NoServer",
     "NotSupported",
+    "Ok",
     "PermissionDenied",
     "ProtocolViolation",
     "Publisher",
     "QueueFull",
     "QuotaExceeded",
     "Request",
+    "Result",
     "Server",
     "ServerLost",
     "ServiceFailed",
@@ -198,6 +216,7 @@ __all__ = [
     "SubscriptionNotFound",
     "Timeout",
     "TowpathError",
+    "Transaction",
     "Unauthenticated",
     "Unavailable",
     "Value",

@@ -18,3 +18,13 @@ def misuse(client: towpath.Client, subscription: towpath.Subscription) -> None:
     subscription.receive().payload = b"x"  # wrong
     towpath.Headers(priority="high")  # wrong
     print(text, client.no_such_method())  # wrong
+
+
+def values_that_nobody_looked_for(client: towpath.Client, consumer: towpath.Consumer) -> None:
+    client.try_consume("a.b").receive()  # wrong
+    consumer.try_receive(timeout=1).value.ack()  # wrong
+    consumer.try_receive("1")  # wrong
+    number: int = client.channel("a.b").try_publish(b"x")  # wrong
+    client.transaction().publish("a.b", "text")  # wrong
+    consumer.ack(b"x")  # wrong
+    print(number)

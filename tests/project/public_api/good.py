@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 import towpath
-from towpath import aio, errors
+from towpath import Err, Ok, Result, aio, errors
 
 
 def synchronous() -> None:
@@ -53,3 +53,54 @@ def errors_are_typed(error: towpath.TowpathError) -> None:
     assert_type(error.code, towpath.Code)
     assert_type(error.row.exit_code, int)
     assert_type(errors.error_from_code(40, "late"), towpath.TowpathError)
+
+
+def errors_as_values(client: towpath.Client) -> None:
+    assert_type(client.try_declare("a.b", kind="queue"), Result[towpath.ChannelInfo])
+    assert_type(client.channel("a.b").try_publish(b"x"), Result[int])
+    match client.try_consume("a.b", prefetch=10):
+        case Ok(consumer):
+            assert_type(consumer, towpath.Consumer)
+            match consumer.try_receive(timeout=1):
+                case Ok(delivery):
+                    assert_type(delivery, towpath.Delivery)
+                case Err(error):
+                    assert_type(error, towpath.TowpathError)
+        case Err(error):
+            assert_type(error.hint, str)
+    outcome = client.try_subscribe("a.b")
+    if isinstance(outcome, Ok):
+        assert_type(outcome.value.try_receive_many(), Result[list[towpath.Message]])
+
+
+def queues(client: towpath.Client) -> None:
+    with client.consume("jobs", prefetch=64) as consumer:
+        assert_type(consumer, towpath.Consumer)
+        for delivery in consumer:
+            assert_type(delivery.payload, bytes)
+            assert_type(delivery.attempt, int)
+            assert_type(delivery.headers, towpath.Headers)
+            delivery.extend(10)
+            delivery.nack(delay=1.5, reason="later")
+        consumer.ack(consumer.receive_many(100))
+        consumer.flush(timeout=1)
+        with client.transaction() as transaction:
+            transaction.ack(consumer.receive())
+            transaction.publish("done", b"x", headers=towpath.Headers(message_id="1"))
+            transaction.set("total", b"1", if_version=0)
+        assert_type(transaction.result, towpath.Committed | None)
+
+
+async def queues_with_asyncio() -> None:
+    async with await aio.connect() as client, await client.consume("jobs") as consumer:
+        async for delivery in consumer:
+            delivery.ack()
+        await consumer.flush()
+        match await consumer.try_receive(timeout=0):
+            case Ok(delivery):
+                assert_type(delivery, towpath.Delivery)
+            case Err(error):
+                assert_type(error.code, towpath.Code)
+        async with client.transaction() as transaction:
+            transaction.publish("done", b"x")
+        assert_type(await transaction.try_commit(), Result[towpath.Committed])

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from towpath.aio.api import AsyncChannel, AsyncClient, AsyncPublisher, AsyncSubscription, AsyncWatch
 from towpath.aio.client import connect
+from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.registry import AsyncRegistry
+from towpath.aio.transactions import AsyncTransaction
 from towpath.services.aio_api import AsyncRequest, AsyncServer
 from towpath.states.aio import AsyncState, AsyncValueWatch
 
 __all__ = [
     "AsyncChannel",
     "AsyncClient",
+    "AsyncConsumer",
     "AsyncPublisher",
     "AsyncRegistry",
     "AsyncRequest",
     "AsyncServer",
     "AsyncState",
     "AsyncSubscription",
+    "AsyncTransaction",
     "AsyncValueWatch",
     "AsyncWatch",
     "connect",

@@ -21,6 +21,7 @@ from towpath.aio.kinds import AsyncKinds
 from towpath.asking import Listener
 from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
 from towpath.queues import PREFETCH_DEFAULT
+from towpath.result import attempt_async
 from towpath.services.aio_api import AsyncServices
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
@@ -84,6 +85,9 @@ class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
         :meth:`towpath.Client.subscribe`.
         """
 
+    try_publisher = attempt_async(publisher)
+    try_subscribe = attempt_async(subscribe)
+
 
 class AsyncPublisher(AsyncHandle):
     """One source: this program's presence as a writer on one channel. Attributes as for
@@ -133,6 +137,10 @@ class AsyncPublisher(AsyncHandle):
         """Wait until every subscriber has taken all that was published; see
         :meth:`towpath.Publisher.wait_drained`.
         """
+
+    try_publish = attempt_async(publish)
+    try_publish_many = attempt_async(publish_many)
+    try_flush = attempt_async(flush)
 
 
 class AsyncSubscription(AsyncHandle):
@@ -197,6 +205,9 @@ class AsyncSubscription(AsyncHandle):
                 raise
             yield message
 
+    try_receive = attempt_async(receive)
+    try_receive_many = attempt_async(receive_many)
+
 
 class AsyncWatch(AsyncHandle):
     """The registry's changes, as an asynchronous iterator; survives reconnections, after which it says
@@ -214,6 +225,8 @@ class AsyncWatch(AsyncHandle):
             except (ConnectionLost, Cancelled):
                 return
             yield event
+
+    try_receive = attempt_async(receive)
 
 
 class AsyncChannel(AsyncHandle):
@@ -259,6 +272,11 @@ class AsyncChannel(AsyncHandle):
         """Give the source up; see :meth:`towpath.Channel.close`."""
         self._publisher = None
         await self._client._named_publishers.release(self)
+
+    try_publish = attempt_async(publish)
+    try_publish_many = attempt_async(publish_many)
+    try_subscribe = attempt_async(subscribe)
+    try_consume = attempt_async(consume)
 
 
 class _NamedPublishers:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar, Unpack
 
 from towpath import calls, model
+from towpath.result import attempt_async
 from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
 
 T = TypeVar("T")
@@ -119,3 +120,12 @@ class AsyncRegistry:
     async def status(self) -> model.Status:
         status = await self._call(calls.status())
         return replace(status, channels=tuple(await self.channels()), bindings=tuple(await self.bindings()))
+
+    try_declare = attempt_async(declare)
+    try_undeclare = attempt_async(undeclare)
+    try_channel_info = attempt_async(channel_info)
+    try_channels = attempt_async(channels)
+    try_bind = attempt_async(bind)
+    try_unbind = attempt_async(unbind)
+    try_bindings = attempt_async(bindings)
+    try_status = attempt_async(status)

@@ -19,6 +19,7 @@ from towpath import model
 from towpath._message import Message
 from towpath.errors import Cancelled, ConnectionLost, Timeout
 from towpath.queues import PREFETCH_DEFAULT
+from towpath.result import attempt
 from towpath.services.api import Services
 from towpath.sync.consuming import Consumer
 from towpath.sync.handle import Handle as Handle
@@ -95,6 +96,9 @@ class Client(Kinds, Services, Handle):
         """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
         once is fine.
         """
+
+    try_publisher = attempt(publisher)
+    try_subscribe = attempt(subscribe)
 
 
 class Publisher(Handle):
@@ -198,6 +202,10 @@ class Publisher(Handle):
     def close(self) -> None:
         """Leave the channel. What was published stays for the subscribers to take. More than once is fine."""
 
+    try_publish = attempt(publish)
+    try_publish_many = attempt(publish_many)
+    try_flush = attempt(flush)
+
 
 class Subscription(Handle):
     """One subscription: iterate over it, or receive from it.
@@ -294,6 +302,9 @@ class Subscription(Handle):
     def close(self) -> None:
         """Leave the channel; a waiting receive ends. More than once is fine."""
 
+    try_receive = attempt(receive)
+    try_receive_many = attempt(receive_many)
+
 
 class Watch(Handle):
     """The registry's changes, as an iterator; survives reconnections, after which it says ``reset``."""
@@ -312,6 +323,8 @@ class Watch(Handle):
     @abstractmethod
     def close(self) -> None:
         """Stop watching; an iteration ends."""
+
+    try_receive = attempt(receive)
 
 
 class Channel(Handle):
@@ -361,6 +374,11 @@ class Channel(Handle):
         """Give the source up, unless another handle that is still there publishes through it."""
         self._publisher = None
         self._client._named_publishers.release(self)
+
+    try_publish = attempt(publish)
+    try_publish_many = attempt(publish_many)
+    try_subscribe = attempt(subscribe)
+    try_consume = attempt(consume)
 
 
 class _NamedPublishers:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar, Unpack
 
 from towpath import calls, model
+from towpath.result import attempt
 from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
 
 T = TypeVar("T")
@@ -145,3 +146,12 @@ class Registry:
         """Return what the daemon says of itself."""
         status = self._call(calls.status())
         return replace(status, channels=tuple(self.channels()), bindings=tuple(self.bindings()))
+
+    try_declare = attempt(declare)
+    try_undeclare = attempt(undeclare)
+    try_channel_info = attempt(channel_info)
+    try_channels = attempt(channels)
+    try_bind = attempt(bind)
+    try_unbind = attempt(unbind)
+    try_bindings = attempt(bindings)
+    try_status = attempt(status)
