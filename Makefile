@@ -5,12 +5,14 @@ BIN := .venv/bin
 # For instance PYTEST_ARGS="-n 2 tests/core": two processes, one folder.
 PYTEST_ARGS :=
 FUZZ_SECONDS := 60
+# Where `make install-c` puts the C client; DESTDIR is put before it.
+PREFIX := /usr/local
 # For instance BENCH_ARGS="--quick --only local,peers"; --help lists them.
 BENCH_ARGS :=
 # What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
 SOURCES := $(wildcard clients broker tools tests examples) setup.py
 
-.PHONY: help setup demo test test-long check bench fuzz proto man ext format clean
+.PHONY: help setup demo test test-long check bench fuzz proto man ext install-c format clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -45,6 +47,9 @@ man: setup ## write deploy/man from the command line's own parsers again
 
 ext: ## compile the C extension again, in place
 	@tools/setup.sh --extension
+
+install-c: ## the C client below PREFIX (/usr/local): headers, pkg-config file, towpath.h(3)
+	@tools/install_c.sh "$(PREFIX)"
 
 format: setup ## format and sort imports
 	@$(BIN)/ruff check -q --select I --fix $(SOURCES)

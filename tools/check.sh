@@ -20,6 +20,19 @@ c_headers() {
     done
 }
 
+# What others compile, as they may: C and C++, gcc and, where there is one, clang.
+c_client() {
+    for compiler in gcc clang; do
+        command -v "$compiler" >/dev/null || continue
+        for program in clients/c/examples/*.c; do
+            for language in "c -std=c11" "c++ -std=c++11"; do
+                # shellcheck disable=SC2086
+                "$compiler" -x $language -Wall -Wextra -Werror -fsyntax-only -I clients/c "$program" || return 1
+            done
+        done
+    done
+}
+
 c_extension() {
     include=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
     # As system headers, since what they warn of is not ours to mend.
@@ -40,6 +53,7 @@ check "protos" "$bin/buf" lint
 check "proto format" "$bin/buf" format --diff --exit-code
 check "generated code" generated_code
 check "C headers" c_headers
+check "C client" c_client
 check "C extension" c_extension
 
 if [ -n "$failed" ]; then

@@ -12,6 +12,8 @@
 
 #include "towpath_session.h"
 
+#include <poll.h>
+
 #define TOWPATH_EVENTS_ 16
 
 /* Is this still the process that connected? 0, or a code. */
@@ -58,7 +60,10 @@ static inline int towpath_wait_(struct towpath *client, uint64_t deadline_ns) {
         left_ms = deadline_ns == TPR_FOREVER ? INT32_MAX : (deadline_ns - now_ns + 999999) / 1000000;
     if (client->door.is_deaf && left_ms > TOWPATH_LOOK_MS)
         left_ms = TOWPATH_LOOK_MS;
-    int count = epoll_wait(client->door.poll, event, TOWPATH_EVENTS_, left_ms > INT32_MAX ? INT32_MAX : (int)left_ms);
+    /* Not epoll_wait(2) itself, which a SIGSTOP and a SIGCONT end too, without any handler (signal(7)). */
+    struct pollfd door = {client->door.poll, POLLIN, 0};
+    int is_interrupted = left_ms && poll(&door, 1, left_ms > INT32_MAX ? INT32_MAX : (int)left_ms) < 0 && errno == EINTR;
+    int count = epoll_wait(client->door.poll, event, TOWPATH_EVENTS_, 0);
     client->looked_ns = tpr_monotonic_ns();
     for (int i = 0; i < count; i++) {
         int fd = event[i].data.fd;
@@ -71,9 +76,9 @@ static inline int towpath_wait_(struct towpath *client, uint64_t deadline_ns) {
             towpath_door_rung_(&client->door, fd);
         }
     }
-    if (count < 0 && errno == EINTR)
+    if (is_interrupted)
         return TOWPATH_E_CANCELLED;
-    return count == 0 && client->looked_ns >= deadline_ns ? TOWPATH_E_TIMEOUT : 0;
+    return count <= 0 && client->looked_ns >= deadline_ns ? TOWPATH_E_TIMEOUT : 0;
 }
 
 /* Wait until there is a connection. 0, or a code. */

@@ -24,6 +24,7 @@
 #include "towpath_door.h"
 #include "towpath_headers.h"
 
+#define TOWPATH_VERSION "0.1.0"
 #define TOWPATH_PROTOCOL_VERSION 1u
 #define TOWPATH_CALL_NS UINT64_C(10000000000)
 #define TOWPATH_GRACE_NS UINT64_C(3000000000)
@@ -264,6 +265,15 @@ static inline void towpath_let_go_(struct towpath_subscription *subscription, st
         towpath_release_(subscription, followed);
 }
 
+/* A publisher went on without us: the program is told once. */
+static inline void towpath_overtaken_(struct towpath_subscription *subscription, struct towpath_followed_ *followed) {
+    followed->is_overtaken = 1;
+    towpath_fail_(&subscription->trouble, TOWPATH_E_SLOW_CONSUMER,
+                  "what was not read of that publisher is lost; subscribe again to follow it again",
+                  "this subscription was too slow for publisher %llu of %s, which went on without it",
+                  (unsigned long long)followed->source, followed->channel);
+}
+
 static inline enum tpr_start towpath_start_(const struct tpw_frame *frame) {
     return frame->from_start ? TPR_START_BEGIN : frame->from_history ? TPR_START_HISTORY : TPR_START_TAIL;
 }
@@ -296,7 +306,9 @@ static inline void towpath_source_added_(struct towpath *client, const struct tp
     int code = tpr_reader_add(&subscription->reader, client->door.came[0], frame->slot, frame->source,
                               towpath_start_(frame), doorbell, followed);
     followed->is_followed = code == TPR_OK;
-    if (code != TPR_OK)
+    if (code == TPR_E_LATE) /* it was parted from us before we got to read it; the core will say so too */
+        towpath_overtaken_(subscription, followed);
+    else if (code != TPR_OK)
         towpath_fail_ring_(&subscription->trouble, code, "a publisher is not followed");
 }
 
@@ -354,7 +366,7 @@ static inline void towpath_greet_(struct towpath *client) {
     tpw_out_clear(&client->body);
     tpw_put_number(&client->body, 1, TOWPATH_PROTOCOL_VERSION);
     tpw_put_number(&client->body, 2, TOWPATH_PROTOCOL_VERSION);
-    tpw_put_text(&client->body, 3, "towpath-c/0.1.0");
+    tpw_put_text(&client->body, 3, "towpath-c/" TOWPATH_VERSION);
     tpw_put_text(&client->body, 4, client->name);
     tpw_put_number(&client->body, 5, 1);
     client->connection = TOWPATH_GREETING_;

@@ -83,13 +83,8 @@ static inline void towpath_tend_(struct towpath_subscription *subscription) {
         if (source->state == TPR_SOURCE_VIOLATED)
             towpath_fail_(&subscription->trouble, TOWPATH_E_CORRUPT_RING, "", "publisher %llu of %s is not followed any more: %s",
                           (unsigned long long)source->source, followed->channel, source->violation);
-        if (source->state == TPR_SOURCE_DETACHED) {
-            towpath_fail_(&subscription->trouble, TOWPATH_E_SLOW_CONSUMER,
-                          "what was not read of that publisher is lost; subscribe again to follow it again",
-                          "this subscription was too slow for publisher %llu of %s, which went on without it",
-                          (unsigned long long)source->source, followed->channel);
-            followed->is_overtaken = 1;
-        }
+        if (source->state == TPR_SOURCE_DETACHED)
+            towpath_overtaken_(subscription, followed);
         towpath_unfollow_(subscription, followed);
     }
 }

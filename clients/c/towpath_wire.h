@@ -216,7 +216,7 @@ enum {
 struct tpw_frame {
     uint64_t id;
     uint32_t descriptors;
-    uint32_t body; /* TPW_x, any other number for what is not known here, or 0: none */
+    uint32_t body; /* TPW_x, or 0: none that is known here */
     uint32_t has_error;
     uint32_t error_code, is_retryable;
     struct towpath_bytes error_message, error_hint;
@@ -327,6 +327,19 @@ static inline int tpw_message_decode_(uint32_t message, struct towpath_bytes spa
     return more == 0;
 }
 
+/* Is that a body that a C client understands? */
+static inline int tpw_is_body_(uint32_t number) {
+    static const uint8_t bodies[] = {
+        TPW_ERROR,           TPW_WELCOME,         TPW_DECLARED,       TPW_GOT_CHANNEL,        TPW_PUBLISHED,
+        TPW_ALLOCATED_IDS,   TPW_SOURCE_ATTACHED, TPW_READER_ATTACHED, TPW_FETCHED_READERS,    TPW_SOURCE_ADDED,
+        TPW_SOURCE_GONE,     TPW_READER_ADDED,    TPW_READER_GONE,    TPW_SUBSCRIPTION_ENDED, TPW_PUBLICATION_ENDED,
+        TPW_STALLED_DETACHED, TPW_SOURCE_DETACHED, TPW_PUBLICATION_HELD, TPW_DOORBELL_ADDED};
+    for (size_t i = 0; i < sizeof bodies; i++)
+        if (bodies[i] == number)
+            return 1;
+    return 0;
+}
+
 /* Read a frame (without its length). 1: `frame` says what it was; 0: it is malformed. As protobuf has it, the last of
  * several bodies counts, and what is repeated is merged. */
 static inline int tpw_frame_decode(const void *data, size_t count, struct tpw_frame *frame) {
@@ -341,7 +354,7 @@ static inline int tpw_frame_decode(const void *data, size_t count, struct tpw_fr
             frame->id = field.value;
         else if (field.number == 2 && field.wire == 0)
             frame->descriptors = (uint32_t)field.value;
-        else if (field.number > 3 && field.number < TPW_IN_CHANNEL && field.wire == 2) {
+        else if (field.wire == 2 && tpw_is_body_(field.number)) {
             if (frame->body != field.number) {
                 uint64_t id = frame->id;
                 uint32_t descriptors = frame->descriptors;

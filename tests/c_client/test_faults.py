@@ -1,0 +1,149 @@
+"""What a C program is told when something fails: bad input, a full ring, a fork, a signal, a dead daemon."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import towpath
+from tests.c_client.conftest import PROGRAMS, Running
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+
+Start = Callable[..., Running]
+
+
+def test_bad_input(start: Start, name: str) -> None:
+    program = start("errors", name)
+    program.expect("UNAVAILABLE", "INVALID_ARGUMENT", "CHANNEL_NOT_FOUND", "INVALID_NAME")
+    program.expect("CHANNEL_CONFLICT", "INVALID_ARGUMENT")
+    program.end()
+
+
+def test_a_full_ring(start: Start, client: towpath.Client, name: str) -> None:
+    client.declare(name, ring_bytes=4096)
+    program = start("full", name)
+    program.expect(f"TIMEOUT: the ring of {name} stayed full", "all there", "MESSAGE_TOO_LARGE")
+    program.end()
+
+
+def test_a_stopped_subscriber_is_left_behind(start: Start, client: towpath.Client, name: str) -> None:
+    client.declare(name, ring_bytes=4096, stall_ms_max=200)
+    stopped = start("count", name, "1000")
+    stopped.expect("subscribed")
+    stopped.process.send_signal(signal.SIGSTOP)
+    program = start("stalled", name)
+    program.expect("publishing", "went on without it")
+    program.end()
+    stopped.process.send_signal(signal.SIGCONT)
+    _, complaints = stopped.end(status=1)
+    assert "too slow" in complaints
+
+
+def test_a_fork(start: Start, client: towpath.Client, name: str) -> None:
+    client.declare(name)
+    program = start("fork", name)
+    assert sorted(program.line() for _ in range(3)) == ["after", "before", "child"]
+    program.end()
+
+
+def test_a_signal_ends_a_wait(start: Start, client: towpath.Client, name: str) -> None:
+    client.declare(name)
+    program = start("signal", name)
+    program.expect("waiting")
+    wait_until(lambda: "poll" in Path(f"/proc/{program.process.pid}/wchan").read_text() or sleeps(program))
+    program.process.send_signal(signal.SIGUSR1)
+    program.expect("CANCELLED 1")
+    program.end()
+
+
+def sleeps(program: Running) -> bool:
+    stat = Path(f"/proc/{program.process.pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
+def test_an_undeclared_channel(start: Start, client: towpath.Client, name: str) -> None:
+    client.declare(name)
+    program = start("undeclared", name)
+    program.expect("ready", "last words")
+    client.undeclare(name, force=True)
+    program.expect("CHANNEL_UNDECLARED", "CHANNEL_UNDECLARED")
+    program.end()
+
+
+def test_a_killed_publisher(start: Start, client: towpath.Client, name: str) -> None:
+    """What it had published is all there, and its slot is free again: 300 of them, one after the other."""
+    client.declare(name)
+    reader = start("poll", name)
+    reader.expect("subscribed")
+    for number in range(3):
+        writer = start("lines", name)
+        writer.expect("ready")
+        writer.tell(f"from {number}")
+        reader.expect(f"from {number}")
+        writer.process.kill()
+        writer.process.wait()
+    for number in range(300):
+        with client.publisher(name) as publisher:
+            publisher.publish(b"again %d" % number)
+            reader.expect(f"again {number}")
+    with client.publisher(name) as publisher:
+        publisher.publish(b"end")
+        reader.expect("end")
+    reader.end()
+
+
+@pytest.fixture
+def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
+    with running_daemon(tmp_path) as handle:
+        yield handle
+
+
+def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path], Path]) -> None:
+    """Traffic goes on while the core is away, and after it is back with newcomers too."""
+    with towpath.connect(str(own_daemon.socket)) as client:
+        for channel in ("there", "back"):
+            client.declare(channel)
+        program = Running(programs(PROGRAMS / "client.c"), ("echo", "there", "back"), own_daemon.environment)
+        try:
+            program.expect("ready")
+            subscription, publisher = client.subscribe("back"), client.publisher("there")
+            number = 0
+
+            def goes_round() -> None:
+                nonlocal number
+                number += 1
+                publisher.publish(b"%d" % number, timeout=20)
+                answer = subscription.receive(timeout=20)
+                assert answer is not None
+                assert answer.payload == b"%d" % number
+                assert answer.seq == number
+
+            goes_round()
+            for _ in range(3):
+                pid = own_daemon.core_pid
+                own_daemon.kill_core()
+                for _ in range(10):
+                    goes_round()
+                wait_until(lambda pid=pid: own_daemon.core_pid not in (0, pid))  # type: ignore[misc]
+                with towpath.connect(str(own_daemon.socket)) as other:
+                    wait_until(lambda other=other: other.channel_info("there").subscribers == 1)  # type: ignore[misc]
+                    wait_until(lambda other=other: other.channel_info("back").publishers == 1)  # type: ignore[misc]
+                    with other.subscribe("back") as newcomer:
+                        goes_round()
+                        heard = newcomer.receive(timeout=20)
+                        assert heard is not None
+                        assert heard.seq == number
+            with towpath.connect(str(own_daemon.socket)) as other, other.publisher("there") as late:
+                late.publish(b"end")
+                last = subscription.receive(timeout=20)
+                assert last is not None
+                assert last.payload == b"end"
+                program.expect("ended")
+            program.end()
+        finally:
+            if program.process.poll() is None:
+                program.process.kill()
+            program.process.communicate()
