@@ -90,6 +90,20 @@ class PurePythonMessage:
         assert self._headers is not None
         return self._headers
 
+    def behind(self, nbytes: int, /) -> PurePythonMessage:
+        """The same message without the first bytes of ``headers_raw``: what stands behind an envelope."""
+        return PurePythonMessage(
+            self.payload,
+            seq=self.seq,
+            source=self.source,
+            time_ns=self.time_ns,
+            channel=self.channel,
+            headers_raw=self.headers_raw[nbytes:],
+            missed=self.missed,
+            origin_source=self.origin_source,
+            origin_seq=self.origin_seq,
+        )
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a message is immutable: {name}")
 

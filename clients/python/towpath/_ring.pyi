@@ -73,6 +73,9 @@ class Message:
     def origin_seq(self) -> int:
         """Its seq there; 0 elsewhere."""
 
+    def behind(self, nbytes: int, /) -> Message:
+        """The same message without the first bytes of ``headers_raw``: what stands behind an envelope."""
+
     def __new__(
         cls,
         payload: bytes,

@@ -211,12 +211,32 @@ static PyGetSetDef message_getters[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyObject *message_behind(MessageObject *self, PyObject *value) {
+    uint64_t nbytes;
+    PyObject *headers_raw = NULL;
+    if (tp_uint64(value, "nbytes", &nbytes) < 0)
+        return NULL;
+    size_t size = self->headers_raw ? (size_t)PyBytes_GET_SIZE(self->headers_raw) : 0;
+    if (size > nbytes) {
+        headers_raw = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self->headers_raw) + nbytes, (Py_ssize_t)(size - nbytes));
+        if (!headers_raw)
+            return NULL;
+    }
+    return tp_message_new(Py_NewRef(self->payload), headers_raw, self->channel, &self->numbers);
+}
+
+static PyMethodDef message_methods[] = {
+    {"behind", TP_METHOD(message_behind), METH_O, "The same without the first bytes of headers_raw."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot message_slots[] = {
     {Py_tp_doc, "One received message; immutable."},
     {Py_tp_new, message_make},
     {Py_tp_dealloc, message_dealloc},
     {Py_tp_members, message_members},
     {Py_tp_getset, message_getters},
+    {Py_tp_methods, message_methods},
     {Py_tp_richcompare, message_compare},
     {Py_tp_hash, message_hash},
     {Py_tp_repr, message_repr},

@@ -405,7 +405,7 @@ class LocalAsyncServer(AsyncServer):
                 messages = []
             if messages:
                 self._tell(self._line.take_in(messages))
-                for ticket in self._line.take_refused():
+                for ticket in self._line.take_refused() if self._line.has_refused else ():
                     with contextlib.suppress(TowpathError):
                         error = answering.encode_error(answering.full())
                         await self._send(ticket, envelope.ERROR, error, b"", is_last=True)
@@ -444,11 +444,27 @@ class LocalAsyncRequest(AsyncRequest):
     def __init__(self, server: LocalAsyncServer, ticket: Ticket) -> None:
         self._server = server
         self._ticket = ticket
-        self.channel = server.channel
-        self.message = ticket.message
-        self.principal = ticket.principal
-        self.is_stream = ticket.is_stream
-        self.is_idempotent = ticket.is_idempotent
+        self.payload = ticket.payload
+
+    @property
+    def channel(self) -> str:
+        return self._server.channel
+
+    @property
+    def principal(self) -> str:
+        return self._ticket.principal
+
+    @property
+    def is_stream(self) -> bool:
+        return self._ticket.is_stream
+
+    @property
+    def is_idempotent(self) -> bool:
+        return self._ticket.is_idempotent
+
+    @property
+    def message(self) -> Message:
+        return self._ticket.message
 
     @property
     def is_answered(self) -> bool:

@@ -52,6 +52,7 @@ class Ticket:
     """
 
     __slots__ = (
+        "_raw",
         "call",
         "deadline_ns",
         "is_cancelled",
@@ -59,31 +60,29 @@ class Ticket:
         "is_over",
         "is_stream",
         "is_taken",
-        "message",
+        "payload",
         "principal",
         "source",
         "window",
     )
 
-    def __init__(self, message: Message, asked: envelope.Asked, headers_raw: bytes, principal: str) -> None:
-        self.message = Message(
-            message.payload,
-            seq=message.seq,
-            source=message.source,
-            time_ns=message.time_ns,
-            channel=message.channel,
-            headers_raw=headers_raw,
-        )
-        self.source = message.source
-        self.call = asked.call
-        self.deadline_ns = asked.deadline_ns or None
-        self.is_idempotent = bool(asked.flags & envelope.IDEMPOTENT)
-        self.is_stream = bool(asked.flags & envelope.STREAM)
-        self.window = asked.window
+    def __init__(self, message: Message, source: int, asked: envelope.Asked, principal: str) -> None:
+        _, flags, _, self.window, _, self.call, deadline_ns = asked
+        self._raw = message
+        self.payload = message.payload
+        self.source = source
+        self.deadline_ns = deadline_ns or None
+        self.is_idempotent = flags & envelope.IDEMPOTENT != 0
+        self.is_stream = flags & envelope.STREAM != 0
         self.principal = principal
         self.is_taken = False
         self.is_over = False
         self.is_cancelled = False
+
+    @property
+    def message(self) -> Message:
+        """The request without its envelope."""
+        return self._raw.behind(envelope.REQUEST_BYTES)
 
     @property
     def may_send(self) -> bool:
@@ -110,6 +109,11 @@ class Line:
         self._refused: list[Ticket] = []
 
     @property
+    def has_refused(self) -> bool:
+        """Whether :meth:`take_refused` has some."""
+        return bool(self._refused)
+
+    @property
     def has_work(self) -> bool:
         """Whether :meth:`take` may have one."""
         return bool(self.line) and self.taken < self.concurrency
@@ -120,27 +124,28 @@ class Line:
         """Take what came; return the requests under way that have news (a window, a cancellation)."""
         told: list[Ticket] = []
         has_new = False
+        server = self.state.id
         for message in messages:
-            raw = message.headers_raw
-            asked = envelope.open_request(raw)
-            if asked is None or asked.server != self.state.id:
+            asked = envelope.open_request(message.headers_raw)
+            if asked is None or asked[4] != server:
                 continue
-            key = message.source, asked.call
-            if asked.kind == envelope.REQUEST:
-                party = self.state.parties.get(message.source)
+            kind, source = asked[0], message.source
+            key = source, asked[5]
+            if kind == envelope.REQUEST:
+                party = self.state.parties.get(source)
                 if party is not None and key not in self.requests:
-                    ticket = Ticket(message, asked, raw[envelope.REQUEST_BYTES :], party[1])
+                    ticket = Ticket(message, source, asked, party[1])
                     if len(self.line) >= LINE_MAX or self._line_bytes >= LINE_BYTES_MAX:
                         self._refused.append(ticket)
                         continue
                     self.requests[key] = ticket
                     self.line.append(ticket)
-                    self._line_bytes += len(message.payload)
+                    self._line_bytes += len(ticket.payload)
                     has_new = True
             elif (known := self.requests.get(key)) is not None:
-                if asked.kind == envelope.GRANT:
-                    known.window += asked.window
-                elif asked.kind == envelope.CANCEL:
+                if kind == envelope.GRANT:
+                    known.window += asked[3]
+                elif kind == envelope.CANCEL:
                     self.cancel(known)
                 if known.is_taken:
                     told.append(known)
@@ -182,7 +187,7 @@ class Line:
         """
         while self.has_work:
             ticket = self.line.popleft()
-            self._line_bytes -= len(ticket.message.payload)
+            self._line_bytes -= len(ticket.payload)
             if ticket.is_over:
                 continue
             if ticket.deadline_ns is not None and ticket.deadline_ns <= time.monotonic_ns():

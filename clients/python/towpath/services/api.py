@@ -31,22 +31,35 @@ class Request(ABC):
     any number of :meth:`send` and then :meth:`end` or :meth:`reply`.
 
     Attributes:
-        channel: the service's name.
-        principal: for whom is asked: ``uid:1000``.
-        is_stream: the caller takes any number of replies.
-        is_idempotent: the caller says that carrying it out twice does no harm.
+        payload: what is asked.
     """
 
-    channel: str
-    principal: str
-    is_stream: bool
-    is_idempotent: bool
-    message: Message
+    payload: bytes
 
     @property
-    def payload(self) -> bytes:
-        """What is asked."""
-        return self.message.payload
+    @abstractmethod
+    def message(self) -> Message:
+        """Payload and headers, with the caller's seq."""
+
+    @property
+    @abstractmethod
+    def channel(self) -> str:
+        """The service's name."""
+
+    @property
+    @abstractmethod
+    def principal(self) -> str:
+        """For whom is asked: ``uid:1000``."""
+
+    @property
+    @abstractmethod
+    def is_stream(self) -> bool:
+        """Whether the caller takes any number of replies."""
+
+    @property
+    @abstractmethod
+    def is_idempotent(self) -> bool:
+        """Whether the caller says that carrying it out twice does no harm."""
 
     @property
     def headers(self) -> model.Headers:

@@ -51,39 +51,23 @@ class PendingCall:
         error: why it failed, when it has.
         is_over: nothing more comes.
         is_untouched: it failed, and the server said that it never began.
-        waiter: what a way of waiting keeps here.
     """
 
-    __slots__ = (
-        "attempts",
-        "deadline_ns",
-        "error",
-        "has_begun",
-        "is_idempotent",
-        "is_over",
-        "is_stream",
-        "is_untouched",
-        "number",
-        "owed",
-        "replies",
-        "server",
-        "window",
-    )
+    number = 0
+    server = 0
+    attempts = 0
+    has_begun = False
+    is_over = False
+    is_untouched = False
+    window = 0
+    owed = 0
+    error: TowpathError | None = None
 
     def __init__(self, *, deadline_ns: int | None, is_idempotent: bool, is_stream: bool) -> None:
-        self.number = 0
-        self.server = 0
-        self.attempts = 0
         self.deadline_ns = deadline_ns
         self.is_idempotent = is_idempotent
         self.is_stream = is_stream
-        self.has_begun = False
-        self.is_over = False
-        self.is_untouched = False
-        self.window = 0
-        self.owed = 0
         self.replies: deque[Message] = deque()
-        self.error: TowpathError | None = None
 
     @property
     def has_news(self) -> bool:
@@ -218,27 +202,18 @@ class Calls:
             party = parties.get(message.source)
             if party is None or party[0] != call.server:
                 continue  # somebody answers in another's name
-            self._reply(call, opened[0], message, raw[envelope.REPLY_BYTES :])
+            self._reply(call, opened[0], message, len(raw) - envelope.REPLY_BYTES)
             told.append(call)
         return told
 
-    def _reply(self, call: PendingCall, kind: int, message: Message, headers_raw: bytes) -> None:
+    def _reply(self, call: PendingCall, kind: int, message: Message, headers_bytes: int) -> None:
         if kind == envelope.REPLY or (kind == envelope.PART and call.is_stream):
             call.has_begun = True
-            call.window -= envelope.part_bytes(len(message.payload), len(headers_raw))
+            call.window -= envelope.part_bytes(len(message.payload), headers_bytes)
             if kind == envelope.PART and call.window < -self.source.writer.message_bytes_max:
                 self.end(call, ProtocolViolation("the server sends more than it was asked for"))
                 return
-            call.replies.append(
-                Message(
-                    message.payload,
-                    seq=message.seq,
-                    source=message.source,
-                    time_ns=message.time_ns,
-                    channel=message.channel,
-                    headers_raw=headers_raw,
-                )
-            )
+            call.replies.append(message.behind(envelope.REPLY_BYTES))
             if kind == envelope.REPLY:
                 self.end(call)
         elif kind == envelope.END and call.is_stream:

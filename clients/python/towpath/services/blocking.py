@@ -172,6 +172,8 @@ class LocalCaller:
                 break
             self._find_server(call, wait=wait)
         try:
+            if self._replies.ended is not None:  # nobody would look again
+                raise self._replies.ended.again()
             if self._try_publish(payload, headers_raw) <= 0:
                 self._requests._publish_waiting(payload, headers_raw, call.deadline_ns)
             if self._source.writer.readers_changed:
@@ -243,7 +245,7 @@ class LocalCaller:
         """Read once; see :class:`Relay`."""
         state = self._replies
         try:
-            messages = self._receive(READ_COUNT, READ_BYTES, 0 if self.ended else remaining_ns(deadline))
+            messages = self._receive(READ_COUNT, READ_BYTES, remaining_ns(deadline))
         except ValueError:  # it was closed
             messages = []
         if messages:
@@ -301,10 +303,11 @@ class LocalServer(Server):
         deadline = deadline_ns(timeout)
         line, state = self._line, self._state
         while True:
-            with self._lock:
-                ticket = line.take()
-            if ticket is not None:
-                return LocalRequest(self, ticket)
+            if line.line:
+                with self._lock:
+                    ticket = line.take()
+                if ticket is not None:
+                    return LocalRequest(self, ticket)
             if state.ended is not None:
                 raise state.ended.again()
             if not self._relay.wait(_LINE, lambda: line.has_work or state.ended is not None, deadline):
@@ -420,10 +423,10 @@ class LocalServer(Server):
         if messages:
             with self._lock:
                 told = self._line.take_in(messages)
-                new = len(self._line.line)
-            for _ in range(min(new, len(messages))):
-                self._relay.wake(_LINE)
-            for ticket in self._line.take_refused():
+            if self._relay.has_sleepers:
+                for _ in range(min(len(self._line.line), len(messages))):
+                    self._relay.wake(_LINE)
+            for ticket in self._line.take_refused() if self._line.has_refused else ():
                 with contextlib.suppress(TowpathError):
                     self._send(
                         ticket, envelope.ERROR, answering.encode_error(answering.full()), b"", is_last=True
@@ -452,11 +455,27 @@ class LocalRequest(Request):
     def __init__(self, server: LocalServer, ticket: Ticket) -> None:
         self._server = server
         self._ticket = ticket
-        self.channel = server.channel
-        self.message = ticket.message
-        self.principal = ticket.principal
-        self.is_stream = ticket.is_stream
-        self.is_idempotent = ticket.is_idempotent
+        self.payload = ticket.payload
+
+    @property
+    def channel(self) -> str:
+        return self._server.channel
+
+    @property
+    def principal(self) -> str:
+        return self._ticket.principal
+
+    @property
+    def is_stream(self) -> bool:
+        return self._ticket.is_stream
+
+    @property
+    def is_idempotent(self) -> bool:
+        return self._ticket.is_idempotent
+
+    @property
+    def message(self) -> Message:
+        return self._ticket.message
 
     @property
     def is_answered(self) -> bool:

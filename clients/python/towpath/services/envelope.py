@@ -25,7 +25,7 @@ Both ends are checked by nobody but each other: whatever does not follow this is
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 REQUEST: Final = 1
 CANCEL: Final = 2
@@ -53,15 +53,10 @@ REQUEST_BYTES: Final = _REQUEST.size
 REPLY_BYTES: Final = _REPLY.size
 
 
-class Asked(NamedTuple):
-    """A request's envelope."""
-
-    kind: int
-    flags: int
-    window: int
-    server: int
-    call: int
-    deadline_ns: int
+Asked = tuple[int, int, int, int, int, int, int]
+"""A request's envelope: kind, flags, 0, window, server, call, deadline_ns. Plain, because there is one per
+request.
+"""
 
 
 def request(
@@ -80,16 +75,16 @@ def open_request(raw: bytes) -> Asked | None:
     """Read the envelope that a record's headers begin with; None where there is none."""
     if len(raw) < REQUEST_BYTES:
         return None
-    kind, flags, _, window, server, call, deadline_ns = _REQUEST.unpack_from(raw)
-    return Asked(kind, flags, window, server, call, deadline_ns)
+    opened: Asked = _REQUEST.unpack_from(raw)
+    return opened
 
 
 def open_reply(raw: bytes) -> tuple[int, int] | None:
     """The same for a reply: its kind and call."""
     if len(raw) < REPLY_BYTES:
         return None
-    kind, call = _REPLY.unpack_from(raw)
-    return kind, call
+    opened: tuple[int, int] = _REPLY.unpack_from(raw)
+    return opened
 
 
 def part_bytes(payload_bytes: int, headers_bytes: int) -> int:

@@ -33,6 +33,11 @@ class Relay:
         self._is_reading = False
         self._asleep: dict[Hashable, deque[threading.Lock]] = {}
 
+    @property
+    def has_sleepers(self) -> bool:
+        """Whether anybody waits for who reads."""
+        return bool(self._asleep)
+
     def wait(self, key: Hashable, is_done: Callable[[], bool], deadline: int | None) -> bool:
         """Wait until something is so.
 

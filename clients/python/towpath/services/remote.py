@@ -27,6 +27,7 @@ from towpath._message import Message
 from towpath.errors import (
     Cancelled,
     ConnectionLost,
+    MessageTooLarge,
     NoServer,
     ProtocolViolation,
     Timeout,
@@ -94,6 +95,7 @@ class RemoteAsyncCaller:
         request = CallRequest(channel=self.name, payload=bytes(payload), is_idempotent=is_idempotent)
         if headers is not None:
             request.headers.CopyFrom(convert.headers_to_proto(headers))
+        _check_size(request, self._session)
         return request
 
     async def _replies(
@@ -298,11 +300,9 @@ class RemoteAsyncRequest(AsyncRequest):
         request = response.request
         self._server = server
         self.number = request.request
-        self.channel = server.channel
-        self.principal = request.principal
-        self.is_stream = request.is_stream
-        self.is_idempotent = request.is_idempotent
-        self.message = Message(
+        self.payload = request.payload
+        self._request = request
+        self._message = Message(
             request.payload,
             seq=request.request,
             source=0,
@@ -315,6 +315,26 @@ class RemoteAsyncRequest(AsyncRequest):
         self._is_over = False
         self._is_cancelled = False
         self._news = News()
+
+    @property
+    def channel(self) -> str:
+        return self._server.channel
+
+    @property
+    def principal(self) -> str:
+        return self._request.principal
+
+    @property
+    def is_stream(self) -> bool:
+        return self._request.is_stream
+
+    @property
+    def is_idempotent(self) -> bool:
+        return self._request.is_idempotent
+
+    @property
+    def message(self) -> Message:
+        return self._message
 
     def cancel(self) -> None:
         """Nobody waits for an answer any more."""
@@ -349,7 +369,9 @@ class RemoteAsyncRequest(AsyncRequest):
         return lambda: self._news.callbacks.discard(look)
 
     async def reply(self, payload: Buffer = b"", *, headers: model.Headers | None = None) -> None:
-        await self._last(_reply(payload, headers, is_last=True))
+        reply = _reply(payload, headers, is_last=True)
+        _check_size(reply, self._server._session)
+        await self._last(reply)
 
     async def end(self) -> None:
         if not self.is_stream:
@@ -379,6 +401,7 @@ class RemoteAsyncRequest(AsyncRequest):
         if self._is_over:
             return False
         reply = _reply(payload, headers, is_last=False)
+        _check_size(reply, self._server._session)
         self._window -= envelope.part_bytes(len(reply.payload), reply.headers.ByteSize())
         return await self._server._send(self, reply)
 
@@ -392,3 +415,13 @@ def _reply(payload: Buffer, headers: model.Headers | None, *, is_last: bool) -> 
     if headers is not None:
         reply.headers.CopyFrom(convert.headers_to_proto(headers))
     return reply
+
+
+def _check_size(message: CallRequest | Reply, session: Session) -> None:
+    """Refuse what the gateway would not take: it would close the connection, and end all that is on it."""
+    size = len(message.payload) + message.headers.ByteSize()
+    if size > session.message_bytes_max:
+        raise MessageTooLarge(
+            f"a message of {size} bytes; at most {session.message_bytes_max} go through the gateway",
+            hint="send it in pieces: a reply as a stream, a request as several",
+        )

@@ -102,11 +102,27 @@ class RemoteRequest(Request):
     def __init__(self, portal: Portal, inner: AsyncRequest) -> None:
         self._portal = portal
         self._inner = inner
-        self.channel = inner.channel
-        self.principal = inner.principal
-        self.is_stream = inner.is_stream
-        self.is_idempotent = inner.is_idempotent
-        self.message = inner.message
+        self.payload = inner.payload
+
+    @property
+    def channel(self) -> str:
+        return self._inner.channel
+
+    @property
+    def principal(self) -> str:
+        return self._inner.principal
+
+    @property
+    def is_stream(self) -> bool:
+        return self._inner.is_stream
+
+    @property
+    def is_idempotent(self) -> bool:
+        return self._inner.is_idempotent
+
+    @property
+    def message(self) -> Message:
+        return self._inner.message
 
     @property
     def is_answered(self) -> bool:
