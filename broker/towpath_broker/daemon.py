@@ -8,9 +8,10 @@ Theory of operation
     door. The loss of the control socket means that the supervisor is gone, and ends the process at once.
 
     Order at the end (``drain``): stop accepting; close the connections, so that the core learns of the end
-    of each session; let the engine finish what it has, commit, and take a snapshot; close the journal. With
-    ``keep``, when a successor will go on with what is stored, no session is ended and no ring closed: to
-    everybody else it is as if the core had been killed, but nothing is half-done in the journal.
+    of each session; let the engine finish what it has, commit, and take a snapshot, and the data plane's
+    engine finish and commit; close the journal and the store. With ``keep``, when a successor will go on with
+    what is stored, no session is ended and no ring closed: to everybody else it is as if the core had been
+    killed, but nothing is half-done in the journal.
 
     While the engine comes round the supervisor is told so (``beat``), if it wants to know.
 
@@ -28,6 +29,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -226,6 +228,7 @@ class Daemon:
             "journal_records": engine.records,
             "journal_commits": engine.appends,
             "snapshots": engine.snapshots,
+            **self._data_counters(),
             "sources": machine.sources,
             "readers": machine.readers,
             "rings_held": rings,
@@ -233,6 +236,27 @@ class Daemon:
             "doorbells_held": doorbells,
             "own_sources": own_sources,
             "publish_bytes_waiting": waiting_bytes,
+        }
+
+    def _data_counters(self) -> Mapping[str, int]:
+        data = self._data.statistics()
+        both = (data.memory, data.durable)
+        counted: Counter[str] = Counter()
+        for machine in both:
+            counted.update(machine.counters)
+        return {
+            "data_commands": sum(machine.commands for machine in both),
+            "data_rounds": data.rounds,
+            "store_commits": data.commits,
+            "store_rows": data.rows,
+            "store_full": data.store_full,
+            "messages_held": sum(machine.messages for machine in both),
+            "message_bytes_held": sum(machine.content_bytes for machine in both),
+            "value_bytes_held": sum(machine.value_bytes for machine in both),
+            "deliveries_expired": counted["expired"],
+            "dead_letters": counted["dead_letters"],
+            "dead_letters_lost": counted["dead_letters_lost"],
+            "messages_dropped": counted["dropped"],
         }
 
     # ---- the supervisor ----

@@ -12,7 +12,14 @@ from unittest.mock import patch
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.core.data.rig import MS, Rig
 from towpath_broker.core.commands import ChannelOptions, Kind
@@ -269,5 +276,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert dead is not None and dead.messages == len(self.dead)
 
 
-QueueMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
-TestQueue = QueueMachine.TestCase
+def test_a_queue_is_as_the_naive_model_says() -> None:
+    run_state_machine_as_test(
+        QueueMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
+    )

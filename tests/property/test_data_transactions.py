@@ -11,7 +11,13 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.core.data.rig import Rig
 from towpath.errors import DeliveryLost, InvalidArgument, QueueFull, TowpathError, VersionConflict
@@ -197,5 +203,7 @@ class TransactionMachine(RuleBasedStateMachine):
         assert {name: seq for name, seq, _ in places} == self.world.places
 
 
-TransactionMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
-TestTransactions = TransactionMachine.TestCase
+def test_transactions_are_as_the_naive_model_says() -> None:
+    run_state_machine_as_test(
+        TransactionMachine, settings=settings(max_examples=80, stateful_step_count=25, deadline=None)
+    )
