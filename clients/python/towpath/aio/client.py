@@ -41,7 +41,8 @@ from towpath.errors import (
     VersionMismatch,
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
-from towpath.services.aio import AsyncCallers, LocalAsyncCaller, LocalAsyncServer
+from towpath.services.aio_caller import AsyncCallers, LocalAsyncCaller
+from towpath.services.aio_server import LocalAsyncServer
 from towpath.states.page import Page
 from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
@@ -196,9 +197,7 @@ class LocalAsyncClient(AsyncClient):
     async def _value_page(self, name: str) -> Page:
         await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
         attached: asyncio.Future[Page | TowpathError] = self._loop.create_future()
-        self._protocol.attach_value(
-            name, lambda page: None if attached.done() else attached.set_result(page)
-        )
+        self._protocol.attach_value(name, lambda page: None if attached.done() else attached.set_result(page))
         self._flush()
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):

@@ -12,8 +12,9 @@ Theory of operation
     The core says who maps what, and when somebody died (``towpath_broker.core.roles``). From afar requests
     and replies are frames, and the gateway is the local caller or server.
 
-    ``asking`` holds what a caller knows, ``answering`` what a server knows: both sans-I/O. ``blocking`` and
-    ``aio`` are the two ways of waiting for them; ``remote`` and ``remote_aio`` do the same from afar.
+    ``asking`` holds what a caller knows, ``answering`` what a server knows: both sans-I/O. ``caller`` and
+    ``server`` wait for them in threads, ``aio_caller`` and ``aio_server`` on an event loop; ``remote`` and
+    ``remote_blocking`` do the same from afar. ``api`` and ``aio_api`` are what programs see.
 
 Invariants
     A request is handed to at most one server at a time, and, unless it is idempotent, to a second one only

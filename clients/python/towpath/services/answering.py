@@ -12,7 +12,7 @@ Invariants
     ``requests`` has the requests in line and under way, each once. ``taken`` counts those under way. The line
     has at most ``LINE_MAX`` requests; one more is refused, and its caller told.
 
-Not here: threads, waiting (``blocking``, ``aio``).
+Not here: threads, waiting (``server``, ``aio_server``).
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ LINE_BYTES_MAX: Final = 64 << 20
 LimitExceeded.
 """
 CONCURRENCY_MAX: Final = 4096
+ANSWER_TIMEOUT_S: Final = 1.0
+"""How long an answer waits for room in the ring of a caller that does not read; then that caller is given
+up.
+"""
 ERROR_CHARS_MAX: Final = 4096
 """What of an error's text reaches the caller."""
 

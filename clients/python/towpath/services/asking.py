@@ -13,7 +13,7 @@ Invariants
     ``outstanding`` counts the calls that are sent and not over, per server; no call is in ``pending`` after
     it is over. A reply counts only when it comes from the server that the call was sent to.
 
-Not here: threads, waiting (``blocking``, ``aio``).
+Not here: threads, waiting (``caller``, ``aio_caller``).
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ ATTEMPTS_MAX: Final = 8
 """Servers that one call is sent to, one after the other, when they go away."""
 
 
+READ_COUNT: Final = 256
+READ_BYTES: Final = 1 << 20
+"""What one look into the rings takes along."""
+BEGIN_LOOK_S: Final = 0.0005
+"""How often a caller looks whether a server that has just come reads it; a moment after the server came."""
 GONE: Final = -2
 """The load of a server that has left."""
 

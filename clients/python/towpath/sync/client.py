@@ -41,7 +41,8 @@ from towpath.errors import (
 )
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.api import Server
-from towpath.services.blocking import Callers, LocalCaller, LocalServer
+from towpath.services.caller import Callers, LocalCaller
+from towpath.services.server import LocalServer
 from towpath.states.page import Page
 from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
