@@ -73,6 +73,10 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import sub
 
         return sub.run(arguments)
+    if verb == "take":
+        from towpath.cli import take
+
+        return take.run(arguments)
     if verb in ("call", "answer"):
         from towpath.cli import services
 

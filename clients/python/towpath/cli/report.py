@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from towpath._value import Value
+    from towpath.queues import Delivery
 
 _NS_PER_S: Final = 1_000_000_000
 _LOOKS: Final = {
@@ -157,6 +158,21 @@ def value_json_line(value: Value) -> bytes:
         "payload": payload if value.is_set else None,
         "encoding": encoding,
         "headers": _headers_document(value.headers),
+    }
+    return to_json_line(document).encode()
+
+
+def delivery_json_line(delivery: Delivery) -> bytes:
+    """A delivery's JSON form on one line: as a message's, with ``attempt`` in the place of ``source``."""
+    payload, encoding = _text_or_base64(delivery.payload)
+    document = {
+        "channel": delivery.channel,
+        "seq": delivery.seq,
+        "attempt": delivery.attempt,
+        "time_ns": delivery.time_ns,
+        "payload": payload,
+        "encoding": encoding,
+        "headers": _headers_document(delivery.headers),
     }
     return to_json_line(document).encode()
 

@@ -273,6 +273,36 @@ def _sub(parser: ArgumentParser) -> None:
     )
 
 
+def _take(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="QUEUE")
+    parser.add_argument(
+        "command", metavar="CMD", nargs="*", type=values.data, help="and its arguments, after --"
+    )
+    parser.add_argument("-n", "--count", metavar="N", type=values.count, help="leave after N messages")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=values.seconds,
+        help="leave when nothing came for so long, with exit code 124",
+    )
+    parser.add_argument(
+        "--concurrency",
+        metavar="N",
+        type=values.count,
+        default=1,
+        help="run so many programs at a time. Default: 1",
+    )
+    parser.add_argument(
+        "--delay",
+        metavar="SECONDS",
+        type=values.seconds,
+        default=1.0,
+        help="before a message is tried again whose program failed, at most a day. Default: 1",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of programs that failed")
+    parser.add_argument("--json", action="store_true", help="without CMD: print one JSON object on each line")
+
+
 def _add_headers(parser: ArgumentParser) -> None:
     headers = parser.add_argument_group("headers")
     headers.add_argument(
@@ -500,6 +530,23 @@ VERBS: Final = {
                 "towpath sub 'plant.>' --meta",
                 "towpath sub orders --start all",
                 "towpath sub orders --place billing --start all",
+            ),
+        ),
+        Verb(
+            "take",
+            "Messages",
+            "take messages out of a queue, and run a program for each",
+            _take,
+            "The program gets the message on standard input. Its exit status settles it: 0, it is done; 65, "
+            "it is rejected, and becomes a dead letter; any other, it is tried again after --delay. While it "
+            "runs the message is its own. In its environment: TOWPATH_CHANNEL, TOWPATH_SEQ, TOWPATH_ATTEMPT "
+            "(from 1), TOWPATH_CONTENT_TYPE, TOWPATH_KEY. Without a program messages are printed, a line "
+            "each, and done when they are written.",
+            (
+                "towpath declare jobs --kind queue --durable --max-deliveries 5 --dead-letter jobs.dead",
+                "towpath take jobs -- ./job.sh",
+                "towpath take jobs --concurrency 4 -- sh -c 'convert - -resize 50% out/$TOWPATH_SEQ.jpg'",
+                "towpath take jobs --count 1 --timeout 5",
             ),
         ),
         Verb(

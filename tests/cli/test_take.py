@@ -1,0 +1,104 @@
+"""`towpath take`: messages of a queue to standard output, or each to a program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import towpath
+
+Take = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def take(daemon: Path) -> Take:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "towpath", "take", "--socket", str(daemon), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def left_in(client: towpath.Client, queue: str) -> list[tuple[bytes, int]]:
+    with client.consume(queue) as consumer:
+        found = []
+        while batch := consumer.receive_many(timeout=0.1):
+            found += [(delivery.payload, delivery.attempt) for delivery in batch]
+        return found
+
+
+def test_messages_are_printed_and_done(client: towpath.Client, take: Take) -> None:
+    client.declare("take.plain", kind="queue")
+    client.publisher("take.plain").publish_many([b"one", b"two", b"three"])
+    run = take("take.plain", "--count", "2")
+    assert (run.returncode, run.stdout) == (0, "one\ntwo\n")
+    run = take("take.plain", "--json", "--count", "1")
+    document = json.loads(run.stdout)
+    # It may have been on its way to the one before.
+    assert (document["payload"], document["seq"]) == ("three", 3)
+    assert document["attempt"] >= 1
+    run = take("take.plain", "--timeout", "0.05")
+    assert (run.returncode, run.stdout) == (124, "")
+    assert left_in(client, "take.plain") == []
+
+
+def test_each_message_is_given_to_a_program(client: towpath.Client, take: Take) -> None:
+    client.declare("take.program", kind="queue")
+    headers = towpath.Headers(key=b"k", content_type="text/plain")
+    client.publisher("take.program").publish_many([b"a", b"b"], headers=headers)
+    script = (
+        'read x; echo "$x $TOWPATH_CHANNEL $TOWPATH_SEQ $TOWPATH_ATTEMPT $TOWPATH_KEY $TOWPATH_CONTENT_TYPE"'
+    )
+    run = take("take.program", "--count", "2", "--", "sh", "-c", script)
+    assert run.returncode == 0
+    assert run.stdout.splitlines() == ["a take.program 1 1 k text/plain", "b take.program 2 1 k text/plain"]
+    assert left_in(client, "take.program") == []
+
+
+def test_the_exit_status_settles_the_message(client: towpath.Client, take: Take) -> None:
+    client.declare("take.dead", kind="queue")
+    client.declare("take.status", kind="queue", dead_letter="take.dead")
+    client.publisher("take.status").publish_many([b"0", b"65", b"7"])
+    script = 'read status; echo "it is $status" >&2; exit $status'
+    run = take("take.status", "--count", "3", "--delay", "0", "--", "sh", "-c", script)
+    assert run.returncode == 0
+    assert "exit status 7: it is 7" in run.stderr
+    assert left_in(client, "take.status") == [(b"7", 2)]
+    with client.consume("take.dead") as dead:
+        letter = dead.receive(timeout=10)
+        assert letter.payload == b"65"
+        assert "it is 65" in letter.headers.user["towpath-dead-letter-reason"]
+
+
+def test_a_program_may_take_longer_than_the_queues_deadline(client: towpath.Client, take: Take) -> None:
+    client.declare("take.slow", kind="queue", ack_ms=600)
+    client.publisher("take.slow").publish(b"x")
+    run = take("take.slow", "--count", "1", "--", "sleep", "1.5")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert left_in(client, "take.slow") == []
+
+
+def test_several_programs_run_at_a_time(client: towpath.Client, take: Take) -> None:
+    client.declare("take.many", kind="queue")
+    client.publisher("take.many").publish_many([b"%d" % number for number in range(6)])
+    run = take("take.many", "--count", "6", "--concurrency", "3", "--", "sh", "-c", "read x; echo $x")
+    assert run.returncode == 0
+    assert sorted(run.stdout.split()) == [str(number) for number in range(6)]
+    assert left_in(client, "take.many") == []
+
+
+def test_what_is_no_queue_and_what_is_no_program(client: towpath.Client, take: Take) -> None:
+    client.declare("take.topic")
+    assert take("take.topic", "--count", "1").returncode == 2
+    run = take("take.topic", "--", "no-such-program-at-all")
+    assert run.returncode == 2
+    assert "no-such-program-at-all" in run.stderr
