@@ -415,13 +415,8 @@ class DataEngine:
         lane = self._lane_of.get(letters.channel)
         if lane is not None:
             lane.submit(c.PostLetters(letters.channel, letters.run, letters.priority))
-            return
-        count = len(letters.run.payloads)
-        self._emit(
-            e.Warn(
-                f"{count} dead letters are lost: channel {letters.channel!r} is no queue and no durable topic"
-            )
-        )
+        else:
+            self._emit(letters)
 
     async def _load(self, effect: Asked) -> None:
         brought = await asyncio.get_running_loop().run_in_executor(self._reader, read, self._store, effect)

@@ -169,7 +169,7 @@ class ChannelSettings:
     )
     dead_letter: str | None = setting(
         None,
-        "Queues: the queue or durable topic to which dead letters go. Empty: they are dropped, and counted.",
+        "Queues: the queue or topic to which dead letters go. Empty: they are dropped, and counted.",
         maximum=255,
     )
     retain_bytes: int | None = _option("retain_bytes", "Durable topics: bytes that are kept; 0: no bound.")

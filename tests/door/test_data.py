@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import towpath
 from tests.door.raw import RawClient
-from tests.support.daemon import DaemonHandle
+from tests.support.daemon import DaemonHandle, wait_until
 from towpath.errors import Code
 from towpath.v1 import channels_pb2, frame_pb2, queues_pb2, registry_pb2, store_pb2, values_pb2
 from towpath.v1.frame_pb2 import Frame
@@ -208,3 +209,23 @@ def test_a_publication_that_waits_is_withdrawn(daemon: DaemonHandle) -> None:
         client.send(Frame(id=7, cancel=frame_pb2.Cancel()))
         answer = client.receive()
         assert (answer.id, int(answer.error.code)) == (7, Code.CANCELLED)
+
+
+def test_dead_letters_go_to_a_topic_too(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client, towpath.connect(str(daemon.socket)) as watcher:
+        declare(client, "letters", "topic")
+        for name, target in (("sick", "letters"), ("gone", "nowhere")):
+            declare(client, name, "queue", max_deliveries=1, dead_letter=target)
+            publish(client, name, b"poison")
+        with watcher.subscribe("letters") as letters:
+            for call, name in enumerate(("sick", "gone"), 50):
+                consumer = consume(client, name, 1, call=call)
+                deliveries(client, 1)
+                returned = queues_pb2.ReturnedRange(reason="no")
+                returned.deliveries.first = returned.deliveries.last = 1
+                request = queues_pb2.SettleRequest(consumer=consumer, returned=[returned])
+                client.ask(Frame(id=call + 10, settle_request=request))
+            letter = letters.receive(timeout=20)
+            assert letter.payload == b"poison"
+            assert letter.headers.user["towpath-dead-letter-queue"] == "sick"
+        wait_until(lambda: any("'nowhere'" in each for each in watcher.status().warnings))

@@ -238,13 +238,13 @@ async def test_a_deadline_passes_without_anybody_asking() -> None:
 
 
 @on_a_loop
-async def test_dead_letters_for_what_is_no_queue_are_told() -> None:
+async def test_dead_letters_for_what_the_data_plane_does_not_have_go_to_the_door() -> None:
     async with running() as bench:
         bench.publish("lost", b"a")
         bench.submit(c.Consume(bench.caller(2), "lost", 1))
         await bench.until(lambda: bench.delivered() == [b"a"])
         bench.submit(c.EndSession(SessionId(2)))
-        await bench.until(lambda: any(isinstance(each, e.Warn) for each in bench.shown))
+        await bench.until(lambda: any(isinstance(each, e.DeadLetters) for each in bench.shown))
 
 
 @on_a_loop

@@ -447,6 +447,15 @@ class Publish(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class PublishLetters(Command):
+    """Dead letters of a queue, for a topic. There is nobody to be refused: what is lost makes a warning."""
+
+    channel: str
+    payloads: Sequence[bytes]
+    headers: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportPresence(Command):
     """From the data plane: who is on one of its channels now.
 

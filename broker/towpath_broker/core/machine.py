@@ -148,6 +148,7 @@ class Machine:
             c.DetachStalled: self._detach_stalled,
             c.Publish: self._publish,
             c.ReportPresence: self._report_presence,
+            c.PublishLetters: self._publish_letters,
             c.CloseOwnSource: self._close_own_source,
             c.ShowStored: lambda command: self._show_stored(command.channel),
             c.RecoverOwn: self._recover_own,
@@ -715,6 +716,20 @@ class Machine:
             return self._own.ensure_intake(channel, self._registry.limits)
         except LimitExceeded:
             return []
+
+    def _publish_letters(self, command: c.PublishLetters) -> list[Effect]:
+        try:
+            channel = self._registry.require(command.channel)
+            check_kind(channel.name, channel.options.kind, c.SourceRole.PUBLISHER)
+            mediating = self._own.ensure_intake(channel, self._registry.limits)
+            source, effects = self._own.ensure_source(channel, self._registry.limits)
+        except TowpathError as error:
+            return [e.Warn(f"{len(command.payloads)} dead letters are lost: {error}")]
+        session = source.session
+        write = e.WriteMessages(
+            session.id, CallId(0), session.principal, source.id, command.payloads, command.headers
+        )
+        return [*mediating, *effects, write]
 
     def _close_own_source(self, command: c.CloseOwnSource) -> list[Effect]:
         source = self._topics.sources.get(command.source)

@@ -274,6 +274,9 @@ class Door:
                 self._values.show(effect.channel, effect.value)
             case data_effects.ShareValue():
                 self._share_value(effect)
+            case data_effects.DeadLetters():
+                run = effect.run
+                self.submit(commands.PublishLetters(effect.channel, run.payloads, run.headers))
             case data_effects.PresenceChanged():
                 self.submit(commands.ReportPresence(effect.channel, effect.publishers, effect.subscribers))
             case data_effects.Warn():
@@ -320,7 +323,13 @@ class Door:
             connection.answer(translate.reply_frame(effect.call, request, effect.body))
 
     def _write(self, effect: effects.WriteMessages) -> None:
-        """Write for a connection that is there and still wants it."""
+        """Write for a connection that is there and still wants it; or for the core itself."""
+        if effect.session == self.mediator.session:
+            try:
+                self.mediator.write(effect)
+            except TowpathError as error:
+                self._warn(f"{len(effect.payloads)} dead letters are lost: {error}")
+            return
         connection = self._sessions.get(effect.session)
         if connection is None or connection.is_withdrawn(effect.call):
             return
@@ -338,6 +347,8 @@ class Door:
     def _not_written(self, publication: Publication, error: TowpathError) -> None:
         if (connection := self._sessions.get(publication.session)) is not None:
             connection.refuse(publication.call, partly(error, publication))
+        elif publication.session == self.mediator.session:
+            self._warn(f"{len(publication.payloads) - publication.done} dead letters are lost: {error}")
 
     def _hold(self, session: SessionId, source: SourceId, error: TowpathError | None) -> None:
         if (connection := self._sessions.get(session)) is not None:

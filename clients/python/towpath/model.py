@@ -72,7 +72,7 @@ class KeepingOptions(TypedDict, total=False):
             (30,000).
         max_deliveries: how often a queue delivers a message before it becomes a dead letter; 0 (unless
             stated): without end.
-        dead_letter: the queue or durable topic to which a queue's dead letters go; empty (unless stated):
+        dead_letter: the queue or topic to which a queue's dead letters go; empty (unless stated):
             they are dropped, and counted.
         retain_bytes, retain_ms, retain_messages: what a durable topic keeps; 0: no such bound. 1 GiB, of any
             age and number, unless stated.

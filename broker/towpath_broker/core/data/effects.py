@@ -275,8 +275,9 @@ class FindByTime:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Publish on a channel that is not of this machine (``PostLetters``): they have left their queue. Where
-    that cannot be they are lost, and an operator is told."""
+    """Publish on a channel that is not of this machine: ``PostLetters`` to the other one, or, where that has
+    none of the name either, on a topic. They have left their queue: where it cannot be they are lost, and an
+    operator is told."""
 
     channel: str
     run: Run

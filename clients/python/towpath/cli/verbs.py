@@ -153,7 +153,7 @@ def _declare(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dead-letter",
         metavar="CHANNEL",
-        help="queues: where dead letters go, a queue or a durable topic. Default: nowhere, they are counted",
+        help="queues: where dead letters go, a queue or a topic. Default: nowhere, they are counted",
     )
     _add_json(parser)
 
