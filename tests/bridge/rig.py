@@ -23,7 +23,7 @@ from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
-from towpath_broker.gateways.bridge.ports import ReceivedMessage
+from towpath_broker.gateways.bridge.ports import Adapter, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel
@@ -225,6 +225,12 @@ class Rig:
             await cancel(self.task)
         self.watcher.close()
 
+    def start(self, adapter: Adapter) -> Self:
+        """Start any adapter."""
+        self.task = asyncio.create_task(adapter.run(self.stop_request))
+        self.task.add_done_callback(lambda _: self._changed.set())
+        return self
+
     def fifo(self, path: Path | str, direction: Direction, **options: str) -> Self:
         """Start a FIFO adapter."""
         adapter = FifoAdapter(
@@ -236,18 +242,14 @@ class Rig:
             self.watcher,
             self.keeping,
         )
-        self.task = asyncio.create_task(adapter.run(self.stop_request))
-        self.task.add_done_callback(lambda _: self._changed.set())
-        return self
+        return self.start(adapter)
 
     def pipe(self, argv: Sequence[str], direction: Direction, **options: str) -> Self:
         """Start a pipe adapter."""
         adapter = PipeAdapter(
             argv, direction, PIPE.parse_options(options), self.carrier, self.tally, channel="test"
         )
-        self.task = asyncio.create_task(adapter.run(self.stop_request))
-        self.task.add_done_callback(lambda _: self._changed.set())
-        return self
+        return self.start(adapter)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so of the tally or the channel; fails early when the adapter has ended."""

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.bindings import FIFO, PIPE, check_options, parse_command, parse_url
+from towpath.bindings import FIFO, MQ, PIPE, check_options, parse_command, parse_url
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
+from towpath_broker.gateways.bridge.adapters.mq import MqAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
@@ -56,9 +57,17 @@ def _pipe(site: Site) -> Adapter:
     )
 
 
+def _mq(site: Site) -> Adapter:
+    options = MQ.parse_options(site.info.options)
+    return MqAdapter(
+        site.place, site.info.direction, options, site.carrier, site.tally, site.watcher, site.keeping
+    )
+
+
 MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
     "fifo": _fifo,
     "pipe": _pipe,
+    "mq": _mq,
 }
 
 

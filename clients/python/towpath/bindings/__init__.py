@@ -20,6 +20,7 @@ from __future__ import annotations
 from towpath.bindings.fifo import FIFO, FifoOptions, WhenAbsent
 from towpath.bindings.framings import parse_framing
 from towpath.bindings.grammar import Option, Scheme, format_bytes, parse_bytes
+from towpath.bindings.mq import MQ, MqOptions
 from towpath.bindings.pipe import COMMAND_BYTES_MAX, PIPE, PipeOptions, Restart, parse_command
 from towpath.bindings.schemes import (
     DESCRIBED_OPTIONS,
@@ -31,20 +32,25 @@ from towpath.bindings.schemes import (
     parse_url,
     place_key,
 )
+from towpath.bindings.sysv import SYSV, SysvOptions, parse_sysv_place
 
 __all__ = [
     "COMMAND_BYTES_MAX",
     "DESCRIBED_OPTIONS",
     "FIFO",
+    "MQ",
     "OPTION_TYPES",
     "PIPE",
     "REGISTERED",
     "SCHEMES",
+    "SYSV",
     "FifoOptions",
+    "MqOptions",
     "Option",
     "PipeOptions",
     "Restart",
     "Scheme",
+    "SysvOptions",
     "WhenAbsent",
     "check_options",
     "format_bytes",
@@ -52,6 +58,7 @@ __all__ = [
     "parse_command",
     "parse_framing",
     "parse_options",
+    "parse_sysv_place",
     "parse_url",
     "place_key",
 ]
