@@ -11,17 +11,25 @@ SEEDS = range(120)
 FINDING_SEEDS = range(60)
 
 
-def replay(seed: int) -> str:
-    return f"replay it: python -m tests.simulation.replay {seed}"
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_seed(seed: int) -> None:
+    live_through(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(1_000, 9_000, 500))
+def test_many_seeds(first: int) -> None:
+    for seed in range(first, first + 500):
+        live_through(seed)
+
+
+def live_through(seed: int) -> None:
     world = World(seed)
     try:
         world.run()
     except BaseException:
-        print(f"seed {seed}; {replay(seed)}")
+        print(f"seed {seed}; to live through it again: python -m tests.simulation.replay {seed}")
         raise
 
 
