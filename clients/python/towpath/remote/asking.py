@@ -30,6 +30,7 @@ class RemoteAsking:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: dict[asyncio.Task[None], Listener[Any]] = {}
 
     def post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object] | None:
         """As :meth:`towpath.asking.Asking._post`; what is withdrawn may have been carried out."""
@@ -55,22 +56,31 @@ class RemoteAsking:
         if self._session.ended is not None:
             raise self._session.ended.again()
         following = self._start(self._followed(make, listener))
+        self._listeners[following] = listener
 
         def stopped(task: asyncio.Task[None]) -> None:
             """A bug in the task must not leave anybody waiting."""
+            self._listeners.pop(task, None)
             if not task.cancelled() and (bug := task.exception()) is not None:
                 listener.ended(InternalError(f"the stream failed: {bug!r}"))
 
+        def leave() -> None:
+            self._listeners.pop(following, None)
+            following.cancel()
+
         following.add_done_callback(stopped)
-        return following.cancel
+        return leave
 
     async def close(self) -> None:
-        """Leave everything."""
+        """End everything; who follows is told."""
+        listeners = list(self._listeners.values())
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for listener in listeners:
+            listener.ended(ConnectionLost("the client was closed", hint=""))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="towpath-asking")
