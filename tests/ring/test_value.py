@@ -26,6 +26,12 @@ def test_nothing_torn_and_nobody_waits(c_test: Callable[..., str], flags: tuple[
     assert c_test("value_test", flags) == "ok\n"
 
 
+@pytest.mark.parametrize("flags", [(), ("-fsanitize=thread",)], ids=["plain", "thread"])
+@pytest.mark.parametrize("values", [5_000, pytest.param(500_000, marks=pytest.mark.long)])
+def test_threads(c_test: Callable[..., str], flags: tuple[str, ...], values: int) -> None:
+    assert c_test("value_threads_test", flags, str(values)) == "ok\n"
+
+
 @pytest.mark.parametrize("fault", [1, 2, 3, 4])
 def test_faults_are_found(c_program: Callable[..., Path], fault: int) -> None:
     program = c_program("value_test", (f"-DTOWPATH_VALUE_FAULT={fault}",))

@@ -28,3 +28,15 @@ def values_that_nobody_looked_for(client: towpath.Client, consumer: towpath.Cons
     client.transaction().publish("a.b", "text")  # wrong
     consumer.ack(b"x")  # wrong
     print(number)
+
+
+def services_and_states(client: towpath.Client, request: towpath.Request) -> None:
+    client.call("a.b", "text")  # wrong
+    client.call("a.b", b"x", 5)  # wrong
+    print(client.try_call("a.b").payload)  # wrong
+    request.reply("text")  # wrong
+    request.payload.no_such_thing()  # wrong
+    print(client.state("a.b").get().payload)  # wrong
+    client.state("a.b").set("text")  # wrong
+    client.state("a.b").update(lambda value: value.payload)  # wrong
+    client.state("a.b").look().version = 3  # wrong

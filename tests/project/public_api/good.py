@@ -104,3 +104,40 @@ async def queues_with_asyncio() -> None:
         async with client.transaction() as transaction:
             transaction.publish("done", b"x")
         assert_type(await transaction.try_commit(), Result[towpath.Committed])
+
+
+def services_and_states(client: towpath.Client) -> None:
+    assert_type(client.call("a.b", b"x", timeout=1, idempotent=True), towpath.Message)
+    assert_type(client.try_call("a.b"), Result[towpath.Message])
+    for part in client.call_stream("a.b", b"x"):
+        assert_type(part.payload, bytes)
+    with client.serve("a.b", concurrency=4) as server:
+        for request in server:
+            assert_type(request, towpath.Request)
+            assert_type(request.payload, bytes)
+            assert_type(request.time_left, float | None)
+            request.reply(b"y", headers=towpath.Headers(content_type="text/plain"))
+        server.run(lambda request: request.payload)
+    state = client.state("a.c")
+    assert_type(state, towpath.State)
+    assert_type(state.get(), towpath.Value | None)
+    assert_type(state.try_get(), Result[towpath.Value | None])
+    assert_type(state.set(b"x", if_version=3), int)
+    assert_type(state.update(lambda value: value.payload if value else b""), int)
+    with state.watch(after_version=3) as watch:
+        assert_type(watch.receive(timeout=1), towpath.Value)
+
+
+async def services_and_states_with_asyncio(client: aio.AsyncClient) -> None:
+    assert_type(await client.call("a.b", b"x"), towpath.Message)
+    assert_type(await client.try_call("a.b"), Result[towpath.Message])
+    async for part in client.call_stream("a.b"):
+        assert_type(part, towpath.Message)
+    async with await client.serve("a.b") as server:
+        async for request in server:
+            assert_type(request, aio.AsyncRequest)
+            await request.reply(b"y")
+    state = client.state("a.c")
+    assert_type(await state.get(), towpath.Value | None)
+    async for value in state.watch():
+        assert_type(value.version, int)
