@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from towpath import calls, model
 from towpath._message import Message
@@ -25,6 +25,13 @@ from towpath.result import attempt_async
 from towpath.services.aio_api import AsyncServices
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
+if TYPE_CHECKING:
+    import io
+    import socket
+
+    from towpath import pipes
+    from towpath.framing import FramingOptions
+
 T = TypeVar("T")
 
 
@@ -32,6 +39,8 @@ class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
     """A session with a daemon. Made by ``towpath.aio.connect``; use it as an asynchronous context manager, or
     close it. All calls are made from the loop that ``connect`` ran on.
     """
+
+    _url: str | None = None
 
     def __init__(self) -> None:
         self._named_publishers = _NamedPublishers(self)
@@ -85,8 +94,28 @@ class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
         :meth:`towpath.Client.subscribe`.
         """
 
+    async def open_pipe(
+        self, name: str, mode: pipes.Mode, *, framing: FramingOptions | str = "line"
+    ) -> io.FileIO:
+        """Open one end of a real pipe(7) with a channel at its other end; see
+        :meth:`towpath.Client.open_pipe`.
+        """
+        from towpath import pipes  # with what starts processes, which few programs need
+
+        return await asyncio.to_thread(pipes.open_pipe, self._url, name, mode, framing=framing)
+
+    async def open_pair(
+        self, publish: str, subscribe: str, *, framing: FramingOptions | str = "line"
+    ) -> socket.socket:
+        """Open a socket, the two-way sort of pipe; see :meth:`towpath.Client.open_pair`."""
+        from towpath import pipes
+
+        return await asyncio.to_thread(pipes.open_pair, self._url, publish, subscribe, framing=framing)
+
     try_publisher = attempt_async(publisher)
     try_subscribe = attempt_async(subscribe)
+    try_open_pipe = attempt_async(open_pipe)
+    try_open_pair = attempt_async(open_pair)
 
 
 class AsyncPublisher(AsyncHandle):

@@ -77,6 +77,10 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import take
 
         return take.run(arguments)
+    if verb == "run":
+        from towpath.cli import run as running
+
+        return running.run(arguments)
     if verb in ("call", "answer"):
         from towpath.cli import services
 

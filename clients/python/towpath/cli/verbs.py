@@ -359,6 +359,23 @@ def _answer(parser: ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of requests that failed")
 
 
+def _run(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "command", metavar="CMD", nargs="+", type=values.data, help="and its arguments, after --"
+    )
+    parser.add_argument(
+        "--out", metavar="CHANNEL", dest="publish", help="publish what it writes to standard output"
+    )
+    parser.add_argument(
+        "--in", metavar="CHANNEL", dest="subscribe", help="a channel or pattern: its standard input"
+    )
+    parser.add_argument(
+        "-n", "--count", metavar="N", type=values.count, help="end its standard input after N messages"
+    )
+    _add_framing(parser, "line")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of what could not be carried")
+
+
 def _get(parser: ArgumentParser) -> None:
     parser.add_argument("channel", metavar="CHANNEL", help="the state")
     parser.add_argument("-f", "--follow", action="store_true", help="then print each value that follows")
@@ -547,6 +564,21 @@ VERBS: Final = {
                 "towpath take jobs -- ./job.sh",
                 "towpath take jobs --concurrency 4 -- sh -c 'convert - -resize 50% out/$TOWPATH_SEQ.jpg'",
                 "towpath take jobs --count 1 --timeout 5",
+            ),
+        ),
+        Verb(
+            "run",
+            "Messages",
+            "run a program with its standard streams on channels",
+            _run,
+            "What it writes is published, what is published it reads; a stream without a channel stays as it "
+            "is. It misses nothing that is published after it was started. Of a queue, a message counts as "
+            "acknowledged once it is in the program's pipe. The exit code is the program's, 128 + N when "
+            "signal N ended it; or what a channel failed with. Pipes are one-way: one for each direction.",
+            (
+                "towpath run --out load -- vmstat -n 1",
+                "towpath run --in 'plant.>' -- logger -t plant",
+                "towpath run --in orders --out replies -- ./work",
             ),
         ),
         Verb(

@@ -25,6 +25,7 @@ class RemoteAsyncClient(AsyncClient):
 
     def __init__(self, address: RemoteAddress, name: str) -> None:
         super().__init__()
+        self._url = address.url
         self._session = Session(make_carrier(address, program_name(name)))
         self._asking = RemoteAsking(self._session)
         self._handles: set[AsyncHandle] = set()

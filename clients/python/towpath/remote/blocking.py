@@ -140,6 +140,7 @@ class RemoteClient(Client):
 
     def __init__(self, address: RemoteAddress, *, timeout: float | None, name: str) -> None:
         super().__init__()
+        self._url = address.url
         self._portal = Portal()
         try:
             self._inner = self._portal.run(aio.connect(address, timeout=timeout, name=name))

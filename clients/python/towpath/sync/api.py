@@ -14,6 +14,7 @@ import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from towpath import model
 from towpath._message import Message
@@ -26,9 +27,18 @@ from towpath.sync.handle import Handle as Handle
 from towpath.sync.kinds import Kinds
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 
+if TYPE_CHECKING:
+    import io
+    import socket
+
+    from towpath import pipes
+    from towpath.framing import FramingOptions
+
 
 class Client(Kinds, Services, Handle):
     """A session with a daemon. Made by ``towpath.connect``; use it as a context manager, or close it."""
+
+    _url: str | None = None
 
     def __init__(self) -> None:
         self._named_publishers = _NamedPublishers(self)
@@ -91,6 +101,52 @@ class Client(Kinds, Services, Handle):
             InvalidArgument: ``start`` or ``place``, and it is no durable topic, or a pattern.
         """
 
+    def open_pipe(self, name: str, mode: pipes.Mode, *, framing: FramingOptions | str = "line") -> io.FileIO:
+        """Open one end of a real pipe(7) that has a channel at its other end, to hand to any program.
+
+        A pipe is one-way: with ``w`` what is written is published, with ``r`` what is published (after this
+        returned) can be read; of a queue, what is read from the pipe counts as acknowledged once it is in it.
+        A process of its own carries between the two, so the pipe outlives this client, and ends when nobody
+        has its end open any more. Closing it after writing loses nothing.
+
+        Args:
+            name: the channel; with ``r`` it may be a pattern.
+            mode: ``r`` or ``w``.
+            framing: how messages lie in the pipe: ``line`` (one each, with the newline taken off and put
+                on), ``length``, ``netstring``, ``raw``, or any :class:`towpath.framing.FramingOptions`.
+
+        Returns:
+            The end, unbuffered; not inherited by subprocesses but those that it is given to (``stdin=``,
+            ``stdout=``, ``pass_fds=``).
+
+        Raises:
+            ChannelNotFound, PermissionDenied, LimitExceeded, Unavailable, InvalidArgument.
+        """
+        from towpath import pipes  # with what starts processes, which few programs need
+
+        return pipes.open_pipe(self._url, name, mode, framing=framing)
+
+    def open_pair(
+        self, publish: str, subscribe: str, *, framing: FramingOptions | str = "line"
+    ) -> socket.socket:
+        """Open a socket, the two-way sort of pipe: what is written to it goes to one channel, and what comes
+        on another can be read from it. ``shutdown(SHUT_WR)`` ends the one and leaves the other.
+
+        Args:
+            publish: the channel that gets what is written.
+            subscribe: the channel or pattern whose messages are read.
+            framing: as for :meth:`open_pipe`; the same both ways.
+
+        Returns:
+            One end of a socketpair(2), a stream; like a pipe in everything else.
+
+        Raises:
+            As :meth:`open_pipe`.
+        """
+        from towpath import pipes
+
+        return pipes.open_pair(self._url, publish, subscribe, framing=framing)
+
     @abstractmethod
     def close(self) -> None:
         """End the session: its publishers and subscriptions are closed, and what waits is woken. More than
@@ -99,6 +155,8 @@ class Client(Kinds, Services, Handle):
 
     try_publisher = attempt(publisher)
     try_subscribe = attempt(subscribe)
+    try_open_pipe = attempt(open_pipe)
+    try_open_pair = attempt(open_pair)
 
 
 class Publisher(Handle):
