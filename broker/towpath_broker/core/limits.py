@@ -91,6 +91,12 @@ class Limits:
     consumers_per_principal_max: int = _limit(
         4096, 65_536, "Consumers of queues, of one principal, at one time."
     )
+    unsettled_max: int = _limit(
+        1 << 24, 1 << 31, "Deliveries that all consumers together may have unsettled: the sum of prefetches."
+    )
+    unsettled_per_principal_max: int = _limit(
+        1 << 22, 1 << 31, "Deliveries that the consumers of one principal may have unsettled."
+    )
     waiting_publishes_per_queue_max: int = _limit(
         1024, 65_536, "Publications that wait for room in one queue, before others are refused."
     )

@@ -19,6 +19,7 @@ def dump(machine: DataMachine) -> dict[str, Any]:
         "stored": sorted(machine._stored),
         "transactions": dict(machine._transactions._known),
         "usage": (shared.usage.total, dict(shared.usage._by_owner)),
+        "unsettled": (shared.unsettled.total, dict(shared.unsettled._by_owner)),
         "values": (shared.value_bytes.total, dict(shared.value_bytes._by_owner)),
         "tallies": (dict(shared.consumers._counts), dict(shared.watchers._counts)),
         "streams": {session: sorted(calls) for session, calls in shared._streams.items()},

@@ -253,6 +253,16 @@ def test_quotas(is_durable: bool) -> None:
     it.refused(c.Consume(it.caller(principal="uid:9"), "q", 65_537), InvalidArgument)
 
 
+def test_what_may_be_unsettled_is_charged_to_who_consumes(is_durable: bool) -> None:
+    it = rig(is_durable, Limits(unsettled_per_principal_max=10, unsettled_max=15))
+    _, caller = it.consume("q", 6)
+    it.refused(c.Consume(it.caller(), "q", 5), QuotaExceeded)
+    it.refused(c.Consume(it.caller(principal="uid:9"), "q", 10), LimitExceeded)
+    assert caller.session is not None
+    it.run(c.CancelCall(caller.session, caller.call))
+    it.consume("q", 10)
+
+
 def test_closing_tells_everybody(is_durable: bool) -> None:
     it = rig(is_durable, capacity=1)
     it.publish("q", b"a")

@@ -60,6 +60,7 @@ from .round import Round
 from .rows import AddParcel, Attempts, Run, StoredChannel, Totals
 from .rows import Settle as SettleRow
 from .shared import Shared, add_tally, refuse, remove_tally
+from .undo import Undo
 from .window import Window
 
 DELAY_MS_MAX: Final = 86_400_000
@@ -247,6 +248,8 @@ class Queue:
             )
         principal = command.caller.principal
         add_tally(self.shared.consumers, principal, limits.consumers_per_principal_max, undo)
+        self.shared.unsettled.check(principal, prefetch)
+        self.shared.unsettled.add(principal, prefetch, undo)
         consumer = Consumer(
             self.shared.next_consumer, self, session, command.caller.call, principal, prefetch
         )
@@ -266,11 +269,16 @@ class Queue:
             attempts = lease.attempt - 1 if is_orderly else lease.attempt
             self._give_back(lease, attempts, 0, round_)
         undo.remove(self.consumers, consumer.id)
-        undo.remove(self.shared.consumer_queue, consumer.id)
         self.dealer.forget(consumer, undo)
-        remove_tally(self.shared.consumers, consumer.principal, undo)
-        self.shared.remove_stream(consumer, undo)
+        self._dismiss(consumer, undo)
         round_.touch(self)
+
+    def _dismiss(self, consumer: Consumer, undo: Undo) -> None:
+        """A consumer counts no more."""
+        undo.remove(self.shared.consumer_queue, consumer.id)
+        remove_tally(self.shared.consumers, consumer.principal, undo)
+        self.shared.unsettled.add(consumer.principal, -consumer.prefetch, undo)
+        self.shared.remove_stream(consumer, undo)
 
     def settle(self, command: Settle, round_: Round, *, must_have_all: bool = False) -> Settled:
         """Settle deliveries of one consumer, or give it more time for them.
@@ -469,9 +477,7 @@ class Queue:
             self.line.withdraw(waiting, round_)
             refuse(round_, waiting.command.caller, self._undeclared())
         for consumer in tuple(self.consumers.values()):
-            undo.remove(self.shared.consumer_queue, consumer.id)
-            remove_tally(self.shared.consumers, consumer.principal, undo)
-            self.shared.remove_stream(consumer, undo)
+            self._dismiss(consumer, undo)
             round_.effects.append(StreamEnded(consumer.session, consumer.call, self._undeclared()))
         self.shared.usage.add(self.owner, -self.content_bytes, undo)
 

@@ -54,6 +54,7 @@ class Shared:
         self.next_consumer = first_consumer
         self.usage = (
             Usage(
+                "bytes in durable channels",
                 "store_bytes_max",
                 limits.store_bytes_max,
                 "store_bytes_per_principal_max",
@@ -61,13 +62,22 @@ class Shared:
             )
             if is_durable
             else Usage(
+                "bytes in queues",
                 "queue_bytes_max",
                 limits.queue_bytes_max,
                 "queue_bytes_per_principal_max",
                 limits.queue_bytes_per_principal_max,
             )
         )
+        self.unsettled = Usage(
+            "deliveries that may be unsettled",
+            "unsettled_max",
+            limits.unsettled_max,
+            "unsettled_per_principal_max",
+            limits.unsettled_per_principal_max,
+        )
         self.value_bytes = Usage(
+            "bytes of values",
             "values_bytes_max",
             limits.values_bytes_max,
             "values_bytes_per_principal_max",

@@ -1,4 +1,4 @@
-"""How many bytes channels hold: in all, and for each owner of channels."""
+"""How much of something there is: in all, and for each principal."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from .undo import Undo
 
 
 class Usage:
-    """Bytes of one sort.
+    """Counts one thing, many at a time.
 
     Args:
-        total_name, owner_name: the fields of ``Limits`` that bound them.
+        what: is counted, for the refusal's text.
+        total_name, owner_name: the fields of ``Limits`` that bound it.
     """
 
-    __slots__ = ("_by_owner", "_owner_name", "_total_name", "owner_max", "total", "total_max")
+    __slots__ = ("_by_owner", "_owner_name", "_total_name", "_what", "owner_max", "total", "total_max")
 
-    def __init__(self, total_name: str, total_max: int, owner_name: str, owner_max: int) -> None:
+    def __init__(self, what: str, total_name: str, total_max: int, owner_name: str, owner_max: int) -> None:
+        self._what = what
         self._total_name = total_name
         self._owner_name = owner_name
         self.total_max = total_max
@@ -32,13 +34,13 @@ class Usage:
         """
         if self.total + more > self.total_max:
             raise LimitExceeded(
-                f"all channels together hold {self.total} bytes, and {more} more do not fit:"
+                f"there are {self.total} {self._what}, and {more} more do not fit:"
                 f" {self._total_name} is {self.total_max}"
             )
         held = self._by_owner.get(owner, 0)
         if held + more > self.owner_max:
             raise QuotaExceeded(
-                f"the channels of {owner} hold {held} bytes, and {more} more do not fit:"
+                f"{owner} has {held} {self._what}, and {more} more do not fit:"
                 f" {self._owner_name} is {self.owner_max}"
             )
 
@@ -57,5 +59,5 @@ class Usage:
             self._by_owner.pop(owner, None)
 
     def of(self, owner: str) -> int:
-        """Return what one owner's channels hold."""
+        """Return how much one principal has."""
         return self._by_owner.get(owner, 0)
