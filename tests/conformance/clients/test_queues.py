@@ -55,7 +55,7 @@ def test_what_is_published_before_anybody_consumes_is_kept_in_order(client: Any,
     sent = [b"%d" % number for number in range(5_000)]
     assert client.publisher(queue).publish_many(sent) == 5_000
     with client.consume(queue) as consumer:
-        got = []
+        got: list[Any] = []
         while len(got) < len(sent):
             batch = consumer.receive_many(timeout=DEADLINE_S)
             got += batch
@@ -381,14 +381,11 @@ def test_a_delay_or_a_deadline_out_of_its_range(client: Any, queue: str) -> None
     client.publisher(queue).publish(b"a")
     with client.consume(queue) as consumer:
         delivery = consumer.receive(timeout=DEADLINE_S)
-        for settle in (
-            lambda: delivery.nack(delay=86_401),
-            lambda: delivery.nack(delay=-1),
-            lambda: delivery.nack(reject=True, reason="x" * 1_025),
-            lambda: delivery.extend(86_401),
-        ):
+        for options in ({"delay": 86_401}, {"delay": -1}, {"reject": True, "reason": "x" * 1_025}):
             with pytest.raises(errors.InvalidArgument):
-                settle()
+                delivery.nack(**options)
+        with pytest.raises(errors.InvalidArgument):
+            delivery.extend(86_401)
         delivery.ack()
 
 
