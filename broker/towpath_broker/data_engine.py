@@ -304,9 +304,14 @@ class DataEngine:
 
     def _memory_round(self) -> None:
         self._memory_due = False
-        lane = self._memory
-        if not lane.line or self._is_over:
-            return
+        if self._memory.line and not self._is_over:
+            try:
+                self._carry_out_memory(self._memory)
+            except Exception as failure:  # a bug: it ends the run, as it would in the other lane
+                self._failure = failure
+                self._arrived.set()
+
+    def _carry_out_memory(self, lane: Lane) -> None:
         outcome = lane.apply(lane.take())
         assert not outcome.rows
         lane.machine.keep()

@@ -228,6 +228,20 @@ async def test_any_other_failure_ends_the_run_and_shows_nothing() -> None:
 
 
 @on_a_loop
+async def test_a_bug_in_the_memory_lane_ends_the_run() -> None:
+    bench = Bench(GatedStore())
+    await bench.engine.recover([ChannelOpened("fast", CHANNELS["fast"], "uid:0", 5)])
+
+    def broken(effect: e.Effect) -> None:
+        raise AssertionError("a bug")
+
+    bench.engine._emit = broken
+    bench.publish("fast", b"a")
+    with pytest.raises(AssertionError, match="a bug"):
+        await asyncio.wait_for(bench.engine.run(), 20)
+
+
+@on_a_loop
 async def test_a_deadline_passes_without_anybody_asking() -> None:
     async with running() as bench:
         bench.submit(c.Consume(bench.caller(2), "fast", 1))
