@@ -33,11 +33,13 @@ c_client() {
     done
 }
 
-c_extension() {
+c_extensions() {
     include=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
     # As system headers, since what they warn of is not ours to mend.
     gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -isystem "$include" -I clients/c -I clients/python/towpath \
-        clients/python/towpath/_ring*.c
+        clients/python/towpath/_ring*.c || return 1
+    gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -D_GNU_SOURCE -isystem "$include" \
+        broker/towpath_broker/gateways/bridge/_native*.c
 }
 
 generated_code() {
@@ -54,7 +56,7 @@ check "proto format" "$bin/buf" format --diff --exit-code
 check "generated code" generated_code
 check "C headers" c_headers
 check "C client" c_client
-check "C extension" c_extension
+check "C extensions" c_extensions
 
 if [ -n "$failed" ]; then
     echo "check: failed: ${failed#, }"

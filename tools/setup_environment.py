@@ -37,6 +37,7 @@ CREATED = VENV / ".created"
 ENVIRONMENT_STAMP = VENV / ".environment"
 EXTENSION_STAMP = VENV / ".extension"
 PACKAGE = ROOT / "clients" / "python" / "towpath"
+BRIDGE = ROOT / "broker" / "towpath_broker" / "gateways" / "bridge"
 HEADERS = ROOT / "clients" / "c"
 # All but `systemd`, which is installed by itself: where libsystemd is missing the rest must still come.
 EXTRAS = "dev,broker,zmq,grpc,mq,cluster,tracing"
@@ -211,12 +212,12 @@ def install_packages(systemd: Iterable[str]) -> None:
 
 
 def build_extension() -> None:
-    """Compile `towpath._ring` in place and show the compiler's warnings.
+    """Compile `towpath._ring` and the bridge's `_native` in place and show the compiler's warnings.
 
     With `--force`, since a changed flag leaves no newer file behind.
     """
     build: list[str | Path] = [PYTHON, "setup.py", "-q", "build_ext", "--inplace", "--force"]
-    warnings = run("C extension towpath._ring", build, TOWPATH_EXTENSION="required")
+    warnings = run("C extensions towpath._ring and _native", build, TOWPATH_EXTENSION="required")
     print(warnings, end="", file=sys.stderr)
 
 
@@ -255,8 +256,10 @@ def bring_environment_up_to_date(settings: Mapping[str, Any]) -> None:
 
 def bring_extension_up_to_date(again: bool) -> None:
     """Compile the extension if it is not there, a file of it has changed, or it is asked for again."""
-    inputs = digest([*PACKAGE.glob("_ring*.[ch]"), *HEADERS.glob("*.h"), ROOT / "setup.py"])
-    is_built = any(PACKAGE.glob(f"_ring{sysconfig.get_config_var('EXT_SUFFIX')}"))
+    native = BRIDGE.glob("_native*.[ch]")
+    inputs = digest([*PACKAGE.glob("_ring*.[ch]"), *native, *HEADERS.glob("*.h"), ROOT / "setup.py"])
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    is_built = (PACKAGE / f"_ring{suffix}").exists() and (BRIDGE / f"_native{suffix}").exists()
     if again or not is_built or not is_current(EXTENSION_STAMP, inputs):
         build_extension()
         EXTENSION_STAMP.write_text(inputs)

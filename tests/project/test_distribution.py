@@ -104,7 +104,7 @@ def test_wheel_has_both_packages_whole_and_nothing_else(wheel: Path) -> None:
     }
     extension = {name for name in names if name.suffix == ".so"}
     information = {name for name in names if name.parts[0].endswith(".dist-info")}
-    assert {name.name.partition(".")[0] for name in extension} == {"_ring"}
+    assert {name.name.partition(".")[0] for name in extension} == {"_ring", "_native"}
     assert names - extension - information == wanted
     assert {"LICENSE", "entry_points.txt"} <= {name.name for name in information}
 
