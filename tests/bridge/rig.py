@@ -251,6 +251,12 @@ class Rig:
         )
         return self.start(adapter)
 
+    def run(self, adapter: Adapter) -> Self:
+        """Start any adapter."""
+        self.task = asyncio.create_task(adapter.run(self.stop_request))
+        self.task.add_done_callback(lambda _: self._changed.set())
+        return self
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so of the tally or the channel; fails early when the adapter has ended."""
         async with asyncio.timeout(DEADLINE_S):

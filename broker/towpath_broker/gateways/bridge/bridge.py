@@ -80,6 +80,7 @@ class Bridge:
         self._ending: dict[str, asyncio.Task[None]] = {}  # by URL
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_failed = asyncio.Event()
+        self._is_current = False  # told of every binding that there was when this began
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Carry until ``stopping`` is set; then drain.
@@ -123,6 +124,7 @@ class Bridge:
                 told = None
                 self._reporter.tell_all()
             if event.kind == "current":
+                self._is_current = True
                 self._keeping.forget_others(self._running)
 
     def _start(self, info: BindingInfo, watcher: PathWatcher) -> None:
@@ -130,6 +132,7 @@ class Bridge:
             return  # told again after a reset
         tally = self._reporter.open(info.id)
         keeping = self._keeping.of(info.id)
+        keeping.is_new = self._is_current
         runner = BindingRunner(
             info, self._client, tally, watcher, keeping, retry_delay_ms=self._retry_delay_ms
         )

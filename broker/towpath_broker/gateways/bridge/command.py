@@ -228,8 +228,9 @@ def _environment() -> dict[str, str]:
 
 def _death_with(parent: int) -> Callable[[], None]:
     def prepare() -> None:
-        """Runs in the child, between fork and exec. The bridge has one thread, so no lock can be held
-        there."""
+        """Runs in the child, between fork and exec. The bridge has one thread of Python's, and others take
+        no lock that is needed here, so none can be held there."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a signal: binding that is full blocks its signal
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)  # it went away in between

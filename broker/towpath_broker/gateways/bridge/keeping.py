@@ -122,6 +122,8 @@ class BindingKeeping:
     Attributes:
         is_over: the binding is no more: nothing of it is to be kept.
         is_used: it has had something kept.
+        is_new: it was made while this bridge ran.
+        note: what an adapter leaves to the next attempt in this bridge.
     """
 
     def __init__(self, keeping: Keeping, binding: int) -> None:
@@ -129,6 +131,8 @@ class BindingKeeping:
         self._binding = binding
         self.is_over = False
         self.is_used = False
+        self.is_new = False
+        self.note = ""
 
     @property
     def hands_over(self) -> bool:

@@ -94,8 +94,16 @@ class MessageInflow:
             await self.publish(ast.literal_eval(state.decode()))
 
 
+class Refused(Exception):
+    """Raised by a sink for a message that it does not take and never will; the next one it may."""
+
+    def __init__(self, error: TowpathError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 class Sink(Protocol):
-    """A mechanism that takes messages."""
+    """A mechanism that takes messages; may raise :class:`Refused`."""
 
     def send_nowait(self, data: bytes, mark: int) -> bool:
         """Send one; False when there is no room."""
@@ -180,16 +188,18 @@ class MessageOutflow:
                 try:
                     pieces, mark = self._prepare(message)
                 except TowpathError as error:
-                    self._pending.popleft()
-                    self._tally.refuse(1, error)
-                    self._carrier.reject([message], error)
+                    self._refuse_first(error)
                     continue
-                for piece in pieces:
-                    if sink.send_nowait(piece, mark):
-                        continue
-                    self._account(sent)
-                    if not await self._send_waiting(sink, piece, mark, stop):
-                        return False
+                try:
+                    for piece in pieces:
+                        if sink.send_nowait(piece, mark):
+                            continue
+                        self._account(sent)
+                        if not await self._send_waiting(sink, piece, mark, stop):
+                            return False
+                except Refused as refused:
+                    self._refuse_first(refused.error)
+                    continue
                 self._pending.popleft()
                 sent.append(message)
         finally:
@@ -197,6 +207,11 @@ class MessageOutflow:
         # What comes without waiting must not keep the loop from the other bindings.
         await asyncio.sleep(0)
         return True
+
+    def _refuse_first(self, error: TowpathError) -> None:
+        message = self._pending.popleft()
+        self._tally.refuse(1, error)
+        self._carrier.reject([message], error)
 
     async def _send_waiting(self, sink: Sink, piece: bytes, mark: int, stop: Stop) -> bool:
         detail = self._tally.detail
