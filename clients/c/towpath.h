@@ -44,8 +44,8 @@
  * at a time for one subscription, 4096 for a pattern.
  *
  * Not here: consuming from queues, state, services, transactions, bindings, replay of what is stored (other languages have
- * them); loans. Reading order: towpath_error.h, _wire.h, _headers.h, _door.h, _session.h, _calls.h, _publisher.h,
- * _subscription.h. The ring beneath: towpath_ring.h.
+ * them); loans. Reading order: towpath_error.h, _wire.h, _headers.h, _door.h, _session.h, _connection.h,
+ * _calls.h, _publisher.h, _subscription.h. The ring beneath: towpath_ring.h.
  */
 #ifndef TOWPATH_H
 #define TOWPATH_H

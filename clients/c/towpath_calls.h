@@ -5,12 +5,12 @@
  * towpath_wait_() is the only place where this client sleeps on the daemon. It handles whatever has come: frames,
  * doorbells, the timer. A call that asks something waits in it until the answer is there, at most TOWPATH_CALL_NS.
  *
- * Not here: what the frames do (towpath_session.h).
+ * Not here: what the frames do (towpath_connection.h, towpath_session.h).
  */
 #ifndef TOWPATH_CALLS_H
 #define TOWPATH_CALLS_H
 
-#include "towpath_session.h"
+#include "towpath_connection.h"
 
 #include <poll.h>
 

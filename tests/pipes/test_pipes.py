@@ -10,11 +10,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from towpath.framing import Framing, FramingOptions
 
 LIMIT_S = 60.0
@@ -164,6 +165,50 @@ def test_a_channel_that_goes_closes_the_pipe(client: towpath.Client, name: str, 
                 select.select([], [writing], [], 20)
                 writing.write(b"x\n")
     wait_until(lambda: pumps() == [])
+
+
+def test_a_pump_that_is_killed(client: towpath.Client, name: str, pumps: Pumps) -> None:
+    """Who holds the pipe sees what it would see of any program at the far end that died."""
+    client.declare(name)
+    with client.open_pipe(name, "r") as reading, client.open_pipe(name, "w") as writing:
+        found = pumps()
+        assert len(found) == 2
+        for pump in found:
+            os.kill(pump, signal.SIGKILL)
+        assert reading.read(1) == b""
+        wait_until(lambda: pumps() == [])
+        with pytest.raises(BrokenPipeError):
+            writing.write(b"x\n")
+
+
+def test_a_reader_that_dies_while_it_is_behind(client: towpath.Client, name: str, pumps: Pumps) -> None:
+    """The pump is stuck in a write, with the ring full behind it; then publishers go on."""
+    client.declare(name, ring_bytes=4096)
+    with client.publisher(name) as publisher:
+        reading = client.open_pipe(name, "r")
+        with pytest.raises(towpath.Timeout):
+            while True:  # more than pipe and ring take
+                publisher.publish(b"x" * 500, timeout=0.5)
+        reading.close()
+        for _ in range(20):
+            publisher.publish(b"x" * 500, timeout=20)
+    wait_until(lambda: pumps() == [])
+
+
+def test_the_core_is_killed(tmp_path: Path) -> None:
+    """Pipes go on while it is away and when it is back."""
+    with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+        client.declare("there")
+        with client.open_pipe("there", "w") as writing, client.open_pipe("there", "r") as reading:
+            for number in range(3):
+                line = b"%d\n" % number
+                writing.write(b"before " + line)
+                assert read_exactly(reading.fileno(), 9) == b"before " + line
+                pid = daemon.core_pid
+                daemon.kill_core()
+                writing.write(b"during " + line)
+                assert read_exactly(reading.fileno(), 9) == b"during " + line
+                wait_until(lambda pid=pid: daemon.core_pid not in (0, pid))  # type: ignore[misc]
 
 
 def test_what_cannot_be_opened(client: towpath.Client, name: str, pumps: Pumps) -> None:
