@@ -19,7 +19,7 @@ from towpath import errors
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 DEADLINE_S = 60
-USES = ("call", "publisher", "publish", "receive", "watch")
+USES = ("call", "publisher", "publish", "receive", "watch", "consume", "take", "settle", "queue")
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:

@@ -17,6 +17,10 @@ clients["sync"].declare(name)
 publishers = {kind: client.publisher(name) for kind, client in clients.items()}
 subscriptions = {kind: client.subscribe(name) for kind, client in clients.items()}
 watches = {kind: client.watch() for kind, client in clients.items()}
+queue = f"{name}.queue"
+clients["sync"].declare(queue, kind="queue")
+queue_publishers = {kind: client.publisher(queue) for kind, client in clients.items()}
+consumers = {kind: client.consume(queue) for kind, client in clients.items()}
 
 
 def inner(handle: Any) -> Any:
@@ -54,7 +58,12 @@ if child == 0:
         print(f"{kind} publish:", outcome(partial(publisher.publish, b"x")))
         print(f"{kind} receive:", outcome(subscription.receive))
         print(f"{kind} watch:", outcome(watch.receive))
-        for handle in (watch, subscription, publisher, client):
+        consumer, queue_publisher = inner(consumers[kind]), inner(queue_publishers[kind])
+        print(f"{kind} consume:", outcome(partial(client.consume, queue)))
+        print(f"{kind} take:", outcome(consumer.receive))
+        print(f"{kind} settle:", outcome(partial(consumer.ack, [])))
+        print(f"{kind} queue:", outcome(partial(queue_publisher.publish, b"x")))
+        for handle in (consumer, queue_publisher, watch, subscription, publisher, client):
             at_once(handle.close())
     sys.stdout.flush()
     os._exit(0)
@@ -62,7 +71,12 @@ os.waitpid(child, 0)
 for kind in clients:
     publishers[kind].publish(b"x")
     assert subscriptions[kind].receive(timeout=10).payload == b"x"
+    queue_publishers[kind].publish(b"x")
+    delivery = consumers[kind].receive(timeout=10)
+    delivery.ack()
+    consumers[kind].flush(timeout=10)
     clients[kind].status()
+    consumers[kind].close()
 print("parent: ok")
 for client in clients.values():
     client.close()
