@@ -202,7 +202,7 @@ class Topics:
             self.check_source(topic, source_id, principal, limits, role)
         source = Source(source_id, session, principal, topic, origin, role, own_reader, peer)
         if role is not SourceRole.PUBLISHER:
-            self._check_service(source, is_resumed=is_resumed)
+            self._check_service(source)
         wanting = [reader for reader in self._readers_at(topic) if reader.wants(source)]
         effects: list[Effect] = []
         for reader in [reader for reader in wanting if not reader.has_slot_for(source_id)]:
@@ -229,10 +229,11 @@ class Topics:
             effects.append(source_added(source, reader, start))
         return effects
 
-    def _check_service(self, source: Source, *, is_resumed: bool) -> None:
+    def _check_service(self, source: Source) -> None:
         """Refuse an end of a service that lacks the ends that go with it, or a slot at those.
 
-        An answerer that comes back may do so sooner than the caller whom it answers.
+        After a restart of the core an answerer may come sooner than the caller whom it answers. So one that
+        names a reader which is not there is let be: they are paired when the reader comes.
 
         Raises:
             InvalidArgument: a reader that it names is not what it must be, or is answered already.
@@ -248,7 +249,7 @@ class Topics:
             )
         if is_answerer:
             peer = source.topic.readers.get(source.peer)
-            if not is_resumed and (peer is None or peer.role is not ReaderRole.REPLIES):
+            if peer is not None and peer.role is not ReaderRole.REPLIES:
                 raise InvalidArgument(f"reader {source.peer} takes no replies on {source.topic.name!r}")
             if any(
                 each.peer == source.peer and each.own_reader == source.own_reader
@@ -396,6 +397,10 @@ class Topics:
         )
         matching = [topic] if topic else [each for each in self.topics.values() if reader.matches(each.name)]
         wanted = [source for each in matching for source in each.sources.values() if reader.wants(source)]
+        if role is ReaderRole.REPLIES:  # who waits to answer it must not keep it from coming
+            room = free.bit_count()
+            new = [source for source in wanted if source.id not in held][:room]
+            wanted = [source for source in wanted if source.id in held] + new
         needed = sum(source.id not in held for source in wanted)
         if needed > free.bit_count():
             raise LimitExceeded(
@@ -415,6 +420,8 @@ class Topics:
         )
         for source in wanted:
             start = StartAt.HISTORY if has_history(source.topic.name) else StartAt.TAIL
+            if role is ReaderRole.REPLIES and source.id not in held:
+                start = StartAt.START  # the answer may be there already
             reader.take(source.id)
             source.paired[reader_id] = reader
             source.starts[reader_id] = start

@@ -241,6 +241,13 @@ def test_message_ids(is_durable: bool) -> None:
         assert it.publish("q", b"A", message_ids=["1"]) == e.Published("q", 5, 0, 1)
 
 
+def test_without_dedupe_ids_are_not_looked_at(is_durable: bool) -> None:
+    it = rig(is_durable, dedupe_ms=0)
+    for first_seq in (1, 2):
+        assert it.publish("q", b"a", message_ids=["1"]) == e.Published("q", first_seq, 1)
+    assert it.store.read_ids("q", 0) == {}
+
+
 def test_quotas(is_durable: bool) -> None:
     limits = Limits(
         consumers_per_principal_max=1, queue_bytes_per_principal_max=10, store_bytes_per_principal_max=10
@@ -270,7 +277,8 @@ def test_closing_tells_everybody(is_durable: bool) -> None:
     waiting = it.caller()
     it.run(c.Publish(waiting, "q", [b"b"]))
     it.run(c.CloseChannel("q"))
-    assert {type(each) for each in it.shown} == {e.StreamEnded, e.Refuse}
+    assert [type(each) for each in it.shown] == [e.Refuse, e.StreamEnded, e.PresenceChanged]
+    assert it.shown[-1] == e.PresenceChanged("q", 0, 0)
     it.run(c.OpenChannel("q", queue(durable=is_durable), "uid:0", 6))
     assert it.publish("q", b"c") == e.Published("q", 1, 1)
 

@@ -70,7 +70,7 @@ def test_closing_a_state_ends_its_watches_and_its_page() -> None:
     it = rig()
     it.run(c.WatchValue(it.caller(), "s"))
     shown = it.run(c.CloseChannel("s"))
-    assert [type(each) for each in shown] == [e.StreamEnded, e.ShowValue]
+    assert [type(each) for each in shown] == [e.StreamEnded, e.PresenceChanged, e.ShowValue]
 
 
 def test_the_wrong_kind_is_refused() -> None:

@@ -94,6 +94,9 @@ class Line:
         """Let in who waits, in order, as far as there is room."""
         while self.waiting:
             waiting = self.waiting[0]
+            count, has_ids = len(waiting.command.payloads), any(waiting.command.message_ids)
+            if not has_ids and not self._queue.has_room(count, waiting.size):
+                return
             columns = columns_of(waiting.command, round_.now_ns)
             mark = round_.mark()
             try:

@@ -124,7 +124,9 @@ class Queue:
         """
         columns = columns_of(command, round_.now_ns)
         self._check_size(columns)
-        if self.options.overflow is Overflow.BLOCK and (self.line.waiting or not self.fits(columns)):
+        if self.options.overflow is Overflow.BLOCK and (
+            self.line.waiting or not self.has_room(columns.count, columns.content_bytes)
+        ):
             self.line.wait(command, columns, round_)
             return None
         return self.publish_now(command, columns, round_)
@@ -139,11 +141,11 @@ class Queue:
         fresh, duplicates, first_known = columns.without_known(self.ids, round_.now_ns)
         if not fresh.count:
             return Published(self.name, first_known, 0, duplicates)
-        if not self.fits(fresh):
+        if not self.has_room(fresh.count, fresh.content_bytes):
             raise self._full()
         self.shared.usage.check(self.owner, fresh.content_bytes)
         first_seq = self.next_seq
-        if fresh.message_ids:
+        if self.ids.window_ns and any(fresh.message_ids):
             self.ids.remember(
                 fresh.ids_from(first_seq),
                 self.shared.limits.message_ids_per_channel_max,
@@ -158,7 +160,7 @@ class Queue:
     def post(self, run: Run, priority: int, round_: Round) -> bool:
         """Take dead letters in; returns whether there was room."""
         columns = Columns(run.payloads, run.headers, priorities=[priority] * len(run.payloads))
-        if not self.fits(columns):
+        if not self.has_room(columns.count, columns.content_bytes):
             return False
         for part, part_priority, _ in columns.runs(MESSAGES_MAX, time_ns=round_.now_ns):
             self._add(part, part_priority, 0, round_)
@@ -175,11 +177,11 @@ class Queue:
                 retryable=False,
             )
 
-    def fits(self, columns: Columns) -> bool:
-        """Whether there is room."""
+    def has_room(self, count: int, nbytes: int) -> bool:
+        """Whether there is room for so many messages, and so many bytes."""
         return (
-            self.messages + columns.count <= self.options.capacity
-            and self.content_bytes + columns.content_bytes <= self.options.capacity_bytes
+            self.messages + count <= self.options.capacity
+            and self.content_bytes + nbytes <= self.options.capacity_bytes
         )
 
     def _full(self) -> QueueFull:
@@ -413,7 +415,9 @@ class Queue:
         self.window.load(round_)
         if self.shared.is_durable:
             self._sum_up(round_)
-        present = (len(self.line.waiting), len(self.consumers))
+        self._tell_presence((len(self.line.waiting), len(self.consumers)), round_)
+
+    def _tell_presence(self, present: tuple[int, int], round_: Round) -> None:
         if present != self._present:
             round_.undo.set(self, "_present", present)
             round_.effects.append(PresenceChanged(self.name, *present))
@@ -479,6 +483,7 @@ class Queue:
         for consumer in tuple(self.consumers.values()):
             self._dismiss(consumer, undo)
             round_.effects.append(StreamEnded(consumer.session, consumer.call, self._undeclared()))
+        self._tell_presence((0, 0), round_)
         self.shared.usage.add(self.owner, -self.content_bytes, undo)
 
     def _undeclared(self) -> ChannelUndeclared:

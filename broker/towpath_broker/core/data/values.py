@@ -176,6 +176,9 @@ class State:
             if watcher.told != self.value.version:
                 round_.undo.set(watcher, "told", self.value.version)
                 round_.effects.append(ValueItem(watcher.session, watcher.call, self.value))
+        self._tell_presence(round_)
+
+    def _tell_presence(self, round_: Round) -> None:
         if len(self.watchers) != self._present:
             round_.undo.set(self, "_present", len(self.watchers))
             round_.effects.append(PresenceChanged(self.name, 0, self._present))
@@ -188,6 +191,7 @@ class State:
             self.remove_watcher(watcher, round_)
             error = ChannelUndeclared(f"state {self.name!r} was undeclared")
             round_.effects.append(StreamEnded(watcher.session, watcher.call, error))
+        self._tell_presence(round_)
         self.shared.value_bytes.add(self.owner, -_size(self.value), round_.undo)
         round_.effects.append(ShowValue(self.name, None))
 
