@@ -174,7 +174,6 @@ def test_an_end_needs_those_that_go_with_it(core: Core) -> None:
         (SourceRole.CALLER, 0, 0, "takes replies"),
         (SourceRole.ANSWERER, talk.requests, talk.replies, "takes requests"),  # another's
         (SourceRole.ANSWERER, own, talk.requests, "takes no replies"),  # a server is not answered
-        (SourceRole.ANSWERER, own, 12345, "takes no replies"),
     ):
         refusal(write(thief, role, own_reader, peer)[1], InvalidArgument, why)
     refusal(
@@ -227,6 +226,33 @@ def test_a_conversation_is_taken_up_again(core: Core) -> None:
     assert [type(each) for each in notices(effects, server.session)] == [e.ReaderAdded]
     _, effects = write(caller, SourceRole.CALLER, talk.replies, source=talk.asking)
     assert [type(each) for each in notices(effects, server.session)] == [e.SourceAdded]
+    core.machine.assert_consistent()
+
+
+def test_an_answerer_may_come_before_its_caller(core: Core) -> None:
+    """After a restart of the core; and what it writes meanwhile is read from the beginning."""
+    talk = Conversation(core)
+    talk.caller.close()
+    caller = core.open("uid:2")
+    _, effects = write(talk.server, SourceRole.ANSWERER, talk.requests, 4711)
+    reply(effects, e.SourceAttached)
+    _, effects = read(caller, ReaderRole.REPLIES, reader=talk.replies)
+    (added,) = notices(effects, caller.session)
+    assert isinstance(added, e.SourceAdded)
+    assert (added.source, added.start) == (talk.answering, e.StartAt.START)
+    core.machine.assert_consistent()
+
+
+def test_those_who_wait_to_answer_do_not_keep_a_caller_away(core: Core) -> None:
+    talk = Conversation(core)
+    talk.caller.close()
+    for uid in range(3, 7):
+        thief = core.open(f"uid:{uid}")
+        write(thief, SourceRole.ANSWERER, read(thief, ReaderRole.SERVER)[0], talk.replies)
+    caller = core.open("uid:2")
+    _, effects = read(caller, ReaderRole.REPLIES, reader=talk.replies, slots=2)
+    reply(effects, e.Done)
+    assert len(notices(effects, caller.session)) == 2
     core.machine.assert_consistent()
 
 

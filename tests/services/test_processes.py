@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -147,6 +148,27 @@ def test_calls_go_on_while_the_core_is_killed(daemon: DaemonHandle, start: Any) 
         wait_until(lambda: client.call("echo", b"x", timeout=DEADLINE_S).payload == b"x by two")
         second.kill()
         wait_until(lambda: _payload(client) == b"x by one")
+
+
+def test_first_calls_and_first_answers_wait_for_the_core(daemon: DaemonHandle) -> None:
+    with (
+        towpath.connect(str(daemon.socket)) as client,
+        towpath.connect(str(daemon.socket)) as another,
+        towpath.connect(str(daemon.socket)) as other,
+        other.serve("echo") as server,
+    ):
+        for caller in (client, another):
+            asking = _in_background(functools.partial(caller.call, "echo", b"x", timeout=DEADLINE_S))
+            request = server.receive(DEADLINE_S)
+            daemon.kill_core()
+            request.reply(b"at last")
+            assert asking().payload == b"at last"
+        killing = _in_background(daemon.kill_core)
+        with towpath.connect(str(daemon.socket)) as late:
+            asking = _in_background(lambda: late.call("echo", b"x", wait=True, timeout=DEADLINE_S))
+            server.receive(DEADLINE_S).reply(b"late")
+            assert asking().payload == b"late"
+        killing()
 
 
 def test_a_server_killed_while_the_core_is_away_is_missed_in_the_end(

@@ -260,7 +260,9 @@ class AsyncCallers:
                 if caller is None or caller.ended is not None:
                     if caller is not None:
                         await caller.close()
-                    caller = await LocalAsyncCaller.open(self._client, name, principal)
+                    caller = await self._client._persist(
+                        functools.partial(LocalAsyncCaller.open, self._client, name, principal)
+                    )
                     self._callers[name, principal] = caller
         return caller
 

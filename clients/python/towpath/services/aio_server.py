@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from towpath import calls, model
 from towpath._message import Message
 from towpath.aio.messages import LocalAsyncPublisher
-from towpath.ends import ReaderState
+from towpath.ends import ReaderState, SourceState
 from towpath.errors import ConnectionLost, Timeout, TowpathError
 from towpath.v1 import frame_pb2
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns, remaining_ns
@@ -32,6 +33,9 @@ from .news import News
 
 if TYPE_CHECKING:
     from towpath.aio.client import LocalAsyncClient
+
+
+_log = logging.getLogger("towpath")
 
 
 class LocalAsyncServer(AsyncServer):
@@ -160,9 +164,15 @@ class LocalAsyncServer(AsyncServer):
             place = calls.SourcePlace(frame_pb2.SOURCE_ROLE_ANSWERER, self._state.id, party[0])
             protocol, client = self._client._protocol, self._client
             begin = functools.partial(protocol.new_source, self._info, "", place=place)
+
+            def attach() -> Awaitable[SourceState]:
+                return client._attach(begin, protocol.forget_source, deadline)
+
+            deadline = deadline_ns(CALL_TIMEOUT_S)
             try:
-                state = await client._attach(begin, protocol.forget_source, deadline_ns(CALL_TIMEOUT_S))
-            except TowpathError:
+                state = await client._persist(attach)
+            except TowpathError as error:
+                _log.warning("caller %d of %s is not answered: %s", source, self.channel, error)
                 return None
             state.wake = lambda: client._wake_publisher(state)
             publisher = self._answerers[source] = LocalAsyncPublisher(client, state)

@@ -23,7 +23,7 @@ from towpath._message import Message
 from towpath.errors import ConnectionLost, Timeout, TowpathError
 from towpath.sync.messages import LocalPublisher
 from towpath.v1 import frame_pb2
-from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns, far_ns, remaining_ns
+from towpath.waiting import CALL_TIMEOUT_S, FOREVER, Buffer, deadline_ns, far_ns, remaining_ns
 
 from . import answering, asking
 from .asking import BEGIN_LOOK_S, READ_BYTES, READ_COUNT, Calls, PendingCall
@@ -134,7 +134,7 @@ class LocalCaller:
                     with self._lock:
                         grant = self._calls.grant(call)
                     if grant is not None:
-                        self._requests.publish(b"", headers_raw=grant)
+                        self._requests.publish(b"", headers_raw=grant, timeout=_seconds(call.deadline_ns))
                     yield part
                 if not call.is_over:
                     continue
@@ -257,6 +257,11 @@ class LocalCaller:
         return told
 
 
+def _seconds(deadline: int | None) -> float | None:
+    left = remaining_ns(deadline)
+    return None if left == FOREVER else left / 1e9
+
+
 class Callers:
     """The services that one client has called; each is left when the client is closed."""
 
@@ -274,5 +279,6 @@ class Callers:
                 if caller is None or caller.ended is not None:
                     if caller is not None:
                         caller.close()
-                    caller = self._callers[name, principal] = LocalCaller(self._client, name, principal)
+                    caller = self._client._persist(lambda: LocalCaller(self._client, name, principal))
+                    self._callers[name, principal] = caller
         return caller

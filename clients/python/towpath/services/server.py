@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from towpath.sync.client import LocalClient
 
 _LINE: Final = "line"
+_log = logging.getLogger("towpath")
 
 
 class LocalServer(Server):
@@ -156,11 +158,15 @@ class LocalServer(Server):
             place = calls.SourcePlace(frame_pb2.SOURCE_ROLE_ANSWERER, self._state.id, party[0])
             protocol = self._client._protocol
             begin = functools.partial(protocol.new_source, self._info, "", place=place)
+
+            def attach() -> SourceState:
+                return self._client._attach(begin, protocol.forget_source, deadline)
+
+            deadline = deadline_ns(CALL_TIMEOUT_S)
             try:
-                state: SourceState = self._client._attach(
-                    begin, protocol.forget_source, deadline_ns(CALL_TIMEOUT_S)
-                )
-            except TowpathError:
+                state = self._client._persist(attach)
+            except TowpathError as error:
+                _log.warning("caller %d of %s is not answered: %s", source, self.channel, error)
                 return None
             publisher = self._answerers[source] = LocalPublisher(self._client, state)
             return publisher
