@@ -273,6 +273,29 @@ static inline void tpr_parcel_release(struct tpr_reader *reader) {
         tpr_source_commit_(reader->source[i]);
 }
 
+/* Where the reader stands that is furthest behind: what lies from there on was not read by all. O(readers). */
+static inline uint64_t tpr_writer_unread_from(struct tpr_writer *writer) {
+    uint64_t lowest;
+    tpr_writer_scan_(writer, &lowest);
+    return lowest;
+}
+
+/* Have this page say that `source` was read up to `position`, so that TPR_START_CURSOR goes on there: for a source that
+ * another page had, which is gone. The writer still holds what lies behind it. TPR_OK, TPR_E_SLOT, TPR_E_SLOT_TAKEN. */
+static inline int tpr_reader_seed(struct tpr_reader *reader, uint32_t index, uint64_t source, uint64_t position) {
+    if (index >= reader->slots || position % 8)
+        return TPR_E_SLOT;
+    for (uint32_t i = 0; i < reader->count; i++)
+        if (reader->source[i]->slot_index == index)
+            return TPR_E_SLOT_TAKEN;
+    struct tpr_slot *slot = &reader->page->slot[index];
+    TPR_STORE(SLOT_RESET, &slot->cursor, TPR_CURSOR_UNSET, __ATOMIC_RELEASE);
+    TPR_STORE(SLOT_TAKEN, &slot->taken, UINT64_C(0), __ATOMIC_RELAXED);
+    TPR_STORE(SLOT_SOURCE, &slot->source, source, __ATOMIC_RELEASE);
+    TPR_STORE(SLOT_START, &slot->cursor, position | TPR_CURSOR_SET, __ATOMIC_RELEASE);
+    return TPR_OK;
+}
+
 /* Write an opened parcel's messages into a ring, from offset `*at` on (TPR_PARCEL_HEADER_BYTES at first), which is left
  * behind the last one written. Its first message has `first_seq`, and the writer's next seq must be that of the first that
  * is written.

@@ -3,7 +3,11 @@ every message is stored once and shown once, in one order, live and in a replay.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +96,46 @@ def test_hundreds_of_times(tmp_path: Path, seed: int) -> None:
 @pytest.mark.long
 def test_before_each_write_and_sync_of_many_commits(tmp_path: Path, shim: Path) -> None:
     kill_at_each_operation(tmp_path, shim, range(3, 300), 2)
+
+
+@pytest.mark.parametrize("before", [10, 300])
+def test_the_whole_daemon_is_killed(tmp_path: Path, before: int) -> None:
+    """Nobody keeps rings and pages then; but the publisher knows up to where it was read."""
+    config = tmp_path / "towpath.toml"
+    config.write_text(
+        'zeromq = false\ngrpc = false\n[daemon]\n'
+        f'\nruntime_dir = "{tmp_path}/run"\nstate_dir = "{tmp_path}/state"\n'
+    )
+    log = (tmp_path / "log").open("a")
+
+    def serve() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "towpath", "serve", "--config", config], stderr=log)
+
+    socket = tmp_path / "run" / "towpath.sock"
+    daemon = serve()
+    try:
+        wait_until(socket.exists)
+        with towpath.connect(f"unix:{socket}") as client:
+            client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
+            publisher, live = client.publisher(CHANNEL), client.subscribe(CHANNEL)
+            for number in range(before):
+                publisher.publish(b"%d" % number + b"." * 500)
+            publisher.flush(DEADLINE_S)
+            core = client.status().pid
+            os.kill(core, signal.SIGSTOP)
+            for number in range(before, before + 20):
+                publisher.publish(b"%d" % number)
+            daemon.kill()
+            os.kill(core, signal.SIGKILL)
+            daemon.wait()
+            daemon = serve()
+            publisher.flush(DEADLINE_S)
+            expected = [*range(before + 20)]
+            replay = client.subscribe(CHANNEL, start="all")
+            for subscription in (replay, live):
+                got = [subscription.receive(DEADLINE_S).payload for _ in expected]
+                assert [int(payload.rstrip(b".")) for payload in got] == expected
+    finally:
+        daemon.terminate()
+        daemon.wait()
+        log.close()

@@ -175,6 +175,8 @@ class Connection:
             ring_bytes = self._door.descriptors.offer_ring(
                 source, ring, channel=body.channel, is_resumed=body.resumed
             )
+            if body.resumed and body.HasField("unread_from"):
+                self._door.descriptors.offer_unread(source, body.unread_from)
             self._offers[frame.id] = lambda: self._door.descriptors.withdraw_ring(source)
             self._door.submit(translate.attach_source(caller, body, ring_bytes))
             return

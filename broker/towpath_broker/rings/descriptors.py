@@ -32,6 +32,15 @@ class Descriptors:
         self._rings: dict[SourceId, wire.Descriptor] = {}
         self._pages: dict[ReaderId, wire.Descriptor] = {}
         self._doorbells: dict[SessionId, wire.Descriptor] = {}
+        self._unread: dict[SourceId, int] = {}
+
+    def offer_unread(self, source: SourceId, position: int) -> None:
+        """Keep what a publisher says of how far its ring was read; after ``offer_ring``."""
+        self._unread[source] = position
+
+    def take_unread(self, source: SourceId) -> int | None:
+        """What it said, once."""
+        return self._unread.pop(source, None)
 
     def offer_ring(
         self,
@@ -107,10 +116,12 @@ class Descriptors:
         """The source that was offered with it is refused: it was never there."""
         self.traffic.withdraw(source)
         self._rings.pop(source, None)
+        self._unread.pop(source, None)
 
     def drop_source(self, source: SourceId) -> None:
         self.traffic.end(source)
         self._rings.pop(source, None)
+        self._unread.pop(source, None)
 
     def drop_reader(self, reader: ReaderId) -> None:
         self.traffic.end_reader(reader)

@@ -80,12 +80,21 @@ class Intake:
 
     # ---- they come -----------------------------------------------------------------------------------------
 
-    def add(self, source: SourceId, slot: int, ring: int, start: Start, doorbell: int) -> None:
+    def add(
+        self,
+        source: SourceId,
+        slot: int,
+        ring: int,
+        start: Start,
+        doorbell: int,
+        unread_from: int | None = None,
+    ) -> None:
         """Read a publisher's ring, or go on with it: the machine says that it is attached.
 
         Args:
             start: where to begin, if this page does not say where it was read up to.
             ring, doorbell: descriptors that stay the caller's; -1: it has no doorbell.
+            unread_from: where this page says nothing of it: the position up to which another one had read it.
         """
         timer = self._away.pop(source, None)
         if timer is not None:
@@ -94,7 +103,10 @@ class Intake:
             if self.is_reading(source):
                 self.reader.revive(source)
                 self.reader.set_doorbell(source, doorbell)
-            elif start == "start" or not self._add_at_cursor(source, slot, ring, doorbell):
+            elif start == "start" or not (
+                self._add_at_cursor(source, slot, ring, doorbell)
+                or self._add_at(unread_from, source, slot, ring, doorbell)
+            ):
                 self.reader.add(ring, slot, source, self._channel, start, doorbell)
                 if start != "start":  # it was there before, and this page knows nothing of it
                     log("core.source_from_now_on", level="warning", channel=self._channel, source=source)
@@ -112,6 +124,16 @@ class Intake:
         """Go on with a publisher of an earlier core, which is away until the machine says that it is back."""
         self._add_at_cursor(source, slot, ring, -1)
         self._await_return(source)
+
+    def _add_at(self, position: int | None, source: SourceId, slot: int, ring: int, doorbell: int) -> bool:
+        """Go on where another page had read up to; False when that is not known, or cannot be."""
+        if position is None:
+            return False
+        try:
+            _ring.seed(self.reader, slot, source, position)
+        except _ring.RingError:
+            return False
+        return self._add_at_cursor(source, slot, ring, doorbell)
 
     def _add_at_cursor(self, source: SourceId, slot: int, ring: int, doorbell: int) -> bool:
         """Go on where this page says that the source was read up to; False when it does not, or the ring

@@ -52,6 +52,8 @@ START_NAMES: Final[Mapping[StartAt, Literal["tail", "start", "history"]]] = {
     StartAt.TAIL: "tail",
     StartAt.HISTORY: "history",
 }
+TAKEN_KEPT_S: Final = 3_600.0
+"""How long after a start it is known up to where publishers were stored that have not come back."""
 UNSHOWN_S: Final = 1.0
 """How long what was stored is meant for a source that the core is given for it; later there is no room for
 one.
@@ -91,6 +93,7 @@ class Mediator:
         self._kept: dict[str, Kept] = {}
         self._missing: dict[str, set[ReaderId]] = {}  # subscribers from before a recovery, by channel
         self._grace: asyncio.TimerHandle | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
         self._submit = submit
         self._written = written
         self._refused = refused
@@ -255,6 +258,7 @@ class Mediator:
             own.wake()
         if self._missing:
             self._grace = self._loop.call_later(GRACE_S, self._give_up_missing)
+        self._forgetting = self._loop.call_later(TAKEN_KEPT_S, self._forget_taken)
 
     def _give_up_missing(self) -> None:
         for name, readers in self._missing.items():
@@ -323,6 +327,15 @@ class Mediator:
         if session is not None:
             self._held(session, source, error)
 
+    def _forget_taken(self) -> None:
+        """Forget up to where publishers were taken in that have not come back since the start."""
+        for channel in list(self._by_source.values()):
+            if isinstance(channel, DurableChannel) and channel.intake is not None:
+                known = set(channel.intake.reader.sources())
+                for source in self._data_plane.taken(channel.name):
+                    if source not in known:
+                        self._data_plane.submit(ForgetSource(channel.name, source))
+
     # ---- notices -------------------------------------------------------------------------------------------
 
     def write(self, effect: effects.WriteMessages) -> None:
@@ -383,9 +396,19 @@ class Mediator:
             self._session_of[body.source] = body.session
         self._keep_other(channel.name, PUBLISHER, body.source, body.slot, ring)
         doorbell = self._descriptors.doorbell(body.session)
-        self._intake_of(channel).add(
-            body.source, body.slot, ring.fd, START_NAMES[body.start], -1 if doorbell is None else doorbell.fd
+        intake = self._intake_of(channel)
+        intake.add(
+            body.source,
+            body.slot,
+            ring.fd,
+            START_NAMES[body.start],
+            -1 if doorbell is None else doorbell.fd,
+            self._descriptors.take_unread(body.source),
         )
+        if isinstance(channel, DurableChannel):  # what is stored of it already, and was not released
+            taken_seq = self._data_plane.taken(channel.name).get(body.source, 0)
+            if taken_seq:
+                intake.reader.pass_over(body.source, taken_seq)
 
     def _source_left(self, channel: OwnChannel, source: SourceId) -> None:
         """The core reads nothing more of a publisher; its slot is free once the machine has let go too."""
@@ -483,7 +506,7 @@ class Mediator:
 
     def close(self) -> None:
         """End every ring, which subscribers drain; for an end without a successor."""
-        for timer in (self._idle_check, self._grace):
+        for timer in (self._idle_check, self._grace, self._forgetting):
             if timer is not None:
                 timer.cancel()
         for channel in self._by_source.values():

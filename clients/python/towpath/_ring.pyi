@@ -669,6 +669,20 @@ def take(reader: Reader, count_max: int, bytes_max: int, message_bytes_max: int)
 def release(reader: Reader, /) -> None:
     """What was taken is safe: move the cursors that the writers see past it."""
 
+def unread_from(writer: Writer, /) -> int:
+    """Where the attached reader stands that is furthest behind; the tail when there is none. O(readers)."""
+
+def next_seq(reader: Reader, source: int) -> int:
+    """The seq that a reader expects next of a source; 0: it is not known, or the source is not read."""
+
+def seed(reader: Reader, slot: int, source: int, position: int) -> None:
+    """Have a reader's page say that a source was read up to a position (of ``unread_from``), so that ``add``
+    with "cursor" goes on there: for a source that another page had, which is gone.
+
+    Raises:
+        RingError: the slot is outside the page, or in use; the position cannot be one.
+    """
+
 def begin_at(writer: Writer, first_seq: int) -> None:
     """Have the seqs of a new ring begin with this instead of 1.
 

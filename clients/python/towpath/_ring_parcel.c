@@ -114,6 +114,46 @@ static WriterObject *parcel_writer(PyObject *value, const char *function) {
     return tp_writer_usable((WriterObject *)value) ? (WriterObject *)value : NULL;
 }
 
+static PyObject *parcel_unread_from(PyObject *Py_UNUSED(module), PyObject *value) {
+    WriterObject *writer = parcel_writer(value, "unread_from");
+    return writer ? PyLong_FromUnsignedLongLong(tpr_writer_unread_from(&writer->ring)) : NULL;
+}
+
+static PyObject *parcel_seed(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"reader", "slot", "source", "position"};
+    static const struct tp_signature signature = {"seed", names, 4, 4};
+    uint64_t source, position;
+    uint32_t slot;
+    PyObject *value[4];
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_uint32(value[1], "slot", &slot) < 0 ||
+        tp_uint64(value[2], "source", &source) < 0 || tp_uint64(value[3], "position", &position) < 0)
+        return NULL;
+    if (!Py_IS_TYPE(value[0], tp_reader_type))
+        return PyErr_Format(PyExc_TypeError, "seed() takes a Reader");
+    if (!tp_reader_usable((ReaderObject *)value[0]))
+        return NULL;
+    int code = tpr_reader_seed(&((ReaderObject *)value[0])->ring, slot, source, position);
+    if (code != TPR_OK)
+        return tp_raise(code);
+    Py_RETURN_NONE;
+}
+
+static PyObject *parcel_next_seq(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames) {
+    static const char *const names[] = {"reader", "source"};
+    static const struct tp_signature signature = {"next_seq", names, 2, 2};
+    uint64_t source;
+    PyObject *value[2];
+    if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_uint64(value[1], "source", &source) < 0)
+        return NULL;
+    if (!Py_IS_TYPE(value[0], tp_reader_type))
+        return PyErr_Format(PyExc_TypeError, "next_seq() takes a Reader");
+    if (!tp_reader_usable((ReaderObject *)value[0]))
+        return NULL;
+    const struct tpr_source *found = tpr_reader_find(&((ReaderObject *)value[0])->ring, source);
+    return PyLong_FromUnsignedLongLong(found ? found->next_seq : 0);
+}
+
 static PyObject *parcel_begin_at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
                                  PyObject *kwnames) {
     static const char *const names[] = {"writer", "first_seq"};
@@ -495,6 +535,9 @@ static PyType_Spec parcel_spec = {"towpath._ring.Parcel", sizeof(ParcelObject), 
 static PyMethodDef parcel_functions[] = {
     {"take", TP_METHOD(parcel_take), TP_KEYWORDS, "Copy messages out of a reader's sources into a parcel."},
     {"release", TP_METHOD(parcel_release), METH_O, "Move a reader's cursors past what was taken."},
+    {"unread_from", TP_METHOD(parcel_unread_from), METH_O, "Where the reader stands that is furthest behind."},
+    {"next_seq", TP_METHOD(parcel_next_seq), TP_KEYWORDS, "The seq that a reader expects next of a source."},
+    {"seed", TP_METHOD(parcel_seed), TP_KEYWORDS, "Have a reader's page say up to where a source was read."},
     {"begin_at", TP_METHOD(parcel_begin_at), TP_KEYWORDS, "The seqs of a new ring begin here."},
     {"show", TP_METHOD(parcel_show), TP_KEYWORDS, "Write a parcel's messages into a ring."},
     {"pack", TP_METHOD(parcel_pack), TP_KEYWORDS, "Make a parcel of payloads and headers."},

@@ -162,6 +162,7 @@ class ReaderState:
         slots: the slot of each source that the core counts as this reader's.
         following: sources whose rings are not drained yet, and the channel of each.
         stored: sources whose messages are in the store too, under the same seqs.
+        begins: of channels that are stored, the seq with which this reader began; 0: not known.
         excluded: sources whose messages are passed over.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
@@ -199,6 +200,7 @@ class ReaderState:
         self.slots: dict[int, int] = {}
         self.following: dict[int, str] = {}
         self.stored: set[int] = set()
+        self.begins: dict[str, int] = {}
         self.excluded: set[int] = set()
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()

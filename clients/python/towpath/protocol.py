@@ -316,6 +316,8 @@ class ClientProtocol:
             place=state.place,
         )
         call.body.resume_token = state.resume_token
+        if state.is_attached and state.is_durable:
+            call.body.unread_from = _ring.unread_from(state.writer)
 
         def answered(answer: Frame | TowpathError) -> None:
             try:
@@ -604,6 +606,7 @@ class ClientProtocol:
         state.following[notice.source] = notice.channel
         if notice.is_stored:
             state.stored.add(notice.source)
+            state.begins.setdefault(notice.channel, _ring.next_seq(state.reader, notice.source))
         state.wake()
 
     def _source_excluded(self, notice: frame_pb2.SourceExcluded) -> None:

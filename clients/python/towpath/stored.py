@@ -23,7 +23,7 @@ Not here: asking (``sync.messages``, ``aio.messages``), rings.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -93,14 +93,18 @@ class StoredLog:
 
     Args:
         excluded: sources whose messages are not wanted; may change.
+        begins: of channels for which ``begin`` is not called, the seq that is wanted first; 0 and none: the
+            first that comes. May change. (Without it messages that a core had shown before it died would be
+            taken for old ones, when its successor's are read first.)
 
     Attributes:
         missed: messages that the store had no more, in total.
         regained: messages that the ring had no more, but the store: the ring counts them as lost.
     """
 
-    def __init__(self, excluded: Collection[int] = ()) -> None:
+    def __init__(self, excluded: Collection[int] = (), begins: Mapping[str, int] | None = None) -> None:
         self._excluded = excluded
+        self._begins = {} if begins is None else begins
         self._next: dict[str, int] = {}
         self._source: dict[str, int] = {}  # which came last, of each channel
         self._pieces: deque[list[Message] | _Gap] = deque()
@@ -142,7 +146,7 @@ class StoredLog:
             and first.source in stored
             and last.seq - first.seq == len(messages) - 1
             and not first.missed
-            and self._next.get(first.channel, first.seq) == first.seq
+            and self._expected(first) == first.seq
             and not self._untold
         ):
             self._next[first.channel] = last.seq + 1
@@ -156,13 +160,18 @@ class StoredLog:
             self._pieces.append(run)
         return []
 
+    def _expected(self, message: Message) -> int:
+        """The seq that is next on a message's channel."""
+        known = self._next.get(message.channel)
+        return known or self._begins.get(message.channel) or message.seq - message.missed
+
     def _sort_one(self, message: Message, is_stored: bool, run: list[Message]) -> list[Message]:
         """Put a message behind those of ``run``, unless it was had; return the run that goes on."""
         if not is_stored:
             run.append(message)
             return run
         channel, seq = message.channel, message.seq
-        expected = self._next.get(channel, seq - message.missed)
+        expected = self._expected(message)
         if self._excluded and not message.missed and self._source.get(channel) == message.source:
             expected = max(expected, seq)  # the reader has passed over what is not wanted
         self._source[channel] = message.source

@@ -1,7 +1,7 @@
-"""A daemon whose state directory is on a disk of its own, which is full, and then is not; in namespaces of its own.
+"""A daemon whose state directory is on a disk of its own, which is full, and then is not.
 
-``fill_disk.py DIRECTORY``: mounts a small tmpfs there (call it under ``unshare --user --map-root-user --mount``).
-Prints what happened, line by line.
+``fill_disk.py DIRECTORY``: mounts a small tmpfs there, so call it under ``unshare --user --map-root-user
+--mount``. Prints what happened, line by line.
 """
 
 from __future__ import annotations
@@ -24,35 +24,37 @@ def main() -> None:
     state = directory / "state"
     state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", state], check=True)
-    with running_daemon(directory, "zeromq = false\ngrpc = false\n") as daemon:
-        with towpath.connect(str(daemon.socket)) as client:
-            client.declare("log", durable=True, ring_bytes=1 << 16)
-            live = client.subscribe("log")
-            ring, socket = client.publisher("log"), client
-            ring.publish(b"0")
-            ring.flush(DEADLINE_S)
-            filler = state / "filler"
-            fill(filler)
-            count = 1
-            try:
-                while count < 10_000:
-                    ring.publish(b"%d" % count + b"." * 1000, timeout=DEADLINE_S)
-                    count += 1
-                    ring.flush(DEADLINE_S)
-            except errors.StoreFull:
-                print("ring refused")
-            try:
-                for _ in range(1_000):
-                    publish_over_socket(socket, b"x" * 100_000)
-                    count += 1
-            except errors.StoreFull:
-                print("socket refused")
-            filler.unlink()
-            ring.flush(DEADLINE_S)
-            print("goes on")
-            ring.publish(b"last")
-            ring.flush(DEADLINE_S)
-            wait_until(lambda: check(client, live))
+    with (
+        running_daemon(directory, "zeromq = false\ngrpc = false\n") as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        client.declare("log", durable=True, ring_bytes=1 << 16)
+        live = client.subscribe("log")
+        ring, socket = client.publisher("log"), client
+        ring.publish(b"0")
+        ring.flush(DEADLINE_S)
+        filler = state / "filler"
+        fill(filler)
+        count = 1
+        try:
+            while count < 10_000:
+                ring.publish(b"%d" % count + b"." * 1000, timeout=DEADLINE_S)
+                count += 1
+                ring.flush(DEADLINE_S)
+        except errors.StoreFull:
+            print("ring refused")
+        try:
+            for _ in range(1_000):
+                publish_over_socket(socket, b"x" * 100_000)
+                count += 1
+        except errors.StoreFull:
+            print("socket refused")
+        filler.unlink()
+        ring.flush(DEADLINE_S)
+        print("goes on")
+        ring.publish(b"last")
+        ring.flush(DEADLINE_S)
+        wait_until(lambda: check(client, live))
     print("done")
 
 

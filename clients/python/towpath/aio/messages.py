@@ -200,7 +200,7 @@ class LocalAsyncSubscription(AsyncSubscription):
         super().__init__(state.channel)
         self._client = client
         self._state = state
-        self._log = StoredLog(state.excluded)
+        self._log = StoredLog(state.excluded, state.begins)
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
 

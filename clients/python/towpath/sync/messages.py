@@ -218,7 +218,7 @@ class LocalSubscription(Subscription):
         self._client = client
         self._state = state
         self._receive = state.reader.receive
-        self._log = StoredLog(state.excluded)
+        self._log = StoredLog(state.excluded, state.begins)
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
 

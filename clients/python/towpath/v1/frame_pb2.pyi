@@ -635,6 +635,7 @@ class AttachSourceRequest(_message.Message):
     OWN_READER_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREAD_FROM_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     source: _builtins.int
     """An id of the session's own block; or, with `resumed`, the id it had on an earlier connection."""
@@ -650,6 +651,10 @@ class AttachSourceRequest(_message.Message):
     """An answerer's: the caller's reader of replies, which alone may map the ring."""
     resume_token: _builtins.bytes
     """With `resumed`: as in the response that gave the session this source."""
+    unread_from: _builtins.int
+    """With `resumed`, on a durable topic: the position in the ring up to which it was read, as far as the publisher knows.
+    For a core that knows nothing of it.
+    """
     def __init__(
         self,
         *,
@@ -661,12 +666,15 @@ class AttachSourceRequest(_message.Message):
         own_reader: _builtins.int = ...,
         peer: _builtins.int = ...,
         resume_token: _builtins.bytes = ...,
+        unread_from: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unread_from", b"_unread_from", "unread_from", b"unread_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "origin", b"origin", "own_reader", b"own_reader", "peer", b"peer", "resume_token", b"resume_token", "resumed", b"resumed", "role", b"role", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unread_from", b"_unread_from", "channel", b"channel", "origin", b"origin", "own_reader", b"own_reader", "peer", b"peer", "resume_token", b"resume_token", "resumed", b"resumed", "role", b"role", "source", b"source", "unread_from", b"unread_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unread_from: _TypeAlias = _typing.Literal["unread_from"]  # noqa: Y015
+    _WhichOneofArgType__unread_from: _TypeAlias = _typing.Literal["_unread_from", b"_unread_from"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unread_from) -> _WhichOneofReturnType__unread_from | None: ...
 
 Global___AttachSourceRequest: _TypeAlias = AttachSourceRequest  # noqa: Y015
 
