@@ -16,10 +16,12 @@ import pytest
 import towpath_broker.gateways.bridge.adapters as adapters
 from tests.bridge.hub import Hub
 from tests.bridge.rig import DEADLINE_S, has_children, on_loop, open_descriptors, shell, within
-from towpath.errors import BindingFailed, ChannelNotFound, InvalidArgument, NotSupported, SlowConsumer
+from towpath.bindings import REGISTERED
+from towpath.errors import BindingFailed, ChannelNotFound, InvalidArgument, SlowConsumer
 from towpath.model import BindingState
 from towpath_broker.gateways.bridge.bridge import Bridge
 from towpath_broker.gateways.bridge.keeping import Keeping
+from towpath_broker.gateways.bridge.making import MAKERS
 from towpath_broker.gateways.bridge.tasks import cancel
 
 
@@ -108,7 +110,7 @@ async def test_both_directions_do_not_get_back_what_they_brought() -> None:
         ("pipe:/no/such/program", BindingFailed),
         ("fifo:/dev/null", BindingFailed),
         ("fifo:relative", InvalidArgument),
-        ("mq:/later", NotSupported),
+        ("later:/x", InvalidArgument),
     ],
 )
 @on_loop
@@ -295,10 +297,14 @@ async def test_a_bug_ends_the_bridge_and_is_seen(tmp_path: Path, monkeypatch: py
         assert at.hub.open_ends == 0
 
 
+def test_each_scheme_has_an_adapter() -> None:
+    assert MAKERS.keys() == REGISTERED.keys()
+
+
 def test_adapters_do_not_know_each_other() -> None:
     folder = Path(adapters.__file__).parent
     files = sorted(folder.glob("[a-z]*.py"))
-    assert [file.stem for file in files] == ["fifo", "pipe"]
+    assert {file.stem for file in files} >= set(MAKERS)
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath.bindings import (
+    OPTION_TYPES,
     REGISTERED,
     FifoOptions,
+    MqOptions,
     PipeOptions,
     Restart,
+    SysvOptions,
     WhenAbsent,
     check_options,
     format_bytes,
@@ -34,6 +37,12 @@ from towpath.framing import Framing, FramingOptions
         ("pipe:vmstat 1", ("pipe", "vmstat 1")),
         ("pipe:sh -c 'tail -f a | grep b'", ("pipe", "sh -c 'tail -f a | grep b'")),
         ("fifo:/" + "a" * 255, ("fifo", "/" + "a" * 255)),
+        ("mq:/orders", ("mq", "/orders")),
+        ("mq:/" + "a" * 255, ("mq", "/" + "a" * 255)),
+        ("sysv:0x1234", ("sysv", "0x1234")),
+        ("sysv:4294967295", ("sysv", "4294967295")),
+        ("sysv:/etc/app.conf:65", ("sysv", "/etc/app.conf:65")),
+        ("sysv:/etc/app.conf:A", ("sysv", "/etc/app.conf:A")),
     ],
 )
 def test_url_is_taken_apart(url: str, expected: tuple[str, str]) -> None:
@@ -64,6 +73,22 @@ def test_url_is_taken_apart(url: str, expected: tuple[str, str]) -> None:
         ("pipe:a\0b", "NUL"),
         ("pipe:" + "a" * 65_537, "more than 65536 bytes"),
         ("pipe:\udc80", "UTF-8"),
+        ("mq:orders", "one slash"),
+        ("mq:/", "one slash"),
+        ("mq:/a/b", "one slash"),
+        ("mq:/..", "no message queue can have this name"),
+        ("mq:/a\0", "no message queue can have this name"),
+        ("mq:/" + "a" * 256, "more than 255 bytes"),
+        ("mq:/\udc80", "UTF-8"),
+        ("sysv:", "no key"),
+        ("sysv:0", "no key"),
+        ("sysv:-1", "no key"),
+        ("sysv:4294967296", "no key"),
+        ("sysv:/etc/app.conf", "no key"),
+        ("sysv:/etc/app.conf:0", "no key"),
+        ("sysv:/etc/app.conf:256", "no key"),
+        ("sysv:/etc/../x:1", "'..' is not allowed"),
+        ("sysv:٣", "no key"),
     ],
 )
 def test_bad_url_is_refused(url: str, text: str) -> None:
@@ -88,6 +113,10 @@ def test_schemes_of_a_later_version() -> None:
         ("pipe:echo 'a' b", 'pipe:echo a  "b"', True),
         ("pipe:echo 'a b'", "pipe:echo a b", False),
         ("fifo:/echo", "pipe:/echo", False),
+        ("mq:/a", "mq:/b", False),
+        ("sysv:0x10", "sysv:16", True),
+        ("sysv:/etc//app:A", "sysv:/etc/app:65", True),
+        ("sysv:/etc/app:66", "sysv:/etc/app:65", False),
     ],
 )
 def test_place(one: str, other: str, is_same: bool) -> None:
@@ -129,6 +158,31 @@ def test_every_option_reaches_its_adapter() -> None:
     ) == PipeOptions(FramingOptions(Framing.FIXED, b"", 100_000, 100_000), Restart.ON_FAILURE, 10, 0)
 
 
+def test_every_option_of_message_queues_reaches_its_adapter() -> None:
+    assert parse_options("mq", {}) == MqOptions(0o600, True, None, None, False, 1 << 20)
+    assert parse_options(
+        "mq",
+        {
+            "mode": "0660",
+            "create": "false",
+            "maxmsg": "7",
+            "msgsize": "100",
+            "split": "true",
+            "split_bytes_max": "9000",
+        },
+    ) == MqOptions(0o660, create=False, maxmsg=7, msgsize=100, split=True, split_bytes_max=9000)
+    assert parse_options("sysv", {}) == SysvOptions(0o600, True, 1, 0)
+    assert parse_options(
+        "sysv", {"mode": "0660", "create": "false", "type": "3", "receive_type": "4"}
+    ) == SysvOptions(0o660, create=False, type=3, receive_type=4)
+
+
+def test_one_name_has_one_type() -> None:
+    for scheme in REGISTERED.values():
+        for option in scheme.options:
+            assert OPTION_TYPES[option.name] == option.type
+
+
 def test_framing_ignores_what_is_not_framing() -> None:
     assert parse_framing({"framing": "raw", "mode": "0600"}) == FramingOptions(Framing.RAW)
 
@@ -138,6 +192,14 @@ def test_framing_ignores_what_is_not_framing() -> None:
     [
         ("fifo", "sideways", {}, "allowed are in, out, both"),
         ("fifo", "both", {}, "carries one way"),
+        ("mq", "both", {}, "carries one way"),
+        ("mq", "in", {"maxmsg": "0"}, "1 to 65536"),
+        ("mq", "in", {"msgsize": "16777217"}, "1 to 16777216"),
+        ("mq", "in", {"split_bytes_max": "9"}, "needs split=true"),
+        ("mq", "in", {"framing": "line"}, "'framing' is no option of a mq: binding"),
+        ("sysv", "both", {}, "needs receive_type"),
+        ("sysv", "both", {"type": "2", "receive_type": "2"}, "needs receive_type"),
+        ("sysv", "in", {"receive_type": "-1"}, "0 to 2147483647"),
         ("fifo", "in", {"colour": "red"}, "'colour' is no option"),
         ("fifo", "in", {"restart": "never"}, "'restart' is no option of a fifo: binding"),
         ("pipe", "in", {"mode": "0600"}, "'mode' is no option of a pipe: binding"),

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.bindings import FIFO, MQ, PIPE, check_options, parse_command, parse_url
+from towpath.bindings import FIFO, MQ, PIPE, SYSV, check_options, parse_command, parse_url
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.mq import MqAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
+from towpath_broker.gateways.bridge.adapters.sysv import SysvAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.gateways.bridge.ports import Adapter, Carrier
@@ -64,10 +65,16 @@ def _mq(site: Site) -> Adapter:
     )
 
 
+def _sysv(site: Site) -> Adapter:
+    options = SYSV.parse_options(site.info.options)
+    return SysvAdapter(site.place, site.info.direction, options, site.carrier, site.tally, site.keeping)
+
+
 MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
     "fifo": _fifo,
     "pipe": _pipe,
     "mq": _mq,
+    "sysv": _sysv,
 }
 
 
