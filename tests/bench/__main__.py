@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.bench import environment, footprint, report, scaling, whole_process
+from tests.bench import environment, footprint, kinds, report, scaling, whole_process
 from tests.bench.cases import IMPORTS, SIZES, Case, cases, load_of, mechanism_named, obstacle
 from tests.bench.crew import CaseFailed, measure
 from tests.bench.load import Pattern
@@ -41,7 +41,7 @@ from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Placement, Site
 
 FAMILIES: Final = ("local", "peers")
-PARTS: Final = (*FAMILIES, "process", "footprint", "scaling")
+PARTS: Final = (*FAMILIES, "kinds", "process", "footprint", "scaling")
 PATTERNS: Final[tuple[Pattern, ...]] = ("one-way", "fan-out", "round trip")
 FULL_S, QUICK_S = 17 * 60.0, 70.0
 """For the rounds of all placements together."""
@@ -143,8 +143,12 @@ def part(results: Results, name: str) -> Iterator[None]:
 
 
 def run_parts(options: argparse.Namespace, results: Results) -> None:
-    """Whole processes, curves, footprints."""
+    """Queues, services and the other kinds; whole processes, curves, footprints."""
     with Site("free") as site:
+        if "kinds" in options.only:
+            with part(results, "kinds"):
+                number, scale = (1, 1.0) if options.quick else (3, 5.0)
+                kinds.measure(results, site, number=number, scale=scale)
         if "process" in options.only:
             with part(results, "whole processes"):
                 whole_process.measure(results, site, 5 if options.quick else 21)

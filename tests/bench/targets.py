@@ -96,6 +96,24 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Least:
+    """A wish that a single figure is not less."""
+
+    target: str
+    figure: str
+    bound: float
+    unit: str = "times"
+
+    def row(self, results: Results) -> Row:
+        """Its line."""
+        text = f"{self.target}: at least {self.bound:g} {self.unit}"
+        measured = results.singles.get(self.figure)
+        if measured is None:
+            return Row(text, "not measured", "", None)
+        return Row(text, f"{measured:,.4g} {self.unit}", "", measured >= self.bound)
+
+
+@dataclass(frozen=True)
 class Linear:
     """A wish that a cost grows no worse than linearly."""
 
@@ -123,7 +141,7 @@ _OTHERS: Final = tuple(mechanism.name for mechanism in MECHANISMS if mechanism.f
 _KIB64: Final = 1 << 16
 _MIB: Final = 1 << 20
 
-TARGETS: Final[tuple[Ratio | Bound | Linear, ...]] = (
+TARGETS: Final[tuple[Ratio | Bound | Least | Linear, ...]] = (
     Ratio("64 B, one call per message, by FIFO", "one-way", 64, "towpath", ("FIFO",), "at least", 1.8),
     Ratio(
         "the same with receive() calls, by FIFO",
@@ -268,6 +286,16 @@ TARGETS: Final[tuple[Ratio | Bound | Linear, ...]] = (
         "at least",
         0.4,
     ),
+    Least("queue, published, consumed, acknowledged", "queue k/s", 100, "k/s"),
+    Least("the same, by Redis streams", "queue by Redis", 2),
+    Least("durable queue, by Redis, appendfsync always", "durable queue by Redis", 5),
+    Least("durable publish, one at a time, by append and fdatasync", "durable publish by raw", 0.6),
+    Least("the same, by Redis, appendfsync always", "durable publish by Redis", 1),
+    Least("durable publish, pipelined, by 500 a fdatasync", "durable batch by raw", 0.5),
+    Least("replay of 100 B", "replay M/s", 1, "M/s"),
+    Least("request and reply, by pyzmq REQ and REP", "REQ by call", 2),
+    Bound("state get", "state get us", 1, "us"),
+    Bound("state get, by copying the bytes", "state get by copy", 5, "times"),
     Bound("towpath pub NAME x, by python -c pass", "pub by pass", 5, "times"),
     Bound("idle: CPU of core, supervisor and gateways", "idle cpu permille", 0.5, "permille"),
     Bound("idle: memory of the core", "core resident MB", 60, "MB"),

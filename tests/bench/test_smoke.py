@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench import targets
+from tests.bench import kinds, targets
 from tests.bench.cases import Case
 from tests.bench.results import Results
+from tests.bench.site import Site
 from tests.project.project_files import ROOT
 
 FIFO = Case("FIFO", "free", "one-way", 64, True)
@@ -30,6 +31,15 @@ def test_every_local_case_carries_all_of_its_messages(tmp_path: Path) -> None:
     assert all(figures for case in found["cases"] for figures in case["rounds"])
     assert "64 B, one call per message" in done.stdout
     assert "one-way, 64 KiB, free, without checksum" in (tmp_path / "bench.md").read_text()
+
+
+def test_every_other_kind_is_carried() -> None:
+    results = Results()
+    with Site("free") as site:
+        kinds.measure(results, site, number=1, scale=0.05)
+    figures = {"queue k/s", "durable queue k/s", "durable publish /s", "durable batch k/s", "replay M/s"}
+    assert set(results.singles) >= figures | {"call us", "state get us", "state get by copy"}
+    assert all(figure > 0 for figure in results.singles.values())
 
 
 def test_a_broken_case_is_told_and_ends_the_run_with_1(tmp_path: Path) -> None:
