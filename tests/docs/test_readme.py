@@ -1,7 +1,7 @@
 """The README's commands and programs, run as they stand there, and what it says they print.
 
 What is changed before a block is run: the ports, because those of the README may be in use, and /tmp, so that
-runs do not meet. ``.venv`` is there by a link.
+runs do not meet. ``.venv`` and ``clients`` are there by links.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Reader:
         self._directory = directory
         (directory / "tmp").mkdir()
         (directory / ".venv").symlink_to(sys.prefix)
+        (directory / "clients").symlink_to(ROOT / "clients")
         self._client = towpath.connect(str(daemon.socket))
         self._output = ""
         self._beside: Beside | None = None

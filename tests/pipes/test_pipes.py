@@ -176,7 +176,9 @@ def test_a_pump_that_is_killed(client: towpath.Client, name: str, pumps: Pumps) 
         for pump in found:
             os.kill(pump, signal.SIGKILL)
         assert reading.read(1) == b""
-        wait_until(lambda: pumps() == [])
+        broken = select.poll()
+        broken.register(writing, 0)
+        assert broken.poll(20_000) == [(writing.fileno(), select.POLLERR)]
         with pytest.raises(BrokenPipeError):
             writing.write(b"x\n")
 

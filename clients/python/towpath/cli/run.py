@@ -76,8 +76,8 @@ def run(arguments: Namespace) -> int:
         status = process.wait()
         if taking is not None:
             taking.join()
-        if giving is not None:
-            client.close()  # it waits for messages that nobody would read
+        if outlet is not None and giving is not None:
+            outlet.close()  # it waits for messages that nobody would read
             giving.join(END_S)  # unless what the program left behind holds its input, and does not read
     code = 0
     for flow, what in ((inlet, "not published"), (outlet, "not given to the program")):

@@ -15,6 +15,7 @@ Invariants
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from typing import Final
 
@@ -28,6 +29,8 @@ from towpath.sync.consuming import Consumer
 READ_BYTES: Final = 1 << 16
 DRAIN_TIMEOUT_S: Final = 10.0
 """How long an inlet waits at its end until everything is read by all; it stays in the ring either way."""
+STOP_S: Final = 1.0
+"""How long an outlet that is to end waits for what is being written."""
 
 
 class Inlet:
@@ -95,6 +98,7 @@ class Outlet:
 
     def __init__(self, client: Client, channel: str, framing: FramingOptions) -> None:
         self._encoder = encoder(framing)
+        self._handing = threading.Lock()
         self._end: Subscription | Consumer
         if not is_pattern(channel) and client.channel_info(channel).kind == "queue":
             self._end = client.consume(channel)
@@ -121,16 +125,25 @@ class Outlet:
             if left is not None:
                 left -= len(batch)
             try:
-                _write(fd, b"".join(self._encoder.encode([each.payload for each in batch])))
+                with self._handing:
+                    _write(fd, b"".join(self._encoder.encode([each.payload for each in batch])))
+                    if isinstance(self._end, Consumer):
+                        for each in batch:
+                            each.ack()  # type: ignore[union-attr]  # a Consumer's batch has Deliveries
+                        self._end.flush()
             except (BrokenPipeError, ConnectionResetError):
                 return  # a queue gets back what was not acknowledged
-            if isinstance(self._end, Consumer):
-                for each in batch:
-                    each.ack()  # type: ignore[union-attr]  # a Consumer's batch has Deliveries
-                self._end.flush()
 
     def close(self) -> None:
-        self._end.close()
+        """End ``run`` in another thread, which raises ConnectionLost; what was written is acknowledged first,
+        unless nobody reads it and nobody can tell.
+        """
+        has_stopped = self._handing.acquire(timeout=STOP_S)
+        try:
+            self._end.close()
+        finally:
+            if has_stopped:
+                self._handing.release()
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -6,7 +6,7 @@ Theory of operation
     reaches it, and holds none of their streams.
 
     The inlet and the outlet each have a thread. Of a pipe that is only read, nobody tells that its reader has
-    gone until something is written; so one more thread sleeps in poll(2) on it, and closes the client then.
+    gone until something is written; so one more thread sleeps in poll(2) on it, and closes the outlet then.
 
 Not here: what is carried how (``flows``).
 """
@@ -90,7 +90,7 @@ class Pump:
         inlet = threading.Thread(target=self._take, daemon=True)
         inlet.start()
         if self._outlet is not None:
-            threading.Thread(target=self._watch, args=(inlet,), daemon=True).start()
+            threading.Thread(target=self._watch, args=(self._outlet, inlet), daemon=True).start()
             self._give(self._outlet)
         inlet.join()
         with contextlib.suppress(TowpathError):
@@ -128,14 +128,14 @@ class Pump:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._plan.fd)) as sock:
             sock.shutdown(direction)
 
-    def _watch(self, inlet: threading.Thread) -> None:
+    def _watch(self, outlet: Outlet, inlet: threading.Thread) -> None:
         poller = select.poll()
         poller.register(self._plan.fd, 0)
         while not any(events & (select.POLLERR | select.POLLHUP) for _, events in poller.poll()):
             pass
         inlet.join()  # what was written before the end is published
         with contextlib.suppress(TowpathError):
-            self._client.close()
+            outlet.close()
 
     def _tell(self, what: str) -> None:
         plan = self._plan
