@@ -19,6 +19,7 @@ from towpath_broker.core.commands import ChannelOptions, Kind, Overflow
 from towpath_broker.core.data import commands as c
 from towpath_broker.core.data import effects as e
 from towpath_broker.core.data import window
+from towpath_broker.core.data.letters import LETTER_BYTES_MAX
 from towpath_broker.core.data.statistics import ChannelStatistics
 from towpath_broker.core.ids import SessionId
 from towpath_broker.core.limits import Limits
@@ -178,6 +179,23 @@ def test_dead_letters_say_why(is_durable: bool) -> None:
     }
     assert letters[b"poison"].key == b"k"
     assert it.machine.statistics().counters == {"dead_letters": 2}
+
+
+def test_what_goes_round_in_circles_does_not_grow_without_end(is_durable: bool) -> None:
+    options = {"one": "two", "two": "one"}
+    it = Rig(
+        {name: queue(durable=is_durable, dead_letter=other) for name, other in options.items()},
+        is_durable=is_durable,
+    )
+    it.publish("one", b"a", headers=[Headers(key=b"k").SerializeToString()])
+    consumers = {name: it.consume(name)[0] for name in options}
+    sizes = []
+    for turn in range(200):
+        name = ("one", "two")[turn % 2]
+        it.give_back(consumers[name], turn // 2 + 1, is_rejected=True, reason="r" * 100)
+        (effect,) = [each for each in it.shown if isinstance(each, e.Deliver)]
+        sizes.append(len(effect.pieces[0].headers[0]))
+    assert max(sizes) <= LETTER_BYTES_MAX and sizes[-1] > 100
 
 
 def test_dead_letters_without_a_channel_are_counted(is_durable: bool) -> None:
