@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.bindings import FIFO, MQ, PIPE, SYSV, check_options, parse_command, parse_url
+from towpath.bindings import FIFO, MQ, PIPE, SIGNAL, SYSV, check_options, parse_command, parse_url
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.mq import MqAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
+from towpath_broker.gateways.bridge.adapters.signal import SignalAdapter
 from towpath_broker.gateways.bridge.adapters.sysv import SysvAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
@@ -70,11 +71,25 @@ def _sysv(site: Site) -> Adapter:
     return SysvAdapter(site.place, site.info.direction, options, site.carrier, site.tally, site.keeping)
 
 
+def _signal(site: Site) -> Adapter:
+    options = SIGNAL.parse_options(site.info.options)
+    return SignalAdapter(
+        site.place,
+        site.info.direction,
+        options,
+        site.carrier,
+        site.tally,
+        site.keeping,
+        owner=site.info.owner,
+    )
+
+
 MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
     "fifo": _fifo,
     "pipe": _pipe,
     "mq": _mq,
     "sysv": _sysv,
+    "signal": _signal,
 }
 
 

@@ -32,6 +32,7 @@ from towpath.bindings.schemes import (
     parse_url,
     place_key,
 )
+from towpath.bindings.signal import SIGNAL, SignalOptions
 from towpath.bindings.sysv import SYSV, SysvOptions, parse_sysv_place
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "PIPE",
     "REGISTERED",
     "SCHEMES",
+    "SIGNAL",
     "SYSV",
     "FifoOptions",
     "MqOptions",
@@ -50,6 +52,7 @@ __all__ = [
     "PipeOptions",
     "Restart",
     "Scheme",
+    "SignalOptions",
     "SysvOptions",
     "WhenAbsent",
     "check_options",
