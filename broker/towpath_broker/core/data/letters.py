@@ -13,14 +13,17 @@ from typing import Final
 PREFIX: Final = "towpath-dead-letter-"
 """Begins the names of the user headers that say why: ``reason``, ``attempts``, ``queue``, ``first-time``."""
 LETTER_BYTES_MAX: Final = 24_576
-"""Bytes of a dead letter's headers: the most that clients may give (``towpath.convert``), and what is added."""
+"""Bytes of a dead letter's headers: what clients may give at most (``towpath.convert``), and what is added."""
+DEATHS_MAX: Final = 4
+"""How often what is said is appended: readers bound the number of entries."""
 _USER_FIELD: Final = b"\x42"
 """Field 8 (``user``), length-delimited."""
 
 
 def dead_letter_headers(headers: bytes, *, reason: str, attempts: int, queue: str, time_ns: int) -> bytes:
-    """Return a message's headers with the reason why it is a dead letter. Where that would be too much (it has
-    gone round in circles, say) its own are left out.
+    """Return a message's headers with the reason why it is a dead letter.
+
+    Where that would be too much (it has gone round in circles, say) its own are left out.
 
     Args:
         headers: serialized; as the message has them.
@@ -29,7 +32,11 @@ def dead_letter_headers(headers: bytes, *, reason: str, attempts: int, queue: st
     """
     said = {"reason": reason, "attempts": str(attempts), "queue": queue, "first-time": str(time_ns)}
     entries = b"".join(_entry(PREFIX + name, value) for name, value in said.items())
-    return (headers if len(headers) + len(entries) <= LETTER_BYTES_MAX else b"") + entries
+    is_too_much = (
+        len(headers) + len(entries) > LETTER_BYTES_MAX
+        or headers.count(_sized(f"{PREFIX}reason".encode())) >= DEATHS_MAX
+    )
+    return entries if is_too_much else headers + entries
 
 
 def _entry(name: str, value: str) -> bytes:
