@@ -163,6 +163,8 @@ class ReaderState:
         following: sources whose rings are not drained yet, and the channel of each.
         stored: sources whose messages are in the store too, under the same seqs.
         begins: of channels that are stored, the seq with which this reader began; 0: not known.
+        joined: of channels that are stored, sources that were followed anew: channel, source, the seq with
+            which its ring is read. What was shown before that must be looked for in the store.
         excluded: sources whose messages are passed over.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
@@ -201,6 +203,7 @@ class ReaderState:
         self.following: dict[int, str] = {}
         self.stored: set[int] = set()
         self.begins: dict[str, int] = {}
+        self.joined: deque[tuple[str, int, int]] = deque()
         self.excluded: set[int] = set()
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set()

@@ -606,7 +606,9 @@ class ClientProtocol:
         state.following[notice.source] = notice.channel
         if notice.is_stored:
             state.stored.add(notice.source)
-            state.begins.setdefault(notice.channel, _ring.next_seq(state.reader, notice.source))
+            seq = _ring.next_seq(state.reader, notice.source)
+            state.begins.setdefault(notice.channel, seq)
+            state.joined.append((notice.channel, notice.source, seq))
         state.wake()
 
     def _source_excluded(self, notice: frame_pb2.SourceExcluded) -> None:

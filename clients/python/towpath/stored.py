@@ -132,6 +132,17 @@ class StoredLog:
         """
         return self._next.get(channel)
 
+    def join(self, joined: deque[tuple[str, int, int]]) -> None:
+        """Sources are followed anew, each from a seq on: what was due before that comes from the store. It
+        may have been shown in a ring that died with its core, or while the daemon took us for dead.
+        """
+        while joined:
+            channel, source, seq = joined.popleft()
+            expected = self._next.get(channel) or self._begins.get(channel, 0)
+            if 0 < expected < seq:
+                self._pieces.append(_Gap(channel, source, expected, seq))
+                self._next[channel] = seq
+
     # ---- out of the ring -----------------------------------------------------------------------------------
 
     def sort(self, messages: list[Message], stored: Collection[int]) -> list[Message]:

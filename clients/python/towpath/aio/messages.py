@@ -252,8 +252,12 @@ class LocalAsyncSubscription(AsyncSubscription):
         """Take what comes next: of the store, where there is a gap, or of the rings."""
         log, state = self._log, self._state
         while True:
+            if state.joined:
+                log.join(state.joined)
             if not log.is_waiting:
                 messages = await self._take_new(count_max, bytes_max, deadline)
+                if not messages and state.joined:
+                    continue
                 if messages and state.stored:
                     messages = log.sort(messages, state.stored)
                     if not messages:
@@ -281,9 +285,9 @@ class LocalAsyncSubscription(AsyncSubscription):
                 raise ChannelUndeclared(f"channel {channel} was undeclared") from None
 
     async def _take_new(self, count_max: int, bytes_max: int, deadline: int | None) -> list[Message]:
-        """Take what is in the rings."""
+        """Take what is in the rings; nothing as soon as there is something to look for in the store."""
         state = self._state
-        while True:
+        while not state.joined:
             if state.is_drained:
                 assert state.ended is not None
                 raise state.ended.again()
@@ -299,8 +303,9 @@ class LocalAsyncSubscription(AsyncSubscription):
             if state.ended is not None:
                 continue
             if remaining_ns(deadline) == 0:
-                return []
+                break
             await self._client._sleep(state, deadline)
+        return []
 
     async def close(self) -> None:
         self._closed = True
