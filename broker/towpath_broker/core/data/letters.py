@@ -13,7 +13,7 @@ from typing import Final
 PREFIX: Final = "towpath-dead-letter-"
 """Begins the names of the user headers that say why: ``reason``, ``attempts``, ``queue``, ``first-time``."""
 LETTER_BYTES_MAX: Final = 24_576
-"""Bytes of a dead letter's headers: what clients may give at most (``towpath.convert``), and what is added."""
+"""Bytes of a dead letter's headers: the most that clients may give, and what is added."""
 DEATHS_MAX: Final = 4
 """How often what is said is appended: readers bound the number of entries."""
 _USER_FIELD: Final = b"\x42"
