@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.bench import environment, footprint, kinds, report, scaling, whole_process
+from tests.bench import environment, footprint, kinds, message_queues, report, scaling, whole_process
 from tests.bench.cases import IMPORTS, SIZES, Case, cases, load_of, mechanism_named, obstacle
 from tests.bench.crew import CaseFailed, measure
 from tests.bench.load import Pattern
@@ -41,7 +41,7 @@ from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Placement, Site
 
 FAMILIES: Final = ("local", "peers")
-PARTS: Final = (*FAMILIES, "kinds", "process", "footprint", "scaling")
+PARTS: Final = (*FAMILIES, "kinds", "bridge", "process", "footprint", "scaling")
 PATTERNS: Final[tuple[Pattern, ...]] = ("one-way", "fan-out", "round trip")
 FULL_S, QUICK_S = 17 * 60.0, 70.0
 """For the rounds of all placements together."""
@@ -143,7 +143,7 @@ def part(results: Results, name: str) -> Iterator[None]:
 
 
 def run_parts(options: argparse.Namespace, results: Results) -> None:
-    """Queues, services and the other kinds; whole processes, curves, footprints."""
+    """Queues, services and the other kinds; the bridge; whole processes, curves, footprints."""
     with Site("free") as site:
         if "kinds" in options.only:
             with part(results, "kinds"):
@@ -155,6 +155,9 @@ def run_parts(options: argparse.Namespace, results: Results) -> None:
         if "scaling" in options.only:
             with part(results, "curves"):
                 scaling.measure(results, site, is_quick=options.quick)
+    if "bridge" in options.only:
+        with part(results, "bridge"):
+            message_queues.measure(results, 20_000 if options.quick else 100_000, 3 if options.quick else 9)
     if "footprint" in options.only:
         with part(results, "channels"):
             footprint.measure_channels(results)

@@ -299,6 +299,8 @@ TARGETS: Final[tuple[Ratio | Bound | Least | Linear, ...]] = (
     Bound("towpath pub NAME x, by python -c pass", "pub by pass", 5, "times"),
     Bound("idle: CPU of core, supervisor and gateways", "idle cpu permille", 0.5, "permille"),
     Bound("idle: memory of the core", "core resident MB", 60, "MB"),
+    Bound("mq in to ring, by a C loop from mq to mq", "mq in to ring, time by C loop's", 1.43, "its time"),
+    Bound("ring to mq, by a C loop from mq to mq", "ring to mq, time by C loop's", 1.43, "its time"),
     Bound("1,000 declared channels add", "declared added MB", 10, "MB"),
     Bound("1,000 used channels: descriptors of any process", "used descriptors", 4_000, "descriptors"),
     Linear("cost of a message against channels in use"),

@@ -440,7 +440,7 @@ def test_limits_of_the_kernel_are_explained(name: str, option: str, limit: str, 
         stated = bound + 1
     else:  # CAP_SYS_RESOURCE: only what no option can ask for is too much, and RLIMIT_MSGQUEUE is met first
         stated = highest
-    error = asyncio.run(_failure(name, **{option: str(stated)}))
+    error = asyncio.run(_failure(name, "in", **{option: str(stated)}))
     assert f"{option}={stated} is more than fs.mqueue.{limit}, {bound}" in error.message or (
         stated == highest and "RLIMIT_MSGQUEUE" in error.message
     )

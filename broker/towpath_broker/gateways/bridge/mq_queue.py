@@ -139,12 +139,19 @@ class MqQueue:
 
     def close(self) -> None:
         """Close it; and remove it, where it was made here for a binding that is no more and is empty."""
-        if self._keeping.is_over and self.was_made:
-            if self.waiting_count == 0 and self.is_there():
-                with contextlib.suppress(posix_ipc.Error):  # somebody else was quicker
-                    posix_ipc.unlink_message_queue(self.name)
-            self._keeping.forget(_MADE)
+        if self._keeping.is_over:
+            self.unmake()
         self._queue.close()
+
+    def unmake(self) -> None:
+        """Remove it, where it was made here and is empty."""
+        if not self.was_made:
+            return
+        if self.waiting_count == 0 and self.is_there():
+            with contextlib.suppress(posix_ipc.Error):  # somebody else was quicker
+                posix_ipc.unlink_message_queue(self.name)
+        self._keeping.forget(_MADE)
+        self.was_made = False
 
     def _open(self) -> Any:
         access = {"read": self._reads, "write": not self._reads}

@@ -135,7 +135,11 @@ class MqAdapter:
             ending = stop.child()
             watch = queue.watch(self._watcher, ending)
             try:
-                flow.check(queue)
+                try:
+                    flow.check(queue)
+                except BindingFailed:
+                    queue.unmake()
+                    raise
                 self._tally.set_state("running", queue.description)
                 await flow.carry(queue, ending)
                 if not queue.is_there() or self._keeping.is_over or not self._reads:
