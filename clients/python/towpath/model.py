@@ -7,11 +7,11 @@ the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
-from towpath.errors import TowpathError
+from towpath.errors import InvalidArgument, TowpathError
 
 Kind = Literal["topic", "queue", "state", "service"]
 Overflow = Literal["block", "drop", "reject"]
@@ -60,6 +60,36 @@ class Headers:
 
 
 NO_HEADERS = Headers()
+
+
+def with_fields(
+    headers: Headers | None,
+    *,
+    key: bytes = b"",
+    priority: int = 0,
+    message_id: str = "",
+    deliver_at: float | None = None,
+) -> Headers | None:
+    """The headers with what was stated beside them.
+
+    Args:
+        deliver_at: seconds since the epoch, as ``time.time()``; None: at once.
+
+    Raises:
+        InvalidArgument: that is no time.
+    """
+    stated: dict[str, Any] = {}
+    if key:
+        stated["key"] = key
+    if priority:
+        stated["priority"] = priority
+    if message_id:
+        stated["message_id"] = message_id
+    if deliver_at is not None:
+        if not 0 <= deliver_at < 1 << 34:
+            raise InvalidArgument(f"deliver_at {deliver_at} is no time", hint="try: time.time() + 60")
+        stated["deliver_at_ns"] = round(deliver_at * 1e9)
+    return replace(headers or NO_HEADERS, **stated) if stated else headers
 
 
 class KeepingOptions(TypedDict, total=False):

@@ -73,6 +73,26 @@ def test_a_channels_handle_publishes_and_consumes(client: Any, queue: str) -> No
         assert consumer.receive(timeout=DEADLINE_S).payload == b"x"
 
 
+def test_what_is_stated_beside_a_message(client: Any, queue: str) -> None:
+    channel = client.channel(queue)
+    channel.publish(b"late", deliver_at=time.time() + 0.2)
+    channel.publish(b"low", headers=Headers(content_type="text/plain"), key=b"k", message_id="one")
+    channel.publish(b"high", priority=31)
+    channel.publish(b"again", message_id="one")
+    with channel.consume() as consumer:
+        deliveries = take(consumer, 3)
+        assert payloads(deliveries) == [b"high", b"low", b"late"]
+        assert deliveries[1].headers == Headers(content_type="text/plain", key=b"k", message_id="one")
+    for wrong in (
+        {"priority": 32},
+        {"message_id": "x" * 129},
+        {"deliver_at": -1.0},
+        {"deliver_at": float("nan")},
+    ):
+        with pytest.raises(errors.InvalidArgument):
+            channel.publish(b"x", **wrong)
+
+
 def test_each_message_goes_to_one_consumer(client: Any, connect: Any, queue: str) -> None:
     consumers = [connect().consume(queue, prefetch=10) for _ in range(3)]
     client.publisher(queue).publish_many([b"%d" % number for number in range(300)])

@@ -274,9 +274,20 @@ class AsyncChannel(AsyncHandle):
         return publisher
 
     async def publish(
-        self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
+        self,
+        data: Buffer,
+        *,
+        headers: model.Headers | None = None,
+        timeout: float | None = None,
+        key: bytes = b"",
+        priority: int = 0,
+        message_id: str = "",
+        deliver_at: float | None = None,
     ) -> int:
-        """Publish one message; see :meth:`towpath.Publisher.publish`."""
+        """Publish one message; see :meth:`towpath.Channel.publish`."""
+        headers = model.with_fields(
+            headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
+        )
         return await (await self.publisher()).publish(data, headers=headers, timeout=timeout)
 
     async def publish_many(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from towpath import calls
 from towpath.cli import streams
 from towpath.cli.connection import connect, connect_briefly
-from towpath.cli.grammar import mapping
+from towpath.cli.grammar import UsageError, mapping
 from towpath.convert import encode_headers
 from towpath.errors import NotSupported, Timeout
 from towpath.model import ChannelInfo, Headers
@@ -47,6 +48,8 @@ PAYLOADS_MAX: Final = 10_000
 
 def run(arguments: Namespace) -> int:
     """Publish, and leave when it is where subscribers find it."""
+    if arguments.message_id and len(arguments.data) != 1:
+        raise UsageError("--message-id is of one message", "give that one after the channel's name")
     if arguments.data:
         payloads = [os.fsencode(text) for text in arguments.data]
         if _is_little(payloads) and (brief := connect_briefly(arguments)) is not None:
@@ -154,6 +157,9 @@ def _headers(arguments: Namespace) -> bytes:
             content_type=arguments.content_type,
             key=os.fsencode(arguments.key),
             user=mapping("--header", arguments.header),
+            priority=arguments.priority,
+            message_id=arguments.message_id,
+            deliver_at_ns=0 if arguments.delay is None else time.time_ns() + int(arguments.delay * 1e9),
         )
     )
 

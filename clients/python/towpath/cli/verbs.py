@@ -228,6 +228,22 @@ def _pub(parser: ArgumentParser) -> None:
     )
     headers.add_argument("--content-type", metavar="TYPE", default="", help="as in MIME: application/json")
     headers.add_argument("--key", metavar="TEXT", default="", help="what the messages are about")
+    headers.add_argument(
+        "--priority",
+        metavar="N",
+        type=values.number,
+        default=0,
+        help="queues: 0 to 31, the highest. Default: 0",
+    )
+    headers.add_argument(
+        "--message-id",
+        metavar="ID",
+        default="",
+        help="of one message: published again with the same id it is still there once",
+    )
+    headers.add_argument(
+        "--delay", metavar="SECONDS", type=values.seconds, help="queues: not delivered before so long"
+    )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",

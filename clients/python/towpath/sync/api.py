@@ -405,9 +405,28 @@ class Channel(Handle):
         return publisher
 
     def publish(
-        self, data: Buffer, *, headers: model.Headers | None = None, timeout: float | None = None
+        self,
+        data: Buffer,
+        *,
+        headers: model.Headers | None = None,
+        timeout: float | None = None,
+        key: bytes = b"",
+        priority: int = 0,
+        message_id: str = "",
+        deliver_at: float | None = None,
     ) -> int:
-        """Publish one message; see :meth:`Publisher.publish`."""
+        """Publish one message; see :meth:`Publisher.publish`. The rest goes into its headers:
+
+        Args:
+            key: what the message is about.
+            priority: 0 to 31, the highest; queues.
+            message_id: what was published with the same id within the channel's ``dedupe_ms`` is not
+                published again; queues and durable topics.
+            deliver_at: not before, in seconds since the epoch; queues.
+        """
+        headers = model.with_fields(
+            headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
+        )
         return self.publisher().publish(data, headers=headers, timeout=timeout)
 
     def publish_many(
