@@ -271,8 +271,8 @@ static inline int64_t towpath_publish(struct towpath_publisher *publisher, const
     return towpath_publish_many(publisher, &one, 1, headers, timeout_ms, NULL);
 }
 
-/* Wait until every subscriber of now has read everything; on a durable topic, until everything is on disk; on a queue it
- * is there already. Returns 0; or TOWPATH_E_TIMEOUT, _STORE_FULL, _CANCELLED, _CHANNEL_UNDECLARED, _CONNECTION_LOST. */
+/* Wait until every subscriber of now has read everything; on a channel in total order, until the core has taken it; on a
+ * durable topic, until it is on disk; on a queue it is there already. Returns 0; or TOWPATH_E_TIMEOUT, _STORE_FULL, _CANCELLED, _CHANNEL_UNDECLARED, _CONNECTION_LOST. */
 static inline int towpath_wait_drained(struct towpath_publisher *publisher, int timeout_ms) {
     struct towpath *client = publisher->end.client;
     uint64_t deadline_ns = towpath_deadline_(timeout_ms);

@@ -101,6 +101,36 @@ def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
         yield handle
 
 
+def test_a_subscriber_dies_with_the_core(own_daemon: DaemonHandle, programs: Callable[[Path], Path]) -> None:
+    """Nobody is left to say that it is gone: its publisher waits for it for three seconds, and goes on."""
+    with towpath.connect(str(own_daemon.socket)) as client:
+        client.declare("there")
+    program = programs(PROGRAMS / "client.c")
+    reader = Running(program, ("poll", "there"), own_daemon.environment)
+    writer = Running(program, ("lines", "there"), own_daemon.environment)
+    try:
+        reader.expect("subscribed")
+        writer.expect("ready")
+        writer.tell("both are there")
+        writer.expect("1")
+        reader.expect("both are there")
+        reader.process.send_signal(signal.SIGSTOP)
+        own_daemon.kill_core()
+        reader.process.kill()
+        writer.tell("nobody is")
+        writer.expect("2")
+        assert writer.process.stdin is not None
+        writer.process.stdin.close()
+        assert writer.process.wait(20) == 0
+    finally:
+        for each in (reader, writer):
+            each.process.kill()
+            each.process.wait()
+            for stream in (each.process.stdin, each.process.stdout, each.process.stderr):
+                if stream is not None:
+                    stream.close()
+
+
 def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path], Path]) -> None:
     """Traffic goes on while the core is away, and after it is back with newcomers too."""
     with towpath.connect(str(own_daemon.socket)) as client:
