@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import towpath
+from tests.support.daemon import running_daemon, wait_until
 
 Take = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -119,3 +121,23 @@ def test_what_pub_says_of_its_messages(client: towpath.Client, take: Take, daemo
     assert take("take.pub", "--count", "4").stdout.splitlines() == ["high", "low", "once", "late"]
     assert pub("a", "b", "--message-id", "m") == 2
     assert pub("x", "--priority", "32") == 2
+
+
+def test_a_worker_goes_on_when_the_core_is_killed(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+        client.declare("jobs", kind="queue", durable=True)
+        client.publisher("jobs").publish(b"first")
+        fifo, done = tmp_path / "fifo", tmp_path / "done"
+        os.mkfifo(fifo)
+        script = f"read job; echo $job > {fifo}; cat {fifo} > /dev/null; echo $job >> {done}"
+        command = [sys.executable, "-m", "towpath", "take", "--socket", str(daemon.socket), "jobs"]
+        with subprocess.Popen([*command, "--", "sh", "-c", script], stderr=subprocess.PIPE) as worker:
+            assert fifo.read_text() == "first\n"  # it is being worked on
+            daemon.kill_core()
+            fifo.write_text("")
+            assert fifo.read_text() == "first\n"  # it came again
+            fifo.write_text("")
+            wait_until(lambda: done.exists() and done.read_text() == "first\nfirst\n")
+            wait_until(lambda: left_in(client, "jobs") == [])
+            worker.terminate()
+            assert worker.stderr is not None and b"went back" in worker.stderr.read()

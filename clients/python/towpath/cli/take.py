@@ -12,15 +12,18 @@ Theory of operation
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from towpath.cli import report, running, streams
 from towpath.cli.connection import connect
-from towpath.errors import Timeout, TowpathError
+from towpath.errors import DeliveryLost, Timeout, TowpathError
+from towpath.queues import REASON_BYTES_MAX
 
 if TYPE_CHECKING:
     import towpath
@@ -56,7 +59,8 @@ def _print(arguments: Namespace, consumer: towpath.Consumer) -> None:
             raise Timeout(f"no message in {arguments.channel} for {arguments.timeout:g} s", hint="")
         output.write([_form(arguments, delivery) for delivery in deliveries])
         output.flush()
-        consumer.ack(deliveries)
+        with _tell_of_lost(arguments):
+            consumer.ack(deliveries)
         taken += len(deliveries)
 
 
@@ -120,13 +124,29 @@ def _handle(
             output.write([outcome.output])
             output.flush()
     failure = outcome.failure(arguments.command[0])
-    if not failure:
-        delivery.ack()
-        return
-    if not arguments.quiet:
+    if failure and not arguments.quiet:
         streams.warn(f"{failure} (message {delivery.seq}, attempt {delivery.attempt})")
-    is_rejected = outcome.status == EX_DATAERR and not outcome.is_cut
-    delivery.nack(delay=0 if is_rejected else arguments.delay, reject=is_rejected, reason=failure[:1_000])
+    with _tell_of_lost(arguments):
+        if not failure:
+            delivery.ack()
+        elif outcome.status == EX_DATAERR and not outcome.is_cut:
+            delivery.nack(reject=True, reason=_shortened(failure))
+        else:
+            delivery.nack(delay=arguments.delay, reason=_shortened(failure))
+
+
+def _shortened(failure: str) -> str:
+    return failure.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
+
+
+@contextlib.contextmanager
+def _tell_of_lost(arguments: Namespace) -> Iterator[None]:
+    """What went back while it was worked on, because the daemon was started again, comes again: go on."""
+    try:
+        yield
+    except DeliveryLost as error:
+        if not arguments.quiet:
+            streams.warn(str(error))
 
 
 class _Keeping:
