@@ -150,7 +150,7 @@ def test_who_consumes_counts_as_using_the_channel(daemon: DaemonHandle) -> None:
         consume(worker, "used", 1)
         undeclare = registry_pb2.UndeclareChannelRequest(name="used")
         refused = maker.ask(Frame(id=3, undeclare_channel_request=undeclare))
-        assert int(refused.error.code) == Code.CHANNEL_IN_USE and "1 subscriber" in refused.error.message
+        assert int(refused.error.code) == Code.CHANNEL_IN_USE and "in use by 1" in refused.error.message
         asked = maker.ask(Frame(id=4, get_channel_request=registry_pb2.GetChannelRequest(name="used")))
         assert asked.get_channel_response.channel.subscribers == 1
         undeclare.force = True

@@ -181,7 +181,7 @@ def test_a_mistake_is_said_with_its_place(tmp_path: Path, text: str, said: str) 
     [
         ('channel = "b"\nurl = "fifo:/x"\ndirection = "in"', "channel: 'b' is not declared in this file"),
         ('channel = "a"\nurl = "fif:/x"\ndirection = "in"', "begins with no known scheme"),
-        ('channel = "a"\nurl = "mq:/x"\ndirection = "in"', "come in a later version"),
+        ('channel = "a"\nurl = "mq:x"\ndirection = "in"', "one slash"),
         ('channel = "a"\nurl = "fifo:/x"\ndirection = "inward"', "'inward' is not a direction"),
         ('channel = "a"\nurl = "fifo:/x"\ndirection = "in"\nframming = "line"', "framming"),
         ('channel = "a"\nurl = "fifo:/x"\ndirection = "in"\nmode = 432', "mode: 432 is ambiguous"),
