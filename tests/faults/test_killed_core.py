@@ -84,7 +84,7 @@ def test_at_random(tmp_path: Path) -> None:
 
 
 def test_before_each_write_and_sync_of_a_commit(tmp_path: Path, shim: Path) -> None:
-    kill_at_each_operation(tmp_path, shim, range(6, 22), 1)
+    kill_at_each_operation(tmp_path, shim, range(8, 24, 2), 1)
 
 
 @pytest.mark.long

@@ -589,7 +589,9 @@ class ClientProtocol:
         if notice.own_reader:
             state.parties[notice.source] = notice.own_reader, notice.principal
         if notice.source in state.following:
-            return
+            if state.reader.revive(notice.source):  # it may have been taken for dead
+                return
+            state.reader.remove(notice.source)  # and was read to its end by now
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         try:
             with host_limits(f"publisher {notice.source} of {notice.channel!r}, which is not followed"):
