@@ -314,6 +314,29 @@ async def test_sender_is_killed_a_hundred_times(name: str) -> None:
 
 
 @on_loop
+async def test_receiver_is_killed_a_hundred_times(name: str) -> None:
+    """A receiver that dies takes with it what it had just taken, at most one message each time."""
+    async with Rig() as rig:
+        start(rig, name, "out")
+        await rig.until_state("running")
+        sent, seen = 0, list[int]()
+        for _ in range(100):
+            if len(rig.carrier.waiting) < 10_000:  # more than a receiver can take before it is killed
+                rig.carrier.send([b"%d ." % number for number in range(sent, sent + 10_000)])
+                sent += 10_000
+            receiver = await foreign.start("mq_receive", name, "1000000", reads=True)
+            assert receiver.stdout is not None
+            lines = [await within(receiver.stdout.readline()) for _ in range(20)]
+            receiver.kill()
+            lines += (await within(receiver.stdout.read())).splitlines()
+            await receiver.wait()
+            seen += [int(line.split()[2]) for line in lines]
+        assert seen == sorted(set(seen))
+        assert seen[-1] + 1 - len(seen) <= 100
+        assert rig.tally.refused == 0
+
+
+@on_loop
 async def test_adapter_is_restarted_a_hundred_times_under_load(name: str) -> None:
     sender = None
     published: list[bytes] = []

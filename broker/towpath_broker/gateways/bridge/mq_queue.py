@@ -37,6 +37,8 @@ _MESSAGE_COST_BYTES: Final = 96
 """What the kernel charges for each message beside its bytes: msg_msg and a tree node; see getrlimit(2)."""
 _MADE: Final = "mq made"
 _OPEN_ATTEMPTS: Final = 8
+YIELDS_MAX: Final = 16
+"""Of the processor, before the event loop waits for room: some tens of microseconds."""
 
 
 class MqQueue:
@@ -66,6 +68,7 @@ class MqQueue:
         self._options = options
         self._keeping = keeping
         self.was_made = False
+        self._yields = 1
         self._queue = self._open()
         try:
             self._queue.block = False
@@ -132,6 +135,14 @@ class MqQueue:
 
     async def send_waiting(self, data: bytes, mark: int, stop: Stop) -> bool:
         """As :meth:`Sink.send_waiting`."""
+        # A queue holds few messages, and the event loop's wait costs as much as sending all of them: give
+        # the processor to whoever empties it first, fewer times where that has not paid.
+        for _ in range(self._yields):
+            os.sched_yield()
+            if self.send_nowait(data, mark):
+                self._yields = min(2 * self._yields, YIELDS_MAX)
+                return True
+        self._yields = max(self._yields // 2, 1)
         while not self.send_nowait(data, mark):
             if stop.is_set or not await stop.writable(self.descriptor):
                 return False
