@@ -59,6 +59,8 @@ DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBi
 QUEUE_OPTIONS: Final = ("capacity", "capacity_bytes", "ack_ms", "max_deliveries", "dead_letter")
 LOG_OPTIONS: Final = ("retain_bytes", "retain_ms", "retain_messages")
 """Of durable topics."""
+_READERS: Final = {Kind.QUEUE: "consumer", Kind.STATE: "watcher"}
+"""What those are called who hold a channel in use; elsewhere subscribers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ class Registry:
                 f"{count} {what}{'' if count == 1 else 's'}"
                 for count, what in (
                     (presence.publishers, "publisher"),
-                    (presence.subscribers, "subscriber"),
+                    (presence.subscribers, _READERS.get(channel.options.kind, "subscriber")),
                     (bindings, "binding"),
                 )
                 if count

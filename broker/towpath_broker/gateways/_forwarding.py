@@ -181,7 +181,8 @@ class Queues:
         for piece in _pieces(request):
             if (size := piece.ByteSize()) > FRAME_BYTES_MAX:
                 raise MessageTooLarge(
-                    f"a message of {size} bytes; at most {FRAME_BYTES_MAX} are stored from afar", hint=""
+                    f"a message of {size} bytes; at most {FRAME_BYTES_MAX} are stored from afar",
+                    hint="keep large things elsewhere, and publish where they are",
                 )
             call = call_of("publish", piece)
             response = await self._asker.pass_on(call, timeout=FOREVER_S if timeout_s is None else timeout_s)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, Unpack
+from typing import Any, Final, Generic, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
@@ -15,6 +15,7 @@ from towpath import convert, model
 from towpath.errors import (
     ConnectionLost,
     InvalidArgument,
+    MessageTooLarge,
     ProtocolViolation,
     Timeout,
     TowpathError,
@@ -25,6 +26,8 @@ from towpath.v1 import channels_pb2, frame_pb2, message_pb2, registry_pb2, store
 from towpath.v1.frame_pb2 import Frame
 
 T = TypeVar("T")
+RECORD_BYTES: Final = 32
+"""What a ring needs beside payload and headers; its largest message is a quarter of it less these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +425,22 @@ def message_bytes(
     """How much room one message of a batch needs, headers included."""
     raw = column if isinstance(column, bytes) else column[index] if column else b""
     return memoryview(payloads[index]).nbytes + len(raw)
+
+
+def too_large(size: int, maximum: int, ring_bytes: int, told: str = "") -> MessageTooLarge:
+    """A message of ``size`` bytes cannot be published.
+
+    Args:
+        maximum: the bound that it exceeds.
+        ring_bytes: the channel's; a larger one helps only where it makes the bound.
+        told: more for people.
+    """
+    error = MessageTooLarge(f"a message of {size} bytes; at most {maximum} are allowed{told}")
+    if maximum < ring_bytes // 4 - RECORD_BYTES:
+        error.hint = (
+            "no ring_bytes makes this larger: keep large things elsewhere, and publish where they are"
+        )
+    return error
 
 
 # ---- what both clients say when there is no answer ---------------------------------------------------------

@@ -31,7 +31,6 @@ from towpath.errors import (
     ChannelUndeclared,
     ConnectionLost,
     InternalError,
-    MessageTooLarge,
     ProtocolViolation,
     Timeout,
     TowpathError,
@@ -40,8 +39,6 @@ from towpath.remote.outbox import Column, Outbox, Submission, parsed_headers, so
 from towpath.v1.channels_pb2 import PublishResponse
 from towpath.waiting import Buffer
 
-RECORD_BYTES: Final = 32
-"""What a record needs beside payload and headers; its largest message is a quarter of a ring less these."""
 REQUEST_BYTES_MAX: Final = wire.REQUEST_BYTES_MAX - 4_096
 """The largest message that a request to the core can carry."""
 BATCH_MESSAGES_MAX: Final = 2_048
@@ -71,7 +68,8 @@ class SubmitterBase:
         self.source = 0
         self.duplicates = 0
         self.channel = info.name
-        self.message_bytes_max = min(info.ring_bytes // 4 - RECORD_BYTES, REQUEST_BYTES_MAX)
+        self.message_bytes_max = min(info.ring_bytes // 4 - calls.RECORD_BYTES, REQUEST_BYTES_MAX)
+        self._ring_bytes = info.ring_bytes
 
     @property
     def is_ended(self) -> bool:
@@ -99,9 +97,7 @@ class SubmitterBase:
             size = calls.message_bytes(payloads, column, fitting)
             if size > self.message_bytes_max:
                 known = f"; {fitting} of {count} were published" if count > 1 else ""
-                too_large = MessageTooLarge(
-                    f"a message of {size} bytes; at most {self.message_bytes_max} are allowed{known}"
-                )
+                too_large = calls.too_large(size, self.message_bytes_max, self._ring_bytes, known)
                 payloads = payloads[:fitting]
                 break
         return payloads, parsed_headers(column), too_large

@@ -173,13 +173,11 @@ class _TopParser(Parser):
             "",
             "Named channels for the programs of this host, by pipe, FIFO and shared memory, ZeroMQ and gRPC.",
         ]
-        group = ""
         width = max(map(len, VERBS)) + 3
-        for verb in VERBS.values():
-            if verb.group != group:
-                group = verb.group
-                lines += ["", f"{group}:"]
-            lines.append(f"  {verb.name:{width}}{verb.summary}")
+        for group in dict.fromkeys(verb.group for verb in VERBS.values()):
+            lines += ["", f"{group}:"]
+            verbs = (verb for verb in VERBS.values() if verb.group == group)
+            lines += [f"  {verb.name:{width}}{verb.summary}" for verb in verbs]
         lines += [
             "",
             "Options, before or after the verb:",

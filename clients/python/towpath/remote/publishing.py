@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from towpath import calls, model
+from towpath import calls, model, wire
 from towpath.aio.api import AsyncHandle, AsyncPublisher
 from towpath.errors import (
     ChannelNotFound,
@@ -31,7 +31,9 @@ from towpath.errors import (
     MessageTooLarge,
     NotSupported,
     PermissionDenied,
+    QueueFull,
     QuotaExceeded,
+    StoreFull,
     Timeout,
     TowpathError,
 )
@@ -40,8 +42,8 @@ from towpath.remote.ports import Connection, Publication
 from towpath.remote.session import Session, unreachable
 from towpath.waiting import Buffer, deadline_ns, seconds
 
-RECORD_BYTES: Final = 32
-"""What a ring needs beside payload and headers; its largest message is a quarter of it less these."""
+STORED_BYTES_MAX: Final = wire.REQUEST_BYTES_MAX - 4_096
+"""The largest message of a queue or a durable topic: the gateway passes it on in a request to the core."""
 
 _NOTHING_WAS_PUBLISHED: Final = (
     InvalidArgument,
@@ -73,7 +75,11 @@ class RemoteAsyncPublisher(AsyncPublisher):
         self.duplicates = 0
         self.source = 0
         self.channel = info.name
-        self.message_bytes_max = min(info.ring_bytes // 4 - RECORD_BYTES, session.message_bytes_max)
+        self._ring_bytes = info.ring_bytes
+        self._is_queue = info.kind == "queue"
+        self.message_bytes_max = min(info.ring_bytes // 4 - calls.RECORD_BYTES, session.message_bytes_max)
+        if self._is_queue or info.durable:
+            self.message_bytes_max = min(self.message_bytes_max, STORED_BYTES_MAX)
 
     @property
     def is_ended(self) -> bool:
@@ -111,9 +117,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         if fitting < len(payloads):
             size = _message_bytes(payloads, column, fitting)
             so_far = f"; {fitting} of {len(payloads)} were published" if len(payloads) > 1 else ""
-            raise MessageTooLarge(
-                f"a message of {size} bytes; at most {self.message_bytes_max} are allowed{so_far}"
-            )
+            raise calls.too_large(size, self.message_bytes_max, self._ring_bytes, so_far)
         return last
 
     def _count_fitting(self, payloads: Sequence[Buffer], column: Column) -> int:
@@ -149,7 +153,9 @@ class RemoteAsyncPublisher(AsyncPublisher):
         if not self._session.is_connected and not submission.on_way:
             return so_far(unreachable(), submission, count)
         error = Timeout(
-            f"a subscriber of {self.channel} does not read, or the gateway is slow",
+            f"queue {self.channel} is full, or the gateway is slow"
+            if self._is_queue
+            else f"a subscriber of {self.channel} does not read, or the gateway is slow",
             hint="towpath status shows the channel's subscribers",
         )
         return so_far(error, submission, count)
@@ -180,7 +186,9 @@ class RemoteAsyncPublisher(AsyncPublisher):
             self._publication = None
             if isinstance(error, ChannelNotFound):  # it was there when the publisher was made
                 error = ChannelUndeclared(f"channel {self.channel} was undeclared")
-            self._outbox.fail(error, is_known=isinstance(error, _NOTHING_WAS_PUBLISHED))
+            # A gateway may pass a batch on in pieces, of which the first fitted.
+            is_full = isinstance(error, QueueFull | StoreFull) and len(batch.payloads) == 1
+            self._outbox.fail(error, is_known=is_full or isinstance(error, _NOTHING_WAS_PUBLISHED))
             if isinstance(error, ChannelUndeclared):
                 self._end(error)
         else:
