@@ -103,7 +103,7 @@ def test_the_whole_daemon_is_killed(tmp_path: Path, before: int) -> None:
     """Nobody keeps rings and pages then; but the publisher knows up to where it was read."""
     config = tmp_path / "towpath.toml"
     config.write_text(
-        'zeromq = false\ngrpc = false\n[daemon]\n'
+        "zeromq = false\ngrpc = false\n[daemon]\n"
         f'\nruntime_dir = "{tmp_path}/run"\nstate_dir = "{tmp_path}/state"\n'
     )
     log = (tmp_path / "log").open("a")
