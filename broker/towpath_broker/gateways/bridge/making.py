@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.bindings import FIFO, MQ, PIPE, SIGNAL, SYSV, check_options, parse_command, parse_url
+from towpath.bindings import FIFO, MQ, PIPE, SHM, SIGNAL, SYSV, check_options, parse_command, parse_url
+from towpath.errors import NotSupported
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.mq import MqAdapter
@@ -84,12 +85,24 @@ def _signal(site: Site) -> Adapter:
     )
 
 
+def _shm(site: Site) -> Adapter:
+    try:
+        from towpath_broker.gateways.bridge.adapters.shm import ShmAdapter
+    except ImportError:
+        raise NotSupported(
+            "shm: bindings need the C extension", hint="install from a wheel, or with gcc"
+        ) from None
+    options = SHM.parse_options(site.info.options)
+    return ShmAdapter(site.place, site.info.direction, options, site.carrier, site.tally, site.keeping)
+
+
 MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
     "fifo": _fifo,
     "pipe": _pipe,
     "mq": _mq,
     "sysv": _sysv,
     "signal": _signal,
+    "shm": _shm,
 }
 
 

@@ -81,6 +81,14 @@ class Stop:
         finally:
             timer.cancel()
 
+    async def resolved(self, wait: asyncio.Future[bool]) -> bool:
+        """Wait until somebody sets a future's result, which is returned.
+
+        Returns:
+            False when stopping was asked for; the result is set, then.
+        """
+        return await self._ended(wait)
+
     async def wait(self) -> None:
         """Wait until stopping is asked for."""
         await self._ended(asyncio.get_running_loop().create_future())

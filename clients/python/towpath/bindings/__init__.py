@@ -32,6 +32,7 @@ from towpath.bindings.schemes import (
     parse_url,
     place_key,
 )
+from towpath.bindings.shm import SHM, ShmOptions
 from towpath.bindings.signal import SIGNAL, SignalOptions
 from towpath.bindings.sysv import SYSV, SysvOptions, parse_sysv_place
 
@@ -44,6 +45,7 @@ __all__ = [
     "PIPE",
     "REGISTERED",
     "SCHEMES",
+    "SHM",
     "SIGNAL",
     "SYSV",
     "FifoOptions",
@@ -52,6 +54,7 @@ __all__ = [
     "PipeOptions",
     "Restart",
     "Scheme",
+    "ShmOptions",
     "SignalOptions",
     "SysvOptions",
     "WhenAbsent",

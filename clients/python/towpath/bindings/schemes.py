@@ -21,15 +21,16 @@ from towpath.bindings.fifo import FIFO
 from towpath.bindings.grammar import Option, OptionType, Scheme, listed, shown
 from towpath.bindings.mq import MQ
 from towpath.bindings.pipe import PIPE
+from towpath.bindings.shm import SHM
 from towpath.bindings.signal import SIGNAL
 from towpath.bindings.sysv import SYSV
 from towpath.errors import InvalidArgument, NotSupported
 
 REGISTERED: Final[dict[str, Scheme[object]]] = {
-    scheme.name: scheme for scheme in (FIFO, PIPE, MQ, SYSV, SIGNAL)
+    scheme.name: scheme for scheme in (FIFO, PIPE, MQ, SYSV, SIGNAL, SHM)
 }
 SCHEMES: Final = tuple(REGISTERED)
-SCHEMES_LATER: Final = ("shm", "unix")
+SCHEMES_LATER: Final = ("unix",)
 
 
 def _described() -> tuple[tuple[Option, tuple[str, ...]], ...]:
