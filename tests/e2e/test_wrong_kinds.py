@@ -98,3 +98,14 @@ def test_a_wrong_call_is_told_what_the_channel_is_alike_on_every_carrier(
         assert f"a {kind}" in message or "is not durable" in message or name == "service"
     assert refusals[1] == refusals[0]
     assert refusals[2] == refusals[0]
+
+
+def test_a_subscription_with_a_name_too_long_to_remember_is_refused_when_it_begins(
+    daemon: DaemonHandle,
+) -> None:
+    for url in _urls(daemon):
+        with towpath.connect(url) as client:
+            with pytest.raises(towpath.InvalidArgument, match="name of 129 bytes; 1 to 128") as caught:
+                client.subscribe("stored.topic", place="a" * 129)
+            assert caught.value.hint
+            client.subscribe("stored.topic", place="a" * 128).close()

@@ -256,6 +256,8 @@ class Log:
         Raises:
             InvalidArgument: the subscription's name is not one.
         """
+        if command.name:
+            _check_place(command.name)
         place = self.places.get(command.name) if command.name else None
         start, value = command.start, command.value
         if place is not None:
@@ -300,9 +302,7 @@ class Log:
             InvalidArgument: the name or the seq cannot be.
             LimitExceeded: there are too many places.
         """
-        size = len(command.name.encode(errors="replace"))
-        if not 1 <= size <= PLACE_BYTES_MAX:
-            raise InvalidArgument(f"a subscription's name has 1 to {PLACE_BYTES_MAX} bytes")
+        _check_place(command.name)
         if not 1 <= command.seq <= self.next_seq:
             raise InvalidArgument(
                 f"a place in {self.name!r} cannot be {command.seq}", hint=f"it is 1 to {self.next_seq} now"
@@ -357,3 +357,12 @@ def _columns_of_run(command: TakeIn) -> Columns:
         times_ns=run.times_ns,
         time_ns=run.time_ns,
     )
+
+
+def _check_place(name: str) -> None:
+    size = len(name.encode(errors="replace"))
+    if not 1 <= size <= PLACE_BYTES_MAX:
+        raise InvalidArgument(
+            f"a subscription's name of {size} bytes; 1 to {PLACE_BYTES_MAX} are possible",
+            hint="its place is remembered under it: a short name that stays the same",
+        )
