@@ -191,11 +191,6 @@ class DataEngine:
         """Whether a channel is of the data plane."""
         return channel in self._lane_of
 
-    def is_in_use(self, channel: str) -> int:
-        """Return how many consume, watch or wait on a channel."""
-        statistics = self.channel_statistics(channel)
-        return statistics.consumers + statistics.publishers if statistics is not None else 0
-
     def channel_statistics(self, channel: str) -> ChannelStatistics | None:
         """Return what a channel holds; None: it is not of the data plane."""
         lane = self._lane_of.get(channel)

@@ -233,13 +233,6 @@ class DataMachine:
 
     # ---- the outside ---------------------------------------------------------------------------------------
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._channels
-
-    def has_consumer(self, consumer: int) -> bool:
-        """Whether there is a consumer of this number."""
-        return consumer in self._shared.consumer_queue
-
     def taken(self, channel: str) -> Mapping[int, int]:
         """Return up to where each source of a durable topic was taken in."""
         log = self._channels.get(channel)

@@ -57,7 +57,3 @@ class Usage:
             self._by_owner[owner] = held
         else:
             self._by_owner.pop(owner, None)
-
-    def of(self, owner: str) -> int:
-        """Return how much one principal has."""
-        return self._by_owner.get(owner, 0)
