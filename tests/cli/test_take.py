@@ -83,9 +83,9 @@ def test_the_exit_status_settles_the_message(client: towpath.Client, take: Take)
 
 
 def test_a_program_may_take_longer_than_the_queues_deadline(client: towpath.Client, take: Take) -> None:
-    client.declare("take.slow", kind="queue", ack_ms=600)
+    client.declare("take.slow", kind="queue", ack_ms=900)
     client.publisher("take.slow").publish(b"x")
-    run = take("take.slow", "--count", "1", "--", "sleep", "1.5")
+    run = take("take.slow", "--count", "1", "--", "sleep", "2")
     assert (run.returncode, run.stderr) == (0, "")
     assert left_in(client, "take.slow") == []
 
