@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -71,3 +72,11 @@ def test_a_queue_in_use_is_in_use_by_consumers(client: towpath.Client) -> None:
     client.declare("jobs", kind="queue")
     with client.consume("jobs"), pytest.raises(towpath.ChannelInUse, match="in use by 1 consumer"):
         client.undeclare("jobs")
+
+
+@pytest.mark.parametrize("option", [{"history": 3}, {"order": "total"}, {"retain_ms": 5}])
+def test_options_of_topics_are_not_for_queues(client: towpath.Client, option: dict[str, Any]) -> None:
+    with pytest.raises(towpath.InvalidArgument, match="says nothing of a queue") as caught:
+        client.declare("jobs", kind="queue", **option)
+    assert caught.value.hint == "it is for a topic"
+    assert client.channels() == []

@@ -453,7 +453,7 @@ def _check_options_of_kind(options: StatedOptions, kind: Kind) -> None:
     """Refuse options that say nothing of channels of a kind."""
     kinds: dict[str, tuple[Kind, ...]] = {
         **dict.fromkeys(QUEUE_OPTIONS, (Kind.QUEUE,)),
-        **dict.fromkeys(LOG_OPTIONS, (Kind.TOPIC,)),
+        **dict.fromkeys((*LOG_OPTIONS, "history", "order"), (Kind.TOPIC,)),
     }
     kinds["dedupe_ms"] = (Kind.QUEUE, Kind.TOPIC)
     for name, meant in kinds.items():
