@@ -239,6 +239,27 @@ def test_a_killed_bridge_does_not_lose_what_a_queue_had_not_been_told(
         client.undeclare(name, force=True)
 
 
+def test_a_full_mechanism_does_not_have_messages_delivered_twice(
+    daemon: DaemonHandle, client: towpath.Client, places: tuple[Place, Place]
+) -> None:
+    """The deadline of what the bridge holds is extended for as long as it holds it."""
+    target = places[1]
+    name = f"test.{secrets.token_hex(4)}"
+    client.declare(name, kind="queue", ack_ms=100)
+    try:
+        binding = client.bind(name, target.url, direction="out")
+        count = 500
+        with client.publisher(name) as publisher:
+            publisher.publish_many([b"%d " % number + b"." * 60 for number in range(count)])
+        # A binding is said to wait when it has waited for five times the deadline.
+        wait_report(daemon, binding.id, lambda report: report.state == "waiting")
+        assert numbers(target.receiver(count).communicate(timeout=DEADLINE_S)[0]) == list(range(count))
+        report = wait_report(daemon, binding.id, lambda report: report.messages_out >= count)
+        assert (report.messages_out, report.refused) == (count, 0)
+    finally:
+        client.undeclare(name, force=True)
+
+
 def test_what_cannot_be_is_refused_with_its_reason(client: towpath.Client, channel: str) -> None:
     for url, text in (
         ("mq:/towpath-none", "no message queue /towpath-none"),

@@ -94,29 +94,23 @@ class Joiner:
         _, stream, number, offset, total_bytes = _HEAD.unpack_from(piece)
         key = (stream, mark)
         current = self._unfinished.get(key)
-        if offset == 0:
+        if offset == 0 or current is None or current.number != number or current.total_bytes != total_bytes:
             if current is not None:
                 self._drop(key)
             current = self._begin(key, number, total_bytes)
-        elif current is None or current.number != number or current.total_bytes != total_bytes:
-            if current is not None:
-                self._drop(key)
-            self._refuse(BadFrame(f"a message's first {offset} bytes did not come"))
-            # The pieces that follow are of the same message, and are not counted again.
-            self._begin(key, number, total_bytes).data = None
-            return None
+        is_last = offset + len(piece) - HEAD_BYTES >= total_bytes
+        if current.data is not None and offset != len(current.data):
+            self._refuse(BadFrame(f"of a message's first {offset} bytes only {len(current.data)} came"))
+            current.data = None  # the pieces that follow are passed over, and not counted again
+        if is_last:
+            del self._unfinished[key]
         if current.data is None:
-            if offset + len(piece) - HEAD_BYTES >= total_bytes:
-                del self._unfinished[key]
-            return None
-        if offset != len(current.data) or offset + len(piece) - HEAD_BYTES > total_bytes:
-            self._drop(key)
             return None
         current.data += memoryview(piece)[HEAD_BYTES:]
-        if len(current.data) < total_bytes:
+        if len(current.data) > total_bytes:
+            self._refuse(BadFrame(f"a message of {total_bytes} bytes has {len(current.data)}"))
             return None
-        del self._unfinished[key]
-        return bytes(current.data)
+        return bytes(current.data) if is_last else None
 
     def end(self) -> None:
         """Nothing more will come."""
