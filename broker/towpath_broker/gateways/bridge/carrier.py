@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,6 +29,9 @@ from towpath_broker.gateways.bridge.ports import (
 )
 from towpath_broker.log import log
 
+AHEAD_COUNT_MAX: Final = 1024
+AHEAD_BYTES_MAX: Final = 1 << 22
+"""Taken from the client, at most, at each extension; its prefetch bounds what there can be in all."""
 REASON_CHARS_MAX: Final = 256
 """Of an error's message, beside a dead letter."""
 
@@ -37,8 +41,8 @@ class ChannelCarrier:
 
     Args:
         publisher: None for direction ``out``.
-        source: a topic's subscription or a queue's consumer; None for direction ``in``.
-        is_settled: the source is a consumer.
+        subscription: of a topic; None for direction ``in``.
+        consumer: of a queue, in place of a subscription.
     """
 
     def __init__(
@@ -49,6 +53,9 @@ class ChannelCarrier:
         self._consumer = consumer
         self._held: dict[int, ReceivedMessage] = {}  # by id(): a delivery is unsettled while it is here
         self._timer: asyncio.TimerHandle | None = None
+        self._extending: asyncio.Future[None] | None = None
+        self._ahead: deque[ReceivedMessage] = deque()
+        self._is_receiving = False
 
     @classmethod
     async def open(cls, client: Client, info: BindingInfo) -> ChannelCarrier:
@@ -112,9 +119,15 @@ class ChannelCarrier:
         if self._consumer is None:
             assert self._subscription is not None
             return await self._subscription.receive_many(count_max, bytes_max=bytes_max)
-        deliveries = await self._consumer.receive_many(count_max, bytes_max=bytes_max)
-        self._held.update((id(delivery), delivery) for delivery in deliveries)
-        self._set_timer()
+        if self._ahead:
+            count = min(count_max, len(self._ahead))
+            return [self._ahead.popleft() for _ in range(count)]
+        self._is_receiving = True
+        try:
+            deliveries = await self._consumer.receive_many(count_max, bytes_max=bytes_max)
+        finally:
+            self._is_receiving = False
+        self._hold(deliveries)
         return deliveries
 
     def settle(self, messages: Sequence[ReceivedMessage]) -> None:
@@ -139,6 +152,8 @@ class ChannelCarrier:
         """Leave the channel. A connection that is gone has left it already."""
         self._held.clear()
         self._set_timer()
+        if self._extending is not None:
+            self._extending.cancel()
         for end in (self._subscription, self._consumer, self._publisher):
             if end is not None:
                 try:
@@ -151,6 +166,10 @@ class ChannelCarrier:
             self._held.pop(id(message), None)
         self._set_timer()
 
+    def _hold(self, deliveries: Sequence[ReceivedMessage]) -> None:
+        self._held.update((id(delivery), delivery) for delivery in deliveries)
+        self._set_timer()
+
     def _set_timer(self) -> None:
         if not self._held and self._timer is not None:
             self._timer.cancel()
@@ -158,14 +177,24 @@ class ChannelCarrier:
         elif self._held and self._timer is None:
             assert self._consumer is not None
             half_s = self._consumer.ack_ms / 2000
-            self._timer = asyncio.get_running_loop().call_later(half_s, self._extend)
+            self._timer = asyncio.get_running_loop().call_later(half_s, self._on_time)
 
-    def _extend(self) -> None:
-        assert self._consumer is not None
+    def _on_time(self) -> None:
         self._timer = None
+        self._extending = asyncio.ensure_future(self._extend())
+
+    async def _extend(self) -> None:
+        """Set the deadlines anew; also of what the client has received ahead, while nobody asks for it."""
+        consumer = self._consumer
+        assert consumer is not None
         try:
-            self._consumer.extend(list(self._held.values()))
-        except (ConnectionLost, DeliveryLost):
-            log("bridge.extended_too_late", level="warning", count=len(self._held))
+            if not self._is_receiving:
+                ahead = await consumer.receive_many(AHEAD_COUNT_MAX, bytes_max=AHEAD_BYTES_MAX, timeout=0)
+                self._ahead.extend(ahead)
+                self._hold(ahead)
+            consumer.extend(list(self._held.values()))
+        except TowpathError as error:
+            # The connection has broken, say; whoever receives next is told, and what was held comes again.
+            log("bridge.not_extended", level="warning", count=len(self._held), message=error.message)
             return
         self._set_timer()
