@@ -1,4 +1,4 @@
-"""Durable topics over each carrier and with both clients: replay, places, and who is too slow for the ring."""
+"""Durable topics over each carrier and with both clients: replay, places, who is too slow for the ring."""
 
 from __future__ import annotations
 
