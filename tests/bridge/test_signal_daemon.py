@@ -15,7 +15,7 @@ import pytest
 import towpath
 from tests.bridge import foreign
 from tests.bridge.test_daemon import NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
 from towpath.model import BindingReport
 
 RT = int(signal.SIGRTMIN + 5)
@@ -56,7 +56,7 @@ def test_kill_finds_the_process_before_and_after_its_restart(daemon: DaemonHandl
                 now = daemon.gateway("bridge").pid
                 wait_report(daemon, binding.id, _names(now))
             client.unbind(binding.id)
-        assert not path.exists()
+        wait_until(lambda: not path.exists(), daemon.log)
 
 
 def test_values_go_through_a_channel_to_a_process_that_was_started_again(
