@@ -14,8 +14,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from towpath.errors import ConnectionLost, DeliveryLost, TowpathError, Unavailable
@@ -134,19 +135,30 @@ class ChannelCarrier:
         """As :meth:`Carrier.settle`."""
         if self._consumer is not None and messages:
             self._give_up(messages)
-            try:
-                self._consumer.ack(messages)
-            except (ConnectionLost, DeliveryLost) as error:
-                log("bridge.settled_too_late", level="warning", count=len(messages), message=error.message)
+            self._tell(self._consumer.ack, messages)
 
     def reject(self, messages: Sequence[ReceivedMessage], error: TowpathError) -> None:
         """As :meth:`Carrier.reject`."""
         if self._consumer is not None and messages:
             self._give_up(messages)
-            try:
-                self._consumer.nack(messages, reject=True, reason=error.message[:REASON_CHARS_MAX])
-            except (ConnectionLost, DeliveryLost) as lost:
-                log("bridge.settled_too_late", level="warning", count=len(messages), message=lost.message)
+            reason = error.message[:REASON_CHARS_MAX]
+            self._tell(functools.partial(self._consumer.nack, reject=True, reason=reason), messages)
+
+    def _tell(
+        self, tell: Callable[[Sequence[ReceivedMessage]], None], messages: Sequence[ReceivedMessage]
+    ) -> None:
+        """Say something of deliveries; those that a broken connection has taken back are left out."""
+        try:
+            tell(messages)
+        except ConnectionLost as error:
+            log("bridge.settled_too_late", level="warning", count=len(messages), message=error.message)
+        except DeliveryLost as error:
+            if len(messages) > 1:
+                for message in messages:
+                    self._tell(tell, [message])
+                return
+            self._held.pop(id(messages[0]), None)
+            log("bridge.settled_too_late", level="warning", count=1, message=error.message)
 
     async def close(self) -> None:
         """Leave the channel. A connection that is gone has left it already."""
@@ -192,7 +204,7 @@ class ChannelCarrier:
                 ahead = await consumer.receive_many(AHEAD_COUNT_MAX, bytes_max=AHEAD_BYTES_MAX, timeout=0)
                 self._ahead.extend(ahead)
                 self._hold(ahead)
-            consumer.extend(list(self._held.values()))
+            self._tell(consumer.extend, list(self._held.values()))
         except TowpathError as error:
             # The connection has broken, say; whoever receives next is told, and what was held comes again.
             log("bridge.not_extended", level="warning", count=len(self._held), message=error.message)
