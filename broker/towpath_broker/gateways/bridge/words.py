@@ -90,10 +90,18 @@ class Words:
             self._waiter.disarm(slot)
 
     def _on_fired(self) -> None:
-        for slot in self._waiter.fired():
-            wait = self._waits.get(slot)
-            if wait is not None and not wait.done():
-                wait.set_result(True)
+        try:
+            fired = self._waiter.fired()
+        except OSError as error:  # a kernel before 5.16 has no futex_waitv(2)
+            why = BindingFailed(f"this kernel does not wait for words of memory: {error.strerror}")
+            for wait in self._waits.values():
+                if not wait.done():
+                    wait.set_exception(why)
+            return
+        for slot in fired:
+            asked = self._waits.get(slot)
+            if asked is not None and not asked.done():
+                asked.set_result(True)
 
 
 class Semaphore(Protocol):
