@@ -51,13 +51,24 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+_children_before: set[str] = set()
+
+
+def _children() -> set[str]:
+    """The processes that this one has started and not waited for, zombies too."""
+    threads = Path("/proc/self/task").iterdir()
+    return {child for thread in threads for child in (thread / "children").read_text().split()}
+
+
+def remember_children() -> None:
+    """Those of now are not the test's: daemons of fixtures that live longer."""
+    _children_before.clear()
+    _children_before.update(_children())
+
+
 def has_children() -> bool:
-    """Whether this process has a child, alive or a zombie."""
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return True
+    """Whether the test has a child, alive or a zombie."""
+    return bool(_children() - _children_before)
 
 
 async def shell(script: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def pair() -> Iterator[Pair]:
 
 
 def open_descriptors() -> int:
+    gc.collect()  # what other tests left lying about
     return len(os.listdir("/proc/self/fd"))
 
 
