@@ -243,7 +243,7 @@ def bring_environment_up_to_date(settings: Mapping[str, Any]) -> None:
     def inputs() -> str:
         # Only what decides about installation: a changed linter option needs no new environment.
         relevant = [settings["build-system"], settings["project"], settings["tool"]["setuptools"]]
-        return digest([ROOT / "constraints.txt", ROOT / "setup.py"], relevant, has_libsystemd())
+        return digest([ROOT / "constraints.txt", ROOT / "setup.py"], relevant, EXTRAS, has_libsystemd())
 
     if runs_in_venv() and is_current(ENVIRONMENT_STAMP, inputs()):
         return
