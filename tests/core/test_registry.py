@@ -116,6 +116,20 @@ def test_declare_is_refused(name: str, options: dict[str, Any], error: type[Towp
     assert fingerprint(core.machine) == before
 
 
+@pytest.mark.parametrize("kind", [Kind.STATE, Kind.SERVICE])
+def test_dead_letters_do_not_go_to_what_takes_none(kind: Kind) -> None:
+    core = Core()
+    client = core.open()
+    client.declare("a", kind=kind)
+    before = fingerprint(core.machine)
+    refusal(client.declare("q", kind=Kind.QUEUE, dead_letter="a"), InvalidArgument, "takes no letters")
+    assert fingerprint(core.machine) == before
+    # What does not exist yet may become a queue or a topic.
+    reply(client.declare("q", kind=Kind.QUEUE, dead_letter="later"), e.ChannelDeclared)
+    reply(client.declare("later", kind=kind), e.ChannelDeclared)
+    reply(client.declare("q", kind=Kind.QUEUE, dead_letter="later"), e.ChannelDeclared)
+
+
 def test_channels_are_counted_against_their_owner() -> None:
     core = Core(Limits(channels_per_principal_max=2))
     client = core.open("uid:1")

@@ -38,6 +38,7 @@ class Message:
     state: ``ready``, ``delayed`` (until due_ns), ``out`` (with consumer, until due_ns), ``gone``.
     stored_attempts: what a restart remembers.
     is_late: when it falls due it is read from the store first, so others may go before it.
+    first_due_ns: when it was to be delivered first; what is late is read in this order, as there is room.
     """
 
     seq: int
@@ -50,6 +51,12 @@ class Message:
     attempts: int = 0
     stored_attempts: int = 0
     is_late: bool = False
+    first_due_ns: int = 0
+
+    def is_read_with(self, other: Message) -> bool:
+        """Whether this one is in memory when the other is."""
+        mine, its = (self.first_due_ns, self.seq), (other.first_due_ns, other.seq)
+        return self.is_late == other.is_late and (not self.is_late or mine <= its)
 
 
 @dataclass
@@ -60,6 +67,7 @@ class Party:
     call: int
     prefetch: int
     next_delivery: int = 1
+    is_silent: bool = False  # something of its expired, and it has said nothing since
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -110,6 +118,7 @@ class QueueMachine(RuleBasedStateMachine):
         for seq, payload in enumerate(payloads, first):
             self.messages.append(Message(seq, payload, priority, "delayed" if delay_ms else "ready", due_ns))
             self.messages[-1].is_late = self.rig.is_durable and delay_ms > 0
+            self.messages[-1].first_due_ns = due_ns
         self.rig.run(
             c.Publish(
                 self.rig.caller(),
@@ -139,6 +148,7 @@ class QueueMachine(RuleBasedStateMachine):
         party = self.parties[consumer]
         if party.next_delivery == 1:
             return
+        party.is_silent = False
         first = data.draw(st.integers(1, party.next_delivery - 1))
         last = data.draw(st.integers(first, party.next_delivery - 1))
         covered = c.Range(first, last)
@@ -224,6 +234,7 @@ class QueueMachine(RuleBasedStateMachine):
                 if message.state == "delayed":
                     message.state = "ready"
                 elif message.state == "out":
+                    self.parties[message.consumer].is_silent = True
                     self.give_back(message, 0)
 
     def give_back(self, message: Message, delay_ms: int) -> None:
@@ -245,9 +256,8 @@ class QueueMachine(RuleBasedStateMachine):
         by_payload = {message.payload: message for message in self.messages}
         for consumer, delivery, payload, attempt in self.rig.delivered(shown):
             message, party = by_payload[payload], self.parties[consumer]
-            ready = [
-                each for each in self.messages if each.state == "ready" and each.is_late == message.is_late
-            ]
+            assert not party.is_silent
+            ready = [each for each in self.messages if each.state == "ready" and each.is_read_with(message)]
             assert message is min(ready, key=lambda each: (-each.priority, each.seq)), (message, ready)
             message.attempts += 1
             assert attempt == message.attempts
@@ -257,7 +267,7 @@ class QueueMachine(RuleBasedStateMachine):
             message.due_ns = self.rig.now_ns + ACK_MS * MS
         if any(message.state == "ready" for message in self.messages):
             for consumer, party in self.parties.items():
-                assert self.unsettled(consumer) == party.prefetch
+                assert party.is_silent or self.unsettled(consumer) == party.prefetch
         for consumer, party in self.parties.items():
             assert self.unsettled(consumer) <= party.prefetch
 

@@ -234,12 +234,12 @@ class Registry:
             principal = command.caller.principal
             self._owned.check(principal, limits.channels_per_principal_max)
             options = _settled(command.options, self.defaults)
-            _check_options_together(command.name, options)
+            self._check_options_together(command.name, options)
             return Plan(Change.CHANNEL_ADDED, ChannelDefinition(command.name, options, principal, now_ns))
         options = _settled(command.options, channel.options)
         if options == channel.options:
             return Plan(Change.NOTHING, channel)
-        _check_options_together(command.name, options)
+        self._check_options_together(command.name, options)
         differences = _differences(channel.options, options)
         if not command.replace:
             raise ChannelConflict(f"channel {command.name!r} is declared with other options: {differences}")
@@ -250,6 +250,26 @@ class Registry:
             )
         replaced = ChannelDefinition(channel.name, options, channel.owner, channel.declared_at_ns)
         return Plan(Change.CHANNEL_REPLACED, replaced)
+
+    def _check_options_together(self, name: str, options: ChannelOptions) -> None:
+        """Refuse settled options that contradict each other, or what there is.
+
+        A dead-letter channel need not exist yet. If it does not when letters come, or has become a state or a
+        service by then, they are lost, and counted.
+        """
+        if options.kind is not Kind.QUEUE or not options.dead_letter:
+            return
+        if options.dead_letter == name:
+            raise InvalidArgument(
+                f"queue {name!r} cannot be its own dead-letter channel", hint="name another queue, or a topic"
+            )
+        target = self.channels.get(options.dead_letter)
+        if target is not None and target.options.kind not in (Kind.QUEUE, Kind.TOPIC):
+            raise InvalidArgument(
+                f"dead_letter of queue {name!r} cannot be {target.name!r}: that is a"
+                f" {_told(target.options.kind)}, and takes no letters",
+                hint="dead letters go to a queue or a topic",
+            )
 
     def _plan_undeclare(self, command: UndeclareChannel, presence: Presence) -> Plan:
         channel = self.require(command.name)
@@ -469,12 +489,6 @@ def _check_options_of_kind(options: StatedOptions, kind: Kind) -> None:
         raise InvalidArgument(f"overflow=drop is not for a {_told(kind)}", hint="a queue blocks, or rejects")
     if options.durable and kind is Kind.SERVICE:
         raise InvalidArgument("a service is not durable", hint="declare it without durable=true")
-
-
-def _check_options_together(name: str, options: ChannelOptions) -> None:
-    """Refuse settled options that contradict each other."""
-    if options.kind is Kind.QUEUE and options.dead_letter == name:
-        raise InvalidArgument(f"queue {name!r} cannot be its own dead-letter channel")
 
 
 def _check_range(name: str, value: int | None, minimum: int, maximum: int) -> None:

@@ -102,9 +102,9 @@ def test_a_version_that_differs_refuses_all_of_it(client: Any, orders: str, bill
 def test_a_delivery_that_is_lost_refuses_all_of_it(client: Any, name: str, bills: str) -> None:
     client.declare(name, kind="queue", durable=True, ack_ms=50)
     client.publisher(name).publish(b"1")
-    with client.consume(name, prefetch=1) as consumer:
+    with client.consume(name, prefetch=1) as consumer, client.consume(name, prefetch=1) as other:
         late = consumer.receive(timeout=DEADLINE_S)
-        again = consumer.receive(timeout=DEADLINE_S)
+        again = other.receive(timeout=DEADLINE_S)
         assert again.attempt == 2
         with pytest.raises(errors.DeliveryLost), client.transaction() as transaction:
             transaction.publish(bills, b"bill")

@@ -69,7 +69,8 @@ def _queue(queue: Queue) -> object:
         "delayed": sorted((due_ns, _segment(segment)) for due_ns, _, segment in queue.delayed),
         "consumers": {
             each.id: (
-                (each.prefetch, each.unsettled, each.unsettled_bytes, each.next_delivery, each.has_room),
+                (each.prefetch, each.unsettled, each.unsettled_bytes, each.next_delivery),
+                (each.has_room, each.is_silent),
                 [
                     (
                         lease.first_delivery,
@@ -127,6 +128,7 @@ def _assert_queue(queue: Queue) -> None:
         assert sum(lease.end - lease.start for lease in consumer.leases) == consumer.unsettled
         assert 0 <= consumer.unsettled <= consumer.prefetch
         assert consumer.has_room == (consumer in queue.dealer.rotation)
+        assert not (consumer.has_room and consumer.is_silent)
         numbers = [lease.first_delivery for lease in consumer.leases]
         assert numbers == sorted(numbers)
         for lease in consumer.leases:

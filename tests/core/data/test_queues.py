@@ -125,6 +125,62 @@ def test_a_deadline_passes_is_extended_and_then_it_is_too_late(is_durable: bool)
     assert it.ack(one, 1) == e.Settled(0, (c.Range(1, 1),))
 
 
+def test_a_consumer_whose_delivery_expired_is_dealt_nothing_until_it_speaks(is_durable: bool) -> None:
+    it = rig(is_durable, ack_ms=1000, max_deliveries=3, dead_letter="dead")
+    stopped, _ = it.consume("q", 10, session=1)
+    it.publish("q", *[b"%d" % number for number in range(40)])
+    assert len(it.payloads()) == 10
+    assert it.payloads(it.advance(1000)) == []  # its credit is free, but it is silent
+    healthy, _ = it.consume("q", 1, session=2)
+    assert it.delivered() == [(healthy, 1, b"0", 2)]
+    for number in range(1, 21):
+        it.advance(900)
+        it.ack(healthy, number, session=2)
+        assert [(consumer, payload) for consumer, _, payload, _ in it.delivered()] == [
+            (healthy, b"%d" % number)
+        ]
+    assert it.machine.statistics().counters == {"expired": 10}
+    assert it.ack(stopped, 1, 10) == e.Settled(0, (c.Range(1, 10),))  # too late, but it is there
+    assert [payload for consumer, _, payload, _ in it.delivered() if consumer == stopped] == [
+        b"%d" % number for number in range(21, 31)
+    ]
+
+
+@pytest.mark.parametrize("how", ["extend", "refused", "transaction"])
+def test_what_a_silent_consumer_says_need_not_succeed(how: str) -> None:
+    it = rig(True, ack_ms=1000)
+    it.publish("q", b"a")
+    consumer, _ = it.consume("q", session=2)
+    assert it.payloads(it.advance(1000)) == []
+    late, never = c.Range(1, 1), c.Range(9, 9)
+    caller = it.caller(session=2)
+    command = {
+        "extend": c.Settle(caller, consumer, extended=[c.Extended(late, 1000)]),
+        "refused": c.Settle(caller, consumer, [never]),
+        "transaction": c.CommitTransaction(caller, settlements=[c.Settle(caller, consumer, [late])]),
+    }[how]
+    it.run(c.Settle(it.caller(session=3), consumer, [late]))
+    assert it.payloads() == []  # nobody speaks for somebody else
+    it.run(command)
+    assert it.delivered() == [(consumer, 2, b"a", 2)]
+
+
+def test_letters_for_a_state_are_lost_and_the_warning_says_so(is_durable: bool) -> None:
+    it = Rig(
+        {
+            "q": queue(durable=is_durable, dead_letter="s"),
+            "s": ChannelOptions(kind=Kind.STATE, durable=is_durable),
+        },
+        is_durable=is_durable,
+    )
+    it.publish("q", b"a")
+    consumer, _ = it.consume("q")
+    it.give_back(consumer, 1, is_rejected=True)
+    (warning,) = [each for each in it.shown if isinstance(each, e.Warn)]
+    assert warning.message == "1 dead letters are for channel 's', a state, which takes none, and are lost"
+    assert it.machine.statistics().counters["dead_letters_lost"] == 1
+
+
 def test_a_consumer_that_dies_gives_back_at_once_and_one_that_leaves_has_not_tried(is_durable: bool) -> None:
     it = rig(is_durable)
     it.publish("q", b"a", b"b")

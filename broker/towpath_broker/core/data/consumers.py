@@ -30,12 +30,14 @@ class Consumer:
     """Attributes:
     unsettled, unsettled_bytes: what it has.
     has_room: it stands in the queue's rotation, to be served.
+    is_silent: a delivery of its expired, and it has not said anything since.
     """
 
     __slots__ = (
         "call",
         "has_room",
         "id",
+        "is_silent",
         "leases",
         "next_delivery",
         "prefetch",
@@ -66,6 +68,7 @@ class Consumer:
         self.unsettled = 0
         self.unsettled_bytes = 0
         self.has_room = False
+        self.is_silent = False
 
     def leave(self, round_: Round, *, is_orderly: bool) -> None:
         """The consumer is gone: what it had goes back at once."""

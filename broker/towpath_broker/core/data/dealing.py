@@ -5,7 +5,7 @@ Theory of operation
     ``SHARE_MAX`` messages where there are several, and the next round goes on with the next consumer.
 
 Invariants
-    A consumer stands in the rotation exactly if ``has_room``.
+    A consumer stands in the rotation exactly if ``has_room``; one that is silent never does.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Dealer:
         self.rotation: deque[Consumer] = deque()
 
     def welcome(self, consumer: Consumer, round_: Round) -> None:
-        """Put a consumer that has room into the rotation."""
-        if not consumer.has_room and consumer.unsettled < consumer.prefetch:
+        """Put a consumer that has room into the rotation, unless it is silent."""
+        if not (consumer.has_room or consumer.is_silent) and consumer.unsettled < consumer.prefetch:
             round_.undo.add(self._restore, tuple(self.rotation))
             self.rotation.append(consumer)
             consumer.has_room = True
@@ -57,7 +57,7 @@ class Dealer:
             consumer.has_room = True
 
     def forget(self, consumer: Consumer, undo: Undo) -> None:
-        """A consumer goes."""
+        """Take a consumer out of the rotation: it goes, or is silent."""
         if consumer.has_room:
             undo.add(self._restore, tuple(self.rotation))
             self.rotation.remove(consumer)

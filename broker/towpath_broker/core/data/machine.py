@@ -164,6 +164,7 @@ class DataMachine:
             except TowpathError as error:
                 round_.roll_back(mark)
                 self._refuse(command, error, round_)
+                self._hear(command, round_)
             if round_.undo.mark() > mark[0]:
                 changed.append(index)
         while round_.touched:  # a queue's dead letters touch others
@@ -256,7 +257,12 @@ class DataMachine:
                     sum(each.unsettled for each in channel.consumers.values()),
                 )
             case Log():
-                return ChannelStatistics(channel.messages, channel.content_bytes)
+                return ChannelStatistics(
+                    channel.messages,
+                    channel.content_bytes,
+                    oldest_seq=channel.oldest_seq,
+                    next_seq=channel.next_seq,
+                )
             case State():
                 return ChannelStatistics(
                     int(channel.value.is_set), len(channel.value.payload), 0, len(channel.watchers)
@@ -386,9 +392,9 @@ class DataMachine:
             log.forget_source(command.source, round_)
 
     def post(self, channel: str, run: Run, priority: int, round_: Round) -> None:
-        """Take dead letters for a channel. What it has no room for is lost, and counted."""
+        """Take dead letters for a channel. What it has no room for, or never takes, is lost, and counted."""
         target = self._channels.get(channel)
-        posted = True
+        posted, why = True, f"found no room in channel {channel!r}"
         match target:
             case Queue():
                 posted = target.post(run, priority, round_)
@@ -400,14 +406,12 @@ class DataMachine:
                     round_.roll_back(mark)
                     posted = False
             case State():
-                posted = False
+                posted, why = False, f"are for channel {channel!r}, a state, which takes none"
             case None:
                 round_.effects.append(e.DeadLetters(channel, run, priority))
         if not posted:
             self._shared.count("dead_letters_lost", len(run.payloads), round_.undo)
-            round_.effects.append(
-                e.Warn(f"{len(run.payloads)} dead letters found no room in channel {channel!r}, and are lost")
-            )
+            round_.effects.append(e.Warn(f"{len(run.payloads)} dead letters {why}, and are lost"))
 
     # ---- queues --------------------------------------------------------------------------------------------
 
@@ -424,6 +428,20 @@ class DataMachine:
         queue = self._queue(name)
         queue.check_consumer(command.caller, command.consumer)
         return queue.settle(command, round_, must_have_all=must_have_all)
+
+    def _hear(self, command: c.DataCommand, round_: Round) -> None:
+        """Consumers have spoken, though what they asked for was refused."""
+        match command:
+            case c.Settle():
+                settlements: Sequence[c.Settle] = (command,)
+            case c.CommitTransaction():
+                settlements = command.settlements
+            case _:
+                return
+        for settlement in settlements:
+            queue = self._channels.get(self._shared.consumer_queue.get(settlement.consumer, ""))
+            if isinstance(queue, Queue) and queue.has_consumer(settlement.caller, settlement.consumer):
+                queue.hear(queue.consumers[settlement.consumer], round_)
 
     def _parcels_loaded(self, command: c.ParcelsLoaded, round_: Round) -> None:
         queue = self._channels.get(command.channel)

@@ -11,6 +11,11 @@ Theory of operation
     *Sharing.* Consumers with room stand in a rotation. A round deals what is ready out in equal shares of at
     most ``SHARE_MAX`` messages, and goes on with the next consumer where it stopped.
 
+    *Silence.* A consumer of which a delivery expired may be stopped, or hang. It is dealt nothing until it
+    speaks again, or what it is dealt would expire too, again and again, and good messages would become dead
+    letters. Whatever it asks to settle or extend is speaking, be it too late for that or refused. So whoever
+    consumes settles what it gets, in the end; one that lets deadlines pass instead is given nothing more.
+
     *The window.* A durable queue keeps about ``RESIDENT_BYTES_MAX`` in memory (``window``); what came later
     is in the store alone, and is read when consumers come near to it. So memory and the time to start do not
     depend on how much is stored.
@@ -18,6 +23,7 @@ Theory of operation
 Invariants
     ``messages`` counts what is not settled, here or in the store; ``content_bytes`` that of its parcels: a
     parcel counts whole until all of it is settled.
+    A consumer that is silent is dealt nothing.
     A consumer never has more than its prefetch, nor more than ``UNSETTLED_BYTES_MAX`` but for a single
     message.
 
@@ -322,9 +328,15 @@ class Queue:
                 f"deliveries {lost[0].first} to {lost[0].last} of queue {self.name!r} are not the consumer's"
                 " any more"
             )
+        self.hear(consumer, round_)
+        return Settled(total, tuple(lost))
+
+    def hear(self, consumer: Consumer, round_: Round) -> None:
+        """A consumer speaks: it is dealt to (again)."""
+        if consumer.is_silent:
+            round_.undo.set(consumer, "is_silent", False)
         self.dealer.welcome(consumer, round_)
         round_.touch(self)
-        return Settled(total, tuple(lost))
 
     def _extend(self, leases: Sequence[Lease], ack_ms: int, round_: Round) -> int:
         if not 0 <= ack_ms <= DELAY_MS_MAX:
@@ -435,7 +447,9 @@ class Queue:
             consumer.release(start, end, undo)
             self.shared.count("expired", lease.end - lease.start, undo)
             self._give_back(lease, lease.attempt, 0, round_, "not settled in time")
-            self.dealer.welcome(consumer, round_)
+            if not consumer.is_silent:
+                undo.set(consumer, "is_silent", True)
+                self.dealer.forget(consumer, undo)
 
     def _fall_due(self, round_: Round) -> None:
         while self.delayed and self.delayed[0][0] <= round_.now_ns:
@@ -495,9 +509,13 @@ class Queue:
         Raises:
             PermissionDenied: it is somebody else's.
         """
-        found = self.consumers[consumer]
-        if found.session != caller.session or found.principal != caller.principal:
+        if not self.has_consumer(caller, consumer):
             raise PermissionDenied(f"consumer {consumer} is not of this session")
+
+    def has_consumer(self, caller: Caller, consumer: int) -> bool:
+        """Return whether a consumer belongs to a caller."""
+        found = self.consumers[consumer]
+        return found.session == caller.session and found.principal == caller.principal
 
     def next_deadline_ns(self, now_ns: int) -> int | None:
         """Return when something happens by itself, at the latest; None: nothing does."""
