@@ -14,6 +14,8 @@ class ChannelStatistics:
         publishers: publications that wait for room.
         consumers: or watchers.
         unsettled: messages that are out with consumers.
+        oldest_seq, next_seq: of a durable topic: what is stored has the numbers from the one to below the
+            other.
     """
 
     messages: int = 0
@@ -21,6 +23,8 @@ class ChannelStatistics:
     publishers: int = 0
     consumers: int = 0
     unsettled: int = 0
+    oldest_seq: int = 0
+    next_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
