@@ -191,6 +191,37 @@ def test_what_a_program_had_goes_to_others_when_it_is_killed(connect: Connect, u
             assert payloads(take(consumer, 2)) == [b"a", b"b"]
 
 
+def test_a_program_that_is_stopped_makes_no_dead_letters(connect: Connect, url: str) -> None:
+    client = connect()
+    queue, dead, clock = (f"{what}{next(_numbers)}" for what in ("stopped", "dead", "clock"))
+    client.declare(queue, kind="queue", ack_ms=500, max_deliveries=2, dead_letter=dead)
+    for name in (dead, clock):
+        client.declare(name, kind="queue")
+    messages = [b"%d" % number for number in range(10)]
+    client.publisher(queue).publish_many(messages)
+    client.publisher(clock).publish(b"")
+    program = subprocess.Popen(
+        [sys.executable, PROGRAMS / "hold_deliveries.py", url, queue, "10"], stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    with program, ExitStack() as stack:
+        stack.callback(program.kill)  # one that is stopped does not end otherwise
+        assert program.stdout.readline() == "holds 10\n"
+        program.send_signal(signal.SIGSTOP)
+        with client.consume(clock) as consumer:  # time for two deadlines, one after the other
+            consumer.receive(timeout=DEADLINE_S).nack(delay=1.2)
+            consumer.receive(timeout=DEADLINE_S).ack()
+            consumer.flush(DEADLINE_S)
+        with client.consume(queue, prefetch=1) as consumer:
+            for message in messages:
+                delivery = consumer.receive(timeout=DEADLINE_S)
+                assert (delivery.payload, delivery.attempt) == (message, 2)
+                delivery.ack()
+            consumer.flush(DEADLINE_S)
+        with client.consume(dead) as consumer:
+            assert consumer.receive_many(timeout=0.05) == []
+
+
 def test_a_consumer_behind_a_gateway_comes_back_when_that_was_killed(
     connect: Connect, url: str, own_daemon: DaemonHandle, queue: str
 ) -> None:
