@@ -8,6 +8,7 @@ descriptors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 from collections import deque
@@ -56,8 +57,11 @@ _children_before: set[str] = set()
 
 def _children() -> set[str]:
     """The processes that this one has started and not waited for, zombies too."""
-    threads = Path("/proc/self/task").iterdir()
-    return {child for thread in threads for child in (thread / "children").read_text().split()}
+    found: set[str] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found.update((thread / "children").read_text().split())
+    return found
 
 
 def remember_children() -> None:
