@@ -37,6 +37,7 @@ from typing import Any, Final
 from towpath import _ring
 from towpath._version import __version__
 from towpath.errors import ProtocolViolation, TowpathError, Unavailable
+from towpath.model import ChannelContents
 
 from . import configuration
 from .core import effects
@@ -49,6 +50,7 @@ from .engine import Engine
 from .host.children import read_settings_file
 from .host.packets import Outbox, close_all, receive_packet
 from .journal.sqlite import SqliteJournal
+from .local import translate
 from .local.credentials import Admins
 from .local.door import Door
 from .local.tokens import ResumeTokens, read_key
@@ -94,11 +96,13 @@ class Daemon:
             incarnation=0,
             counters=self._counters,
             traffic=lambda: self._door.descriptors.traffic,
+            contents_of=self._contents_of,
         )
         self._door = Door(
             submit=self._engine.submit,
             submit_data=lambda command: self._data.submit(command),
             has_data=lambda name: self._data.has(name),
+            contents_of=self._contents_of,
             table=_ring.GenerationTable(CELLS_MAX),
             keeper=Keeper(self._store, lambda name: self._outbox.send({"type": "unstore", "name": name})),
             admins=Admins(settings.daemon.admin_group),
@@ -217,6 +221,10 @@ class Daemon:
     def _warn(self, message: str) -> None:
         self._board.warn(message)
         self._outbox.send({"type": "warning", "text": message})
+
+    def _contents_of(self, channel: str) -> ChannelContents | None:
+        """What a channel of the data plane holds."""
+        return translate.contents_model(self._data.channel_statistics(channel))
 
     def _counters(self) -> Mapping[str, int]:
         machine, engine = self._machine.statistics(), self._engine.statistics()

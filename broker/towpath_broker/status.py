@@ -30,6 +30,7 @@ class StatusBoard:
         incarnation: counts the starts of the core on this host.
         counters: asked for whenever a status is.
         traffic: who looks at the rings.
+        contents_of: what a channel of the data plane holds.
     """
 
     socket: str
@@ -37,6 +38,7 @@ class StatusBoard:
     incarnation: int
     counters: Callable[[], Mapping[str, int]]
     traffic: Callable[[], RingTraffic]
+    contents_of: translate.ContentsOf
     _gateways: list[dict[str, Any]] = field(default_factory=list)
     _reports: dict[str, frame_pb2.ReportGatewayRequest] = field(default_factory=dict)
     _warnings: dict[str, None] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class StatusBoard:
             started_at_ns=self.started_at_ns,
             socket=self.socket,
             sessions=len(told.sessions),
-            channels=tuple(translate.channel_model(channel) for channel in told.channels),
+            channels=tuple(translate.channel_model(channel, self.contents_of) for channel in told.channels),
             bindings=tuple(translate.binding_model(binding) for binding in told.bindings),
             gateways=tuple(self._gateway(gateway) for gateway in self._gateways),
             counters=self.counters(),

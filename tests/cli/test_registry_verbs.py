@@ -31,6 +31,27 @@ def test_declaring_listing_undeclaring(env: dict[str, str]) -> None:
     assert json.loads(towpath("channels", "t.listed.", "--json", env=env).stdout) == []
 
 
+def test_how_deep_a_queue_is(client: library.Client, env: dict[str, str]) -> None:
+    declared = towpath("declare", "t.depth", "--kind", "queue", env=env)
+    assert declared.stdout == b"t.depth: queue, overflow block\n"
+    client.publisher("t.depth").publish_many([b"12345"] * 3)
+    with client.consume("t.depth", prefetch=2) as consumer:
+        while len(consumer.receive_many(1, timeout=30)) != 1:
+            pass
+        (document,) = json.loads(towpath("channels", "t.depth", "--json", env=env).stdout)
+        assert document["contents"] == {
+            "messages": 3, "content_bytes": 15, "unsettled": 2, "consumers": 1, "waiting": 0,
+            "oldest_seq": 0, "next_seq": 0,
+        }  # fmt: skip
+        heading, row = towpath("channels", "t.depth", env=env).stdout.decode().splitlines()
+        assert "HELD  HELD BYTES  UNSETTLED  CONSUMERS" in heading
+        assert row.split()[4:10] == ["-", "3", "15", "B", "2", "1"]
+        top = json.loads(towpath("top", "--once", "--json", "--interval", "0.1", env=env).stdout)
+        (shown,) = [channel for channel in top["channels"] if channel["name"] == "t.depth"]
+        assert shown["contents"] == document["contents"]
+    client.undeclare("t.depth", force=True)
+
+
 def test_a_fifo_is_bound_seen_in_the_status_and_unbound(
     client: library.Client, channel: str, env: dict[str, str], start: Start, tmp_path: Path
 ) -> None:

@@ -16,7 +16,16 @@ from towpath.cli import report
 from towpath.cli.text import Style
 from towpath.convert import encode_headers
 from towpath.errors import BindingFailed, Unavailable
-from towpath.model import BindingInfo, BindingReport, ChannelInfo, GatewayInfo, Headers, Status
+from towpath.model import (
+    BindingInfo,
+    BindingReport,
+    ChannelContents,
+    ChannelInfo,
+    GatewayInfo,
+    Headers,
+    Kind,
+    Status,
+)
 
 NOW_NS = 1_763_800_000_000_000_000
 S = 1_000_000_000
@@ -93,6 +102,16 @@ Counted by the core
   commands 17, frames in 1,234
 """
 
+HELD = """\
+NAME              KIND   DURABLE  OVERFLOW    RING   HELD  HELD BYTES  UNSETTLED  CONSUMERS  STORED SEQS  \
+PUBLISHERS  SUBSCRIBERS  BINDINGS  OWNER
+jobs              queue  no       block          -  1,200       3 MiB         30          4            -  \
+         1           12         2  uid:1000
+b                 topic  yes      drop      64 KiB    501       2 KiB          -          -     500-1000  \
+         1            0         2  uid:1000
+plant.line1.temp  topic  no       block      4 MiB      -           -          -          -            -  \
+         1           12         2  uid:1000"""
+
 EMPTY_PAGE = """\
 towpath 0.1.0  pid 4710, up 3 h 12 min, 1st start, 1 session
   socket /run/user/1000/towpath/towpath.sock
@@ -162,6 +181,28 @@ def test_columns_that_say_the_same_of_all_are_left_out() -> None:
         report.binding_line(RUNNING) == "binding 3: pipe:vmstat 1 into plant.line1.temp, running (pid 4711)"
     )
     assert report.binding_line(FAILED) == r"binding 14: fifo:/tmp/not\x0aa fifo out of b, failed"
+
+
+def test_what_channels_hold() -> None:
+    queue = dataclasses.replace(
+        CHANNEL, name="jobs", kind="queue",
+        contents=ChannelContents(1_200, 3 << 20, unsettled=30, consumers=4, waiting=0),
+    )  # fmt: skip
+    log = dataclasses.replace(DURABLE, contents=ChannelContents(501, 2048, oldest_seq=500, next_seq=1001))
+    assert "\n".join(report.channels_lines([queue, log, CHANNEL], PLAIN)) == HELD
+    assert report.channel_document(queue)["contents"] == {
+        "messages": 1_200, "content_bytes": 3 << 20, "unsettled": 30, "consumers": 4, "waiting": 0,
+        "oldest_seq": 0, "next_seq": 0,
+    }  # fmt: skip
+    assert report.channel_document(CHANNEL)["contents"] is None
+
+
+@pytest.mark.parametrize("kind", ["queue", "state"])
+def test_what_has_no_rings_has_no_size_of_them(kind: Kind) -> None:
+    channel = dataclasses.replace(CHANNEL, kind=kind)
+    assert report.channel_line(channel) == f"plant.line1.temp: {kind}, overflow block"
+    heading, line = report.channels_lines([channel], PLAIN)
+    assert line[: heading.index("RING") + 4].endswith("   -")
 
 
 def test_the_status_document_has_every_field_of_every_value() -> None:

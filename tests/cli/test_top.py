@@ -13,7 +13,7 @@ from tests.cli.test_report import CHANNEL, NOW_NS, RUNNING, STATUS, ZEROMQ
 from towpath.cli.rates import Rates, rates
 from towpath.cli.text import Style
 from towpath.cli.top import page
-from towpath.model import SessionInfo, Traffic
+from towpath.model import ChannelContents, SessionInfo, Traffic
 
 SESSION = SessionInfo(
     id=9, name="pump", principal="uid:1000", pid=77, gateway="", publishers=1, subscribers=0,
@@ -63,6 +63,19 @@ Sessions
 def test_the_page() -> None:
     seen = rates(BEFORE, AFTER, 2.0)
     assert "\n".join(page(AFTER, seen, now_ns=NOW_NS, style=Style(colour=False))) == PAGE
+
+
+def test_how_deep_a_queue_is() -> None:
+    jobs = dataclasses.replace(
+        CHANNEL, name="jobs", kind="queue", contents=ChannelContents(7, 1024, unsettled=2, consumers=1)
+    )
+    after = dataclasses.replace(AFTER, channels=(*AFTER.channels, jobs))
+    seen = rates(BEFORE, after, 2.0)
+    channels_only = dataclasses.replace(seen, bindings=(), gateways=(), sessions=())
+    heading, *rows = page(after, channels_only, now_ns=NOW_NS, style=Style(colour=False))[3:]
+    assert heading.split()[-5:] == ["HELD", "HELD", "BYTES", "UNSETTLED", "CONSUMERS"]
+    assert {row.split()[0]: row.split()[-4:] for row in rows}["b"] == ["-", "-", "-", "-"]
+    assert rows[-1].split()[0] == "jobs" and rows[-1].split()[-5:] == ["7", "1", "KiB", "2", "1"]
 
 
 def test_what_does_not_fit_is_counted() -> None:

@@ -32,6 +32,7 @@ class InProcess:
             submit=self.engine.submit,
             submit_data=lambda command: None,
             has_data=lambda name: False,
+            contents_of=lambda name: None,
             table=_ring.GenerationTable(16),
             admins=Admins(""),
             status_frame=self._no_status,

@@ -57,6 +57,7 @@ class Door:
         submit: gives a command to the engine; never waits.
         submit_data: gives one to the data plane's engine.
         has_data: whether a channel is of the data plane.
+        contents_of: what a channel of the data plane holds.
         table: the generation table, written on the core's behalf.
         keeper: has the supervisor keep what the core's own rings need to outlive it.
         admins: who may do what admins may.
@@ -73,6 +74,7 @@ class Door:
         submit: Callable[[commands.Command], None],
         submit_data: Callable[[data_commands.DataCommand], None],
         has_data: Callable[[str], bool],
+        contents_of: translate.ContentsOf,
         table: _ring.GenerationTable,
         keeper: Keeper,
         admins: Admins,
@@ -95,6 +97,7 @@ class Door:
         self._values = ValuePages()
         self.submit_data = submit_data
         self.has_data = has_data
+        self._contents_of = contents_of
         self.tokens = tokens
         self.counters: Counter[str] = Counter()
         self._table = table
@@ -320,7 +323,8 @@ class Door:
         if isinstance(effect.body, effects.StatusTold):
             connection.answer(self._status_frame(effect.call, effect.body))
         else:
-            connection.answer(translate.reply_frame(effect.call, request, effect.body))
+            frame = translate.reply_frame(effect.call, request, effect.body, self._contents_of)
+            connection.answer(frame)
 
     def _write(self, effect: effects.WriteMessages) -> None:
         """Write for a connection that is there and still wants it; or for the core itself."""

@@ -27,11 +27,14 @@ from towpath_broker.core.commands import (
     ReaderRole,
     SourceRole,
 )
+from towpath_broker.core.data.statistics import ChannelStatistics
 from towpath_broker.core.ids import BindingId, ReaderId, SourceId
 from towpath_broker.core.limits import BINDINGS_PER_PAGE, CHANNELS_PER_PAGE
 
 R = TypeVar("R", ReaderRole, SourceRole)
 MakeCommand = Callable[[Caller, Any], commands.Command]
+ContentsOf = Callable[[str], model.ChannelContents | None]
+"""What a channel holds, by its name; None: it is not of the data plane."""
 
 
 _ENUMS: Final[Mapping[str, type[IntEnum]]] = {"kind": Kind, "overflow": Overflow, "order": Order}
@@ -209,7 +212,21 @@ def command_from(caller: Caller, request: str, body: Any) -> commands.Command:
 # ---- from effects ------------------------------------------------------------------------------------------
 
 
-def channel_model(channel: effects.ChannelView) -> model.ChannelInfo:
+def contents_model(held: ChannelStatistics | None) -> model.ChannelContents | None:
+    if held is None:
+        return None
+    return model.ChannelContents(
+        messages=held.messages,
+        content_bytes=held.content_bytes,
+        unsettled=held.unsettled,
+        consumers=held.consumers,
+        waiting=held.publishers,
+        oldest_seq=held.oldest_seq,
+        next_seq=held.next_seq,
+    )
+
+
+def channel_model(channel: effects.ChannelView, contents_of: ContentsOf | None = None) -> model.ChannelInfo:
     return model.ChannelInfo(
         name=channel.name,
         kind=cast(model.Kind, channel.options.kind.name.lower()),
@@ -224,6 +241,7 @@ def channel_model(channel: effects.ChannelView) -> model.ChannelInfo:
         subscribers=channel.subscribers,
         bindings=channel.bindings,
         declared_at_ns=channel.declared_at_ns,
+        contents=contents_of(channel.name) if contents_of is not None else None,
         **cast(model.KeepingOptions, {name: getattr(channel.options, name) for name in _KEEPING}),
     )
 
@@ -252,8 +270,8 @@ def binding_model(binding: effects.BindingView) -> model.BindingInfo:
     )
 
 
-def _channel(channel: effects.ChannelView) -> registry_pb2.Channel:
-    return convert.channel_to_proto(channel_model(channel))
+def _channel(channel: effects.ChannelView, contents_of: ContentsOf | None = None) -> registry_pb2.Channel:
+    return convert.channel_to_proto(channel_model(channel, contents_of))
 
 
 def _binding(binding: effects.BindingView) -> registry_pb2.Binding:
@@ -265,9 +283,9 @@ def error_frame(call: int, error: TowpathError) -> Frame:
     return Frame(id=call, error=convert.error_to_proto(error))
 
 
-def reply_frame(call: int, request: str, body: effects.ReplyBody) -> Frame:
+def reply_frame(call: int, request: str, body: effects.ReplyBody, contents_of: ContentsOf) -> Frame:
     """Return the answer to a request as a frame. ``StatusTold`` is the daemon's to complete, and does not
-    come here.
+    come here. The answer to a declaration says nothing of contents: the data plane may not have it yet.
     """
     frame = Frame(id=call)
     match body:
@@ -280,10 +298,12 @@ def reply_frame(call: int, request: str, body: effects.ReplyBody) -> Frame:
             frame.declare_channel_response.channel.CopyFrom(_channel(body.channel))
             frame.declare_channel_response.created = body.created
         case effects.ChannelFound():
-            frame.get_channel_response.channel.CopyFrom(_channel(body.channel))
+            frame.get_channel_response.channel.CopyFrom(_channel(body.channel, contents_of))
         case effects.ChannelsListed():
             frame.list_channels_response.SetInParent()
-            frame.list_channels_response.channels.extend(_channel(channel) for channel in body.channels)
+            frame.list_channels_response.channels.extend(
+                _channel(channel, contents_of) for channel in body.channels
+            )
             if body.is_more:
                 frame.list_channels_response.next_page_token = body.channels[-1].name
         case effects.BindingCreated():

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from towpath.model import (
         BindingInfo,
         BindingReport,
+        ChannelContents,
         ChannelInfo,
         GatewayInfo,
         Headers,
@@ -109,6 +110,7 @@ _HOMES = {
     "connect": "towpath.sync.client",
     "BindingInfo": "towpath.model",
     "BindingReport": "towpath.model",
+    "ChannelContents": "towpath.model",
     "ChannelInfo": "towpath.model",
     "GatewayInfo": "towpath.model",
     "Headers": "towpath.model",
@@ -170,6 +172,7 @@ __all__ = [
     "Cancelled",
     "Channel",
     "ChannelConflict",
+    "ChannelContents",
     "ChannelInUse",
     "ChannelInfo",
     "ChannelNotFound",

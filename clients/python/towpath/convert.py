@@ -5,6 +5,7 @@ message.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Final, Unpack, cast
 
@@ -233,6 +234,17 @@ def _checked(what: str, value: int, bits: int) -> int:
     return value
 
 
+_CONTENTS: Final = tuple(field.name for field in fields(model.ChannelContents))
+
+
+def contents_to_proto(contents: model.ChannelContents) -> registry_pb2.ChannelContents:
+    return registry_pb2.ChannelContents(**{name: getattr(contents, name) for name in _CONTENTS})
+
+
+def contents_from_proto(contents: registry_pb2.ChannelContents) -> model.ChannelContents:
+    return model.ChannelContents(**{name: getattr(contents, name) for name in _CONTENTS})
+
+
 def channel_to_proto(channel: model.ChannelInfo) -> registry_pb2.Channel:
     return registry_pb2.Channel(
         name=channel.name,
@@ -251,6 +263,7 @@ def channel_to_proto(channel: model.ChannelInfo) -> registry_pb2.Channel:
         subscribers=channel.subscribers,
         bindings=channel.bindings,
         declared_at_ns=channel.declared_at_ns,
+        contents=contents_to_proto(channel.contents) if channel.contents is not None else None,
     )
 
 
@@ -269,6 +282,7 @@ def channel_from_proto(channel: registry_pb2.Channel) -> model.ChannelInfo:
         subscribers=channel.subscribers,
         bindings=channel.bindings,
         declared_at_ns=channel.declared_at_ns,
+        contents=contents_from_proto(channel.contents) if channel.HasField("contents") else None,
         **_keeping_of(channel.options),
     )
 

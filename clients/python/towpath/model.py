@@ -122,6 +122,28 @@ class KeepingOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelContents:
+    """What a queue, a state or a durable topic holds, as it was when the daemon looked.
+
+    Attributes:
+        messages: how many; of a state, 1 when it is set.
+        content_bytes: of payloads and headers; in a queue a batch counts until the last of it is settled.
+        unsettled: queues: how many of the messages are out with consumers.
+        consumers: of a queue; of a state, those who watch it.
+        waiting: queues: publications that wait for room.
+        oldest_seq, next_seq: durable topics: what is stored has the numbers from the one to below the other.
+    """
+
+    messages: int = 0
+    content_bytes: int = 0
+    unsettled: int = 0
+    consumers: int = 0
+    waiting: int = 0
+    oldest_seq: int = 0
+    next_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelInfo:
     """A channel of the registry.
 
@@ -134,6 +156,8 @@ class ChannelInfo:
         publishers, subscribers, bindings: how many there are now; a subscriber of a pattern counts on each
             channel that the pattern stands for.
         declared_at_ns: nanoseconds since the epoch.
+        contents: what is in it; None for a channel that keeps nothing, for the answer to a declaration, and
+            for what is told by a watch.
 
     The others: see :class:`KeepingOptions`.
     """
@@ -160,6 +184,7 @@ class ChannelInfo:
     retain_ms: int = 0
     retain_messages: int = 0
     dedupe_ms: int = 120_000
+    contents: ChannelContents | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -374,7 +374,7 @@ class ConsumerState:
             if count := sum(each.last - each.first + 1 for each in outcome.lost):
                 self.lost += count
                 self.trouble = DeliveryLost(
-                    f"{count} deliveries of {self.channel} came back before they were settled"
+                    f"{_deliveries(count)} of {self.channel} came back before being settled"
                 )
         elif (
             outcome.retryable
@@ -399,9 +399,13 @@ class ConsumerState:
         if count:
             self.lost += count
             self.trouble = DeliveryLost(
-                f"it is not known whether {count} deliveries of {self.channel} were settled: {why.message}",
+                f"not known to be settled: {_deliveries(count)} of {self.channel}: {why.message}",
                 hint="those that were not come again: do their work so that doing it twice does no harm",
             )
+
+
+def _deliveries(count: int) -> str:
+    return "1 delivery" if count == 1 else f"{count} deliveries"
 
 
 def release(deliveries: Iterable[Delivery]) -> None:

@@ -13,6 +13,7 @@ from tests.conformance.clients.carriers import Carrier
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import wait_until
 from towpath import errors
+from towpath.model import ChannelContents
 
 
 def test_declare_returns_the_channel_with_every_option(client: Any, name: str) -> None:
@@ -244,3 +245,46 @@ def test_a_client_that_is_closed_leaves_its_channels(client: Any, connect: Any, 
     assert client.channel_info(name).subscribers == 1
     other.close()
     wait_until(lambda: client.channel_info(name).subscribers == 0)
+
+
+# ---- what channels hold ------------------------------------------------------------------------------------
+
+
+def contents(client: Any, name: str) -> ChannelContents:
+    """What each of the three answers says a channel holds."""
+    found = client.channel_info(name).contents
+    assert [channel.contents for channel in client.channels(name)] == [found]
+    status = {channel.name: channel for channel in client.status().channels}
+    assert status[name].contents == found
+    assert isinstance(found, ChannelContents)
+    return found
+
+
+def test_what_a_queue_holds(client: Any, name: str) -> None:
+    assert client.declare(name, kind="queue").contents is None
+    publisher = client.publisher(name)
+    for _ in range(4):
+        publisher.publish(b"12345")
+    assert contents(client, name) == ChannelContents(messages=4, content_bytes=20)
+    with client.consume(name, prefetch=3) as consumer:
+        first = consumer.receive(timeout=30)
+        assert contents(client, name) == ChannelContents(4, 20, unsettled=3, consumers=1)
+        first.ack()
+        consumer.flush(30)
+        assert contents(client, name) == ChannelContents(3, 15, unsettled=3, consumers=1)
+
+
+def test_what_a_durable_topic_holds(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publisher = client.publisher(name)
+    publisher.publish_many([b"12345"] * 4)
+    publisher.flush(30)
+    assert contents(client, name) == ChannelContents(4, 20, oldest_seq=1, next_seq=5)
+
+
+def test_what_a_state_and_a_plain_topic_hold(client: Any, name: str) -> None:
+    client.declare(name, kind="state")
+    client.state(name).set(b"12345")
+    assert contents(client, name) == ChannelContents(1, 5)
+    client.declare(f"{name}.topic")
+    assert client.channel_info(f"{name}.topic").contents is None

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.model import BindingInfo, ChannelInfo, GatewayInfo, SessionInfo, Status, Traffic
+from towpath.model import BindingInfo, ChannelContents, ChannelInfo, GatewayInfo, SessionInfo, Status, Traffic
 
 _NOTHING: Final = Traffic()
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelRate:
-    """A channel's messages and bytes in rings, per second; ``messages`` since the core started."""
+    """A channel's messages and bytes in rings, per second; ``messages`` since the core started; ``contents``
+    is what it holds now, where it keeps anything.
+    """
 
     name: str
     messages_per_s: float
@@ -25,6 +27,7 @@ class ChannelRate:
     messages: int
     publishers: int
     subscribers: int
+    contents: ChannelContents | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ def _channel(
         now.messages,
         channel.publishers,
         channel.subscribers,
+        channel.contents,
     )
 
 

@@ -20,6 +20,7 @@ from towpath.model import (
     STALL_MS_DEFAULT,
     BindingInfo,
     BindingReport,
+    ChannelContents,
     ChannelInfo,
     GatewayInfo,
     Headers,
@@ -76,8 +77,13 @@ def to_json_line(document: object) -> str:
 
 
 def channel_document(channel: ChannelInfo) -> dict[str, object]:
-    """A channel's JSON form: the fields of ``ChannelInfo``."""
-    return {name: getattr(channel, name) for name in _names(ChannelInfo)}
+    """A channel's JSON form: the fields of ``ChannelInfo``; ``contents`` has those of ``ChannelContents``, or
+    is null.
+    """
+    return {
+        **{name: getattr(channel, name) for name in _names(ChannelInfo)},
+        "contents": asdict(channel.contents) if channel.contents is not None else None,
+    }
 
 
 def binding_document(binding: BindingInfo) -> dict[str, object]:
@@ -224,10 +230,15 @@ def timestamp(time_ns: int) -> str:
 def channel_line(channel: ChannelInfo) -> str:
     """One sentence on a channel, as ``declare`` prints it."""
     durable = ", durable" if channel.durable else ""
-    ring = byte_size(channel.ring_bytes)
+    ring = f", ring {byte_size(channel.ring_bytes)}" if _has_ring(channel) else ""
     order = "" if channel.order == "source" else f", order {channel.order}"
     more = "".join(f", {what} {text}" for what, text in zip(_RARE, _rare(channel), strict=True) if text)
-    return f"{channel.name}: {channel.kind}{durable}, overflow {channel.overflow}, ring {ring}{order}{more}"
+    return f"{channel.name}: {channel.kind}{durable}, overflow {channel.overflow}{ring}{order}{more}"
+
+
+def _has_ring(channel: ChannelInfo) -> bool:
+    """Whether the size of rings means something: of queues and states there are none."""
+    return channel.kind not in ("queue", "state")
 
 
 _KEEPING: Final[Mapping[str, str]] = {
@@ -270,6 +281,25 @@ def _keeping(channel: ChannelInfo, name: str) -> str:
 _DEFAULTS: Final = {field.name: field.default for field in fields(ChannelInfo)}
 
 
+CONTENTS: Final = (">HELD", ">HELD BYTES", ">UNSETTLED", ">CONSUMERS", ">WAITING", ">STORED SEQS")
+"""The headings of what channels hold."""
+
+
+def contents_cells(contents: ChannelContents | None) -> tuple[str, ...]:
+    """What a channel holds, a text for each of ``CONTENTS``; empty where there is nothing to say."""
+    if contents is None:
+        return ("",) * len(CONTENTS)
+    stored = f"{contents.oldest_seq}-{contents.next_seq - 1}" if contents.next_seq else ""
+    return (
+        f"{contents.messages:,}",
+        byte_size(contents.content_bytes),
+        f"{contents.unsettled:,}" if contents.unsettled else "",
+        f"{contents.consumers:,}" if contents.consumers else "",
+        f"{contents.waiting:,}" if contents.waiting else "",
+        stored if contents.next_seq > contents.oldest_seq else "",
+    )
+
+
 def binding_line(binding: BindingInfo) -> str:
     """One sentence on a binding, as ``bind`` and ``unbind`` print it."""
     detail = f" ({binding.report.detail})" if binding.report.detail else ""
@@ -280,23 +310,28 @@ def binding_line(binding: BindingInfo) -> str:
 
 
 def channels_lines(channels: Sequence[ChannelInfo], style: Style, *, indent: str = "") -> list[str]:
-    """The table of channels, one line each; what is the default on all of them has no column."""
+    """The table of channels, one line each; what is the default on all of them has no column, and
+    what they hold has columns where one of them holds anything.
+    """
     rare = [_rare(channel) for channel in channels]
     shown = [index for index in range(len(_RARE)) if any(values[index] for values in rare)]
+    contents = [contents_cells(channel.contents) for channel in channels]
+    holding = [index for index in range(len(CONTENTS)) if any(held[index] for held in contents)]
     rows = [
         (
             channel.name,
             channel.kind,
             "yes" if channel.durable else "no",
             channel.overflow,
-            byte_size(channel.ring_bytes),
+            byte_size(channel.ring_bytes) if _has_ring(channel) else "-",
             *(values[index] or "-" for index in shown),
+            *(held[index] or "-" for index in holding),
             str(channel.publishers),
             str(channel.subscribers),
             str(channel.bindings),
             channel.owner,
         )
-        for channel, values in zip(channels, rare, strict=True)
+        for channel, values, held in zip(channels, rare, contents, strict=True)
     ]
     headings = (
         "NAME",
@@ -305,6 +340,7 @@ def channels_lines(channels: Sequence[ChannelInfo], style: Style, *, indent: str
         "OVERFLOW",
         ">RING",
         *(f">{_RARE[index].upper()}" for index in shown),
+        *(CONTENTS[index] for index in holding),
         ">PUBLISHERS",
         ">SUBSCRIBERS",
         ">BINDINGS",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from towpath.cli import streams
 from towpath.cli.connection import connect
 from towpath.cli.rates import Rates, rates
-from towpath.cli.report import to_json_line
+from towpath.cli.report import CONTENTS, contents_cells, to_json_line
 from towpath.cli.text import Style, byte_size, duration, one_line, plural, table
 from towpath.errors import TowpathError
 
@@ -111,6 +111,8 @@ def page(
         + f"  up {up}, {plural(status.sessions, 'session')}, {_rate(total)} messages/s"
         + f" over {seen.span_s:.1f} s"
     ]
+    contents = [contents_cells(channel.contents) for channel in seen.channels]
+    holding = [index for index in range(len(CONTENTS)) if any(held[index] for held in contents)]
     channels = [
         (
             channel.name,
@@ -119,11 +121,16 @@ def page(
             f"{channel.messages:,}",
             str(channel.publishers),
             str(channel.subscribers),
+            *(held[index] or "-" for index in holding),
         )
-        for channel in seen.channels
+        for channel, held in zip(seen.channels, contents, strict=True)
     ]
     lines += _section(
-        "Channels", ("NAME", ">MESSAGES/S", ">BYTES/S", ">MESSAGES", ">PUBLISHERS", ">SUBSCRIBERS"),
+        "Channels",
+        (
+            *("NAME", ">MESSAGES/S", ">BYTES/S", ">MESSAGES", ">PUBLISHERS", ">SUBSCRIBERS"),
+            *(CONTENTS[index] for index in holding),
+        ),
         channels, style, rows_max,
     )  # fmt: skip
     bindings = [

@@ -323,6 +323,7 @@ class Channel(_message.Message):
     SUBSCRIBERS_FIELD_NUMBER: _builtins.int
     BINDINGS_FIELD_NUMBER: _builtins.int
     DECLARED_AT_NS_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     owner: _builtins.str
     """The principal that declared it."""
@@ -334,6 +335,12 @@ class Channel(_message.Message):
     def options(self) -> Global___ChannelOptions:
         """Every option set."""
 
+    @_builtins.property
+    def contents(self) -> Global___ChannelContents:
+        """What it holds. Only of queues, states and durable topics, and only in answers to GetChannel, ListChannels and
+        GetStatus; else unset.
+        """
+
     def __init__(
         self,
         *,
@@ -344,14 +351,60 @@ class Channel(_message.Message):
         subscribers: _builtins.int = ...,
         bindings: _builtins.int = ...,
         declared_at_ns: _builtins.int = ...,
+        contents: Global___ChannelContents | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bindings", b"bindings", "declared_at_ns", b"declared_at_ns", "name", b"name", "options", b"options", "owner", b"owner", "publishers", b"publishers", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bindings", b"bindings", "contents", b"contents", "declared_at_ns", b"declared_at_ns", "name", b"name", "options", b"options", "owner", b"owner", "publishers", b"publishers", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Channel: _TypeAlias = Channel  # noqa: Y015
+
+@_typing.final
+class ChannelContents(_message.Message):
+    """As it was when the daemon looked; of a durable channel, with what is being stored at that moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    UNSETTLED_FIELD_NUMBER: _builtins.int
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_SEQ_FIELD_NUMBER: _builtins.int
+    NEXT_SEQ_FIELD_NUMBER: _builtins.int
+    messages: _builtins.int
+    """Of a state: 1 when it is set."""
+    content_bytes: _builtins.int
+    """Of payloads and headers. In a queue a batch counts until the last of it is settled."""
+    unsettled: _builtins.int
+    """Queues: how many of the messages are out with consumers."""
+    consumers: _builtins.int
+    """Of a queue its consumers, of a state those who watch it."""
+    waiting: _builtins.int
+    """Queues: publications that wait for room."""
+    oldest_seq: _builtins.int
+    """Durable topics: what is stored has the numbers from the one to below the other; alike when nothing is."""
+    next_seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        messages: _builtins.int = ...,
+        content_bytes: _builtins.int = ...,
+        unsettled: _builtins.int = ...,
+        consumers: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        oldest_seq: _builtins.int = ...,
+        next_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "content_bytes", b"content_bytes", "messages", b"messages", "next_seq", b"next_seq", "oldest_seq", b"oldest_seq", "unsettled", b"unsettled", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelContents: _TypeAlias = ChannelContents  # noqa: Y015
 
 @_typing.final
 class DeclareChannelRequest(_message.Message):
