@@ -2,7 +2,9 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
-# For instance PYTEST_ARGS="-n 2 tests/core": two processes, one folder.
+# How many files of tests run at a time: half of them wait for other processes most of their time.
+TEST_JOBS := 2
+# For instance PYTEST_ARGS="tests/core": one folder.
 PYTEST_ARGS :=
 FUZZ_SECONDS := 60
 # Where `make install-c` puts the C client; DESTDIR is put before it.
@@ -23,8 +25,8 @@ setup: ## make .venv (with .venv/bin/towpath), and system packages where root an
 demo: setup ## watch real programs talk through Towpath; ends with a table of routes
 	@$(BIN)/python examples/demo/demo.py
 
-test: setup ## run the whole test suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: setup ## run the whole test suite, TEST_JOBS files at a time
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-long: setup ## run the suite with its long tests and far more generated examples
 	@$(BIN)/python -m pytest -m "" --timeout=1800 --hypothesis-profile=long
