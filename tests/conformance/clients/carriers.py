@@ -66,8 +66,8 @@ DEVIATIONS: Final = {
         ("grpc", "zmq"),
         "a message has at most 4,190,208 bytes by gRPC and 16,773,120 by ZeroMQ, even where the ring would "
         "take more; of a queue or a durable topic 1,044,480",
-        "the gateways bound a request: `[grpc] message_bytes_max`, `[zeromq] message_bytes_max`; what is stored "
-        "they pass on in a request to the core",
+        "the gateways bound a request: `[grpc] message_bytes_max`, `[zeromq] message_bytes_max`; what is "
+        "stored they pass on in a request to the core",
     ),
     "no session": Deviation(
         ("grpc", "zmq"),
