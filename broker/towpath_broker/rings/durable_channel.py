@@ -145,6 +145,14 @@ class DurableChannel(OwnChannel):
         )
         self._logs.submit(self._pending)
 
+    def stored_seq(self, source: SourceId) -> int:
+        """Up to where a source is on disk. What is on its way there does not count: the page, which outlives
+        this process, must not say that it was read."""
+        seq = self._logs.taken(self.name).get(source, 0)
+        if self._pending is not None and source in self._pending.taken:
+            seq = min(seq, self._pending.taken[source][0] - 1)
+        return seq
+
     def appended(self, effect: Appended) -> None:
         """Messages are on disk: show them, and go on."""
         if effect.count:

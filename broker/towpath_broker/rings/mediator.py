@@ -397,6 +397,7 @@ class Mediator:
         self._keep_other(channel.name, PUBLISHER, body.source, body.slot, ring)
         doorbell = self._descriptors.doorbell(body.session)
         intake = self._intake_of(channel)
+        is_known = intake.is_reading(body.source)
         intake.add(
             body.source,
             body.slot,
@@ -405,10 +406,10 @@ class Mediator:
             -1 if doorbell is None else doorbell.fd,
             self._descriptors.take_unread(body.source),
         )
-        if isinstance(channel, DurableChannel):  # what is stored of it already, and was not released
-            taken_seq = self._data_plane.taken(channel.name).get(body.source, 0)
-            if taken_seq:
-                intake.reader.pass_over(body.source, taken_seq)
+        if isinstance(channel, DurableChannel) and not is_known:  # what is stored of it, and was not released
+            stored_seq = channel.stored_seq(body.source)
+            if stored_seq:
+                intake.reader.pass_over(body.source, stored_seq)
 
     def _source_left(self, channel: OwnChannel, source: SourceId) -> None:
         """The core reads nothing more of a publisher; its slot is free once the machine has let go too."""
