@@ -69,7 +69,6 @@ def test_what_was_received_before_is_handed_out_and_nothing_twice(
     assert len(messages) + subscription.lost == 5_010
 
 
-@pytest.mark.long  # fails now and then by ZeroMQ, and is not understood: GUARANTEES, known gaps
 def test_nothing_is_lost_silently_while_the_connection_breaks_again_and_again(
     client: Any, relay: Relay, local: towpath.Client, name: str
 ) -> None:

@@ -3,8 +3,10 @@
 Theory of operation
     Each subscription has a task that reads batches from the session's connection into an :class:`Inbox`,
     while that has room. When the connection breaks it subscribes again on the next one; the inbox knows what
-    was seen. A refusal that trying again does not change ends the subscription. When the daemon has parted it
-    from a publisher that waited too long (SlowConsumer), ``receive`` raises that once; then it goes on.
+    was seen. A stream is told how many messages are held, not how many were taken: that may happen while
+    there is none (``credit`` says what becomes of it otherwise). A refusal that trying again does not change
+    ends the subscription. When the daemon has parted it from a publisher that waited too long (SlowConsumer),
+    ``receive`` raises that once; then it goes on.
 
     A watch is the same without numbers: on a new connection everything is told again, after ``reset``.
 
@@ -152,12 +154,12 @@ class RemoteAsyncSubscription(AsyncSubscription):
             await self._has_room.wait()
 
     async def _read(self, connection: Connection, stream: Batches) -> None:
+        stream.holding(len(self._inbox))  # fewer, perhaps, than when it was asked for
         while True:
             if not self._inbox.has_room:
                 await self._wait_room(connection)
-            seen = self._inbox.put(await stream.receive())
-            if seen:
-                stream.consumed(seen)
+            if self._inbox.put(await stream.receive()):
+                stream.holding(len(self._inbox))
             self._changed.set()
 
     async def _wait_room(self, connection: Connection) -> None:
@@ -228,7 +230,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
             messages = self._inbox.take(count_max, bytes_max)
             if messages:
                 if self._stream is not None:
-                    self._stream.consumed(len(messages))
+                    self._stream.holding(len(self._inbox))
                 if self._inbox.has_room:
                     self._has_room.set()
                 return messages

@@ -327,7 +327,7 @@ class GrpcBatches:
         response: SubscribeResponse = await self._connection.read(self._call)
         return response
 
-    def consumed(self, count: int) -> None:
+    def holding(self, count: int) -> None:
         """What is not read holds the gateway up by itself."""
 
     def cancel(self) -> None:

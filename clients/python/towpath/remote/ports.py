@@ -76,8 +76,11 @@ class Batches(Protocol):
             TowpathError: the subscription has ended.
         """
 
-    def consumed(self, count: int) -> None:
-        """So many messages were handed to the program; there is room for as many more."""
+    def holding(self, count: int) -> None:
+        """Say how many messages are held for the program at this moment. To be said once when the
+        subscription begins, and whenever they are fewer than those that came account for: when the program
+        has taken some, or some were dropped.
+        """
 
     async def close(self) -> None:
         """Leave. Returns, as far as that can be known, when the gateway has left the channel too."""
@@ -164,7 +167,8 @@ class Connection(Protocol):
 
         Args:
             request: without ``credit``, which is set here where the carrier needs it.
-            held: messages of it that the program has not taken yet.
+            held: messages of it that the program has not taken yet. Those that it takes meanwhile are
+                accounted for by the first :meth:`Batches.holding`.
         """
 
     def publication(self, channel: str) -> Publication:

@@ -6,9 +6,9 @@ Theory of operation
     socket on the event loop, and the waiting. A monitor tells of the connection's end; pings (ZMTP
     heartbeats) find a gateway that fell silent.
 
-    Subscriptions work by credit: the gateway sends no more messages than it was given credit for, and it gets
-    more when half of the window was consumed. The window is such that messages of the channel's largest size
-    take ``WINDOW_BYTES`` at most.
+    Subscriptions work by credit (``credit``): the gateway sends no more messages than it was given credit
+    for, and it gets more when half of the window is free. The window is such that messages of the channel's
+    largest size take ``WINDOW_BYTES`` at most.
 
     The socket's descriptor stirs when its state *may* have changed, and stays silent about changes that a
     call took in; so its events are asked again after each burst of receives or sends.
@@ -50,6 +50,7 @@ from towpath.errors import (
 )
 from towpath.names import is_pattern
 from towpath.protocol import ClientProtocol
+from towpath.remote.credit import Credit
 from towpath.remote.ports import Ended
 from towpath.v1.channels_pb2 import (
     PublishRequest,
@@ -350,8 +351,8 @@ class ZeroMQBatches:
     """A subscription; see :class:`towpath.remote.ports.Batches`.
 
     Args:
-        window: how many messages may be on their way or unread.
-        held: how many of them are unread from before.
+        window: how many messages may be on their way or held.
+        held: how many of them are held from before.
     """
 
     def __init__(
@@ -359,10 +360,9 @@ class ZeroMQBatches:
     ) -> None:
         self._connection = connection
         self._answers = _Answers()
-        self._consumed = 0
-        self._half = max(window // 2, 1)
+        self._credit = Credit(window, held)
         self.subscribed = Subscribed()
-        request.credit = max(window - held, 1)
+        request.credit = self._credit.outstanding
         self._call_id = connection.begin_stream(Frame(subscribe_request=request), self._answers.put)
 
     async def wait_subscribed(self) -> None:
@@ -373,7 +373,9 @@ class ZeroMQBatches:
         self.subscribed = response.subscribed
 
     async def receive(self) -> MessageBatch:
-        return (await self._receive()).batch
+        batch = (await self._receive()).batch
+        self._credit.arrived(len(batch.payloads))
+        return batch
 
     async def _receive(self) -> SubscribeResponse:
         frame = await self._answers.get()
@@ -381,12 +383,11 @@ class ZeroMQBatches:
             raise ProtocolViolation(f"subscribe_request was answered by {frame.WhichOneof('body')}")
         return frame.subscribe_response
 
-    def consumed(self, count: int) -> None:
-        self._consumed += count
-        if self._consumed >= self._half:
-            more = SubscribeRequest(credit=self._consumed)
+    def holding(self, count: int) -> None:
+        credit = self._credit.due(count)
+        if credit:
+            more = SubscribeRequest(credit=credit)
             self._connection.add_to_stream(self._call_id, Frame(subscribe_request=more))
-            self._consumed = 0
 
     async def close(self) -> None:
         # The gateway confirms a cancel; what came before it is of no interest any more.
