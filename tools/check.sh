@@ -20,17 +20,19 @@ c_headers() {
     done
 }
 
-# What others compile, as they may: C and C++, gcc and, where there is one, clang.
+# What others compile, as they may: C and C++, by gcc and by clang, which `zig cc` is.
 c_client() {
-    for compiler in gcc clang; do
-        command -v "$compiler" >/dev/null || continue
+    export ZIG_GLOBAL_CACHE_DIR="$PWD/.venv/.zig"
+    object=$(mktemp)
+    for compiler in gcc "$bin/python -m ziglang cc"; do
         for program in clients/c/examples/*.c; do
             for language in "c -std=c11" "c++ -std=c++11"; do
                 # shellcheck disable=SC2086
-                "$compiler" -x $language -Wall -Wextra -Werror -fsyntax-only -I clients/c "$program" || return 1
+                $compiler -x $language -Wall -Wextra -Werror -I clients/c -c "$program" -o "$object" || return 1
             done
         done
     done
+    rm "$object"
 }
 
 c_extensions() {

@@ -40,7 +40,7 @@ PACKAGE = ROOT / "clients" / "python" / "towpath"
 BRIDGE = ROOT / "broker" / "towpath_broker" / "gateways" / "bridge"
 HEADERS = ROOT / "clients" / "c"
 # All but `systemd`, which is installed by itself: where libsystemd is missing the rest must still come.
-EXTRAS = "dev,broker,zmq,grpc,mq,sysv,cluster,tracing"
+EXTRAS = "dev,broker,zmq,grpc,mq,sysv,cluster,tracing,plot"
 
 
 class SetupError(Exception):

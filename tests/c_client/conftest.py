@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import shutil
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -29,14 +30,17 @@ SANITIZED: Final = (
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
 )
+CLANG: Final = (sys.executable, "-m", "ziglang", "cc")
+CLANG_CACHE: Final = str(Path(sys.prefix, ".zig"))
+"""Where `zig cc` keeps what it has built of the C library's start-up code; with the environment, not with the
+user."""
 COMPILERS: Final = {
     "gcc": ("gcc", "-x", "c", "-std=c11", "-O2"),
     "g++": ("g++", "-x", "c++", "-std=c++11", "-O2"),
-    "clang": ("clang", "-x", "c", "-std=c11", "-O2"),
-    "clang++": ("clang++", "-x", "c++", "-std=c++11", "-O2"),
+    "clang": (*CLANG, "-x", "c", "-std=c11", "-O2"),
+    "clang++": (*CLANG, "-x", "c++", "-std=c++11", "-O2"),
 }
-PRESENT: Final = {name: command for name, command in COMPILERS.items() if shutil.which(command[0])}
-"""Those that this machine has; gcc and g++ are required by the tests, clang is taken where there is one."""
+"""Of C and of C++, each by gcc and by clang."""
 
 _numbers = itertools.count(1)
 
@@ -45,7 +49,12 @@ def build(source: Path, program: Path, compiler: tuple[str, ...] = SANITIZED, *f
     """Compile one file; a warning is a failure."""
     command = [*compiler, "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{HEADERS}", str(source), *flags]
     done = subprocess.run(
-        [*command, "-o", str(program)], capture_output=True, text=True, check=False, timeout=LIMIT_S
+        [*command, "-o", str(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+        env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": CLANG_CACHE},
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     return program
