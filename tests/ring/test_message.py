@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -46,6 +47,17 @@ class TestMessage:
         assert (message.missed, message.origin_source, message.origin_seq) == (4, 2**64 - 1, 6)
         assert repr(self.make()) == "<Message a.b #3 of source 7, 5 bytes>"
         assert repr(message) == "<Message a.b #3 of source 7 after 4 lost, 5 bytes>"
+
+    def test_is_bytes_like_and_its_payload_outlives_it(self) -> None:
+        message = self.make()
+        view = memoryview(message)
+        assert view.readonly
+        del message
+        others = [self.make(payload=b"other") for _ in range(3)]  # would take the place of a payload set free
+        assert (bytes(view), b"".join(others)) == (b"hello", b"otherotherother")
+        if sys.version_info >= (3, 12):
+            fields: dict[str, Any] = {"seq": 3, "source": 7, "time_ns": 11, "channel": "a.b"}
+            assert bytes(PurePythonMessage(b"hello", **fields)) == b"hello"
 
     def test_is_equal_by_value(self) -> None:
         assert self.make() == self.make()

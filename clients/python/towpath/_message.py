@@ -19,7 +19,7 @@ def _decode_headers(raw: bytes) -> model.Headers:
 
 
 class PurePythonMessage:
-    """One received message; immutable.
+    """One received message; immutable, and bytes-like from Python 3.12 on (the extension's is so on any).
 
     Attributes:
         payload: the bytes that were published.
@@ -103,6 +103,9 @@ class PurePythonMessage:
             origin_source=self.origin_source,
             origin_seq=self.origin_seq,
         )
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        return memoryview(self.payload)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a message is immutable: {name}")

@@ -41,12 +41,14 @@ class MessageTooLarge(ValueError):
 
 @final
 class Message:
-    """One received message; immutable, hashable, equal by value.
+    """One received message; immutable, hashable, equal by value, and bytes-like: ``socket.send(message)`` and
+    ``file.writelines(messages)`` take its payload.
 
     ``headers`` is decoded when first asked for, by what ``set_headers_decoder`` was given (before:
     ``RuntimeError``).
     """
 
+    def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def payload(self) -> bytes: ...
     @property

@@ -191,6 +191,11 @@ static PyObject *message_repr(MessageObject *self) {
                                 PyBytes_GET_SIZE(self->payload));
 }
 
+/* A message is bytes-like, its payload's: whoever takes bytes (join, write, hash) can be given it as it is. */
+static int message_getbuffer(MessageObject *self, Py_buffer *view, int flags) {
+    return PyObject_GetBuffer(self->payload, view, flags);
+}
+
 #define TP_NUMBER(name, text)                                                                                 \
     {#name, T_ULONGLONG, offsetof(MessageObject, numbers) + offsetof(struct tp_numbers, name), READONLY, text}
 static PyMemberDef message_members[] = {
@@ -240,6 +245,7 @@ static PyType_Slot message_slots[] = {
     {Py_tp_richcompare, message_compare},
     {Py_tp_hash, message_hash},
     {Py_tp_repr, message_repr},
+    {Py_bf_getbuffer, message_getbuffer},
     {0, NULL},
 };
 

@@ -114,9 +114,9 @@ class TowpathBatched(Towpath):
             role.wait_go()
             batch = subscription.receive_many(BATCH)
             while batch[-1].payload:
-                role.tally.add_messages(batch)
+                role.tally.add(batch)
                 batch = subscription.receive_many(BATCH)
-            role.tally.add_messages(batch[:-1])
+            role.tally.add(batch[:-1])
             role.report_received()
             role.wait_finish()
 
@@ -169,9 +169,9 @@ class TowpathAsyncio(Looping):
                     break
                 held.append(message)
                 if len(held) == self.load.tally_length:
-                    role.tally.add_messages(held)
+                    role.tally.add(held)
                     held.clear()
-            role.tally.add_messages(held)
+            role.tally.add(held)
             role.report_received()
             await role.wait_finish_async()
 
@@ -201,9 +201,9 @@ class TowpathAsyncioBatched(TowpathAsyncio):
             await role.wait_go_async()
             batch = await subscription.receive_many(BATCH)
             while batch[-1].payload:
-                role.tally.add_messages(batch)
+                role.tally.add(batch)
                 batch = await subscription.receive_many(BATCH)
-            role.tally.add_messages(batch[:-1])
+            role.tally.add(batch[:-1])
             role.report_received()
             await role.wait_finish_async()
 
