@@ -62,6 +62,20 @@ class Code(IntEnum):
     FRAME_TOO_LARGE = 61
     BAD_FRAME = 62
     SERVICE_FAILED = 63
+    LOCK_HELD = 70
+    NOT_HELD = 71
+    FENCED = 72
+    DEADLOCK = 73
+    LOCK_ORDER = 74
+    SESSION_LOST = 75
+    POISONED = 76
+    LOCK_CONFLICT = 77
+    WAIT_REFUSED = 78
+    WOUNDED = 79
+    CLAIM_EXCEEDED = 80
+    LOCK_REVOKED = 81
+    BARRIER_BROKEN = 82
+    LOCK_IN_USE = 83
     INTERNAL = 90
     STORE_DAMAGED = 91
 
@@ -255,6 +269,80 @@ TABLE: Final[dict[Code, Row]] = {
     ),
     Code.BAD_FRAME: Row(Family.REFUSAL, "INVALID_ARGUMENT", _errno.EBADMSG, 65, False, "check the framing"),
     Code.SERVICE_FAILED: Row(Family.REFUSAL, "FAILED_PRECONDITION", _errno.EREMOTEIO, 74, False, ""),
+    Code.LOCK_HELD: Row(Family.REFUSAL, "ABORTED", _errno.EAGAIN, 75, True, "wait for it, with a timeout"),
+    Code.NOT_HELD: Row(Family.MISUSE, "FAILED_PRECONDITION", _errno.EPERM, 2, False, ""),
+    Code.FENCED: Row(
+        Family.REFUSAL,
+        "ABORTED",
+        _errno.ESTALE,
+        75,
+        False,
+        "the lock was lost meanwhile, and others may have it: acquire it again and begin anew",
+    ),
+    Code.DEADLOCK: Row(
+        Family.REFUSAL, "ABORTED", _errno.EDEADLK, 75, True, "release what is held and begin anew"
+    ),
+    Code.LOCK_ORDER: Row(
+        Family.MISUSE,
+        "FAILED_PRECONDITION",
+        _errno.EDEADLK,
+        2,
+        False,
+        "acquire locks by rising rank, or all of them at once",
+    ),
+    Code.SESSION_LOST: Row(
+        Family.REFUSAL,
+        "ABORTED",
+        _errno.EOWNERDEAD,
+        75,
+        False,
+        "open a session and begin anew: all that it held is released",
+    ),
+    Code.POISONED: Row(
+        Family.REFUSAL,
+        "FAILED_PRECONDITION",
+        _errno.EOWNERDEAD,
+        75,
+        False,
+        "see that the value is in order, and say that it is recovered",
+    ),
+    Code.LOCK_CONFLICT: Row(
+        Family.REFUSAL, "ALREADY_EXISTS", _errno.EEXIST, 73, False, "use it as it is, or another name"
+    ),
+    Code.WAIT_REFUSED: Row(
+        Family.REFUSAL,
+        "ABORTED",
+        _errno.EDEADLK,
+        75,
+        True,
+        "release what is held and begin anew, in the same session",
+    ),
+    Code.WOUNDED: Row(
+        Family.REFUSAL,
+        "ABORTED",
+        _errno.EDEADLK,
+        75,
+        True,
+        "release all that is held in this lock space and begin anew",
+    ),
+    Code.CLAIM_EXCEEDED: Row(
+        Family.MISUSE,
+        "FAILED_PRECONDITION",
+        _errno.EINVAL,
+        2,
+        False,
+        "declare the most that will ever be needed before acquiring",
+    ),
+    Code.LOCK_REVOKED: Row(Family.REFUSAL, "ABORTED", _errno.EOWNERDEAD, 75, False, ""),
+    Code.BARRIER_BROKEN: Row(Family.REFUSAL, "ABORTED", _errno.EPIPE, 75, True, "arrive again, all of you"),
+    Code.LOCK_IN_USE: Row(
+        Family.REFUSAL,
+        "FAILED_PRECONDITION",
+        _errno.EBUSY,
+        73,
+        True,
+        "wait until nobody holds, or waits for, a lock there",
+    ),
     Code.INTERNAL: Row(
         Family.HOST, "INTERNAL", _errno.EIO, 70, False, "this is a bug in Towpath: please report it"
     ),
@@ -515,6 +603,90 @@ class ServiceFailed(TowpathError):
     """The server answered the call with an error of its own."""
 
     code = Code.SERVICE_FAILED
+
+
+class LockHeld(TowpathError):
+    """Others have the lock, or wait for it, and the request was not to wait."""
+
+    code = Code.LOCK_HELD
+
+
+class NotHeld(TowpathError):
+    """The request holds no lock, or not in the mode that is needed."""
+
+    code = Code.NOT_HELD
+
+
+class Fenced(TowpathError):
+    """The token is not that of a grant that counts now; nothing was changed."""
+
+    code = Code.FENCED
+
+
+class Deadlock(TowpathError):
+    """Waiting would have closed a cycle, and this request is the one that was given up."""
+
+    code = Code.DEADLOCK
+
+
+class LockOrder(TowpathError):
+    """In this lock space locks are taken by rising rank, and a later one is held already."""
+
+    code = Code.LOCK_ORDER
+
+
+class SessionLost(TowpathError):
+    """The lock session is gone, and with it all that it held."""
+
+    code = Code.SESSION_LOST
+
+
+class Poisoned(TowpathError):
+    """A holder ended without releasing the lock, and nobody has said since that its value is in order."""
+
+    code = Code.POISONED
+
+
+class LockConflict(TowpathError):
+    """The lock, or barrier, is of another kind or size."""
+
+    code = Code.LOCK_CONFLICT
+
+
+class WaitRefused(TowpathError):
+    """In this lock space only an older owner may wait, and an older one has the lock."""
+
+    code = Code.WAIT_REFUSED
+
+
+class Wounded(TowpathError):
+    """In this lock space an older owner wants what this one holds."""
+
+    code = Code.WOUNDED
+
+
+class ClaimExceeded(TowpathError):
+    """The owner asks for more of a resource than it claimed."""
+
+    code = Code.CLAIM_EXCEEDED
+
+
+class LockRevoked(TowpathError):
+    """An operator took the lock away."""
+
+    code = Code.LOCK_REVOKED
+
+
+class BarrierBroken(TowpathError):
+    """One that had arrived at the barrier left before it opened."""
+
+    code = Code.BARRIER_BROKEN
+
+
+class LockInUse(TowpathError):
+    """The lock space cannot be changed while its locks are used."""
+
+    code = Code.LOCK_IN_USE
 
 
 class InternalError(TowpathError):

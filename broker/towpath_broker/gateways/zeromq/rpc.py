@@ -96,6 +96,25 @@ _DOOR: Final = (
     "attach_value",
     "read_stored",
 )
+_LOCKS: Final = (
+    "keep_lock_session",
+    "acquire",
+    "upgrade_lock",
+    "downgrade_lock",
+    "release",
+    "write_guarded",
+    "wait_condition",
+    "notify_condition",
+    "arrive_barrier",
+    "force_release",
+    "declare_claims",
+    "define_lock_space",
+    "list_lock_spaces",
+    "list_locks",
+    "explain_locks",
+    "watch_locks",
+)
+"""Not carried yet."""
 _SERVICES: Final = ("call", "serve")
 _NOTICES: Final = (
     "doorbell_added",
@@ -119,11 +138,21 @@ BODIES: Final[dict[str, Role]] = {
     **{f"{name}_request": Role.UNARY for name in REGISTRY},
     **{f"{name}_request": Role.UNARY for name in CALLS},
     **{f"{name}_request": Role.STREAM for name in STREAMS},
-    **{f"{name}_request": Role.DOOR_ONLY for name in _DOOR},
+    **{f"{name}_request": Role.DOOR_ONLY for name in (*_DOOR, *_LOCKS)},
     **{f"{name}_request": Role.STREAM for name in _SERVICES},
     **{
         f"{name}_response": Role.ANSWER
-        for name in (*REGISTRY, *CALLS, *STREAMS, *_DOOR, *_SERVICES, "publish", "subscribe", "watch")
+        for name in (
+            *REGISTRY,
+            *CALLS,
+            *STREAMS,
+            *_DOOR,
+            *_LOCKS,
+            *_SERVICES,
+            "publish",
+            "subscribe",
+            "watch",
+        )
     },
     **dict.fromkeys((*_NOTICES, "error", "end", "welcome"), Role.ANSWER),
 }

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from towpath.v1 import locks_pb2 as towpath_dot_v1_dot_locks__pb2
 from towpath.v1 import message_pb2 as towpath_dot_v1_dot_message__pb2
 from towpath.v1 import queues_pb2 as towpath_dot_v1_dot_queues__pb2
 from towpath.v1 import services_pb2 as towpath_dot_v1_dot_services__pb2
@@ -29,31 +30,31 @@ from towpath.v1 import store_pb2 as towpath_dot_v1_dot_store__pb2
 from towpath.v1 import values_pb2 as towpath_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towpath/v1/channels.proto\x12\ntowpath.v1\x1a\x18towpath/v1/message.proto\x1a\x17towpath/v1/queues.proto\x1a\x19towpath/v1/services.proto\x1a\x16towpath/v1/store.proto\x1a\x17towpath/v1/values.proto\"Y\n\x0ePublishRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.towpath.v1.Headers\"W\n\x0fPublishResponse\x12\x0e\n\x06source\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x12\n\nduplicates\x18\x04 \x01(\r\"_\n\x14PublishStreamRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.towpath.v1.Headers\"n\n\x15PublishStreamResponse\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\x04\x12\x11\n\tfirst_seq\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x12\n\nduplicates\x18\x05 \x01(\r\"c\n\x10SubscribeRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\x12 \n\x05start\x18\x03 \x01(\x0b\x32\x11.towpath.v1.Start\x12\x0c\n\x04name\x18\x04 \x01(\t\"u\n\x11SubscribeResponse\x12,\n\nsubscribed\x18\x01 \x01(\x0b\x32\x16.towpath.v1.SubscribedH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.towpath.v1.MessageBatchH\x00\x42\x07\n\x05\x65vent\"B\n\nSubscribed\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x11\n\tis_stored\x18\x02 \x01(\x08\x12\x10\n\x08next_seq\x18\x03 \x01(\x04\"\x9c\x02\n\x18\x43ommitTransactionRequest\x12\x13\n\x0btransaction\x18\x01 \x01(\t\x12-\n\tpublishes\x18\x02 \x03(\x0b\x32\x1a.towpath.v1.PublishRequest\x12.\n\x0bsettlements\x18\x03 \x03(\x0b\x32\x19.towpath.v1.SettleRequest\x12+\n\x06values\x18\x04 \x03(\x0b\x32\x1b.towpath.v1.SetValueRequest\x12\x31\n\tdeletions\x18\x05 \x03(\x0b\x32\x1e.towpath.v1.DeleteValueRequest\x12,\n\x06places\x18\x06 \x03(\x0b\x32\x1c.towpath.v1.SavePlaceRequest\"\xc2\x01\n\x19\x43ommitTransactionResponse\x12.\n\tpublished\x18\x01 \x03(\x0b\x32\x1b.towpath.v1.PublishResponse\x12,\n\x06values\x18\x02 \x03(\x0b\x32\x1c.towpath.v1.SetValueResponse\x12\x32\n\tdeletions\x18\x03 \x03(\x0b\x32\x1f.towpath.v1.DeleteValueResponse\x12\x13\n\x0bis_repeated\x18\x04 \x01(\x08\x32\xbf\t\n\x08\x43hannels\x12\x42\n\x07Publish\x12\x1a.towpath.v1.PublishRequest\x1a\x1b.towpath.v1.PublishResponse\x12X\n\rPublishStream\x12 .towpath.v1.PublishStreamRequest\x1a!.towpath.v1.PublishStreamResponse(\x01\x30\x01\x12L\n\tSubscribe\x12\x1c.towpath.v1.SubscribeRequest\x1a\x1d.towpath.v1.SubscribeResponse(\x01\x30\x01\x12\x44\n\x07\x43onsume\x12\x1a.towpath.v1.ConsumeRequest\x1a\x1b.towpath.v1.ConsumeResponse0\x01\x12?\n\x06Settle\x12\x19.towpath.v1.SettleRequest\x1a\x1a.towpath.v1.SettleResponse\x12\x45\n\x08GetValue\x12\x1b.towpath.v1.GetValueRequest\x1a\x1c.towpath.v1.GetValueResponse\x12\x45\n\x08SetValue\x12\x1b.towpath.v1.SetValueRequest\x1a\x1c.towpath.v1.SetValueResponse\x12N\n\x0b\x44\x65leteValue\x12\x1e.towpath.v1.DeleteValueRequest\x1a\x1f.towpath.v1.DeleteValueResponse\x12M\n\nWatchValue\x12\x1d.towpath.v1.WatchValueRequest\x1a\x1e.towpath.v1.WatchValueResponse0\x01\x12;\n\x04\x43\x61ll\x12\x17.towpath.v1.CallRequest\x1a\x18.towpath.v1.CallResponse0\x01\x12@\n\x05Serve\x12\x18.towpath.v1.ServeRequest\x1a\x19.towpath.v1.ServeResponse(\x01\x30\x01\x12K\n\nFindStored\x12\x1d.towpath.v1.FindStoredRequest\x1a\x1e.towpath.v1.FindStoredResponse\x12H\n\tSavePlace\x12\x1c.towpath.v1.SavePlaceRequest\x1a\x1d.towpath.v1.SavePlaceResponse\x12N\n\x0b\x44\x65letePlace\x12\x1e.towpath.v1.DeletePlaceRequest\x1a\x1f.towpath.v1.DeletePlaceResponse\x12K\n\nListPlaces\x12\x1d.towpath.v1.ListPlacesRequest\x1a\x1e.towpath.v1.ListPlacesResponse\x12`\n\x11\x43ommitTransaction\x12$.towpath.v1.CommitTransactionRequest\x1a%.towpath.v1.CommitTransactionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19towpath/v1/channels.proto\x12\ntowpath.v1\x1a\x16towpath/v1/locks.proto\x1a\x18towpath/v1/message.proto\x1a\x17towpath/v1/queues.proto\x1a\x19towpath/v1/services.proto\x1a\x16towpath/v1/store.proto\x1a\x17towpath/v1/values.proto\"{\n\x0ePublishRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.towpath.v1.Headers\x12 \n\x05\x66\x65nce\x18\x04 \x01(\x0b\x32\x11.towpath.v1.Fence\"W\n\x0fPublishResponse\x12\x0e\n\x06source\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x12\n\nduplicates\x18\x04 \x01(\r\"_\n\x14PublishStreamRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.towpath.v1.Headers\"n\n\x15PublishStreamResponse\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\x04\x12\x11\n\tfirst_seq\x18\x03 \x01(\x04\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x12\n\nduplicates\x18\x05 \x01(\r\"c\n\x10SubscribeRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\x12 \n\x05start\x18\x03 \x01(\x0b\x32\x11.towpath.v1.Start\x12\x0c\n\x04name\x18\x04 \x01(\t\"u\n\x11SubscribeResponse\x12,\n\nsubscribed\x18\x01 \x01(\x0b\x32\x16.towpath.v1.SubscribedH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.towpath.v1.MessageBatchH\x00\x42\x07\n\x05\x65vent\"B\n\nSubscribed\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x11\n\tis_stored\x18\x02 \x01(\x08\x12\x10\n\x08next_seq\x18\x03 \x01(\x04\"\xbf\x02\n\x18\x43ommitTransactionRequest\x12\x13\n\x0btransaction\x18\x01 \x01(\t\x12-\n\tpublishes\x18\x02 \x03(\x0b\x32\x1a.towpath.v1.PublishRequest\x12.\n\x0bsettlements\x18\x03 \x03(\x0b\x32\x19.towpath.v1.SettleRequest\x12+\n\x06values\x18\x04 \x03(\x0b\x32\x1b.towpath.v1.SetValueRequest\x12\x31\n\tdeletions\x18\x05 \x03(\x0b\x32\x1e.towpath.v1.DeleteValueRequest\x12,\n\x06places\x18\x06 \x03(\x0b\x32\x1c.towpath.v1.SavePlaceRequest\x12!\n\x06\x66\x65nces\x18\x07 \x03(\x0b\x32\x11.towpath.v1.Fence\"\xc2\x01\n\x19\x43ommitTransactionResponse\x12.\n\tpublished\x18\x01 \x03(\x0b\x32\x1b.towpath.v1.PublishResponse\x12,\n\x06values\x18\x02 \x03(\x0b\x32\x1c.towpath.v1.SetValueResponse\x12\x32\n\tdeletions\x18\x03 \x03(\x0b\x32\x1f.towpath.v1.DeleteValueResponse\x12\x13\n\x0bis_repeated\x18\x04 \x01(\x08\x32\xbf\t\n\x08\x43hannels\x12\x42\n\x07Publish\x12\x1a.towpath.v1.PublishRequest\x1a\x1b.towpath.v1.PublishResponse\x12X\n\rPublishStream\x12 .towpath.v1.PublishStreamRequest\x1a!.towpath.v1.PublishStreamResponse(\x01\x30\x01\x12L\n\tSubscribe\x12\x1c.towpath.v1.SubscribeRequest\x1a\x1d.towpath.v1.SubscribeResponse(\x01\x30\x01\x12\x44\n\x07\x43onsume\x12\x1a.towpath.v1.ConsumeRequest\x1a\x1b.towpath.v1.ConsumeResponse0\x01\x12?\n\x06Settle\x12\x19.towpath.v1.SettleRequest\x1a\x1a.towpath.v1.SettleResponse\x12\x45\n\x08GetValue\x12\x1b.towpath.v1.GetValueRequest\x1a\x1c.towpath.v1.GetValueResponse\x12\x45\n\x08SetValue\x12\x1b.towpath.v1.SetValueRequest\x1a\x1c.towpath.v1.SetValueResponse\x12N\n\x0b\x44\x65leteValue\x12\x1e.towpath.v1.DeleteValueRequest\x1a\x1f.towpath.v1.DeleteValueResponse\x12M\n\nWatchValue\x12\x1d.towpath.v1.WatchValueRequest\x1a\x1e.towpath.v1.WatchValueResponse0\x01\x12;\n\x04\x43\x61ll\x12\x17.towpath.v1.CallRequest\x1a\x18.towpath.v1.CallResponse0\x01\x12@\n\x05Serve\x12\x18.towpath.v1.ServeRequest\x1a\x19.towpath.v1.ServeResponse(\x01\x30\x01\x12K\n\nFindStored\x12\x1d.towpath.v1.FindStoredRequest\x1a\x1e.towpath.v1.FindStoredResponse\x12H\n\tSavePlace\x12\x1c.towpath.v1.SavePlaceRequest\x1a\x1d.towpath.v1.SavePlaceResponse\x12N\n\x0b\x44\x65letePlace\x12\x1e.towpath.v1.DeletePlaceRequest\x1a\x1f.towpath.v1.DeletePlaceResponse\x12K\n\nListPlaces\x12\x1d.towpath.v1.ListPlacesRequest\x1a\x1e.towpath.v1.ListPlacesResponse\x12`\n\x11\x43ommitTransaction\x12$.towpath.v1.CommitTransactionRequest\x1a%.towpath.v1.CommitTransactionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towpath.v1.channels_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PUBLISHREQUEST']._serialized_start=168
-  _globals['_PUBLISHREQUEST']._serialized_end=257
-  _globals['_PUBLISHRESPONSE']._serialized_start=259
-  _globals['_PUBLISHRESPONSE']._serialized_end=346
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=348
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=443
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=445
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=555
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=557
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=656
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=658
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=775
-  _globals['_SUBSCRIBED']._serialized_start=777
-  _globals['_SUBSCRIBED']._serialized_end=843
-  _globals['_COMMITTRANSACTIONREQUEST']._serialized_start=846
-  _globals['_COMMITTRANSACTIONREQUEST']._serialized_end=1130
-  _globals['_COMMITTRANSACTIONRESPONSE']._serialized_start=1133
-  _globals['_COMMITTRANSACTIONRESPONSE']._serialized_end=1327
-  _globals['_CHANNELS']._serialized_start=1330
-  _globals['_CHANNELS']._serialized_end=2545
+  _globals['_PUBLISHREQUEST']._serialized_start=192
+  _globals['_PUBLISHREQUEST']._serialized_end=315
+  _globals['_PUBLISHRESPONSE']._serialized_start=317
+  _globals['_PUBLISHRESPONSE']._serialized_end=404
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=406
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=501
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=503
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=613
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=615
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=714
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=716
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=833
+  _globals['_SUBSCRIBED']._serialized_start=835
+  _globals['_SUBSCRIBED']._serialized_end=901
+  _globals['_COMMITTRANSACTIONREQUEST']._serialized_start=904
+  _globals['_COMMITTRANSACTIONREQUEST']._serialized_end=1223
+  _globals['_COMMITTRANSACTIONRESPONSE']._serialized_start=1226
+  _globals['_COMMITTRANSACTIONRESPONSE']._serialized_end=1420
+  _globals['_CHANNELS']._serialized_start=1423
+  _globals['_CHANNELS']._serialized_end=2638
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from towpath.v1 import locks_pb2 as _locks_pb2
 from towpath.v1 import message_pb2 as _message_pb2
 from towpath.v1 import queues_pb2 as _queues_pb2
 from towpath.v1 import store_pb2 as _store_pb2
@@ -29,6 +30,7 @@ class PublishRequest(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -38,16 +40,21 @@ class PublishRequest(_message.Message):
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Headers]:
         """Either empty or one per payload."""
 
+    @_builtins.property
+    def fence(self) -> _locks_pb2.Fence:
+        """Refused (FENCED) unless this grant is the one that counts. Only on channels that the core orders: durable topics, queues."""
+
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
         headers: _abc.Iterable[_message_pb2.Headers] | None = ...,
+        fence: _locks_pb2.Fence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "headers", b"headers", "payloads", b"payloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "fence", b"fence", "headers", b"headers", "payloads", b"payloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +255,7 @@ class CommitTransactionRequest(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     DELETIONS_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
     transaction: _builtins.str
     """Of the caller's choosing, at most 128 bytes: the same again within the window (dedupe_ms) answers what the first did."""
     @_builtins.property
@@ -266,6 +274,10 @@ class CommitTransactionRequest(_message.Message):
     def deletions(self) -> _containers.RepeatedCompositeFieldContainer[_values_pb2.DeleteValueRequest]: ...
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[_store_pb2.SavePlaceRequest]: ...
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[_locks_pb2.Fence]:
+        """Each must count at the moment of the commit; those of the parts too."""
+
     def __init__(
         self,
         *,
@@ -275,10 +287,11 @@ class CommitTransactionRequest(_message.Message):
         values: _abc.Iterable[_values_pb2.SetValueRequest] | None = ...,
         deletions: _abc.Iterable[_values_pb2.DeleteValueRequest] | None = ...,
         places: _abc.Iterable[_store_pb2.SavePlaceRequest] | None = ...,
+        fences: _abc.Iterable[_locks_pb2.Fence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletions", b"deletions", "places", b"places", "publishes", b"publishes", "settlements", b"settlements", "transaction", b"transaction", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletions", b"deletions", "fences", b"fences", "places", b"places", "publishes", b"publishes", "settlements", b"settlements", "transaction", b"transaction", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

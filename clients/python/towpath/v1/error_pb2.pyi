@@ -66,6 +66,21 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_FRAME_TOO_LARGE: _ErrorCode.ValueType  # 61
     ERROR_CODE_BAD_FRAME: _ErrorCode.ValueType  # 62
     ERROR_CODE_SERVICE_FAILED: _ErrorCode.ValueType  # 63
+    ERROR_CODE_LOCK_HELD: _ErrorCode.ValueType  # 70
+    """Locks."""
+    ERROR_CODE_NOT_HELD: _ErrorCode.ValueType  # 71
+    ERROR_CODE_FENCED: _ErrorCode.ValueType  # 72
+    ERROR_CODE_DEADLOCK: _ErrorCode.ValueType  # 73
+    ERROR_CODE_LOCK_ORDER: _ErrorCode.ValueType  # 74
+    ERROR_CODE_SESSION_LOST: _ErrorCode.ValueType  # 75
+    ERROR_CODE_POISONED: _ErrorCode.ValueType  # 76
+    ERROR_CODE_LOCK_CONFLICT: _ErrorCode.ValueType  # 77
+    ERROR_CODE_WAIT_REFUSED: _ErrorCode.ValueType  # 78
+    ERROR_CODE_WOUNDED: _ErrorCode.ValueType  # 79
+    ERROR_CODE_CLAIM_EXCEEDED: _ErrorCode.ValueType  # 80
+    ERROR_CODE_LOCK_REVOKED: _ErrorCode.ValueType  # 81
+    ERROR_CODE_BARRIER_BROKEN: _ErrorCode.ValueType  # 82
+    ERROR_CODE_LOCK_IN_USE: _ErrorCode.ValueType  # 83
     ERROR_CODE_INTERNAL: _ErrorCode.ValueType  # 90
     """A bug or a failure of the host."""
     ERROR_CODE_STORE_DAMAGED: _ErrorCode.ValueType  # 91
@@ -118,6 +133,21 @@ ERROR_CODE_BINDING_FAILED: ErrorCode.ValueType  # 60
 ERROR_CODE_FRAME_TOO_LARGE: ErrorCode.ValueType  # 61
 ERROR_CODE_BAD_FRAME: ErrorCode.ValueType  # 62
 ERROR_CODE_SERVICE_FAILED: ErrorCode.ValueType  # 63
+ERROR_CODE_LOCK_HELD: ErrorCode.ValueType  # 70
+"""Locks."""
+ERROR_CODE_NOT_HELD: ErrorCode.ValueType  # 71
+ERROR_CODE_FENCED: ErrorCode.ValueType  # 72
+ERROR_CODE_DEADLOCK: ErrorCode.ValueType  # 73
+ERROR_CODE_LOCK_ORDER: ErrorCode.ValueType  # 74
+ERROR_CODE_SESSION_LOST: ErrorCode.ValueType  # 75
+ERROR_CODE_POISONED: ErrorCode.ValueType  # 76
+ERROR_CODE_LOCK_CONFLICT: ErrorCode.ValueType  # 77
+ERROR_CODE_WAIT_REFUSED: ErrorCode.ValueType  # 78
+ERROR_CODE_WOUNDED: ErrorCode.ValueType  # 79
+ERROR_CODE_CLAIM_EXCEEDED: ErrorCode.ValueType  # 80
+ERROR_CODE_LOCK_REVOKED: ErrorCode.ValueType  # 81
+ERROR_CODE_BARRIER_BROKEN: ErrorCode.ValueType  # 82
+ERROR_CODE_LOCK_IN_USE: ErrorCode.ValueType  # 83
 ERROR_CODE_INTERNAL: ErrorCode.ValueType  # 90
 """A bug or a failure of the host."""
 ERROR_CODE_STORE_DAMAGED: ErrorCode.ValueType  # 91

@@ -22,36 +22,37 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from towpath.v1 import locks_pb2 as towpath_dot_v1_dot_locks__pb2
 from towpath.v1 import message_pb2 as towpath_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towpath/v1/values.proto\x12\ntowpath.v1\x1a\x18towpath/v1/message.proto\"v\n\x05Value\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06is_set\x18\x02 \x01(\x08\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12$\n\x07headers\x18\x04 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x15\n\rchanged_at_ns\x18\x05 \x01(\x06\"\"\n\x0fGetValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"4\n\x10GetValueResponse\x12 \n\x05value\x18\x01 \x01(\x0b\x32\x11.towpath.v1.Value\"\x81\x01\n\x0fSetValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x17\n\nif_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_if_version\"#\n\x10SetValueResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"M\n\x12\x44\x65leteValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x17\n\nif_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_if_version\"&\n\x13\x44\x65leteValueResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"R\n\x11WatchValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x1a\n\rafter_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_after_version\"6\n\x12WatchValueResponse\x12 \n\x05value\x18\x01 \x01(\x0b\x32\x11.towpath.v1.Value\"%\n\x12\x41ttachValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\".\n\x13\x41ttachValueResponse\x12\x17\n\x0fvalue_bytes_max\x18\x01 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17towpath/v1/values.proto\x12\ntowpath.v1\x1a\x16towpath/v1/locks.proto\x1a\x18towpath/v1/message.proto\"v\n\x05Value\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0e\n\x06is_set\x18\x02 \x01(\x08\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12$\n\x07headers\x18\x04 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x15\n\rchanged_at_ns\x18\x05 \x01(\x06\"\"\n\x0fGetValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\"4\n\x10GetValueResponse\x12 \n\x05value\x18\x01 \x01(\x0b\x32\x11.towpath.v1.Value\"\xa3\x01\n\x0fSetValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12$\n\x07headers\x18\x03 \x01(\x0b\x32\x13.towpath.v1.Headers\x12\x17\n\nif_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12 \n\x05\x66\x65nce\x18\x05 \x01(\x0b\x32\x11.towpath.v1.FenceB\r\n\x0b_if_version\"#\n\x10SetValueResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"o\n\x12\x44\x65leteValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x17\n\nif_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12 \n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x11.towpath.v1.FenceB\r\n\x0b_if_version\"&\n\x13\x44\x65leteValueResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"R\n\x11WatchValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x1a\n\rafter_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_after_version\"6\n\x12WatchValueResponse\x12 \n\x05value\x18\x01 \x01(\x0b\x32\x11.towpath.v1.Value\"%\n\x12\x41ttachValueRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\".\n\x13\x41ttachValueResponse\x12\x17\n\x0fvalue_bytes_max\x18\x01 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'towpath.v1.values_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VALUE']._serialized_start=65
-  _globals['_VALUE']._serialized_end=183
-  _globals['_GETVALUEREQUEST']._serialized_start=185
-  _globals['_GETVALUEREQUEST']._serialized_end=219
-  _globals['_GETVALUERESPONSE']._serialized_start=221
-  _globals['_GETVALUERESPONSE']._serialized_end=273
-  _globals['_SETVALUEREQUEST']._serialized_start=276
-  _globals['_SETVALUEREQUEST']._serialized_end=405
-  _globals['_SETVALUERESPONSE']._serialized_start=407
-  _globals['_SETVALUERESPONSE']._serialized_end=442
-  _globals['_DELETEVALUEREQUEST']._serialized_start=444
-  _globals['_DELETEVALUEREQUEST']._serialized_end=521
-  _globals['_DELETEVALUERESPONSE']._serialized_start=523
-  _globals['_DELETEVALUERESPONSE']._serialized_end=561
-  _globals['_WATCHVALUEREQUEST']._serialized_start=563
-  _globals['_WATCHVALUEREQUEST']._serialized_end=645
-  _globals['_WATCHVALUERESPONSE']._serialized_start=647
-  _globals['_WATCHVALUERESPONSE']._serialized_end=701
-  _globals['_ATTACHVALUEREQUEST']._serialized_start=703
-  _globals['_ATTACHVALUEREQUEST']._serialized_end=740
-  _globals['_ATTACHVALUERESPONSE']._serialized_start=742
-  _globals['_ATTACHVALUERESPONSE']._serialized_end=788
+  _globals['_VALUE']._serialized_start=89
+  _globals['_VALUE']._serialized_end=207
+  _globals['_GETVALUEREQUEST']._serialized_start=209
+  _globals['_GETVALUEREQUEST']._serialized_end=243
+  _globals['_GETVALUERESPONSE']._serialized_start=245
+  _globals['_GETVALUERESPONSE']._serialized_end=297
+  _globals['_SETVALUEREQUEST']._serialized_start=300
+  _globals['_SETVALUEREQUEST']._serialized_end=463
+  _globals['_SETVALUERESPONSE']._serialized_start=465
+  _globals['_SETVALUERESPONSE']._serialized_end=500
+  _globals['_DELETEVALUEREQUEST']._serialized_start=502
+  _globals['_DELETEVALUEREQUEST']._serialized_end=613
+  _globals['_DELETEVALUERESPONSE']._serialized_start=615
+  _globals['_DELETEVALUERESPONSE']._serialized_end=653
+  _globals['_WATCHVALUEREQUEST']._serialized_start=655
+  _globals['_WATCHVALUEREQUEST']._serialized_end=737
+  _globals['_WATCHVALUERESPONSE']._serialized_start=739
+  _globals['_WATCHVALUERESPONSE']._serialized_end=793
+  _globals['_ATTACHVALUEREQUEST']._serialized_start=795
+  _globals['_ATTACHVALUEREQUEST']._serialized_end=832
+  _globals['_ATTACHVALUERESPONSE']._serialized_start=834
+  _globals['_ATTACHVALUERESPONSE']._serialized_end=880
 # @@protoc_insertion_point(module_scope)

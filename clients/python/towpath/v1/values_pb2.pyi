@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from towpath.v1 import locks_pb2 as _locks_pb2
 from towpath.v1 import message_pb2 as _message_pb2
 import builtins as _builtins
 import sys
@@ -101,12 +102,17 @@ class SetValueRequest(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     IF_VERSION_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     payload: _builtins.bytes
     if_version: _builtins.int
     """Only if this is the version now, else VERSION_CONFLICT; 0: only if nothing was ever set."""
     @_builtins.property
     def headers(self) -> _message_pb2.Headers: ...
+    @_builtins.property
+    def fence(self) -> _locks_pb2.Fence:
+        """Refused (FENCED) unless this grant is the one that counts."""
+
     def __init__(
         self,
         *,
@@ -114,10 +120,11 @@ class SetValueRequest(_message.Message):
         payload: _builtins.bytes = ...,
         headers: _message_pb2.Headers | None = ...,
         if_version: _builtins.int | None = ...,
+        fence: _locks_pb2.Fence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "headers", b"headers", "if_version", b"if_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "fence", b"fence", "headers", b"headers", "if_version", b"if_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "channel", b"channel", "headers", b"headers", "if_version", b"if_version", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "channel", b"channel", "fence", b"fence", "headers", b"headers", "if_version", b"if_version", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
     _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
@@ -150,17 +157,21 @@ class DeleteValueRequest(_message.Message):
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     IF_VERSION_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     if_version: _builtins.int
+    @_builtins.property
+    def fence(self) -> _locks_pb2.Fence: ...
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
         if_version: _builtins.int | None = ...,
+        fence: _locks_pb2.Fence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "fence", b"fence", "if_version", b"if_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "channel", b"channel", "if_version", b"if_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "channel", b"channel", "fence", b"fence", "if_version", b"if_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
     _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
