@@ -24,7 +24,7 @@ from towpath.errors import Cancelled, TowpathError
 from towpath.v1.frame_pb2 import Frame
 
 if TYPE_CHECKING:
-    from towpath.protocol import ClientProtocol, Handler
+    from towpath.exchange import Exchange, Handler
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -87,11 +87,11 @@ class KeptStream(Generic[T]):
     """A stream over one session's connections; see :meth:`Asking._follow`.
 
     Args:
-        protocol: the session; ``ClientProtocol.kept`` has all of its streams.
+        exchange: the session's; ``Exchange.kept`` has all of its streams.
     """
 
-    def __init__(self, protocol: ClientProtocol, make: Callable[[], Call[T]], listener: Listener[T]) -> None:
-        self._protocol = protocol
+    def __init__(self, exchange: Exchange, make: Callable[[], Call[T]], listener: Listener[T]) -> None:
+        self._exchange = exchange
         self._make = make
         self._listener = listener
         self._call: Call[T] | None = None
@@ -100,22 +100,22 @@ class KeptStream(Generic[T]):
     def open(self) -> None:
         """Ask on the connection that there is."""
         self._call = self._make()
-        self._call_id = self._protocol.open_stream(self._call.frame(0), self._handle)
+        self._call_id = self._exchange.open_stream(self._call.frame(0), self._handle)
 
     def leave(self) -> None:
         """Follow no more."""
-        if self in self._protocol.kept:
-            self._protocol.kept.discard(self)
-            self._protocol.cancel(self._call_id)
+        if self in self._exchange.kept:
+            self._exchange.kept.discard(self)
+            self._exchange.cancel(self._call_id)
 
     def end(self, why: TowpathError) -> None:
         """The client ends, or there will be no connection any more."""
-        if self in self._protocol.kept:
+        if self in self._exchange.kept:
             self.leave()
             self._listener.ended(why)
 
     def _handle(self, answer: Frame | TowpathError) -> None:
-        if self not in self._protocol.kept:
+        if self not in self._exchange.kept:
             return
         if isinstance(answer, TowpathError):
             self._listener.broke(answer)
@@ -124,7 +124,7 @@ class KeptStream(Generic[T]):
         try:
             item = _item(self._call, answer)
         except TowpathError as error:
-            self._protocol.kept.discard(self)
+            self._exchange.kept.discard(self)
             self._listener.ended(error)
         else:
             self._listener.came(item)
