@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import zmq
+from google.protobuf.message import Message
 
 from tests.support.daemon import DaemonHandle
 from towpath.v1.frame_pb2 import Frame
@@ -95,6 +96,8 @@ class Dealer:
         for name, value in fields.items():
             if isinstance(value, list):
                 getattr(target, name).extend(value)
+            elif isinstance(value, Message):
+                getattr(target, name).CopyFrom(value)
             else:
                 setattr(target, name, value)
         self.socket.send(frame.SerializeToString())

@@ -8,8 +8,9 @@ Theory of operation
 
     Publishes on a queue or a durable topic are passed on too, in pieces where one frame of the door would not
     hold them, and so are answered when they are on disk. On any other channel they go through a publisher of
-    the gateway's own. Which it is, is asked once for each name. When the channel has become another since,
-    either way still works.
+    the gateway's own. Which it is, is asked once for each name; while it is, whoever else publishes there
+    waits, so that what a peer sends without waiting for answers keeps its order. When the channel has become
+    another since, either way still works.
 
 Invariants
     Nothing larger than the door takes in a frame is sent there: it would close the gateway's connection, for
@@ -140,6 +141,16 @@ def subscribed_to(subscription: AsyncSubscription) -> Subscribed:
     )
 
 
+class _Turn:
+    """Those who ask for one channel's kind: asyncio's locks are fair."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class Queues:
     """Publishes on queues and durable topics.
 
@@ -150,20 +161,33 @@ class Queues:
     def __init__(self, asker: AsyncKinds) -> None:
         self._asker = asker
         self._is_queue: dict[str, bool] = {}
+        self._turns: dict[str, _Turn] = {}
 
     async def has(self, channel: str) -> bool:
-        """Whether a channel is a queue or a durable topic.
+        """Whether a channel is a queue or a durable topic. Those who ask at once go on in their order.
 
         Raises:
             ChannelNotFound, InvalidName: there is no such channel.
         """
         known = self._is_queue.get(channel)
-        if known is None:
-            info = await self._asker.channel_info(channel)
-            known = info.kind == "queue" or info.durable
-            if len(self._is_queue) >= NAMES_MAX:
-                self._is_queue.clear()
-            self._is_queue[channel] = known
+        if known is not None and channel not in self._turns:
+            return known
+        turn = self._turns.setdefault(channel, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                known = self._is_queue.get(channel)
+                return await self._ask(channel) if known is None else known
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[channel]
+
+    async def _ask(self, channel: str) -> bool:
+        info = await self._asker.channel_info(channel)
+        if len(self._is_queue) >= NAMES_MAX:
+            self._is_queue.clear()
+        known = self._is_queue[channel] = info.kind == "queue" or info.durable
         return known
 
     async def publish(self, request: PublishRequest, timeout_s: float | None) -> PublishResponse:

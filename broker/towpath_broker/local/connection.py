@@ -40,6 +40,7 @@ from towpath_broker.rings.own_channel import partly
 from . import translate, translate_data
 from .credentials import Peer, open_pidfd
 from .doorbells import Doorbells
+from .order import CONCERNED, Definitions
 from .streams import Streams
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Connection:
         self._calls: dict[int, str] = {}
         self._watches: set[int] = set()
         self._data_calls: set[int] = set()
+        self._definitions = Definitions()
         self.streams = Streams(self)
         self._offers: dict[int, Callable[[], None]] = {}
         self._tokens: dict[int, bytes] = {}
@@ -122,7 +124,8 @@ class Connection:
         if frame.id == 0 or request is None:
             raise ProtocolViolation("a frame without an id or without a request")
         if request == "cancel":
-            self._cancel(frame.id)
+            if not self._definitions.hold_cancel(frame):
+                self._cancel(frame.id)
             return
         if frame.id in self._calls:
             raise ProtocolViolation(f"call {frame.id} is used again before it was answered")
@@ -132,10 +135,26 @@ class Connection:
         if self.session is None:
             raise ProtocolViolation(f"{request} came before hello was answered")
         self._begin(frame.id, request)
+        if request in CONCERNED and self._definitions.hold(frame, request):
+            return
+        self._carry_out(frame, request, descriptors)
+
+    def _carry_out(self, frame: Frame, request: str, descriptors: list[wire.Descriptor]) -> None:
         try:
             self._submit(frame, request, descriptors)
         except TowpathError as error:
             self.refuse(CallId(frame.id), error)
+
+    def _go_on(self) -> None:
+        """Carry out what waited for a channel's definition, now that what follows from it is done."""
+        if self.is_closed:
+            return
+        for frame in self._definitions.released():
+            request = frame.WhichOneof("body") or ""
+            if request == "cancel":
+                self._cancel(frame.id)
+            else:
+                self._carry_out(frame, request, [])
 
     def _take_hello(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
         if self._hello is not None:
@@ -261,6 +280,8 @@ class Connection:
         request = self._calls.pop(call, None)
         self._watches.discard(call)
         self._data_calls.discard(call)
+        if self._definitions.ended(call):
+            self._loop.call_soon(self._go_on)  # not before the data plane has been told of the channel
         if len(self._calls) - len(self._watches) < CALLS_MAX:
             self._transport.resume_reading()
         return request
