@@ -38,8 +38,9 @@ from .definitions import Definitions, opened
 from .effects import Effect
 from .limits import Limits
 from .observing import Observing
+from .options import check_defaults
 from .parts import Handlers, Parts
-from .registry import Change, DefinitionCommand, check_defaults
+from .registry import Change, DefinitionCommand
 
 
 class Verdict(Enum):

@@ -11,16 +11,16 @@ Invariants
     ``channels``, ``bindings`` and the indexes over them tell the same; ``assert_consistent`` says so.
     A binding's channel exists. One place has one binding. A binding's id is never used again.
 
-Not here: who publishes or subscribes (``channels``), how bindings fare (``reports``), who is told of changes
-(``watches``).
+Not here: what options a channel can have (``options``), who publishes or subscribes (``channels``), how
+bindings fare (``reports``), who is told of changes (``watches``).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from enum import Enum, IntEnum, auto
+from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import islice
 from typing import Final
 
@@ -45,20 +45,15 @@ from .commands import (
     DeleteBinding,
     Direction,
     Kind,
-    Order,
-    Overflow,
-    StatedOptions,
     UndeclareChannel,
 )
 from .ids import BindingId
-from .limits import OPTION_RANGES, RING_BYTES_LIMIT, RING_BYTES_MIN, Limits
+from .limits import Limits
+from .options import check_of_kind, check_stated, differences, settled, told
 from .quotas import Tally
 
 DefinitionCommand = DeclareChannel | UndeclareChannel | CreateBinding | DeleteBinding
 
-QUEUE_OPTIONS: Final = ("capacity", "capacity_bytes", "ack_ms", "max_deliveries", "dead_letter")
-LOG_OPTIONS: Final = ("retain_bytes", "retain_ms", "retain_messages")
-"""Of durable topics."""
 _READERS: Final = {Kind.QUEUE: "consumer", Kind.STATE: "watcher"}
 """What those are called who hold a channel in use; elsewhere subscribers."""
 
@@ -187,7 +182,7 @@ class Registry:
         """
         if isinstance(command, DeclareChannel):
             check_name(command.name)
-            _check_channel_options(command.options, self.limits)
+            check_stated(command.options, self.limits)
             if command.replace and not command.caller.is_admin:
                 raise PermissionDenied(f"{command.caller.principal} may not replace a channel's options")
         elif isinstance(command, UndeclareChannel):
@@ -224,7 +219,7 @@ class Registry:
     def _plan_declare(self, command: DeclareChannel, presence: Presence, now_ns: int) -> Plan:
         channel = self.channels.get(command.name)
         kind = command.options.kind or (channel.options if channel is not None else self.defaults).kind
-        _check_options_of_kind(command.options, kind)
+        check_of_kind(command.options, kind)
         if channel is None:
             limits = self.limits
             if len(self.channels) >= limits.channels_max:
@@ -233,19 +228,19 @@ class Registry:
                 )
             principal = command.caller.principal
             self._owned.check(principal, limits.channels_per_principal_max)
-            options = _settled(command.options, self.defaults)
+            options = settled(command.options, self.defaults)
             self._check_options_together(command.name, options)
             return Plan(Change.CHANNEL_ADDED, ChannelDefinition(command.name, options, principal, now_ns))
-        options = _settled(command.options, channel.options)
+        options = settled(command.options, channel.options)
         if options == channel.options:
             return Plan(Change.NOTHING, channel)
         self._check_options_together(command.name, options)
-        differences = _differences(channel.options, options)
+        changes = differences(channel.options, options)
         if not command.replace:
-            raise ChannelConflict(f"channel {command.name!r} is declared with other options: {differences}")
+            raise ChannelConflict(f"channel {command.name!r} is declared with other options: {changes}")
         if presence.is_in_use:
             raise ChannelConflict(
-                f"channel {command.name!r} keeps its options while it is used: {differences}",
+                f"channel {command.name!r} keeps its options while it is used: {changes}",
                 hint="the configured options are taken at the next start when nobody uses the channel",
             )
         replaced = ChannelDefinition(channel.name, options, channel.owner, channel.declared_at_ns)
@@ -267,7 +262,7 @@ class Registry:
         if target is not None and target.options.kind not in (Kind.QUEUE, Kind.TOPIC):
             raise InvalidArgument(
                 f"dead_letter of queue {name!r} cannot be {target.name!r}: that is a"
-                f" {_told(target.options.kind)}, and takes no letters",
+                f" {told(target.options.kind)}, and takes no letters",
                 hint="dead letters go to a queue or a topic",
             )
 
@@ -431,71 +426,6 @@ class Registry:
         assert all(self._of_channel.values())
 
 
-def check_ring_bytes(ring_bytes: int) -> None:
-    """Refuse what cannot be the size of a ring.
-
-    Raises:
-        InvalidArgument: it is not a power of two from 4096 to 2**30.
-    """
-    if not RING_BYTES_MIN <= ring_bytes <= RING_BYTES_LIMIT or ring_bytes & (ring_bytes - 1):
-        raise InvalidArgument(
-            f"ring_bytes cannot be {ring_bytes}",
-            hint=f"ring_bytes is a power of two from {RING_BYTES_MIN} to {RING_BYTES_LIMIT}",
-        )
-
-
-def check_defaults(defaults: ChannelOptions, limits: Limits) -> None:
-    """Refuse defaults with which no channel could be declared.
-
-    Raises:
-        InvalidArgument, LimitExceeded: as when they were stated.
-    """
-    stated = {option.name: getattr(defaults, option.name) for option in fields(ChannelOptions)}
-    _check_channel_options(StatedOptions(**stated), limits)
-
-
-def _check_channel_options(options: StatedOptions, limits: Limits) -> None:
-    if options.ring_bytes is not None:
-        check_ring_bytes(options.ring_bytes)
-        if options.ring_bytes > limits.ring_bytes_max:
-            raise LimitExceeded(
-                f"ring_bytes cannot be {options.ring_bytes}: ring_bytes_max is {limits.ring_bytes_max}"
-            )
-    for name, (minimum, maximum) in OPTION_RANGES.items():
-        _check_range(name, getattr(options, name), minimum, maximum)
-    if options.dead_letter:
-        check_name(options.dead_letter)
-    if options.kind is not None:
-        _check_options_of_kind(options, options.kind)
-
-
-def _check_options_of_kind(options: StatedOptions, kind: Kind) -> None:
-    """Refuse options that say nothing of channels of a kind."""
-    kinds: dict[str, tuple[Kind, ...]] = {
-        **dict.fromkeys(QUEUE_OPTIONS, (Kind.QUEUE,)),
-        **dict.fromkeys((*LOG_OPTIONS, "history", "order"), (Kind.TOPIC,)),
-    }
-    kinds["dedupe_ms"] = (Kind.QUEUE, Kind.TOPIC)
-    for name, meant in kinds.items():
-        value = getattr(options, name)
-        if value is not None and kind not in meant and value != getattr(ChannelOptions(), name):
-            told = " or ".join(_told(each) for each in meant)
-            raise InvalidArgument(f"{name} says nothing of a {_told(kind)}", hint=f"it is for a {told}")
-    if options.overflow is Overflow.REJECT and kind is not Kind.QUEUE:
-        raise InvalidArgument(
-            f"overflow=reject is not for a {_told(kind)}", hint="a topic blocks, or drops the oldest"
-        )
-    if options.overflow is Overflow.DROP and kind is not Kind.TOPIC:
-        raise InvalidArgument(f"overflow=drop is not for a {_told(kind)}", hint="a queue blocks, or rejects")
-    if options.durable and kind is Kind.SERVICE:
-        raise InvalidArgument("a service is not durable", hint="declare it without durable=true")
-
-
-def _check_range(name: str, value: int | None, minimum: int, maximum: int) -> None:
-    if value is not None and not minimum <= value <= maximum:
-        raise InvalidArgument(f"{name} cannot be {value}", hint=f"{name} is {minimum} to {maximum}")
-
-
 def _check_may_bind(caller: Caller) -> None:
     if not caller.is_admin:
         raise PermissionDenied(
@@ -503,27 +433,3 @@ def _check_may_bind(caller: Caller) -> None:
             hint="a binding acts with the daemon's authority: only its own uid, root and members of the admin"
             " group may",
         )
-
-
-def _settled(stated: StatedOptions, otherwise: ChannelOptions) -> ChannelOptions:
-    chosen = {option.name: getattr(stated, option.name) for option in fields(ChannelOptions)}
-    settled = replace(otherwise, **{name: value for name, value in chosen.items() if value is not None})
-    if settled.kind is Kind.TOPIC and settled.durable and settled.order is not Order.TOTAL:
-        if stated.order is not None:
-            raise InvalidArgument("a durable topic has one order for all", hint="order may be total")
-        settled = replace(settled, order=Order.TOTAL)
-    return settled
-
-
-def _differences(has: ChannelOptions, asked: ChannelOptions) -> str:
-    pairs = (
-        (option.name, getattr(has, option.name), getattr(asked, option.name))
-        for option in fields(ChannelOptions)
-    )
-    return "; ".join(
-        f"{name} is {_told(one)}, asked for {_told(other)}" for name, one, other in pairs if one != other
-    )
-
-
-def _told(value: object) -> str:
-    return value.name.lower() if isinstance(value, IntEnum) else str(value).lower()
