@@ -746,7 +746,7 @@ class Comparison(RuleBasedStateMachine):
         assert not self.shell_rings and not self.shell_pages
         sessions, topics = self.machine._sessions, self.machine._topics
         assert not sessions._blocks and not sessions._tally._counts
-        assert not topics._sources_tally._counts and not topics._readers_tally._counts
+        assert not topics.admission._sources._counts and not topics.admission._readers._counts
         assert all(not topic.sources and not topic.readers for topic in topics.topics.values())
 
 

@@ -78,7 +78,7 @@ class Attaching:
             )
         check_kind(channel.name, channel.options.kind, command.role)
         topic = self._topics.topics[channel.name]
-        self._topics.check_source(
+        self._topics.admission.check_source(
             topic, command.source, command.caller.principal, self._registry.limits, command.role
         )
         mediating = self._own.ensure_intake(channel, self._registry.limits)

@@ -50,7 +50,8 @@ Invariants
     Every change of ``paired`` that the source was not told of raises its topic's cell. In one run cells are
     never set back, whichever channel has them.
 
-Not here: which channels exist and may be used (``registry``), who may use which id (``sessions``).
+Not here: which channels exist and may be used (``registry``), who may use which id (``sessions``),
+how many may come (``admission``).
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ from towpath.errors import (
 )
 from towpath.names import is_pattern, matcher
 
+from .admission import Admission
 from .commands import ReaderRole, SourceRole
 from .effects import (
     BumpGeneration,
@@ -94,7 +96,6 @@ from .pairs import (
     source_excluded,
     source_gone,
 )
-from .quotas import Tally
 from .registry import NOBODY, Presence
 from .sessions import Session
 
@@ -111,9 +112,7 @@ class Topics:
         self._patterns: dict[ReaderId, Reader] = {}
         self._generations: list[int] = []
         self._free_cells: list[int] = []
-        self._sources_tally = Tally("sources_per_principal_max", "publishers")
-        self._readers_tally = Tally("readers_per_principal_max", "subscribers")
-        self._patterns_tally = Tally("patterns_per_principal_max", "subscriptions to patterns")
+        self.admission = Admission()
 
     def start(self) -> None:
         """Begin a run: its generation table is new, with every cell at zero."""
@@ -196,13 +195,13 @@ class Topics:
 
         Raises:
             LimitExceeded, QuotaExceeded: there are as many publishers as there may be.
-            InvalidArgument: see :meth:`_check_service`.
+            InvalidArgument: see :meth:`Admission.check_service`.
         """
         if not session.is_own:
-            self.check_source(topic, source_id, principal, limits, role)
+            self.admission.check_source(topic, source_id, principal, limits, role)
         source = Source(source_id, session, principal, topic, origin, role, own_reader, peer)
         if role is not SourceRole.PUBLISHER:
-            self._check_service(source)
+            self.admission.check_service(source, self.sources)
         wanting = [reader for reader in self._readers_at(topic) if reader.wants(source)]
         effects: list[Effect] = []
         for reader in [reader for reader in wanting if not reader.has_slot_for(source_id)]:
@@ -218,7 +217,7 @@ class Topics:
         if session.is_own:
             topic.own = source
         session.sources[source_id] = None
-        self._sources_tally.add(principal)
+        self.admission.add_source(source)
         excluding = [reader for reader in self._readers_at(topic) if reader.excludes(source)]
         effects.extend(source_excluded(source, reader) for reader in excluding)
         start = StartAt.TAIL if is_resumed else StartAt.START
@@ -228,67 +227,6 @@ class Topics:
             effects.append(reader_added(source, reader, start))
             effects.append(source_added(source, reader, start))
         return effects
-
-    def _check_service(self, source: Source) -> None:
-        """Refuse an end of a service that lacks the ends that go with it, or a slot at those.
-
-        After a restart of the core an answerer may come sooner than the caller whom it answers. So one that
-        names a reader which is not there is let be: they are paired when the reader comes.
-
-        Raises:
-            InvalidArgument: a reader that it names is not what it must be, or is answered already.
-            LimitExceeded: a page has no slot for it.
-        """
-        is_answerer = source.role is SourceRole.ANSWERER
-        own = source.topic.readers.get(source.own_reader)
-        role = ReaderRole.SERVER if is_answerer else ReaderRole.REPLIES
-        if own is None or own.session is not source.session or own.role is not role:
-            raise InvalidArgument(
-                f"reader {source.own_reader} is none of the session's on {source.topic.name!r} that"
-                f" {'takes requests' if is_answerer else 'takes replies'}"
-            )
-        if is_answerer:
-            peer = source.topic.readers.get(source.peer)
-            if peer is not None and peer.role is not ReaderRole.REPLIES:
-                raise InvalidArgument(f"reader {source.peer} takes no replies on {source.topic.name!r}")
-            if any(
-                each.peer == source.peer and each.own_reader == source.own_reader
-                for each in map(self.sources.__getitem__, source.session.sources)
-                if each.role is SourceRole.ANSWERER
-            ):
-                raise InvalidArgument(f"reader {source.peer} is answered by the session already")
-        for reader in source.topic.readers.values():
-            if reader.wants(source) and not reader.has_slot_for(source.id):
-                raise LimitExceeded(
-                    f"a {reader.role.name.lower()} of {source.topic.name!r} has no slot left",
-                    hint="a server reads as many callers as it can; those that leave make room",
-                )
-
-    def check_source(
-        self,
-        topic: Topic,
-        source_id: SourceId,
-        principal: str,
-        limits: Limits,
-        role: SourceRole = SourceRole.PUBLISHER,
-    ) -> None:
-        """Refuse one publisher more where there are as many as there may be.
-
-        Raises:
-            LimitExceeded, QuotaExceeded: says of what.
-        """
-        if role is not SourceRole.ANSWERER and topic.publishers >= limits.publishers_per_channel_max:
-            raise LimitExceeded(
-                f"channel {topic.name!r} has {topic.publishers} publishers:"
-                f" publishers_per_channel_max is {limits.publishers_per_channel_max}"
-            )
-        self._sources_tally.check(principal, limits.sources_per_principal_max)
-        if topic.intake is not None and not topic.intake.has_slot_for(source_id):
-            raise LimitExceeded(
-                f"channel {topic.name!r} has as many publishers as the core can read, with those that left"
-                " and were not read to the end",
-                hint="a subscriber does not read; towpath status shows the channel's subscribers",
-            )
 
     def _readers_at(self, topic: Topic) -> Iterable[Reader]:
         """All readers that could follow a source of this topic."""
@@ -381,7 +319,7 @@ class Topics:
         free = free_after(slots, held)
         topic = None if is_pattern(name) else self.topics[name]
         if not session.is_own:
-            self._check_room(topic, principal, limits, role)
+            self.admission.check_reader(topic, principal, limits, role, len(self._patterns))
         reader = Reader(
             id=reader_id,
             session=session,
@@ -430,21 +368,6 @@ class Topics:
             effects.append(source_added(source, reader, start))
         return effects
 
-    def _check_room(self, topic: Topic | None, principal: str, limits: Limits, role: ReaderRole) -> None:
-        self._readers_tally.check(principal, limits.readers_per_principal_max)
-        if topic is None:
-            self._patterns_tally.check(principal, limits.patterns_per_principal_max)
-            if len(self._patterns) >= limits.patterns_max:
-                raise LimitExceeded(
-                    f"there are {len(self._patterns)} subscriptions to patterns:"
-                    f" patterns_max is {limits.patterns_max}"
-                )
-        elif role is not ReaderRole.REPLIES and topic.subscribers >= limits.subscribers_per_channel_max:
-            raise LimitExceeded(
-                f"channel {topic.name!r} has {topic.subscribers} subscribers:"
-                f" subscribers_per_channel_max is {limits.subscribers_per_channel_max}"
-            )
-
     def detach_reader(self, reader: Reader) -> list[Effect]:
         """End a subscriber; publishers learn of it when they see the cell raised. The ends of a service are
         told, and what belongs to the reader ends with it.
@@ -491,12 +414,12 @@ class Topics:
         source.topic.answerers -= source.role is SourceRole.ANSWERER
         if source.session.is_own:
             source.topic.own = None
-        self._sources_tally.remove(source.principal)
+        self.admission.remove_source(source)
 
     def _add_reader(self, reader: Reader, matching: Iterable[Topic]) -> None:
         self.readers[reader.id] = reader
         reader.session.readers[reader.id] = None
-        self._readers_tally.add(reader.principal)
+        self.admission.add_reader(reader)
         if reader.topic is not None:
             reader.topic.readers[reader.id] = reader
             reader.topic.replies += reader.role is ReaderRole.REPLIES
@@ -504,7 +427,6 @@ class Topics:
                 reader.topic.intake = reader
             return
         self._patterns[reader.id] = reader
-        self._patterns_tally.add(reader.principal)
         for topic in matching:
             topic.patterns += 1
 
@@ -514,7 +436,7 @@ class Topics:
             source.starts.pop(reader.id, None)
         del self.readers[reader.id]
         del reader.session.readers[reader.id]
-        self._readers_tally.remove(reader.principal)
+        self.admission.remove_reader(reader)
         if reader.topic is not None:
             del reader.topic.readers[reader.id]
             reader.topic.replies -= reader.role is ReaderRole.REPLIES
@@ -522,7 +444,6 @@ class Topics:
                 reader.topic.intake = None
             return
         del self._patterns[reader.id]
-        self._patterns_tally.remove(reader.principal)
         for topic in self.topics.values():
             topic.patterns -= reader.matches(topic.name)
 
@@ -532,14 +453,12 @@ class Topics:
 
     def assert_consistent(self) -> None:
         """Assert the invariants; for tests. O(pairs)."""
-        assert self._sources_tally.total() == len(self.sources)
-        assert self._readers_tally.total() == len(self.readers)
+        self.admission.assert_consistent(len(self.sources), len(self.readers), len(self._patterns))
         cells = [topic.cell for topic in self.topics.values()]
         assert sorted(cells + self._free_cells) == list(range(len(self._generations)))
         assert sum(len(topic.sources) for topic in self.topics.values()) == len(self.sources)
         listed = sum(len(topic.readers) for topic in self.topics.values())
         assert listed + len(self._patterns) == len(self.readers)
-        assert self._patterns_tally.total() == len(self._patterns)
         for topic in self.topics.values():
             assert topic.patterns == sum(reader.matches(topic.name) for reader in self._patterns.values())
         for source in self.sources.values():
