@@ -23,7 +23,8 @@ Invariants
     publications that wait, and those whose session has ended.
     The machine's time never goes back.
 
-Not here: rounds, commits and time (``data_engine``), who is connected (``core.machine``).
+Not here: rounds, commits and time (``data_engine``), who is connected (``core.machine``), how a command finds
+its channel (``holdings``).
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from towpath.errors import (
-    ChannelNotFound,
     DeliveryLost,
     InvalidArgument,
     NotSupported,
@@ -46,6 +46,7 @@ from towpath_broker.core.roles import wrong_kind
 from . import commands as c
 from . import effects as e
 from .alarms import Alarms
+from .holdings import CLASSES, Holdings
 from .logs import Log
 from .parcels import NS_PER_MS
 from .publishing import columns_of
@@ -59,13 +60,6 @@ from .values import State
 
 PARTS_MAX: Final = 1024
 """Parts of one transaction."""
-
-Channel = Queue | State | Log
-_CLASSES: Final[Mapping[Kind, type[Queue] | type[State] | type[Log]]] = {
-    Kind.QUEUE: Queue,
-    Kind.STATE: State,
-    Kind.TOPIC: Log,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +89,7 @@ class DataMachine:
     def __init__(self, limits: Limits, *, is_durable: bool, first_consumer: int) -> None:
         self._shared = Shared(limits, is_durable=is_durable, first_consumer=first_consumer)
         self._shared.letterbox = self
-        self._channels: dict[str, Channel] = {}
+        self._channels = Holdings()
         self._stored: dict[str, StoredChannel] = {}
         self._transactions = Transactions(is_loaded=True)
         self._round: Round | None = None
@@ -116,15 +110,19 @@ class DataMachine:
             c.PostLetters: lambda command, round_: self.post(
                 command.channel, command.run, command.priority, round_
             ),
-            c.Consume: lambda command, round_: self._queue(command.channel).consume(command, round_),
+            c.Consume: lambda command, round_: self._channels.queue(command.channel).consume(command, round_),
             c.Settle: self._settle,
             c.GetValue: self._get_value,
             c.SetValue: self._set_value,
             c.DeleteValue: self._delete_value,
-            c.WatchValue: lambda command, round_: self._state(command.channel).watch(command, round_),
-            c.AttachValue: lambda command, round_: self._state(command.channel).attach(command, round_),
-            c.FindStored: lambda command, round_: self._log(command.channel).find(command, round_),
-            c.ReadStored: lambda command, round_: self._log(command.channel).read(command, round_),
+            c.WatchValue: lambda command, round_: self._channels.state(command.channel).watch(
+                command, round_
+            ),
+            c.AttachValue: lambda command, round_: self._channels.state(command.channel).attach(
+                command, round_
+            ),
+            c.FindStored: lambda command, round_: self._channels.log(command.channel).find(command, round_),
+            c.ReadStored: lambda command, round_: self._channels.log(command.channel).read(command, round_),
             c.SavePlace: self._save_place,
             c.DeletePlace: self._delete_place,
             c.ListPlaces: self._list_places,
@@ -246,28 +244,7 @@ class DataMachine:
 
     def channel_statistics(self, name: str) -> ChannelStatistics | None:
         """Return what a channel holds; None: it is not one of this machine's."""
-        channel = self._channels.get(name)
-        match channel:
-            case Queue():
-                return ChannelStatistics(
-                    channel.messages,
-                    channel.content_bytes,
-                    len(channel.line.waiting),
-                    len(channel.consumers),
-                    sum(each.unsettled for each in channel.consumers.values()),
-                )
-            case Log():
-                return ChannelStatistics(
-                    channel.messages,
-                    channel.content_bytes,
-                    oldest_seq=channel.oldest_seq,
-                    next_seq=channel.next_seq,
-                )
-            case State():
-                return ChannelStatistics(
-                    int(channel.value.is_set), len(channel.value.payload), 0, len(channel.watchers)
-                )
-        return None
+        return self._channels.statistics(name)
 
     def statistics(self) -> Statistics:
         """Return counts of what the machine holds and has done. O(channels)."""
@@ -311,7 +288,7 @@ class DataMachine:
                 stored = None
         if stored is None and self._shared.is_durable:
             round_.rows.append(OpenChannel(name, command.declared_at_ns, int(options.kind)))
-        make = _CLASSES[options.kind]
+        make = CLASSES[options.kind]
         made = make(name, options, command.owner, command.declared_at_ns, self._shared, stored)
         if stored is not None and stored.content_bytes:
             self._shared.usage.add(command.owner, stored.content_bytes, round_.undo)
@@ -342,36 +319,10 @@ class DataMachine:
         if stream is not None:
             stream.leave(round_, is_orderly=True)
 
-    # ---- finding -------------------------------------------------------------------------------------------
-
-    def _require(self, name: str) -> Channel:
-        channel = self._channels.get(name)
-        if channel is None:
-            raise ChannelNotFound(f"no channel {name!r}", hint=f"declare it first: towpath declare {name}")
-        return channel
-
-    def _queue(self, name: str) -> Queue:
-        channel = self._require(name)
-        if not isinstance(channel, Queue):
-            raise wrong_kind(name, _kind(channel), "not a queue")
-        return channel
-
-    def _state(self, name: str) -> State:
-        channel = self._require(name)
-        if not isinstance(channel, State):
-            raise wrong_kind(name, _kind(channel), "not a state")
-        return channel
-
-    def _log(self, name: str) -> Log:
-        channel = self._require(name)
-        if not isinstance(channel, Log):
-            raise wrong_kind(name, _kind(channel), "not a durable topic")
-        return channel
-
     # ---- messages ------------------------------------------------------------------------------------------
 
     def _publish(self, command: c.Publish, round_: Round) -> None:
-        channel = self._require(command.channel)
+        channel = self._channels.require(command.channel)
         match channel:
             case Queue():
                 published = channel.publish(command, round_)
@@ -384,7 +335,7 @@ class DataMachine:
         reply(round_, command.caller, published)
 
     def _take_in(self, command: c.TakeIn, round_: Round) -> None:
-        self._log(command.channel).take_in(command, round_)
+        self._channels.log(command.channel).take_in(command, round_)
 
     def _forget_source(self, command: c.ForgetSource, round_: Round) -> None:
         log = self._channels.get(command.channel)
@@ -425,7 +376,7 @@ class DataMachine:
                 f"there is no consumer {command.consumer}: what it had was given back",
                 hint="consume again; others may have had the messages meanwhile",
             )
-        queue = self._queue(name)
+        queue = self._channels.queue(name)
         queue.check_consumer(command.caller, command.consumer)
         return queue.settle(command, round_, must_have_all=must_have_all)
 
@@ -451,29 +402,33 @@ class DataMachine:
     # ---- state ---------------------------------------------------------------------------------------------
 
     def _get_value(self, command: c.GetValue, round_: Round) -> None:
-        reply(round_, command.caller, e.ValueTold(self._state(command.channel).value))
+        reply(round_, command.caller, e.ValueTold(self._channels.state(command.channel).value))
 
     def _set_value(self, command: c.SetValue, round_: Round) -> None:
-        reply(round_, command.caller, e.ValueSet(self._state(command.channel).set(command, round_)))
+        reply(round_, command.caller, e.ValueSet(self._channels.state(command.channel).set(command, round_)))
 
     def _delete_value(self, command: c.DeleteValue, round_: Round) -> None:
-        reply(round_, command.caller, e.ValueDeleted(self._state(command.channel).delete(command, round_)))
+        reply(
+            round_,
+            command.caller,
+            e.ValueDeleted(self._channels.state(command.channel).delete(command, round_)),
+        )
 
     def _value_loaded(self, command: c.ValueLoaded, round_: Round) -> None:
-        self._state(command.channel).load(command.value, round_)
+        self._channels.state(command.channel).load(command.value, round_)
 
     # ---- durable topics ------------------------------------------------------------------------------------
 
     def _save_place(self, command: c.SavePlace, round_: Round) -> None:
-        self._log(command.channel).save_place(command, round_)
+        self._channels.log(command.channel).save_place(command, round_)
         reply(round_, command.caller, e.PlaceSaved())
 
     def _delete_place(self, command: c.DeletePlace, round_: Round) -> None:
-        self._log(command.channel).delete_place(command.name, round_)
+        self._channels.log(command.channel).delete_place(command.name, round_)
         reply(round_, command.caller, e.PlaceDeleted())
 
     def _list_places(self, command: c.ListPlaces, round_: Round) -> None:
-        places = self._log(command.channel).places
+        places = self._channels.log(command.channel).places
         told = tuple((name, *places[name]) for name in sorted(places))
         reply(round_, command.caller, e.PlacesListed(told))
 
@@ -483,7 +438,7 @@ class DataMachine:
             log.heads_loaded(command, round_)
 
     def _ids_loaded(self, command: c.IdsLoaded, round_: Round) -> None:
-        channel = self._require(command.channel)
+        channel = self._channels.require(command.channel)
         assert not isinstance(channel, State)
         channel.ids.load(command.ids, round_)
 
@@ -502,11 +457,11 @@ class DataMachine:
             self._settle_now(settlement, round_, must_have_all=True)
         committed = e.Committed(
             tuple(self._publish_now(publish, round_) for publish in command.publishes),
-            tuple(self._state(each.channel).set(each, round_) for each in command.values),
-            tuple(self._state(each.channel).delete(each, round_) for each in command.deletions),
+            tuple(self._channels.state(each.channel).set(each, round_) for each in command.values),
+            tuple(self._channels.state(each.channel).delete(each, round_) for each in command.deletions),
         )
         for place in command.places:
-            self._log(place.channel).save_place(place, round_)
+            self._channels.log(place.channel).save_place(place, round_)
         if transaction:
             limit = self._shared.limits.transactions_remembered_max
             self._transactions.add(principal, transaction, committed, limit, round_)
@@ -535,7 +490,7 @@ class DataMachine:
             raise InvalidArgument(f"a transaction of {parts} parts; 1 to {PARTS_MAX} are allowed")
 
     def _publish_now(self, command: c.Publish, round_: Round) -> e.Published:
-        channel = self._require(command.channel)
+        channel = self._channels.require(command.channel)
         match channel:
             case Queue():  # a transaction does not wait for room
                 return channel.publish_now(command, columns_of(command, round_.now_ns), round_)
@@ -546,7 +501,3 @@ class DataMachine:
 
     def _transactions_loaded(self, command: c.TransactionsLoaded, round_: Round) -> None:
         self._transactions.load(command.transactions, round_)
-
-
-def _kind(channel: Channel) -> Kind:
-    return next(kind for kind, its in _CLASSES.items() if its is type(channel))
