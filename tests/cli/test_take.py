@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,42 @@ def test_messages_are_printed_and_done(client: towpath.Client, take: Take) -> No
     run = take("take.plain", "--timeout", "0.05")
     assert (run.returncode, run.stdout) == (124, "")
     assert left_in(client, "take.plain") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_is_asked_to_leave_has_acknowledged_what_it_printed(
+    client: towpath.Client, daemon: Path, number: signal.Signals
+) -> None:
+    """In the midst of 20,000 messages, most of which do not fit into the pipe."""
+    name, count = f"take.asked.{number.name}", 20_000
+    client.declare(name, kind="queue")
+    with client.publisher(name) as publisher:
+        publisher.publish_many([b"%d" % each for each in range(count)])
+    command = [sys.executable, "-m", "towpath", "take", name, "--socket", str(daemon)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        printed = [process.stdout.readline() for _ in range(5_000)]
+        process.send_signal(number)
+        printed += process.stdout.readlines()
+        assert process.wait(60) == -number
+    assert printed == [b"%d\n" % each for each in range(len(printed))]
+    assert left_in(client, name)[0][0] == b"%d" % len(printed)
+    contents = client.channel_info(name).contents
+    assert contents is not None and contents.messages == count - len(printed)
+
+
+def test_whoever_is_asked_to_leave_does_not_wait_for_a_reader_for_ever(
+    client: towpath.Client, daemon: Path
+) -> None:
+    client.declare("take.stuck", kind="queue")
+    with client.publisher("take.stuck") as publisher:
+        publisher.publish_many([bytes(1000)] * 1000)
+    command = [sys.executable, "-m", "towpath", "take", "take.stuck", "--socket", str(daemon)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read1(1)
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_each_message_is_given_to_a_program(client: towpath.Client, take: Take) -> None:

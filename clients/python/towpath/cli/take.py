@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from towpath.cli import report, running, streams
@@ -32,6 +34,8 @@ EX_DATAERR: Final = 65
 OUTPUT_BYTES_MAX: Final = 16 << 20
 PRINTED_AHEAD: Final = 256
 """Messages that are printed at once, and acknowledged together."""
+LEAVE_S: Final = 2
+"""How long, after SIGTERM, a batch may still be written to whoever does not read it."""
 
 
 def run(arguments: Namespace) -> int:
@@ -42,14 +46,59 @@ def run(arguments: Namespace) -> int:
     prefetch = arguments.concurrency if arguments.command else PRINTED_AHEAD
     if arguments.count is not None:
         prefetch = min(prefetch, arguments.count)
-    with connect(arguments) as client, client.consume(arguments.channel, prefetch=prefetch) as consumer:
-        streams.leave_when_output_closes()
-        work(arguments, consumer)
-        consumer.flush()
+    try:
+        with connect(arguments) as client, client.consume(arguments.channel, prefetch=prefetch) as consumer:
+            streams.leave_when_output_closes()
+            work(arguments, consumer)
+            consumer.flush()
+    except _Asked as asked:
+        streams.die_of(asked.number)
     return 0
 
 
+class _Asked(BaseException):
+    """A signal has asked this process to leave."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Leaving:
+    """Keeps a signal from coming between the printing of messages and their acknowledgement."""
+
+    def __init__(self) -> None:
+        self._is_busy = False
+        self._asked: signal.Signals | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, self._on_signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._is_busy and self._asked is None:
+            self._asked = signal.Signals(number)
+            signal.alarm(LEAVE_S)
+            return
+        raise _Asked(self._asked or signal.Signals(number))
+
+    @contextlib.contextmanager
+    def later(self) -> Iterator[None]:
+        """What is begun in here is brought to its end first.
+
+        Raises:
+            _Asked: at the end, if a signal came; or in between, when it came again or ``LEAVE_S`` are over.
+        """
+        self._is_busy = True
+        yield
+        self._is_busy = False
+        if self._asked is not None:
+            signal.alarm(0)
+            raise _Asked(self._asked)
+
+
 def _print(arguments: Namespace, consumer: towpath.Consumer) -> None:
+    leaving = _Leaving()
     output = streams.Output()
     taken = 0
     while arguments.count is None or taken < arguments.count:
@@ -57,10 +106,11 @@ def _print(arguments: Namespace, consumer: towpath.Consumer) -> None:
         deliveries = consumer.receive_many(wanted, timeout=arguments.timeout)
         if not deliveries:
             raise Timeout(f"no message in {arguments.channel} for {arguments.timeout:g} s", hint="")
-        output.write([_form(arguments, delivery) for delivery in deliveries])
-        output.flush()
-        with _tell_of_lost(arguments):
-            consumer.ack(deliveries)
+        with leaving.later():
+            output.write([_form(arguments, delivery) for delivery in deliveries])
+            output.flush()
+            with _tell_of_lost(arguments):
+                consumer.ack(deliveries)
         taken += len(deliveries)
 
 
