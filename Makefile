@@ -15,7 +15,7 @@ BENCH_ARGS :=
 # What is ours and Python; mypy, ruff and the rest skip generated code by their own settings.
 SOURCES := $(wildcard clients broker tools tests examples) setup.py
 
-.PHONY: help setup demo test test-long check bench fuzz proto man ext install-c format clean
+.PHONY: help setup demo evolution test test-long check bench fuzz proto man ext install-c format clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -25,6 +25,9 @@ setup: ## make .venv (with .venv/bin/towpath), and system packages where root an
 
 demo: setup ## watch real programs talk through Towpath; ends with a table of routes
 	@$(BIN)/python examples/demo/demo.py
+
+evolution: setup ## watch one conversation move from a pipe to gRPC, step by step, no line lost
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/evolution/evolution.py
 
 test: setup ## run the whole test suite, TEST_JOBS files at a time
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)

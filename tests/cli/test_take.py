@@ -85,7 +85,7 @@ def test_whoever_is_asked_to_leave_does_not_wait_for_a_reader_for_ever(
     command = [sys.executable, "-m", "towpath", "take", "take.stuck", "--socket", str(daemon)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.read1(1)
+        assert process.stdout.read(1) == b"\0"
         process.terminate()
         assert process.wait(60) == -signal.SIGTERM
 
