@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import towpath
+from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from towpath import errors
 
@@ -117,6 +119,26 @@ def test_idempotent_calls_outlive_servers_killed_one_after_the_other(
         for thread in threads:
             thread.join(DEADLINE_S)
         assert not failures
+
+
+@pytest.mark.parametrize("connect", [towpath.connect, BlockingClient], ids=["sync", "aio"])
+def test_a_first_call_to_a_new_core_waits_for_the_servers_of_the_old_one(
+    daemon: DaemonHandle, start: Any, connect: Any
+) -> None:
+    process = start(SERVER, "one")
+    process.send_signal(signal.SIGSTOP)  # it comes back late
+    daemon.kill_core()
+    with connect(str(daemon.socket)) as client:
+        calling = _in_background(lambda: client.call("echo", b"x", timeout=DEADLINE_S))
+        wait_until(lambda: client.status().channels[0].publishers == 1)  # the caller is there
+        assert client.status().channels[0].subscribers == 0
+        process.send_signal(signal.SIGCONT)
+        assert calling().payload == b"x by one"
+        process.kill()
+        with pytest.raises(errors.NoServer):  # in the end: nobody comes back
+            while True:
+                with contextlib.suppress(errors.ServerLost):
+                    client.call("echo", b"x", timeout=DEADLINE_S)
 
 
 def test_calls_go_on_while_the_core_is_killed(daemon: DaemonHandle, start: Any) -> None:

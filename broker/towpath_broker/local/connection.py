@@ -346,7 +346,9 @@ class Connection:
             self._door.descriptors.keep_doorbell(effect.session, doorbell)
             send = self._send_doorbell if self._takes_doorbells else None
             self._doorbells = Doorbells(doorbell, self.peer.uid, send)
-        self._transport.send(translate.welcome_frame(call, effect, software, wire.VERSION), (table,))
+        resuming_ms = self._door.resuming_ms(effect.incarnation)
+        welcome = translate.welcome_frame(call, effect, software, wire.VERSION, resuming_ms)
+        self._transport.send(welcome, (table,))
         self._transport.resume_reading()
 
     # ---- the end ----

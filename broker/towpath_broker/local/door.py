@@ -24,6 +24,7 @@ from typing import Final
 
 from towpath import _ring, wire
 from towpath.errors import ConnectionLost, LimitExceeded, TowpathError
+from towpath.protocol import RESUME_GRACE_NS
 from towpath.v1 import frame_pb2
 from towpath_broker.core import commands, effects
 from towpath_broker.core.data import commands as data_commands
@@ -113,6 +114,7 @@ class Door:
         self._unwelcomed: dict[ConnectionId, Connection] = {}
         self._sessions: dict[SessionId, Connection] = {}
         self._next_connection = 1
+        self._listening_since_s: float | None = None
         self._is_empty = asyncio.Event()
 
     # ---- connections come ----
@@ -121,7 +123,17 @@ class Door:
         """Accept connections from now on. The socket stays its owner's."""
         listener.setblocking(False)
         self._listener = listener
+        if self._listening_since_s is None:
+            self._listening_since_s = self._loop.time()
         self._loop.add_reader(listener, self._accept)
+
+    def resuming_ms(self, incarnation: int) -> int:
+        """How much longer sessions of earlier incarnations are awaited."""
+        if incarnation == 1:  # there was none
+            return 0
+        now_s = self._loop.time()
+        passed_s = now_s - (now_s if self._listening_since_s is None else self._listening_since_s)
+        return max(0, RESUME_GRACE_NS // 1_000_000 - int(passed_s * 1e3))
 
     def stop_listening(self) -> None:
         """Leave further connections in the backlog."""

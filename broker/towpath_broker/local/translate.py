@@ -416,7 +416,9 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
     return frame
 
 
-def welcome_frame(call: int, opened: effects.SessionOpened, software: str, version: int) -> Frame:
+def welcome_frame(
+    call: int, opened: effects.SessionOpened, software: str, version: int, resuming_ms: int
+) -> Frame:
     """Return the answer to hello."""
     return Frame(
         id=call,
@@ -428,5 +430,6 @@ def welcome_frame(call: int, opened: effects.SessionOpened, software: str, versi
             principal=opened.principal,
             first_id=opened.first_id,
             id_count=opened.id_count,
+            resuming_ms=resuming_ms,
         ),
     )

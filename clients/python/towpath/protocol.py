@@ -65,6 +65,8 @@ class ClientProtocol(Exchange):
         sources, readers: the session's ends, by their ids.
         is_over: the client has ended, and this with it.
         deadline_ns: when :meth:`expire` is to be called; None: nobody has to come back.
+        resuming_until_ns: until when other clients of an earlier core may come back to this one; on the
+            clock of ``receive``.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ClientProtocol(Exchange):
         self.readers = self._pairing.readers
         self.is_over = False
         self.deadline_ns: int | None = None
+        self.resuming_until_ns = 0
 
     # ---- connection ----
 
@@ -109,7 +112,8 @@ class ClientProtocol(Exchange):
             return
         was_ready = self.is_ready
         self.take_answer(frame, descriptors)
-        if self.is_ready and not was_ready:
+        if self.welcome is not None and not was_ready:
+            self.resuming_until_ns = now_ns + self.welcome.resuming_ms * 1_000_000
             self._resume(now_ns)
             self.reopen_streams()
 

@@ -158,7 +158,8 @@ class LocalAsyncCaller:
             raise
 
     async def _find_server(self, call: PendingCall, *, wait: bool) -> None:
-        """Nobody can be asked: see whether somebody has come, and wait for that when it is wanted.
+        """Nobody can be asked: see whether somebody has come, and wait for that when it is wanted, or while
+        the core is so young that servers of the one before may still come back.
 
         Raises:
             NoServer: nobody serves.
@@ -171,12 +172,13 @@ class LocalAsyncCaller:
         state = self._calls
         if state.choose() is not None:
             return
-        if not wait and not state.is_awaiting_server:
+        until = limit if wait else min(limit, self._client._protocol.resuming_until_ns)
+        if not state.is_awaiting_server and not wait and asking.is_past(until):
             raise asking.no_server(self.name)
         if state.is_awaiting_server:  # it is there, and has not begun to read; nothing tells when it does
             await asyncio.sleep(min(BEGIN_LOOK_S, remaining_ns(limit) / 1e9))
         else:
-            await self._servers.wait(limit)
+            await self._servers.wait(until)
         if asking.is_past(limit):
             raise asking.too_late(self.name)
 

@@ -286,7 +286,8 @@ class Services(ABC):
             The reply.
 
         Raises:
-            NoServer: nobody serves.
+            NoServer: nobody serves. Of a core that has just been started again this is said only when servers
+                have had the time to come back to it (3 s).
             ServerLost: the server is gone; it may or may not have carried it out.
             Timeout: no reply in time.
             ServiceFailed: the server failed, with an error of its own.

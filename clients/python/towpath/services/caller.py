@@ -177,7 +177,8 @@ class LocalCaller:
             raise
 
     def _find_server(self, call: PendingCall, *, wait: bool) -> None:
-        """Nobody can be asked: see whether somebody has come, and wait for that when it is wanted.
+        """Nobody can be asked: see whether somebody has come, and wait for that when it is wanted, or while
+        the core is so young that servers of the one before may still come back.
 
         Raises:
             NoServer: nobody serves.
@@ -190,12 +191,13 @@ class LocalCaller:
         state = self._calls
         if state.choose() is not None:
             return
-        if not wait and not state.is_awaiting_server:
+        until = limit if wait else min(limit, self._client._protocol.resuming_until_ns)
+        if not state.is_awaiting_server and not wait and asking.is_past(until):
             raise asking.no_server(self.name)
         if state.is_awaiting_server:  # it is there, and has not begun to read; nothing tells when it does
             time.sleep(min(BEGIN_LOOK_S, remaining_ns(limit) / 1e9))
         else:
-            self._relay.wait(call, lambda: bool(state.is_awaiting_server or state.ended), limit)
+            self._relay.wait(call, lambda: bool(state.is_awaiting_server or state.ended), until)
         if asking.is_past(limit):
             raise asking.too_late(self.name)
 

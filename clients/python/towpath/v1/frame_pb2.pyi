@@ -684,6 +684,7 @@ class Welcome(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     FIRST_ID_FIELD_NUMBER: _builtins.int
     ID_COUNT_FIELD_NUMBER: _builtins.int
+    RESUMING_MS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     software: _builtins.str
     session: _builtins.int
@@ -693,6 +694,10 @@ class Welcome(_message.Message):
     first_id: _builtins.int
     """A block of ids for the session's sources and readers: first_id, first_id + 1, ..."""
     id_count: _builtins.int
+    resuming_ms: _builtins.int
+    """How much longer sessions of an earlier core are awaited, which resume; 0: nobody is. Until then a service that
+    nobody serves may be one whose servers are coming back.
+    """
     def __init__(
         self,
         *,
@@ -703,10 +708,11 @@ class Welcome(_message.Message):
         principal: _builtins.str = ...,
         first_id: _builtins.int = ...,
         id_count: _builtins.int = ...,
+        resuming_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_id", b"first_id", "id_count", b"id_count", "incarnation", b"incarnation", "principal", b"principal", "session", b"session", "software", b"software", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_id", b"first_id", "id_count", b"id_count", "incarnation", b"incarnation", "principal", b"principal", "resuming_ms", b"resuming_ms", "session", b"session", "software", b"software", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
