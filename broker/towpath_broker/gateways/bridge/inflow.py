@@ -16,14 +16,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
 from towpath.errors import BadFrame, BindingFailed, TowpathError
 from towpath.framing import FramingOptions, decoder
+from towpath.model import Headers
 from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES
-from towpath_broker.gateways.bridge.ports import Carrier
 from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
@@ -45,23 +45,24 @@ class Inflow:
 
     Args:
         framing: how messages lie in it.
-        carrier: the channel.
+        publishing: the way into the channel. Where it ``hands_over``, what could not be published when this
+            is cancelled is in :meth:`state`, and this is the only one that publishes through it.
         tally: the binding's account.
-        hands_over: whether what could not be published when this is cancelled is for a successor, by
-            :meth:`state`, instead of being refused.
+        headers: of each message.
     """
 
     def __init__(
         self,
         framing: FramingOptions,
-        carrier: Carrier,
+        publishing: Publishing,
         tally: Tally,
         *,
-        hands_over: Callable[[], bool] = lambda: False,
+        headers: Headers | None = None,
     ) -> None:
         self._decoder = decoder(framing)
         self._tally = tally
-        self._publishing = Publishing(carrier, tally, hands_over=hands_over)
+        self._publishing = publishing
+        self._headers = headers
         self._told_refused = 0
         self._told_error: TowpathError | None = None
 
@@ -76,7 +77,7 @@ class Inflow:
             TowpathError: the channel takes no more.
         """
         left, self._publishing.left = self._publishing.left, ()
-        await self._publishing.publish(left)
+        await self._publish(left)
         while not stop.is_set:
             try:
                 data = await self._read(descriptor)
@@ -131,7 +132,7 @@ class Inflow:
         was_refused = self._decoder.refused
         frames = self._decoder.end()
         if is_whole:
-            await self._publishing.publish(frames)
+            await self._publish(frames)
         elif pending_bytes and self._decoder.refused == was_refused:
             self._tally.refuse(1, BadFrame(f"stopped inside a frame, {pending_bytes} bytes after it began"))
         self._tell_refused()
@@ -151,8 +152,12 @@ class Inflow:
         """Publish what the data completes; False when the stream is broken."""
         frames = self._decoder.feed(data)
         self._tell_refused()
-        await self._publishing.publish(frames)
+        await self._publish(frames)
         return not self._decoder.is_broken
+
+    async def _publish(self, frames: Sequence[bytes]) -> None:
+        headers = None if self._headers is None else [self._headers] * len(frames)
+        await self._publishing.publish(frames, headers)
 
     def _tell_refused(self) -> None:
         # The error may change without a new refusal: when a frame that is too long ends, its size is known.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.bindings import FIFO, MQ, PIPE, SHM, SIGNAL, SYSV, check_options, parse_command, parse_url
+from towpath.bindings import FIFO, MQ, PIPE, SHM, SIGNAL, SYSV, UNIX, check_options, parse_command, parse_url
 from towpath.errors import NotSupported
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
@@ -18,6 +18,7 @@ from towpath_broker.gateways.bridge.adapters.mq import MqAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.adapters.signal import SignalAdapter
 from towpath_broker.gateways.bridge.adapters.sysv import SysvAdapter
+from towpath_broker.gateways.bridge.adapters.unix import UnixAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.gateways.bridge.ports import Adapter, Carrier
@@ -96,6 +97,13 @@ def _shm(site: Site) -> Adapter:
     return ShmAdapter(site.place, site.info.direction, options, site.carrier, site.tally, site.keeping)
 
 
+def _unix(site: Site) -> Adapter:
+    options = UNIX.parse_options(site.info.options)
+    return UnixAdapter(
+        site.place, site.info.direction, options, site.carrier, site.tally, site.watcher, site.keeping
+    )
+
+
 MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
     "fifo": _fifo,
     "pipe": _pipe,
@@ -103,6 +111,7 @@ MAKERS: Final[dict[str, Callable[[Site], Adapter]]] = {
     "sysv": _sysv,
     "signal": _signal,
     "shm": _shm,
+    "unix": _unix,
 }
 
 

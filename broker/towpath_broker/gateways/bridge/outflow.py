@@ -52,6 +52,7 @@ from typing import Final
 from towpath.bindings import WhenAbsent
 from towpath.errors import BindingFailed
 from towpath.framing import FramingOptions, encoder
+from towpath_broker.gateways.bridge.framer import Framer
 from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes, take_unread, unread_bytes
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
@@ -133,7 +134,7 @@ class Outflow:
         when_absent: WhenAbsent,
         look: Callable[[], None],
     ) -> None:
-        self._encoder = encoder(framing)
+        self._framer = Framer(encoder(framing), carrier, tally)
         self._held_bytes_max = max(HELD_BYTES_MAX, 2 * framing.frame_bytes_max)
         self._carrier = carrier
         self._tally = tally
@@ -141,7 +142,6 @@ class Outflow:
         self._when_absent = WhenAbsent.BLOCK if carrier.is_settled else when_absent
         self._unsettled: deque[ReceivedMessage] = deque()  # framed and not yet written whole; of a queue only
         self._look = look
-        self._told_refused = 0
         self._descriptor: int | None = None
         self._is_read = False
         self._held: deque[_Batch] = deque()
@@ -194,24 +194,19 @@ class Outflow:
             # What comes without waiting must not keep the loop from the other bindings, or from push.
             await asyncio.sleep(0)
 
-    def _encode(self, messages: Sequence[ReceivedMessage]) -> Sequence[bytes]:
-        """Frame what can be framed; count the rest as refused."""
-        frames = self._encoder.encode([message.payload for message in messages])
-        new = self._encoder.refused - self._told_refused
-        if new:
-            assert self._encoder.last_error is not None
-            self._told_refused += new
-            self._tally.refuse(new, self._encoder.last_error)
-            self._carrier.reject(messages, self._encoder.last_error)
-        elif self._carrier.is_settled:
-            self._unsettled.extend(messages)
+    def _frames_of(self, messages: Sequence[ReceivedMessage]) -> list[bytes]:
+        """Frame what can be framed."""
+        if not self._carrier.is_settled:
+            return self._framer.frame(messages)
+        frames: list[bytes] = []
+        for message in messages:
+            if framed := self._framer.frame([message]):
+                self._unsettled.append(message)
+                frames += framed
         return frames
 
     def _hold(self, messages: Sequence[ReceivedMessage]) -> None:
-        if self._carrier.is_settled:  # one by one, to tell which are refused
-            frames = [frame for message in messages for frame in self._encode([message])]
-        else:
-            frames = list(self._encode(messages))
+        frames = self._frames_of(messages)
         if frames:
             batch = _Batch(b"".join(frames), array("Q", accumulate(map(len, frames))))
             last = self._held[-1] if self._held else None

@@ -2,7 +2,8 @@
 
 Theory of operation
     What a channel cannot carry is refused and counted first. The rest goes in batches, and who calls waits
-    while the channel's subscribers are slow: that is the back-pressure.
+    while the channel's subscribers are slow: that is the back-pressure. Several may publish through one of
+    these: batches go one after the other, each as a whole.
 
 Invariants
     Each message is counted as in, or as refused, or is in ``left`` for a successor.
@@ -42,6 +43,7 @@ class Publishing:
         self._carrier = carrier
         self._tally = tally
         self._hands_over = hands_over
+        self._turn = asyncio.Lock()
         self.left: Sequence[bytes] = ()
         self.left_headers: Sequence[Headers | None] | None = None
 
@@ -58,12 +60,14 @@ class Publishing:
             payloads, headers = self._sift(payloads, headers, limit)
         for start in range(0, len(payloads), PUBLISH_COUNT_MAX):
             batch = payloads[start : start + PUBLISH_COUNT_MAX]
-            before = self._carrier.published_count
+            before: int | None = None
             try:
-                if headers is None:
-                    await self._carrier.publish_many(batch)
-                else:
-                    await self._carrier.publish_many(batch, headers[start : start + PUBLISH_COUNT_MAX])
+                async with self._turn:
+                    before = self._carrier.published_count
+                    if headers is None:
+                        await self._carrier.publish_many(batch)
+                    else:
+                        await self._carrier.publish_many(batch, headers[start : start + PUBLISH_COUNT_MAX])
             except (asyncio.CancelledError, TowpathError) as why:
                 # The channel has gone, or draining took too long. Some of the batch may have been published.
                 after = self._carrier.published_count

@@ -35,6 +35,7 @@ from towpath.bindings.schemes import (
 from towpath.bindings.shm import SHM, ShmOptions
 from towpath.bindings.signal import SIGNAL, SignalOptions
 from towpath.bindings.sysv import SYSV, SysvOptions, parse_sysv_place
+from towpath.bindings.unix import UNIX, UnixOptions
 
 __all__ = [
     "COMMAND_BYTES_MAX",
@@ -48,6 +49,7 @@ __all__ = [
     "SHM",
     "SIGNAL",
     "SYSV",
+    "UNIX",
     "FifoOptions",
     "MqOptions",
     "Option",
@@ -57,6 +59,7 @@ __all__ = [
     "ShmOptions",
     "SignalOptions",
     "SysvOptions",
+    "UnixOptions",
     "WhenAbsent",
     "check_options",
     "format_bytes",

@@ -24,13 +24,13 @@ from towpath.bindings.pipe import PIPE
 from towpath.bindings.shm import SHM
 from towpath.bindings.signal import SIGNAL
 from towpath.bindings.sysv import SYSV
-from towpath.errors import InvalidArgument, NotSupported
+from towpath.bindings.unix import UNIX
+from towpath.errors import InvalidArgument
 
 REGISTERED: Final[dict[str, Scheme[object]]] = {
-    scheme.name: scheme for scheme in (FIFO, PIPE, MQ, SYSV, SIGNAL, SHM)
+    scheme.name: scheme for scheme in (FIFO, PIPE, MQ, SYSV, SIGNAL, SHM, UNIX)
 }
 SCHEMES: Final = tuple(REGISTERED)
-SCHEMES_LATER: Final = ("unix",)
 
 
 def _described() -> tuple[tuple[Option, tuple[str, ...]], ...]:
@@ -59,15 +59,10 @@ def parse_url(url: str) -> tuple[str, str]:
         The scheme and the place, as written.
 
     Raises:
-        NotSupported: the scheme is one that a later version brings.
         InvalidArgument: the scheme is unknown, or the place cannot be.
     """
     name, colon, place = url.partition(":")
     if not colon or name not in REGISTERED:
-        if colon and name in SCHEMES_LATER:
-            raise NotSupported(
-                f"{name}: bindings come in a later version", hint=f"known now: {listed(SCHEMES, ':')}"
-            )
         raise InvalidArgument(
             f"{shown(url)} is not a binding's URL: it begins with no known scheme",
             hint=f"known are {listed(SCHEMES, ':')}, as in {FIFO.example} and {PIPE.example}",
@@ -81,7 +76,7 @@ def place_key(url: str) -> tuple[str, ...]:
     command do not count.
 
     Raises:
-        NotSupported, InvalidArgument: as :func:`parse_url`.
+        InvalidArgument: as :func:`parse_url`.
     """
     name, place = parse_url(url)
     return (name, *REGISTERED[name].key_of(place))

@@ -60,6 +60,7 @@ from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.gateways.bridge.outflow import Outflow
 from towpath_broker.gateways.bridge.pipes import PIPE_IN_BYTES, PIPE_OUT_BYTES, grow_pipe, has_reader
 from towpath_broker.gateways.bridge.ports import Carrier
+from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 
@@ -126,12 +127,8 @@ class FifoAdapter:
     async def _run_in(self, place: _Place, stop: Stop) -> None:
         read_end = place.open(os.O_RDONLY)
         write_end = watch = -1
-        inflow = Inflow(
-            self._options.framing,
-            self._carrier,
-            self._tally,
-            hands_over=lambda: self._keeping.hands_over,
-        )
+        publishing = Publishing(self._carrier, self._tally, hands_over=lambda: self._keeping.hands_over)
+        inflow = Inflow(self._options.framing, publishing, self._tally)
         ending = stop.child()
         try:
             self._take_up(place, inflow)

@@ -46,6 +46,7 @@ from towpath_broker.gateways.bridge.command import Command, describe_exit
 from towpath_broker.gateways.bridge.inflow import Ended, Inflow
 from towpath_broker.gateways.bridge.outflow import Outflow
 from towpath_broker.gateways.bridge.ports import Carrier
+from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error, together
@@ -79,7 +80,9 @@ class PipeAdapter:
         self._tally = tally
         self._channel = channel
         self._is_fed = asyncio.Event()  # all that is to go to the command has gone
-        self._inflow = Inflow(options.framing, carrier, tally) if direction != "out" else None
+        self._inflow: Inflow | None = None
+        if direction != "out":
+            self._inflow = Inflow(options.framing, Publishing(carrier, tally), tally)
         self._outflow: Outflow | None = None
         if direction != "in":
             self._outflow = Outflow(
