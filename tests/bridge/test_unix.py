@@ -6,8 +6,6 @@ import asyncio
 import os
 import socket
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,13 +36,6 @@ CONNECTIONS = ("stream", "seqpacket")
 def any_place(request: pytest.FixtureRequest, place: Path) -> str:
     """A path, or an abstract name."""
     return str(place) if request.param == "path" else f"@towpath-test-{os.getpid()}-{os.urandom(4).hex()}"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A path that is short enough, where nothing is."""
-    with tempfile.TemporaryDirectory(prefix="towpath-unix-") as folder:
-        yield Path(folder) / "socket"
 
 
 def exists(path: Path | str) -> bool:

@@ -210,12 +210,13 @@ class UnixAdapter:
     async def _listen(self, stop: Stop) -> None:
         listener = Listener(self._address, self._options, self._keeping)
         watch = -1
+        removed = Stop()
         try:
             if listener.link:
                 watch = self._watcher.watch(
                     listener.link,
                     IN_ATTRIB | IN_MOVE_SELF,
-                    lambda: None if listener.is_there() else self._ending.set(),
+                    lambda: None if listener.is_there() else removed.set(),
                 )
             self._tell()
             if self._options.socket is SocketType.DGRAM:
@@ -224,7 +225,7 @@ class UnixAdapter:
                 await self._accept(listener)
             if stop.is_set:
                 self._hand_over(listener)
-            elif not listener.is_there():
+            elif removed.is_set:
                 raise BindingFailed(f"{self._address} was removed or replaced", retryable=True)
         except asyncio.CancelledError:
             self._hand_over(listener)
