@@ -210,14 +210,17 @@ class UnixAdapter:
     async def _listen(self, stop: Stop) -> None:
         listener = Listener(self._address, self._options, self._keeping)
         watch = -1
-        removed = Stop()
+        was_removed = False
+
+        def look() -> None:
+            nonlocal was_removed
+            if not listener.is_there():
+                was_removed = True
+                self._ending.set()
+
         try:
             if listener.link:
-                watch = self._watcher.watch(
-                    listener.link,
-                    IN_ATTRIB | IN_MOVE_SELF,
-                    lambda: None if listener.is_there() else removed.set(),
-                )
+                watch = self._watcher.watch(listener.link, IN_ATTRIB | IN_MOVE_SELF, look)
             self._tell()
             if self._options.socket is SocketType.DGRAM:
                 await self._take_datagrams(listener)
@@ -225,7 +228,7 @@ class UnixAdapter:
                 await self._accept(listener)
             if stop.is_set:
                 self._hand_over(listener)
-            elif removed.is_set:
+            elif was_removed:
                 raise BindingFailed(f"{self._address} was removed or replaced", retryable=True)
         except asyncio.CancelledError:
             self._hand_over(listener)
