@@ -220,7 +220,7 @@ class QueueMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.parties.clear()
         for message in self.messages:
-            if message.state == "out" or (message.state == "delayed" and message.attempts):
+            if message.state == "out":
                 message.state = "ready"
             message.attempts = message.stored_attempts
         self.fall_due()

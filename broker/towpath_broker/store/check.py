@@ -25,6 +25,8 @@ from towpath_broker.core.commands import Kind
 
 from .contents import opened
 from .database import explained, open_for_reading, wal_bytes
+from .numbers import ORDINAL_BITS, span
+from .reading import Totals, totals
 
 FINDINGS_MAX: Final = 1_000
 PAGES_PER_STEP: Final = 1_024
@@ -87,10 +89,14 @@ class _Channel:
     name: str
     kind: int
     declared_at_ns: int
-    oldest_seq: int
-    next_seq: int
-    messages: int
-    content_bytes: int
+    totals: Totals
+
+    @property
+    def where(self) -> tuple[str, tuple[int, int]]:
+        """What finds its parcels: a table with a condition, and its parameters."""
+        if self.kind == Kind.QUEUE:
+            return "queued WHERE channel BETWEEN ? AND ?", (self.number, self.number)
+        return "parcel WHERE id BETWEEN ? AND ?", span(self.number)
 
 
 def summarize(path: Path) -> Report:
@@ -198,38 +204,30 @@ def _begun(database: sqlite3.Connection, path: Path) -> Report:
 
 
 def _channels(database: sqlite3.Connection) -> Iterator[_Channel]:
-    for found in database.execute(
-        "SELECT id, name, kind, declared_at_ns, oldest_seq, next_seq, messages, content_bytes FROM channel"
-        " ORDER BY name"
+    for number, name, kind, declared_at_ns in database.execute(
+        "SELECT id, name, kind, declared_at_ns FROM channel ORDER BY name"
     ).fetchall():
-        yield _Channel(*found)
-
-
-def _table(channel: _Channel) -> str:
-    return "queued" if channel.kind == Kind.QUEUE else "parcel"
+        yield _Channel(number, name, kind, declared_at_ns, totals(database, number, kind))
 
 
 def _summary(database: sqlite3.Connection, channel: _Channel) -> ChannelSummary:
-    (parcels,) = database.execute(
-        f"SELECT count(*) FROM {_table(channel)} WHERE channel = ?", (channel.number,)
-    ).fetchone()
+    where, parameters = channel.where
+    (parcels,) = database.execute(f"SELECT count(*) FROM {where}", parameters).fetchone()
     (places,) = database.execute("SELECT count(*) FROM place WHERE channel = ?", (channel.number,)).fetchone()
     return ChannelSummary(
         channel.name,
         Kind(channel.kind).name.lower(),
         channel.declared_at_ns,
-        channel.oldest_seq,
-        channel.next_seq,
-        channel.messages,
-        channel.content_bytes,
+        *channel.totals,
         parcels,
         places,
     )
 
 
 def _stored_bytes(database: sqlite3.Connection, channel: _Channel) -> int:
+    where, parameters = channel.where
     (nbytes,) = database.execute(
-        f"SELECT coalesce(sum(content_bytes), 0) FROM {_table(channel)} WHERE channel = ?", (channel.number,)
+        f"SELECT coalesce(sum(content_bytes), 0) FROM {where}", parameters
     ).fetchone()
     return int(nbytes)
 
@@ -243,45 +241,65 @@ def _check_channel(database: sqlite3.Connection, channel: _Channel, report: Repo
 
 
 def _check_topic(database: sqlite3.Connection, channel: _Channel, report: Report) -> Iterator[int]:
-    expected, messages, until_ns = channel.oldest_seq, 0, 0
-    for first_seq, count, content_bytes, last_time_ns, parcel_until_ns, data in database.execute(
-        "SELECT first_seq, count, content_bytes, last_time_ns, until_ns, data FROM parcel WHERE channel = ?"
-        " ORDER BY first_seq",
-        (channel.number,),
+    expected, until_ns = channel.totals.oldest_seq, 0
+    before: tuple[int, int] | None = None  # of the parcel before: its id, and end_bytes
+    where, parameters = channel.where
+    for (
+        parcel,
+        first_seq,
+        count,
+        content_bytes,
+        last_time_ns,
+        parcel_until_ns,
+        end_bytes,
+        data,
+    ) in database.execute(
+        "SELECT id, first_seq, count, content_bytes, last_time_ns, until_ns, end_bytes, data"
+        f" FROM {where} ORDER BY id",
+        parameters,
     ):
         if first_seq != expected:
             report.find(channel.name, f"messages {expected} to {first_seq - 1} are missing")
+        elif before is not None and before != (parcel - 1, end_bytes - content_bytes):
+            report.find(channel.name, f"the messages from {first_seq} on do not follow those before them")
+        before = parcel, end_bytes
         _check_parcel(channel, first_seq, count, content_bytes, data, report)
         until_ns = max(until_ns, last_time_ns)
         if parcel_until_ns < until_ns:
             report.find(channel.name, f"from {first_seq} on times cannot be searched for")
         expected = first_seq + count
-        messages += count
         yield content_bytes
-    if expected != channel.next_seq and (messages or channel.oldest_seq != channel.next_seq):
-        report.find(channel.name, f"messages {expected} to {channel.next_seq - 1} are missing")
-    if messages != channel.messages:
-        report.find(channel.name, f"{messages} messages are there, {channel.messages} should be")
 
 
 def _check_queue(database: sqlite3.Connection, channel: _Channel, report: Report) -> Iterator[int]:
     messages, end = 0, 1
-    for first_seq, count, content_bytes, settled, data in database.execute(
-        "SELECT first_seq, count, content_bytes, settled, data FROM queued WHERE channel = ?"
-        " ORDER BY first_seq",
+    keys = database.execute(
+        "SELECT first_seq, deliver_at_ns, lane FROM queued WHERE channel = ? ORDER BY first_seq",
         (channel.number,),
-    ):
-        if first_seq < end or first_seq + count > channel.next_seq:
+    ).fetchall()
+    for first_seq, *key in keys:
+        count, content_bytes, priority, data = database.execute(
+            "SELECT count, content_bytes, priority, data FROM queued"
+            " WHERE channel = ? AND first_seq = ? AND deliver_at_ns = ? AND lane = ?",
+            (channel.number, first_seq, *key),
+        ).fetchone()
+        if first_seq < end or first_seq + count > channel.totals.next_seq:
             report.find(channel.name, f"messages from {first_seq} on have numbers that cannot be")
+        if key[1] != (0 if key[0] else priority):
+            report.find(channel.name, f"the messages from {first_seq} on are not where they belong")
         _check_parcel(channel, first_seq, count, content_bytes, data, report)
         end = first_seq + count
+        found = database.execute(
+            "SELECT bits FROM settled WHERE channel = ? AND first_seq = ?", (channel.number, first_seq)
+        ).fetchone()
+        settled = found[0] if found is not None else b""
         done = int.from_bytes(settled, "little").bit_count()
         if len(settled) * 8 >= count + 8 or done >= count:
             report.find(channel.name, f"of the messages from {first_seq} on more are settled than there are")
         messages += count - done
         yield content_bytes
-    if messages != channel.messages:
-        report.find(channel.name, f"{messages} messages are there, {channel.messages} should be")
+    if messages != channel.totals.messages:
+        report.find(channel.name, f"{messages} messages are there, {channel.totals.messages} should be")
 
 
 def _check_parcel(
@@ -299,10 +317,11 @@ def _check_parcel(
 
 def _check_strays(database: sqlite3.Connection, report: Report) -> None:
     """What belongs to no channel, and is not on its way out."""
-    for table in ("parcel", "queued", "message_id", "attempt", "taken", "place", "value"):
+    known = "(SELECT id FROM channel UNION ALL SELECT channel FROM dropped)"
+    tables = ("queued", "message_id", "attempt", "settled", "taken", "place", "value")
+    for table, number in (("parcel", f"id >> {ORDINAL_BITS}"), *((table, "channel") for table in tables)):
         (count,) = database.execute(
-            f"SELECT count(DISTINCT channel) FROM {table} WHERE channel NOT IN (SELECT id FROM channel)"
-            " AND channel NOT IN (SELECT channel FROM dropped)"
+            f"SELECT count(DISTINCT {number}) FROM {table} WHERE {number} NOT IN {known}"
         ).fetchone()
         if count:
             report.find("", f"{count} channels have rows in {table} and are not there")

@@ -17,7 +17,7 @@ Theory of operation
 
 Invariants
     The file is for its owner only (0600, in a directory made 0700).
-    Pages that were let go are used again; the file does not shrink.
+    Pages that were let go are used again; the file shrinks when it is rewritten only (``rewriting``).
 
 Sources: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html,
 https://www.sqlite.org/howtocorrupt.html (2.2)
@@ -37,7 +37,7 @@ from towpath.errors import InvalidConfiguration, StoreDamaged, StoreFull
 
 STORE_NAME: Final = "store.sqlite"
 APPLICATION_ID: Final = 0x546F7773  # "Tows": file(1) and we know our files by it
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 PAGE_BYTES: Final = 16_384
 WAL_PAGES: Final = 256
 """The log is brought into the file when it has so many pages: 4 MiB."""
@@ -48,49 +48,59 @@ CACHE_KIB: Final = 16_384
 PROBE_BYTES: Final = 4 * PAGE_BYTES
 
 _SCHEMA: Final = """
+-- id: see ``numbers``. Of a topic with messages in it the parcels say what the last four would.
+-- taken_from: parcels from this ordinal on say more of what was taken in than ``taken`` does.
 CREATE TABLE channel (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     declared_at_ns INTEGER NOT NULL,
     kind INTEGER NOT NULL,
+    taken_from INTEGER NOT NULL DEFAULT 1,
     oldest_seq INTEGER NOT NULL DEFAULT 1,
     next_seq INTEGER NOT NULL DEFAULT 1,
     messages INTEGER NOT NULL DEFAULT 0,
     content_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
--- Durable topics. until_ns is the greatest last_time_ns up to here, so that it never goes back.
+-- Durable topics. id: the channel's and the parcel's ordinal, see ``numbers``.
+-- until_ns: the greatest last_time_ns up to here, so that it never goes back.
+-- end_bytes: content_bytes of all parcels up to here, those that were let go too.
+-- taken: of the sources in it, as pairs of source and seq. data is last, so that the rest is read without it.
 CREATE TABLE parcel (
     id INTEGER PRIMARY KEY,
-    channel INTEGER NOT NULL,
     first_seq INTEGER NOT NULL,
     count INTEGER NOT NULL,
     content_bytes INTEGER NOT NULL,
     last_time_ns INTEGER NOT NULL,
     until_ns INTEGER NOT NULL,
+    end_bytes INTEGER NOT NULL,
+    taken BLOB NOT NULL,
     data BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX parcel_by_seq ON parcel (channel, first_seq, count, content_bytes, last_time_ns);
-CREATE INDEX parcel_by_time ON parcel (channel, until_ns, first_seq, last_time_ns);
--- Queues.
+-- Queues, in the order in which they are read: at once (deliver_at_ns 0) by lane, which is the priority,
+-- later by time, and then lane is 0.
 CREATE TABLE queued (
-    id INTEGER PRIMARY KEY,
     channel INTEGER NOT NULL,
+    deliver_at_ns INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
     first_seq INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
     count INTEGER NOT NULL,
     content_bytes INTEGER NOT NULL,
-    priority INTEGER NOT NULL,
-    deliver_at_ns INTEGER NOT NULL,
-    settled BLOB NOT NULL DEFAULT x'',
-    data BLOB NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX queued_by_seq ON queued (channel, first_seq);
-CREATE INDEX queued_by_priority ON queued (channel, priority, first_seq) WHERE deliver_at_ns = 0;
-CREATE INDEX queued_by_time ON queued (channel, deliver_at_ns, first_seq) WHERE deliver_at_ns > 0;
+    data BLOB NOT NULL,
+    PRIMARY KEY (channel, deliver_at_ns, lane, first_seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE settled (
+    channel INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    bits BLOB NOT NULL,
+    PRIMARY KEY (channel, first_seq)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE attempt (
     channel INTEGER NOT NULL,
     first_seq INTEGER NOT NULL,
     count INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
+    due_ns INTEGER NOT NULL,
     PRIMARY KEY (channel, first_seq)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE taken (
@@ -174,14 +184,14 @@ def make_file(path: Path) -> None:
     missing = [each for each in path.parents if not each.exists()]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for directory in missing:
-        _sync_directory(directory.parent)
+        sync_directory(directory.parent)
     # Made by us first, so that it is never there with wider permissions than it shall have.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def open_for_writing(path: Path, bytes_max: int) -> sqlite3.Connection:
-    """Open a store's file, made before; give it its tables if it is empty.
+    """Open a store's file, made before; give it its tables if it is empty. It may be of an earlier version.
 
     Args:
         bytes_max: the file does not grow beyond this; 0: as far as the disk goes.
@@ -195,7 +205,7 @@ def open_for_writing(path: Path, bytes_max: int) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         database.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a file that is still empty
-        is_empty = check_version(database, path)
+        version = check_version(database, path)
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
@@ -206,13 +216,8 @@ def open_for_writing(path: Path, bytes_max: int) -> sqlite3.Connection:
             f"max_page_count={bytes_max // PAGE_BYTES if bytes_max else (1 << 30) - 1}",
         ):
             database.execute(f"PRAGMA {pragma}")
-        if is_empty:
-            database.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                database.execute(statement)
-            database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            database.execute("COMMIT")
+        if not version:
+            make_tables(database)
     except sqlite3.DatabaseError as error:
         database.close()
         raise explained(error, path) from error
@@ -233,8 +238,13 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         raise InvalidConfiguration(f"there is no store at {path}", hint="name the daemon's state_dir")
     database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        if check_version(database, path):
+        if (version := check_version(database, path)) == 0:
             raise InvalidConfiguration(f"{path} is empty, and not a store of Towpath", hint=_ELSEWHERE)
+        if version < SCHEMA_VERSION:
+            raise InvalidConfiguration(
+                f"the store {path} is of version {version}; this Towpath reads {SCHEMA_VERSION}",
+                hint="the daemon brings it up to date when it starts, and so does: towpath store compact",
+            )
         database.execute("PRAGMA query_only=ON")
     except sqlite3.DatabaseError as error:
         database.close()
@@ -245,14 +255,14 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     return database
 
 
-def check_version(database: sqlite3.Connection, path: Path) -> bool:
-    """Whether a file is an empty database.
+def check_version(database: sqlite3.Connection, path: Path) -> int:
+    """Return a store's version; 0: it is an empty database.
 
     Raises:
-        InvalidConfiguration: it is neither that nor a store that this version reads.
+        InvalidConfiguration: it is neither that nor a store of this version, or an earlier one.
     """
     if database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
-        return True
+        return 0
     application, version = (
         database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
     )
@@ -263,7 +273,17 @@ def check_version(database: sqlite3.Connection, path: Path) -> bool:
             f"the store {path} is of version {version}; this Towpath reads {SCHEMA_VERSION}",
             hint="run the version of Towpath that wrote it, or a later one",
         )
-    return False
+    return int(version)
+
+
+def make_tables(database: sqlite3.Connection) -> None:
+    """Make an empty database a store."""
+    database.execute("BEGIN IMMEDIATE")
+    for statement in filter(str.strip, _SCHEMA.split(";")):
+        database.execute(statement)
+    database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    database.execute("COMMIT")
 
 
 def explained(error: sqlite3.DatabaseError, path: Path) -> Exception:
@@ -311,7 +331,7 @@ def wal_bytes(path: Path) -> int:
         return 0
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable, see fsync(2)."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -30,7 +30,7 @@ class _Channel:
     totals: rows.Totals
     parcels: dict[int, tuple[rows.AddParcel, bytes]] = field(default_factory=dict)  # by first_seq; packed
     settled: dict[int, bytes] = field(default_factory=dict)
-    attempts: dict[int, int] = field(default_factory=dict)  # by seq
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)  # by seq: how often, and due_ns
     taken: dict[int, int] = field(default_factory=dict)
     value: rows.StoredValue = rows.StoredValue()
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -66,7 +66,8 @@ class _Channel:
             case rows.Settle(settled=bytes(settled)):
                 self.settled[row.first_seq] = settled
             case rows.Attempts():
-                self.attempts |= dict.fromkeys(range(row.first_seq, row.first_seq + row.count), row.attempts)
+                seqs = range(row.first_seq, row.first_seq + row.count)
+                self.attempts |= dict.fromkeys(seqs, (row.attempts, row.due_ns))
             case rows.Taken():
                 self.taken[row.source] = row.seq
             case rows.ForgetTaken():
@@ -84,17 +85,26 @@ class _Channel:
             case rows.Forget():
                 self.ids = {each: when for each, when in self.ids.items() if when[1] >= row.before_ns}
 
-    def attempts_in(self, first_seq: int, count: int) -> list[tuple[int, int, int]]:
+    def told(self) -> rows.Totals:
+        """What it holds: of a topic with messages, what its parcels tell."""
+        if self.opened.kind != Kind.TOPIC or not self.parcels:
+            return self.totals
+        parcels = [row for row, _ in self.parcels.values()]
+        oldest_seq, next_seq = parcels[0].first_seq, parcels[-1].first_seq + parcels[-1].count
+        content_bytes = sum(row.content_bytes for row in parcels)
+        return rows.Totals(self.opened.channel, oldest_seq, next_seq, next_seq - oldest_seq, content_bytes)
+
+    def attempts_in(self, first_seq: int, count: int) -> list[tuple[int, int, int, int]]:
         """The attempts of a run of messages, those that are alike side by side."""
-        found: list[tuple[int, int, int]] = []
+        found: list[tuple[int, int, int, int]] = []
         for seq in range(first_seq, first_seq + count):
             attempts = self.attempts.get(seq)
             if attempts is None:
                 continue
-            if found and found[-1][0] + found[-1][1] == seq and found[-1][2] == attempts:
-                found[-1] = found[-1][0], found[-1][1] + 1, attempts
+            if found and found[-1][0] + found[-1][1] == seq and found[-1][2:] == attempts:
+                found[-1] = found[-1][0], found[-1][1] + 1, *attempts
             else:
-                found.append((seq, 1, attempts))
+                found.append((seq, 1, *attempts))
         return found
 
 
@@ -119,7 +129,7 @@ class MemoryStore:
     def _stored(self, channel: _Channel) -> rows.StoredChannel:
         is_queue = channel.opened.kind == Kind.QUEUE
         due = [row.deliver_at_ns for row, _ in channel.parcels.values() if row.deliver_at_ns]
-        totals = channel.totals
+        totals = channel.told()
         return rows.StoredChannel(
             channel.opened.channel,
             channel.opened.declared_at_ns,

@@ -5,8 +5,8 @@ Theory of operation
     read transaction and sees whole commits. It takes all it wants at once and keeps no transaction open:
     an open one would keep the log from being begun anew.
 
-    Each query goes along an index (``database``) and stops when it has what was asked for; none walks a
-    channel. A queue's and a topic's parcels are told apart by their table.
+    Each query goes along a table's own order (``database``, ``numbers``) and stops when it has what was asked
+    for; none walks a channel. A queue's and a topic's parcels are told apart by their table.
 
 Not here: writing (``sqlite``), the check of everything (``check``).
 """
@@ -18,28 +18,27 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from towpath_broker.core.commands import Kind
 from towpath_broker.core.data import rows
 
 from .contents import first_at, unpack
 from .database import open_for_reading
+from .numbers import first_id, newest_id, oldest_id, span, taken_since
+from .topics import source_of
 
 IDLE_MAX: Final = 8
 """Connections that are kept open when nobody reads."""
 
-_SIGN: Final = 1 << 63
 
+class Totals(NamedTuple):
+    """What a channel holds; as in ``rows.Totals``."""
 
-def source_key(source: int) -> int:
-    """A source's id (64 bits, no sign) as SQLite can hold it."""
-    return source - (source & _SIGN) * 2
-
-
-def source_of(key: int) -> int:
-    """The source's id of a key."""
-    return key & (2 * _SIGN - 1)
+    oldest_seq: int
+    next_seq: int
+    messages: int
+    content_bytes: int
 
 
 class Readers:
@@ -96,20 +95,15 @@ class Readers:
                     channel=name,
                     declared_at_ns=declared_at_ns,
                     kind=kind,
-                    oldest_seq=oldest_seq,
-                    next_seq=next_seq,
-                    messages=messages,
-                    content_bytes=content_bytes,
+                    **totals(database, number, kind)._asdict(),
                     priorities=_priorities(database, number) if kind == Kind.QUEUE else (),
                     next_due_ns=_next_due(database, number, (0, 0)) if kind == Kind.QUEUE else 0,
-                    taken={source_of(source): seq for source, seq in taken.get(number, ())},
+                    taken={source_of(source): seq for source, seq in taken.get(number, ())}
+                    | taken_since(database, number, taken_from),
                     places={place: (seq, at_ns) for place, seq, at_ns in places.get(number, ())},
                 )
-                for number, name, declared_at_ns, kind, oldest_seq, next_seq, messages, content_bytes in (
-                    database.execute(
-                        "SELECT id, name, declared_at_ns, kind, oldest_seq, next_seq, messages, content_bytes"
-                        " FROM channel ORDER BY id"
-                    )
+                for number, name, declared_at_ns, kind, taken_from in database.execute(
+                    "SELECT id, name, declared_at_ns, kind, taken_from FROM channel ORDER BY id"
                 )
             ]
 
@@ -120,34 +114,28 @@ class Readers:
         found: list[rows.PackedParcel] = []
         with self._lent() as database:
             number = _number(database, channel)
-            before = database.execute(
-                "SELECT first_seq, count FROM parcel INDEXED BY parcel_by_seq"
-                " WHERE channel = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1",
-                (number, first_seq),
-            ).fetchone()
-            if before is not None and before[0] + before[1] > first_seq:
-                first_seq = before[0]
-            for first, count, data in database.execute(
-                "SELECT first_seq, count, data FROM parcel WHERE channel = ? AND first_seq >= ?"
-                " ORDER BY first_seq",
-                (number, first_seq),
+            first = first_id(database, number, "first_seq + count > ?", first_seq)
+            for seq, count, data in database.execute(
+                "SELECT first_seq, count, data FROM parcel WHERE id BETWEEN ? AND ? ORDER BY id",
+                (first, span(number)[1]),
             ):
-                found.append(rows.PackedParcel(first, count, data))
+                found.append(rows.PackedParcel(seq, count, data))
                 bytes_max -= len(data)
                 if bytes_max <= 0:
                     break
         return found
 
     def heads(self, channel: str, first_seq: int, count_max: int) -> Sequence[rows.ParcelHead]:
-        """What the parcels are from a seq on; out of the index alone."""
+        """What the parcels are from a seq on."""
         with self._lent() as database:
+            number = _number(database, channel)
+            first = first_id(database, number, "first_seq >= ?", first_seq)
             return [
                 rows.ParcelHead(*found)
                 for found in database.execute(
-                    "SELECT first_seq, count, content_bytes, last_time_ns"
-                    " FROM parcel INDEXED BY parcel_by_seq"
-                    " WHERE channel = ? AND first_seq >= ? ORDER BY first_seq LIMIT ?",
-                    (_number(database, channel), first_seq, count_max),
+                    "SELECT first_seq, count, content_bytes, last_time_ns FROM parcel"
+                    " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
+                    (first, span(number)[1], count_max),
                 )
             ]
 
@@ -158,11 +146,12 @@ class Readers:
         the same parcel, unless the clock was set back and what was published before that was let go.
         """
         with self._lent() as database:
+            number = _number(database, channel)
+            first = first_id(database, number, "until_ns >= ?", time_ns)
             found = database.execute(
-                "SELECT first_seq, data FROM parcel INDEXED BY parcel_by_time"
-                " WHERE channel = ?1 AND until_ns >= ?2 AND last_time_ns >= ?2"
-                " ORDER BY until_ns, first_seq LIMIT 1",
-                (_number(database, channel), time_ns),
+                "SELECT first_seq, data FROM parcel WHERE id BETWEEN ? AND ? AND last_time_ns >= ?"
+                " ORDER BY id LIMIT 1",
+                (first, span(number)[1], time_ns),
             ).fetchone()
         return None if found is None else first_at(found[1], found[0], channel, time_ns)
 
@@ -175,8 +164,8 @@ class Readers:
         with self._lent() as database:
             number = _number(database, channel)
             found = database.execute(
-                "SELECT first_seq, count, content_bytes, priority, deliver_at_ns, settled, data FROM queued"
-                " WHERE channel = ? AND priority = ? AND deliver_at_ns = 0 AND first_seq >= ?"
+                "SELECT first_seq, count, content_bytes, priority, deliver_at_ns, data FROM queued"
+                " WHERE channel = ? AND deliver_at_ns = 0 AND lane = ? AND first_seq >= ?"
                 " ORDER BY first_seq LIMIT ?",
                 (number, priority, first_seq, count_max),
             )
@@ -189,9 +178,9 @@ class Readers:
         with self._lent() as database:
             number = _number(database, channel)
             found = database.execute(
-                "SELECT first_seq, count, content_bytes, priority, deliver_at_ns, settled, data FROM queued"
-                " WHERE channel = ? AND deliver_at_ns > 0 AND (deliver_at_ns, first_seq) > (?, ?)"
-                " AND deliver_at_ns <= ? ORDER BY deliver_at_ns, first_seq LIMIT ?",
+                "SELECT first_seq, count, content_bytes, priority, deliver_at_ns, data FROM queued"
+                " WHERE channel = ? AND deliver_at_ns > 0 AND (deliver_at_ns, lane, first_seq) > (?, 0, ?)"
+                " AND deliver_at_ns <= ? ORDER BY deliver_at_ns, lane, first_seq LIMIT ?",
                 (number, *after, until_ns, count_max),
             )
             parcels = _queued(database, number, channel, found, bytes_max)
@@ -251,13 +240,32 @@ def _by_channel(found: Iterable[tuple[Any, ...]]) -> dict[int, list[tuple[Any, .
     return by_channel
 
 
+def totals(database: sqlite3.Connection, number: int, kind: int) -> Totals:
+    """What a channel holds. Of a topic with messages its parcels tell."""
+    oldest = oldest_id(database, number) if kind == Kind.TOPIC else None
+    newest = newest_id(database, number) if oldest is not None else None
+    if newest is None:
+        found = database.execute(
+            "SELECT oldest_seq, next_seq, messages, content_bytes FROM channel WHERE id = ?", (number,)
+        ).fetchone()
+        return Totals(*found)
+    (oldest_seq, before_bytes), (next_seq, end_bytes) = (
+        database.execute(f"SELECT {what} FROM parcel WHERE id = ?", (parcel,)).fetchone()
+        for what, parcel in (
+            ("first_seq, end_bytes - content_bytes", oldest),
+            ("first_seq + count, end_bytes", newest),
+        )
+    )
+    return Totals(oldest_seq, next_seq, next_seq - oldest_seq, end_bytes - before_bytes)
+
+
 def _priorities(database: sqlite3.Connection, number: int) -> Sequence[int]:
-    """Which priorities there are: a step of the index for each, not one for each parcel."""
+    """Which priorities there are: a step of the table's key for each, not one for each parcel."""
     found: list[int] = []
     least = 0
     while True:
         (priority,) = database.execute(
-            "SELECT min(priority) FROM queued WHERE channel = ? AND deliver_at_ns = 0 AND priority >= ?",
+            "SELECT min(lane) FROM queued WHERE channel = ? AND deliver_at_ns = 0 AND lane >= ?",
             (number, least),
         ).fetchone()
         if priority is None:
@@ -270,7 +278,7 @@ def _next_due(database: sqlite3.Connection, number: int, after: tuple[int, int])
     """When the first parcel after another falls due; 0: there is none."""
     found = database.execute(
         "SELECT deliver_at_ns FROM queued WHERE channel = ? AND deliver_at_ns > 0"
-        " AND (deliver_at_ns, first_seq) > (?, ?) ORDER BY deliver_at_ns, first_seq LIMIT 1",
+        " AND (deliver_at_ns, lane, first_seq) > (?, 0, ?) ORDER BY deliver_at_ns, lane, first_seq LIMIT 1",
         (number, *after),
     ).fetchone()
     return 0 if found is None else int(found[0])
@@ -283,19 +291,23 @@ def _queued(
     found: Iterable[tuple[Any, ...]],
     bytes_max: int,
 ) -> list[rows.StoredParcel]:
-    """A queue's parcels with their attempts, about ``bytes_max`` bytes of them."""
+    """A queue's parcels with what was settled and their attempts, about ``bytes_max`` bytes of them."""
     parcels: list[rows.StoredParcel] = []
-    for first_seq, count, content_bytes, priority, deliver_at_ns, settled, data in found:
+    for first_seq, count, content_bytes, priority, deliver_at_ns, data in found:
         attempts = database.execute(
-            "SELECT first_seq, count, attempts FROM attempt"
+            "SELECT first_seq, count, attempts, due_ns FROM attempt"
             " WHERE channel = ?1 AND first_seq < ?3 AND first_seq + count > ?2 AND first_seq >="
             " coalesce((SELECT max(first_seq) FROM attempt WHERE channel = ?1 AND first_seq <= ?2), ?2)"
             " ORDER BY first_seq",
             (number, first_seq, first_seq + count),
         ).fetchall()
+        settled = database.execute(
+            "SELECT bits FROM settled WHERE channel = ? AND first_seq = ?", (number, first_seq)
+        ).fetchone()
         run = unpack(data, first_seq, channel)
+        bits = settled[0] if settled is not None else b""
         parcels.append(
-            rows.StoredParcel(first_seq, content_bytes, priority, deliver_at_ns, run, settled, attempts)
+            rows.StoredParcel(first_seq, content_bytes, priority, deliver_at_ns, run, bits, attempts)
         )
         bytes_max -= len(data)
         if bytes_max <= 0:

@@ -36,12 +36,17 @@ from towpath_broker.log import log
 
 from . import database
 from .contents import opened, pack
-from .reading import Readers, source_key
+from .numbers import free_number, newest_id, span
+from .reading import Readers
+from .rewriting import bring_up_to_date
+from .topics import Topics
 
 SWEEP_PARCELS: Final = 64
 """Parcels of dropped channels that one commit lets go."""
 TAILS_MAX: Final = 1_024
 """Durable topics whose newest parcel is checked at start."""
+
+_QUEUED_KEY: Final = "(channel, deliver_at_ns, lane, first_seq)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +103,26 @@ class SqliteStore:
             rows.ForgetTransactions: self._forget_transactions,
         }
         self._ids: dict[str, tuple[int, int]] = {}  # by name: number and kind
-        self._until_ns: dict[int, int] = {}  # by number
         database.make_file(self.path)
         self._lock = database.Lock(self.path)
         try:
             self._wal_bytes = database.wal_bytes(self.path)
-            self._database = database.open_for_writing(self.path, bytes_max)
+            self._database = self._opened(bytes_max)
         except BaseException:
             self._lock.release()
             raise
+        self._topics = Topics(self._database)
         self._readers = Readers(self.path)
         self._must_sweep = True
+
+    def _opened(self, bytes_max: int) -> sqlite3.Connection:
+        opened = database.open_for_writing(self.path, bytes_max)
+        # Asked of this connection: to open and close another would have it bring the log into the file.
+        if database.check_version(opened, self.path) == database.SCHEMA_VERSION:
+            return opened
+        opened.close()
+        bring_up_to_date(self.path)
+        return database.open_for_writing(self.path, bytes_max)
 
     # ---- start -------------------------------------------------------------------------------------------
 
@@ -143,14 +157,12 @@ class SqliteStore:
         """Check the newest parcels; return of how many channels."""
         checked = 0
         for channel in channels:
-            number = self._number(channel.channel)
-            newest = self._database.execute(
-                "SELECT first_seq, count, data FROM parcel WHERE channel = ? ORDER BY first_seq DESC LIMIT 1",
-                (number,),
-            ).fetchone()
+            newest = newest_id(self._database, self._number(channel.channel))
             if newest is None:
                 continue
-            first_seq, count, data = newest
+            first_seq, count, data = self._database.execute(
+                "SELECT first_seq, count, data FROM parcel WHERE id = ?", (newest,)
+            ).fetchone()
             if opened(data, first_seq, channel.channel).count != count or (
                 first_seq + count != channel.next_seq
             ):
@@ -171,12 +183,13 @@ class SqliteStore:
                 self._database.execute("BEGIN IMMEDIATE")
                 for row in written:
                     self._writers[type(row)](row)
+                self._topics.finish()
                 if self._must_sweep:
                     self._sweep()
                 self._database.execute("COMMIT")
             except BaseException:
                 self._ids.clear()
-                self._until_ns.clear()
+                self._topics.forget()
                 self._must_sweep = True
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
@@ -212,18 +225,18 @@ class SqliteStore:
         return self._channel(name)[0]
 
     def _open_channel(self, row: rows.OpenChannel) -> None:
-        cursor = self._database.execute(
-            "INSERT INTO channel (name, declared_at_ns, kind) VALUES (?, ?, ?)",
-            (row.channel, row.declared_at_ns, row.kind),
+        number = free_number(self._database)
+        self._database.execute(
+            "INSERT INTO channel (id, name, declared_at_ns, kind) VALUES (?, ?, ?, ?)",
+            (number, row.channel, row.declared_at_ns, row.kind),
         )
-        assert cursor.lastrowid is not None
-        self._ids[row.channel] = (cursor.lastrowid, row.kind)
+        self._ids[row.channel] = (number, row.kind)
 
     def _drop_channel(self, row: rows.DropChannel) -> None:
         number = self._number(row.channel)
         del self._ids[row.channel]
-        self._until_ns.pop(number, None)
-        for table in ("taken", "place", "value", "attempt"):
+        self._topics.drop(number)
+        for table in ("taken", "place", "value", "attempt", "settled"):
             self._database.execute(f"DELETE FROM {table} WHERE channel = ?", (number,))
         self._database.execute("DELETE FROM channel WHERE id = ?", (number,))
         self._database.execute("INSERT INTO dropped VALUES (?)", (number,))
@@ -235,12 +248,15 @@ class SqliteStore:
         if found is None:
             self._must_sweep = False
             return
-        gone = 0
-        for table in ("parcel", "queued"):
-            gone += self._database.execute(
-                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE channel = ? LIMIT ?)",
-                (*found, SWEEP_PARCELS),
-            ).rowcount
+        gone = self._database.execute(
+            "DELETE FROM parcel WHERE id IN (SELECT id FROM parcel WHERE id BETWEEN ? AND ? LIMIT ?)",
+            (*span(*found), SWEEP_PARCELS),
+        ).rowcount
+        gone += self._database.execute(
+            f"DELETE FROM queued WHERE {_QUEUED_KEY} IN"
+            f" (SELECT {_QUEUED_KEY[1:-1]} FROM queued WHERE channel = ? LIMIT ?)",
+            (*found, SWEEP_PARCELS),
+        ).rowcount
         gone += self._database.execute(
             "DELETE FROM message_id WHERE (channel, message_id) IN"
             " (SELECT channel, message_id FROM message_id WHERE channel = ? LIMIT ?)",
@@ -250,113 +266,89 @@ class SqliteStore:
             self._database.execute("DELETE FROM dropped WHERE channel = ?", found)
 
     def _set_totals(self, row: rows.Totals) -> None:
+        number, kind = self._channel(row.channel)
+        if kind == Kind.TOPIC:
+            self._topics.set_totals(number, row)
+            return
         self._database.execute(
-            "UPDATE channel SET oldest_seq = ?, next_seq = ?, messages = ?, content_bytes = ? WHERE id = ?",
-            (row.oldest_seq, row.next_seq, row.messages, row.content_bytes, self._number(row.channel)),
+            "UPDATE channel SET next_seq = ?, messages = ?, content_bytes = ? WHERE id = ?",
+            (row.next_seq, row.messages, row.content_bytes, number),
         )
 
     def _add_parcel(self, row: rows.AddParcel) -> None:
         number, kind = self._channel(row.channel)
-        if kind == Kind.QUEUE:
-            self._database.execute(
-                "INSERT INTO queued (channel, first_seq, count, content_bytes, priority, deliver_at_ns, data)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    number,
-                    row.first_seq,
-                    row.count,
-                    row.content_bytes,
-                    row.priority,
-                    row.deliver_at_ns,
-                    pack(row.content),
-                ),
-            )
+        if kind == Kind.TOPIC:
+            self._topics.add(number, row)
             return
-        until_ns = max(self._until(number), row.last_time_ns)
         self._database.execute(
-            "INSERT INTO parcel (channel, first_seq, count, content_bytes, last_time_ns, until_ns, data)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO queued VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 number,
+                row.deliver_at_ns,
+                0 if row.deliver_at_ns else row.priority,
                 row.first_seq,
+                row.priority,
                 row.count,
                 row.content_bytes,
-                row.last_time_ns,
-                until_ns,
                 pack(row.content),
             ),
         )
-        self._until_ns[number] = until_ns
-
-    def _until(self, number: int) -> int:
-        known = self._until_ns.get(number)
-        if known is None:
-            (newest,) = self._database.execute(
-                "SELECT max(until_ns) FROM parcel WHERE channel = ?", (number,)
-            ).fetchone()
-            known = newest or 0
-        return known
 
     def _drop_parcels(self, row: rows.DropParcels) -> None:
-        self._database.execute(
-            "DELETE FROM parcel WHERE channel = ? AND first_seq < ?",
-            (self._number(row.channel), row.below_seq),
-        )
+        self._topics.let_go(self._number(row.channel), row.below_seq)
 
     def _settle(self, row: rows.Settle) -> None:
         number = self._number(row.channel)
         if row.settled is not None:
             self._database.execute(
-                "UPDATE queued SET settled = ? WHERE channel = ? AND first_seq = ?",
-                (row.settled, number, row.first_seq),
+                "INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", (number, row.first_seq, row.settled)
             )
             return
         found = self._database.execute(
-            "DELETE FROM queued WHERE channel = ? AND first_seq = ? RETURNING count", (number, row.first_seq)
+            f"DELETE FROM queued WHERE {_QUEUED_KEY} = (?, ?, ?, ?) RETURNING count",
+            (number, row.deliver_at_ns, 0 if row.deliver_at_ns else row.priority, row.first_seq),
         ).fetchone()
         if found is not None:
+            self._database.execute(
+                "DELETE FROM settled WHERE channel = ? AND first_seq = ?", (number, row.first_seq)
+            )
             self._forget_attempts(number, row.first_seq, found[0])
 
     def _set_attempts(self, row: rows.Attempts) -> None:
         number = self._number(row.channel)
         self._forget_attempts(number, row.first_seq, row.count)
         self._database.execute(
-            "INSERT INTO attempt VALUES (?, ?, ?, ?)", (number, row.first_seq, row.count, row.attempts)
+            "INSERT INTO attempt VALUES (?, ?, ?, ?, ?)",
+            (number, row.first_seq, row.count, row.attempts, row.due_ns),
         )
 
     def _forget_attempts(self, number: int, first_seq: int, count: int) -> None:
         """Cut a run of messages out of what is known of attempts; the runs there do not overlap."""
         end = first_seq + count
         overlapping = self._database.execute(
-            "SELECT first_seq, count, attempts FROM attempt"
+            "SELECT first_seq, count, attempts, due_ns FROM attempt"
             " WHERE channel = ?1 AND first_seq < ?3 AND first_seq >="
             " coalesce((SELECT max(first_seq) FROM attempt WHERE channel = ?1 AND first_seq <= ?2), ?2)",
             (number, first_seq, end),
         ).fetchall()
-        for first, length, attempts in overlapping:
+        for first, length, *rest in overlapping:
             if first + length <= first_seq:
                 continue
             self._database.execute("DELETE FROM attempt WHERE channel = ? AND first_seq = ?", (number, first))
             if first < first_seq:
                 self._database.execute(
-                    "INSERT INTO attempt VALUES (?, ?, ?, ?)", (number, first, first_seq - first, attempts)
+                    "INSERT INTO attempt VALUES (?, ?, ?, ?, ?)", (number, first, first_seq - first, *rest)
                 )
             if first + length > end:
                 self._database.execute(
-                    "INSERT INTO attempt VALUES (?, ?, ?, ?)", (number, end, first + length - end, attempts)
+                    "INSERT INTO attempt VALUES (?, ?, ?, ?, ?)", (number, end, first + length - end, *rest)
                 )
 
     def _set_taken(self, row: rows.Taken) -> None:
-        self._database.execute(
-            "INSERT OR REPLACE INTO taken VALUES (?, ?, ?)",
-            (self._number(row.channel), source_key(row.source), row.seq),
-        )
+        self._topics.take(self._number(row.channel), row.source, row.seq)
 
     def _forget_taken(self, row: rows.ForgetTaken) -> None:
-        self._database.execute(
-            "DELETE FROM taken WHERE channel = ? AND source = ?",
-            (self._number(row.channel), source_key(row.source)),
-        )
+        self._topics.forget_source(self._number(row.channel), row.source)
 
     def _put_value(self, row: rows.PutValue) -> None:
         self._database.execute(

@@ -215,16 +215,22 @@ def test_settled_messages_and_attempts_are_read_back(reopen: Open) -> None:
     store = reopen()
     store.commit([QUEUE, queued(1, 8), queued(9, 2)])
     store.commit(
-        [Settle("q", 1, b"\x05"), Attempts("q", 2, 6, 1), Attempts("q", 4, 2, 2), Attempts("q", 9, 1, 7)]
+        [
+            Settle("q", 1, b"\x05"),
+            Attempts("q", 2, 6, 1),
+            Attempts("q", 4, 2, 2, 900),
+            Attempts("q", 9, 1, 0, 800),
+        ]
     )
     store = reopen()
     first, second = store.read_queue("q", 0, 1, 10, 1 << 20)
     assert first.settled == b"\x05"
-    assert list(first.attempts) == [(2, 2, 1), (4, 2, 2), (6, 2, 1)], "later rows go before earlier ones"
-    assert second.settled == b"" and list(second.attempts) == [(9, 1, 7)]
+    expected = [(2, 2, 1, 0), (4, 2, 2, 900), (6, 2, 1, 0)]
+    assert list(first.attempts) == expected, "later rows go before earlier ones"
+    assert second.settled == b"" and list(second.attempts) == [(9, 1, 0, 800)]
     store.commit([Settle("q", 1, None)])
     (second,) = store.read_queue("q", 0, 1, 10, 1 << 20)
-    assert second.first_seq == 9 and list(second.attempts) == [(9, 1, 7)]
+    assert second.first_seq == 9 and list(second.attempts) == [(9, 1, 0, 800)]
 
 
 def test_a_value_takes_the_place_of_the_one_before(reopen: Open) -> None:
@@ -334,7 +340,7 @@ def test_readers_see_whole_commits_while_it_is_written(reopen: Open) -> None:
     for reader in readers:
         reader.start()
     for seq in range(1, 60):
-        store.commit([parcel("t", seq, 1), Totals("t", 1, seq + 1, 0, 0), Totals("u", 1, seq + 1, 0, 0)])
+        store.commit([parcel("t", seq, 1), parcel("u", seq, 1)])
     is_over.set()
     for reader in readers:
         reader.join()
@@ -351,7 +357,7 @@ class Story:
         self.random = random.Random(seed)
         self.next_seq: dict[str, int] = {}
         self.kinds: dict[str, Kind] = {}
-        self.live: dict[int, int] = {}
+        self.live: dict[int, AddParcel] = {}
         self.now_ns = 0
 
     def commit(self) -> list[rows.Row]:
@@ -385,7 +391,8 @@ class Story:
             case 5:
                 return [ForgetTaken(name, self.random.randrange(3)), DropPlace(name, "a")]
             case 6 if name != "q":
-                return [DropParcels(name, self.next_seq[name] - self.random.randrange(30))]
+                below_seq = self.next_seq[name] - self.random.choice((0, 1, 5, 15, 30))
+                return [DropParcels(name, below_seq), self.empty_totals(name)]
             case 7 | 8 if name == "q" and self.live:
                 return [self.settle()]
             case _:
@@ -396,36 +403,41 @@ class Story:
         first = self.next_seq[name]
         self.next_seq[name] += count
         is_due = name == "q" and self.random.random() < 0.3
-        if name == "q":
-            self.live[first] = count
         run = run_of(count, time_ns=max(self.now_ns, 0))
-        return [
-            AddParcel(
-                name,
-                first,
-                count,
-                count * 8,
-                run.time_ns,
-                run.time_ns,
-                run,
-                self.random.choice((0, 0, 4)) if name == "q" else 0,
-                self.now_ns + 3 if is_due and self.now_ns > 0 else 0,
-            ),
-            Totals(name, 1, first + count, count, count * 8),
-        ]
+        added = AddParcel(
+            name,
+            first,
+            count,
+            count * 8,
+            run.time_ns,
+            run.time_ns,
+            run,
+            self.random.choice((0, 0, 4)) if name == "q" else 0,
+            self.now_ns + 3 if is_due and self.now_ns > 0 else 0,
+        )
+        if name == "q":
+            self.live[first] = added
+            return [added, Totals(name, 1, first + count, count, count * 8)]
+        sources = [Taken(name, self.random.randrange(3), first) for _ in range(self.random.randrange(2))]
+        return [*sources, added, self.empty_totals(name)]
+
+    def empty_totals(self, name: str) -> rows.Row:
+        """What is so when all parcels are gone, and else is what parcels tell."""
+        return Totals(name, self.next_seq[name], self.next_seq[name], 0, 0)
 
     def settle(self) -> rows.Row:
-        first, count = self.random.choice(sorted(self.live.items()))
+        first, added = self.random.choice(sorted(self.live.items()))
         match self.random.randrange(3):
             case 0:
                 del self.live[first]
-                return Settle("q", first, None)
+                return Settle("q", first, None, added.priority, added.deliver_at_ns)
             case 1:
-                return Settle("q", first, self.random.randbytes(2))
+                return Settle("q", first, self.random.randbytes(2), added.priority, added.deliver_at_ns)
             case _:
-                begin = self.random.randrange(count)
-                length = self.random.randint(1, count - begin)
-                return Attempts("q", first + begin, length, self.random.randint(1, 3))
+                begin = self.random.randrange(added.count)
+                length = self.random.randint(1, added.count - begin)
+                times = self.random.randint(1, 3)
+                return Attempts("q", first + begin, length, times, self.random.choice((0, 99)))
 
 
 def everything(store: Store) -> object:
@@ -447,7 +459,7 @@ def contents(store: Store, channel: rows.StoredChannel) -> object:
 
 def plain(parcel: rows.StoredParcel) -> object:
     """Runs of attempts may be cut differently."""
-    each = {seq: n for first, count, n in parcel.attempts for seq in range(first, first + count)}
+    each = {seq: rest for first, count, *rest in parcel.attempts for seq in range(first, first + count)}
     return parcel.first_seq, parcel.run, parcel.settled, parcel.priority, parcel.deliver_at_ns, each
 
 

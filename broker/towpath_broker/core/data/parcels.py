@@ -37,18 +37,31 @@ class Parcel:
     """Messages with contiguous seqs that came together.
 
     Attributes:
+        deliver_at_ns: what its publisher asked for; 0: at once.
         live: how many are not settled.
         settled: bit i: the message with index i is.
     """
 
-    __slots__ = ("content_bytes", "count", "first_seq", "live", "priority", "run", "settled")
+    __slots__ = (
+        "content_bytes",
+        "count",
+        "deliver_at_ns",
+        "first_seq",
+        "live",
+        "priority",
+        "run",
+        "settled",
+    )
 
-    def __init__(self, first_seq: int, run: Run, content_bytes: int, priority: int) -> None:
+    def __init__(
+        self, first_seq: int, run: Run, content_bytes: int, priority: int, deliver_at_ns: int = 0
+    ) -> None:
         self.first_seq = first_seq
         self.run = run
         self.count = self.live = len(run.payloads)
         self.content_bytes = content_bytes
         self.priority = priority
+        self.deliver_at_ns = deliver_at_ns
         self.settled = 0
 
 

@@ -213,7 +213,7 @@ class Queue:
         self.keep_parcel(parcel, round_)
         segment = Segment(parcel, 0, count, 0)
         if due_ns:
-            self._delay(segment, due_ns, round_)
+            self.delay(segment, due_ns, round_)
         else:
             self.lane(priority).add_fresh(segment, undo)
             undo.set(self, "ready", self.ready + count)
@@ -374,12 +374,12 @@ class Queue:
             self._bury(lease, f"max_deliveries: {reason}" if reason else "max_deliveries", round_)
             return
         parcel = lease.parcel
-        if self.shared.is_durable and attempts:
-            first_seq = parcel.first_seq + lease.start
-            round_.rows.append(Attempts(self.name, first_seq, lease.end - lease.start, attempts))
+        if self.shared.is_durable and (attempts or due_ns):
+            first_seq, count = parcel.first_seq + lease.start, lease.end - lease.start
+            round_.rows.append(Attempts(self.name, first_seq, count, attempts, due_ns))
         segment = Segment(parcel, lease.start, lease.end, attempts)
         if due_ns:
-            self._delay(segment, due_ns, round_)
+            self.delay(segment, due_ns, round_)
         else:
             self.make_ready(segment, round_)
 
@@ -389,7 +389,8 @@ class Queue:
         self.lane(segment.parcel.priority).add_back(segment, self._serial, round_.undo)
         round_.undo.set(self, "ready", self.ready + segment.end - segment.start)
 
-    def _delay(self, segment: Segment, due_ns: int, round_: Round) -> None:
+    def delay(self, segment: Segment, due_ns: int, round_: Round) -> None:
+        """What was not ready will be."""
         self._serial += 1
         round_.undo.add(remove_from_heap, self.delayed, self._serial)
         heappush(self.delayed, (due_ns, self._serial, segment))
@@ -473,7 +474,9 @@ class Queue:
             settled = None
             if parcel.live:
                 settled = parcel.settled.to_bytes((parcel.count + 7) // 8, "little")
-            round_.rows.append(SettleRow(self.name, parcel.first_seq, settled))
+            round_.rows.append(
+                SettleRow(self.name, parcel.first_seq, settled, parcel.priority, parcel.deliver_at_ns)
+            )
         self._dirty.clear()
         self.ids.forget_row(round_)
         told = (self.next_seq, self.messages, self.content_bytes)

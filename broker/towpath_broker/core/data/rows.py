@@ -79,6 +79,8 @@ class Totals:
         oldest_seq: a durable topic's oldest message, or ``next_seq`` where there is none. Queues: 1.
         next_seq: what the next message will have. Never goes back, whatever is let go.
         messages, content_bytes: not settled, or not let go.
+
+    Of a topic with messages in it this is what its parcels tell, so that a store need not write it.
     """
 
     channel: str
@@ -123,7 +125,7 @@ class Settle:
     """Messages of a queue's parcel are done.
 
     Attributes:
-        first_seq: the parcel's.
+        first_seq, priority, deliver_at_ns: the parcel's.
         settled: bit i, from the lowest of the first byte on, is the message first_seq + i; in the place of
             what was there. None: all are, the parcel is let go, with the attempts of its messages.
     """
@@ -131,16 +133,23 @@ class Settle:
     channel: str
     first_seq: int
     settled: bytes | None
+    priority: int = 0
+    deliver_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Messages of a queue were delivered so often, and came back. Later rows go before earlier ones."""
+    """Messages of a queue were delivered so often, and came back. Later rows go before earlier ones.
+
+    Attributes:
+        due_ns: not delivered again before; 0: at once.
+    """
 
     channel: str
     first_seq: int
     count: int
     attempts: int
+    due_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +295,8 @@ class StoredParcel:
     Attributes:
         run: all of its messages, unpacked, the settled ones too.
         settled: as in :class:`Settle`; empty: none is.
-        attempts: (first_seq, count, attempts) of messages that were delivered before, by rising seq, none
-            twice.
+        attempts: (first_seq, count, attempts, due_ns) of messages that were delivered before, by rising seq,
+            none twice.
     """
 
     first_seq: int
@@ -296,7 +305,7 @@ class StoredParcel:
     deliver_at_ns: int
     run: Run
     settled: bytes = b""
-    attempts: Sequence[tuple[int, int, int]] = ()
+    attempts: Sequence[tuple[int, int, int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ Theory of operation
     are consumers, the next ones are asked for (``LoadParcels``) and come with ``ParcelsLoaded``.
 
     Messages to be delivered later are in the store alone until they fall due; the window knows when the
-    first of them does. Those that came back with a delay stay in memory.
+    first of them does. Those that came back with a delay stay in memory; after a restart they wait on when
+    their parcel is read.
 
 Invariants
     A parcel that is out has no segment and no lease. At most one load of each lane, and one of what falls
@@ -126,12 +127,17 @@ class Window:
 
     def _put(self, stored: StoredParcel, priority: int | None, round_: Round) -> None:
         queue = self._queue
-        parcel = Parcel(stored.first_seq, stored.run, stored.content_bytes, stored.priority)
+        parcel = Parcel(
+            stored.first_seq, stored.run, stored.content_bytes, stored.priority, stored.deliver_at_ns
+        )
         parcel.settled = int.from_bytes(stored.settled, "little")
         parcel.live -= parcel.settled.bit_count()
         queue.keep_parcel(parcel, round_)
         lane = queue.lane(parcel.priority)
-        for segment in _segments(parcel, stored.attempts):
+        for segment, due_ns in _segments(parcel, stored.attempts):
+            if due_ns > round_.now_ns:
+                queue.delay(segment, due_ns, round_)
+                continue
             if priority is None:
                 queue.make_ready(segment, round_)
                 continue
@@ -139,19 +145,20 @@ class Window:
             round_.undo.set(queue, "ready", queue.ready + segment.end - segment.start)
 
 
-def _segments(parcel: Parcel, attempts: Sequence[tuple[int, int, int]]) -> list[Segment]:
-    """Return what of a parcel is not settled, in runs that were delivered equally often."""
-    before = [0] * parcel.count
-    for first_seq, count, times in attempts:
+def _segments(parcel: Parcel, attempts: Sequence[tuple[int, int, int, int]]) -> list[tuple[Segment, int]]:
+    """Return what of a parcel is not settled, in runs that were delivered equally often, each with when it
+    falls due."""
+    before = [(0, 0)] * parcel.count
+    for first_seq, count, times, due_ns in attempts:
         start = first_seq - parcel.first_seq
-        before[start : start + count] = [times] * count
-    segments: list[Segment] = []
+        before[start : start + count] = [(times, due_ns)] * count
+    segments: list[tuple[Segment, int]] = []
     for index in range(parcel.count):
         if parcel.settled >> index & 1:
             continue
-        last = segments[-1] if segments else None
-        if last is not None and last.end == index and last.attempts == before[index]:
+        last = segments[-1][0] if segments else None
+        if last is not None and last.end == index and before[last.start] == before[index]:
             last.end = index + 1
         else:
-            segments.append(Segment(parcel, index, index + 1, before[index]))
+            segments.append((Segment(parcel, index, index + 1, before[index][0]), before[index][1]))
     return segments
