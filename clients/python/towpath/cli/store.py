@@ -1,9 +1,9 @@
-"""``towpath store``: what is stored of queues, states and durable topics: shown, checked, copied.
+"""``towpath store``: what is stored of queues, states and durable topics: shown, checked, copied, compacted.
 
 Theory of operation
-    The store is a file; it is read directly, whether the daemon runs or not, and never written. So these
-    verbs are for the host's operator, who may read the daemon's state directory, and need the daemon's
-    package.
+    The store is a file; it is read directly, whether the daemon runs or not. Only ``compact`` writes it, and
+    that while no daemon runs. So these verbs are for the host's operator, who may read the daemon's state
+    directory, and need the daemon's package.
 
 Exit codes: 0 when all is well; 74 when something is damaged, which standard output tells of; 78 when there is
 no store.
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Namespace) -> int:
-    """Show, check or copy a store."""
+    """Show, check, copy or compact a store."""
     try:
-        from towpath_broker.store import check
+        from towpath_broker.store import check, rewriting
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("towpath_broker"):
             raise
@@ -50,6 +50,10 @@ def run(arguments: Namespace) -> int:
         return 0
     if arguments.target is not None:
         raise UsageError(f"{arguments.action} takes no PATH", "--state-dir DIR says where the store is")
+    if arguments.action == "compact":
+        before, after = rewriting.compact(path)
+        streams.note(f"{byte_size(before)} before, {byte_size(after)} now")
+        return 0
     if arguments.action == "show":
         _print(arguments, check.summarize(path))
         return 0

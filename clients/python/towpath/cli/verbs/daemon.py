@@ -37,8 +37,9 @@ def _top(parser: ArgumentParser) -> None:
 def _store(parser: ArgumentParser) -> None:
     parser.add_argument(
         "action",
-        choices=("show", "check", "backup"),
-        help="show: what there is; check: read everything, and tell whether it is whole; backup: copy it",
+        choices=("show", "check", "backup", "compact"),
+        help="show: what there is; check: read everything, and tell whether it is whole; backup: copy it; "
+        "compact: give back to the disk what the file does not use",
     )
     parser.add_argument(
         "target", metavar="PATH", nargs="?", help="for backup: the copy; must not be there yet"
@@ -79,11 +80,13 @@ VERBS: Final = (
     Verb(
         "store",
         "The daemon",
-        "show, check or copy what is stored of queues, states and durable topics",
+        "show, check, copy or compact what is stored of queues, states and durable topics",
         _store,
-        "Reads the store's file, whether the daemon runs or not, and changes nothing. A backup is the "
-        "store as it was at one moment; to go back to it, stop the daemon and put it in the place of "
-        "store.sqlite in the state directory. check exits with 74 when something is damaged.",
+        "Reads the store's file, whether the daemon runs or not, and changes nothing; but for compact. A "
+        "backup is the store as it was at one moment; to go back to it, stop the daemon and put it in "
+        "the place of store.sqlite in the state directory. check exits with 74 if something is damaged. "
+        "The file keeps the room of what was let go, for what comes; compact, while no daemon runs, "
+        "writes it anew without: that needs room for all that is stored once more.",
         (
             "towpath store show",
             "towpath store check --state-dir /var/lib/towpath",
