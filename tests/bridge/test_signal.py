@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 from tests.bridge import foreign
 from tests.bridge.rig import Rig, on_loop, open_descriptors, shell, within
+from tests.support.daemon import wait_until
 from towpath.bindings.signal import SIGNAL
 from towpath.errors import BadFrame, BindingFailed, InvalidArgument, PermissionDenied
 from towpath.model import Direction, Headers
@@ -52,6 +55,57 @@ async def told(process: asyncio.subprocess.Process) -> list[bytes]:
     output, _ = await within(process.communicate())
     assert process.returncode == 0
     return [line.split()[0] for line in output.splitlines()]
+
+
+@contextlib.contextmanager
+def other_thread() -> Iterator[None]:
+    """A thread that blocks no signal."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def blocked_here(number: int) -> Iterator[None]:
+    """Have this thread, which is the one that the adapter runs in, not take a signal for a while."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
+def signals_of(thread: int, line: str, number: int) -> bool:
+    """Whether a signal is in one of the sets of a thread's status."""
+    status = Path(f"/proc/self/task/{thread}/status").read_text()
+    [found] = [each for each in status.splitlines() if each.startswith(f"{line}:")]
+    return bool(int(found.split()[1], 16) >> (number - 1) & 1)
+
+
+def is_pending_for(thread: int, number: int) -> bool:
+    """Whether a signal waits for this very thread, not for the process."""
+    return signals_of(thread, "SigPnd", number)
+
+
+def have_others_block(number: int) -> int:
+    """Have each other thread of ours hit once, after which it leaves the signal to this one.
+
+    Returns:
+        How many messages come of that: standard signals that are passed on coalesce.
+    """
+    this = threading.get_native_id()
+    others = [int(path.name) for path in Path("/proc/self/task").iterdir() if path.name != str(this)]
+    open_to_it = [thread for thread in others if not signals_of(thread, "SigBlk", number)]
+    for left in reversed(range(len(open_to_it))):
+        os.kill(os.getpid(), number)
+        wait_until(
+            lambda left=left: sum(not signals_of(each, "SigBlk", number) for each in open_to_it) == left  # type: ignore[misc]
+        )
+        wait_until(lambda: is_pending_for(this, number))
+    return min(len(open_to_it), 1)
 
 
 @pytest.fixture
@@ -139,15 +193,40 @@ async def test_standard_signals_coalesce_and_each_that_was_delivered_is_counted(
     async with Rig() as rig:
         start(rig, "USR2", "in")
         await rig.until_state("running")
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-        for _ in range(5):
-            os.kill(os.getpid(), signal.SIGUSR2)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-        assert len(await rig.until_published(1)) == 1
+        with blocked_here(signal.SIGUSR2):
+            passed_on = have_others_block(signal.SIGUSR2)
+        begun = len(await rig.until_published(passed_on))
+        with blocked_here(signal.SIGUSR2):
+            for _ in range(5):
+                os.kill(os.getpid(), signal.SIGUSR2)
+        assert len(await rig.until_published(begun + 1)) == begun + 1
         os.kill(os.getpid(), signal.SIGUSR2)
-        assert len(await rig.until_published(2)) == 2
+        assert len(await rig.until_published(begun + 2)) == begun + 2
         await rig.stop()
-        assert rig.tally.messages_in == 2
+        assert rig.tally.messages_in == begun + 2
+
+
+@pytest.mark.parametrize("by", ["kill", "sigqueue"])
+@on_loop
+async def test_a_signal_that_hits_another_thread_is_passed_on_with_all_that_is_known_of_it(by: str) -> None:
+    """Which of the threads that do not block it a signal hits, the kernel decides."""
+    async with Rig() as rig:
+        start(rig, "RTMIN+3", "in")
+        await rig.until_state("running")
+        with other_thread(), blocked_here(RT):
+            if by == "kill":
+                sent_by = os.getpid()
+                os.kill(sent_by, RT)
+            else:
+                with sender(RT, 1) as sending:
+                    sent_by = sending.pid
+            wait_until(lambda: is_pending_for(threading.get_native_id(), RT))
+        [message] = await rig.until_published(1)
+        assert json.loads(message) == {
+            "signal": "RTMIN+3", "pid": sent_by, "uid": os.getuid(), "value": 0,
+            "code": "user" if by == "kill" else "queue",
+        }  # fmt: skip
+        await rig.stop()
 
 
 # -- outward -------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@
  * A handler stays for good: a signal that comes when its binding has gone is counted and does not end the process.
  * Order: the handler masks every signal, and one thread only takes them, the one that opened. Threads of ours block all
  * signals from their start; should another thread be hit, it passes that one on with all that is known of it
- * (rt_tgsigqueueinfo(2)), and blocks the signal for itself from then on.
+ * (rt_tgsigqueueinfo(2)), and blocks the signal for itself from then on. The kernel takes from a thread that is not its
+ * process's first no code that says "from kill(2)" or "from the kernel": so the code is passed on moved below those that
+ * anybody uses (PASSED_ON), and moved back where it is taken.
  */
 #include "_native.h"
 
@@ -29,6 +31,7 @@
 #endif
 
 #define SIGNALS 65 /* 1 to 64 */
+#define PASSED_ON (-0x10000) /* added to the code of a signal that another thread was hit by */
 
 struct record {
     int32_t number, code, pid;
@@ -50,18 +53,21 @@ static void on_signal(int number, siginfo_t *info, void *context) {
     int descriptor = atomic_load(&slots[number].descriptor), thread = atomic_load(&slots[number].thread);
     if (descriptor >= 0 && thread != syscall(SYS_gettid)) {
         sigaddset(&((ucontext_t *)context)->uc_sigmask, number);
-        if (syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, number, info) < 0)
+        siginfo_t passed = *info;
+        passed.si_code += PASSED_ON;
+        if (syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, number, &passed) < 0)
             atomic_fetch_add(&slots[number].dropped, 1);
         errno = saved;
         return;
     }
-    struct record record = {.number = number, .code = info->si_code};
+    int code = info->si_code < PASSED_ON / 2 ? info->si_code - PASSED_ON : info->si_code;
+    struct record record = {.number = number, .code = code};
     /* Only what a process sent says who it was; the kernel's own signals have other fields there. */
-    if (info->si_code <= 0) {
+    if (code <= 0) {
         record.pid = (int32_t)info->si_pid;
         record.uid = (uint32_t)info->si_uid;
     }
-    if (info->si_code == SI_QUEUE)
+    if (code == SI_QUEUE)
         memcpy(&record.value, &info->si_value, sizeof info->si_value);
     if (descriptor < 0 || atomic_load(&slots[number].is_held)) {
         atomic_fetch_add(&slots[number].dropped, 1);
