@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Self
 
+from tests.support.deadlines import DEADLINE_S
 from towpath.bindings import FIFO, PIPE
 from towpath.errors import TowpathError
 from towpath.model import NO_HEADERS, BindingState, Direction, Headers
@@ -29,7 +30,6 @@ from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel
 
-DEADLINE_S = 20.0
 P = ParamSpec("P")
 
 

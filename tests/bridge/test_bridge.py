@@ -15,7 +15,8 @@ import pytest
 
 import towpath_broker.gateways.bridge.adapters as adapters
 from tests.bridge.hub import Hub
-from tests.bridge.rig import DEADLINE_S, has_children, on_loop, open_descriptors, shell, within
+from tests.bridge.rig import has_children, on_loop, open_descriptors, shell, within
+from tests.support.deadlines import DEADLINE_S
 from towpath.bindings import REGISTERED
 from towpath.errors import BindingFailed, ChannelNotFound, InvalidArgument, SlowConsumer
 from towpath.model import BindingState

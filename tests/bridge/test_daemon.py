@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import BindingFailed
 from towpath.model import BindingReport
 

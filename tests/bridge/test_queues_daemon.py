@@ -18,7 +18,8 @@ import sysv_ipc
 import towpath
 from tests.bridge.foreign import program
 from tests.bridge.test_daemon import COUNT, NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import BindingConflict, BindingFailed, InvalidArgument
 from towpath.model import Headers, Kind
 

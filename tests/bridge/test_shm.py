@@ -16,6 +16,7 @@ import pytest
 
 from tests.bridge import foreign
 from tests.bridge.rig import Rig, on_loop, open_descriptors
+from tests.support.deadlines import DEADLINE_S
 from towpath.bindings.shm import SHM, parse_shm
 from towpath.errors import BadFrame, BindingFailed, MessageTooLarge
 from towpath.model import Direction
@@ -50,7 +51,7 @@ class Peer:
 
     def run(self, role: str, flags: str = "-", messages: int = 0) -> bytes:
         with self.start(role, flags, messages) as process:
-            output, _ = process.communicate(timeout=20)
+            output, _ = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0
         return output
 
@@ -120,7 +121,7 @@ async def test_ten_thousand_come_in_every_one_and_in_order(peer: Peer) -> None:
         start(rig, peer, "in", **hand_over(peer), generation_offset="0")
         with peer.start("write", "g", COUNT) as writing:
             assert await rig.until_published(COUNT) == NUMBERED
-            assert writing.wait(10) == 0
+            assert writing.wait(DEADLINE_S) == 0
         await rig.stop()
         assert (rig.tally.messages_in, rig.tally.refused) == (COUNT, 0)
 
@@ -167,7 +168,7 @@ async def test_a_snapshot_is_never_torn_and_what_was_overwritten_is_counted(plai
         await rig.until_published(1)
         with plain.start("write", "gfb", changes) as writing:
             await rig.until(lambda: rig.tally.messages_in + rig.tally.refused == changes + 1)
-            assert writing.wait(10) == 0
+            assert writing.wait(DEADLINE_S) == 0
         await rig.stop()
         assert all(len(message) == SIZE and len(set(message)) == 1 for message in rig.carrier.published)
         assert rig.carrier.published[-1][0] == (changes - 1) % 255 + 1

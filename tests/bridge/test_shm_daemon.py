@@ -13,7 +13,8 @@ import pytest
 import towpath
 from tests.bridge import foreign
 from tests.bridge.test_daemon import NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DEADLINE_S, running_daemon
+from tests.support.daemon import running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 NAME = f"/towpath-test-daemon-{os.getpid()}"
 PLACE = (NAME, f"{NAME}-ready", f"{NAME}-free")

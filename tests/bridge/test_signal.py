@@ -17,6 +17,7 @@ import pytest
 from tests.bridge import foreign
 from tests.bridge.rig import Rig, on_loop, open_descriptors, shell, within
 from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath.bindings.signal import SIGNAL
 from towpath.errors import BadFrame, BindingFailed, InvalidArgument, PermissionDenied
 from towpath.model import Direction, Headers
@@ -130,7 +131,7 @@ async def test_ten_thousand_values_come_in_every_one_and_in_order() -> None:
             rig.carrier.open.set()
             published = await rig.until_published(COUNT)
             assert published == [b"%d" % number for number in range(COUNT)]
-            assert sending.wait(10) == 0
+            assert sending.wait(DEADLINE_S) == 0
         await rig.stop()
         assert (rig.tally.messages_in, rig.tally.refused) == (COUNT, 0)
 
@@ -354,7 +355,7 @@ async def test_a_recycled_pid_is_never_signalled(tmp_path: Path, sleeper: subpro
         os.utime(path)
         rig.carrier.send([b""])
         await rig.until(lambda: rig.tally.messages_out == 1)
-        assert sleeper.wait(10) == -signal.SIGKILL
+        assert sleeper.wait(DEADLINE_S) == -signal.SIGKILL
         await rig.stop()
 
 

@@ -15,7 +15,8 @@ import pytest
 import towpath
 from tests.bridge import foreign
 from tests.bridge.test_daemon import NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath.model import BindingReport
 
 RT = int(signal.SIGRTMIN + 5)

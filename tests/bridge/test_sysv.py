@@ -17,6 +17,7 @@ import sysv_ipc
 
 from tests.bridge import foreign
 from tests.bridge.rig import Rig, has_children, on_loop, open_descriptors, processes_gone, within
+from tests.support.deadlines import DEADLINE_S
 from towpath.bindings import SYSV
 from towpath.errors import BindingFailed, Code
 from towpath.model import Direction, Headers
@@ -466,6 +467,6 @@ def test_waiter_by_hand_says_what_is_wrong() -> None:
         [sys.executable, "-m", "towpath_broker.gateways.bridge.sysv_waiter", *arguments],
         input=b"r" + bytes(8),
         capture_output=True,
-        timeout=20,
+        timeout=DEADLINE_S,
     )
     assert (done.returncode, done.stdout) == (0, b"x")

@@ -14,12 +14,12 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 HERE: Final = Path(__file__).parent
 HEADERS: Final = HERE.parents[1] / "clients" / "c"
 PROGRAMS: Final = HERE / "programs"
 EXAMPLES: Final = HEADERS / "examples"
-LIMIT_S: Final = 60.0
 
 SANITIZED: Final = (
     "gcc",
@@ -53,7 +53,7 @@ def build(source: Path, program: Path, compiler: tuple[str, ...] = SANITIZED, *f
         capture_output=True,
         text=True,
         check=False,
-        timeout=LIMIT_S,
+        timeout=DEADLINE_S,
         env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": CLANG_CACHE},
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
@@ -94,7 +94,7 @@ class Running:
 
     def end(self, status: int = 0) -> tuple[str, str]:
         """Wait for its end; returns the rest of what it said, and its complaints."""
-        output, complaints = self.process.communicate(timeout=LIMIT_S)
+        output, complaints = self.process.communicate(timeout=DEADLINE_S)
         assert self.process.returncode == status, f"exit {self.process.returncode}\n{output}\n{complaints}"
         return output, complaints
 

@@ -11,6 +11,7 @@ import pytest
 import towpath
 from tests.c_client.conftest import PROGRAMS, Running
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 Start = Callable[..., Running]
 
@@ -121,7 +122,7 @@ def test_a_subscriber_dies_with_the_core(own_daemon: DaemonHandle, programs: Cal
         writer.expect("2")
         assert writer.process.stdin is not None
         writer.process.stdin.close()
-        assert writer.process.wait(20) == 0
+        assert writer.process.wait(DEADLINE_S) == 0
     finally:
         for each in (reader, writer):
             each.process.kill()
@@ -145,8 +146,8 @@ def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path],
             def goes_round() -> None:
                 nonlocal number
                 number += 1
-                publisher.publish(b"%d" % number, timeout=20)
-                answer = subscription.receive(timeout=20)
+                publisher.publish(b"%d" % number, timeout=DEADLINE_S)
+                answer = subscription.receive(timeout=DEADLINE_S)
                 assert answer is not None
                 assert answer.payload == b"%d" % number
                 assert answer.seq == number
@@ -163,12 +164,12 @@ def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path],
                     wait_until(lambda other=other: other.channel_info("back").publishers == 1)  # type: ignore[misc]
                     with other.subscribe("back") as newcomer:
                         goes_round()
-                        heard = newcomer.receive(timeout=20)
+                        heard = newcomer.receive(timeout=DEADLINE_S)
                         assert heard is not None
                         assert heard.seq == number
             with towpath.connect(str(own_daemon.socket)) as other, other.publisher("there") as late:
                 late.publish(b"end")
-                last = subscription.receive(timeout=20)
+                last = subscription.receive(timeout=DEADLINE_S)
                 assert last is not None
                 assert last.payload == b"end"
                 program.expect("ended")

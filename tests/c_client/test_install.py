@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.c_client.conftest import EXAMPLES, HEADERS, LIMIT_S
+from tests.c_client.conftest import EXAMPLES, HEADERS
+from tests.support.deadlines import DEADLINE_S
 
 ROOT = HEADERS.parents[1]
 PAGE = HEADERS / "towpath.h.3"
@@ -25,7 +26,7 @@ def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=LIMIT_S,
+        timeout=DEADLINE_S,
     )
 
 

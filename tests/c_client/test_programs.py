@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.c_client.conftest import COMPILERS, EXAMPLES, LIMIT_S, PROGRAMS, Running, build
+from tests.c_client.conftest import COMPILERS, EXAMPLES, PROGRAMS, Running, build
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 Start = Callable[..., Running]
 
@@ -48,7 +49,7 @@ def test_c_to_python(start: Start, client: towpath.Client, name: str) -> None:
         producer = start(name, "text/csv", source=EXAMPLES / "producer.c")
         for line in ("a,1", "", "ü,2"):
             producer.tell(line)
-        messages = [subscription.receive(timeout=20) for _ in range(3)]
+        messages = [subscription.receive(timeout=DEADLINE_S) for _ in range(3)]
         producer.end()
     assert [message.payload for message in messages] == [b"a,1", b"", "ü,2".encode()]
     assert [message.seq for message in messages] == [1, 2, 3]
@@ -77,7 +78,7 @@ def test_c_to_c_through_the_shell(
         subprocess.run(
             ["sh", "-c", f'echo "$1" | {programs(EXAMPLES / "producer.c")} {name}.$1', "-", level],
             check=True,
-            timeout=LIMIT_S,
+            timeout=DEADLINE_S,
             env=daemon.environment,
         )
     output, _ = consumer.end()
@@ -109,9 +110,11 @@ def test_ten_thousand_in_order(
         with client.publisher(name) as publisher:
             taken = 0
             for first in range(0, count, 100):
-                publisher.publish_many([b"%d" % number for number in range(first, first + 100)], timeout=20)
+                publisher.publish_many(
+                    [b"%d" % number for number in range(first, first + 100)], timeout=DEADLINE_S
+                )
                 while taken < first:
-                    taken += len(subscription.receive_many(256, timeout=20))
+                    taken += len(subscription.receive_many(256, timeout=DEADLINE_S))
     if counting is not None:
         counting.expect(f"{count} numbers, none missed")
         counting.end()
@@ -120,7 +123,7 @@ def test_ten_thousand_in_order(
 def take(subscription: towpath.Subscription, count: int) -> list[bytes]:
     payloads: list[bytes] = []
     while len(payloads) < count:
-        messages = subscription.receive_many(256, timeout=20)
+        messages = subscription.receive_many(256, timeout=DEADLINE_S)
         assert messages, f"{len(payloads)} of {count}"
         payloads += [message.payload for message in messages]
     return payloads
@@ -143,7 +146,7 @@ def test_headers(start: Start, client: towpath.Client, name: str) -> None:
     client.declare(f"{name}.in")
     with client.subscribe(f"{name}.out") as subscription, client.publisher(f"{name}.in") as publisher:
         program = start("headers", f"{name}.out", f"{name}.in")
-        message = subscription.receive(timeout=20)
+        message = subscription.receive(timeout=DEADLINE_S)
         assert message.headers == towpath.Headers(
             content_type="text/plain",
             reply_to="answers.here",
@@ -191,7 +194,7 @@ def test_a_queue_can_be_published_to(start: Start, client: towpath.Client, name:
         for number in range(1, 4):
             program.tell(f"job {number}")
             program.expect(str(number))
-            delivery = consumer.receive(timeout=20)
+            delivery = consumer.receive(timeout=DEADLINE_S)
             assert delivery is not None
             assert delivery.payload == b"job %d" % number
             delivery.ack()
@@ -206,6 +209,6 @@ def test_drained_means_stored(start: Start, client: towpath.Client, name: str) -
         program.tell(f"kept {number}")
         program.expect(str(number))
         with client.subscribe(name, start="all") as subscription:
-            assert [m.payload for m in (subscription.receive(timeout=20) for _ in range(number))] == [
+            assert [m.payload for m in (subscription.receive(timeout=DEADLINE_S) for _ in range(number))] == [
                 b"kept %d" % each for each in range(1, number + 1)
             ]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from google.protobuf.message import DecodeError
 
-from tests.c_client.conftest import LIMIT_S, PROGRAMS
+from tests.c_client.conftest import PROGRAMS
+from tests.support.deadlines import DEADLINE_S
 from towpath.v1 import channels_pb2, error_pb2, frame_pb2, registry_pb2
 from towpath.v1.frame_pb2 import Frame
 
@@ -132,7 +133,9 @@ def decode(programs: Callable[[Path], Path]) -> Decode:
 
     def run(bodies: Sequence[bytes]) -> list[str]:
         data = b"".join(struct.pack("<I", len(body)) + body for body in bodies)
-        done = subprocess.run([str(program)], input=data, capture_output=True, check=False, timeout=LIMIT_S)
+        done = subprocess.run(
+            [str(program)], input=data, capture_output=True, check=False, timeout=DEADLINE_S
+        )
         assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
         return done.stdout.decode().splitlines()
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import towpath as library
-
-TIMEOUT_S = 30.0
-"""No command of a test takes nearly so long; one that does is stuck, and fails."""
+from tests.support.deadlines import DEADLINE_S
 
 
 def environment(socket: Path | None, **more: str) -> dict[str, str]:
@@ -25,7 +23,7 @@ def environment(socket: Path | None, **more: str) -> dict[str, str]:
 
 
 def towpath(
-    *arguments: str, env: Mapping[str, str], stdin: bytes = b"", timeout: float = TIMEOUT_S
+    *arguments: str, env: Mapping[str, str], stdin: bytes = b"", timeout: float = DEADLINE_S
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one command line to its end, with no terminal anywhere."""
     return subprocess.run(
@@ -34,7 +32,7 @@ def towpath(
 
 
 def bash(
-    script: str, *, env: Mapping[str, str], cwd: Path | None = None, timeout: float = TIMEOUT_S
+    script: str, *, env: Mapping[str, str], cwd: Path | None = None, timeout: float = DEADLINE_S
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a script in bash, without anybody's start-up files."""
     words = ["bash", "--noprofile", "--norc", "-c", script]
@@ -58,13 +56,13 @@ class Start(Protocol):
 
 def output(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
     """Wait for a process to end: its exit status, standard output and standard error."""
-    out, errors = process.communicate(timeout=TIMEOUT_S)
+    out, errors = process.communicate(timeout=DEADLINE_S)
     return process.returncode, out, errors
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition; fail when it does not come true."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"still not: {what}"
         time.sleep(0.01)

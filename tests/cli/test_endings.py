@@ -9,6 +9,7 @@ import pytest
 
 import towpath as library
 from tests.cli.shell import Start, bash, output, subscribed, towpath, until
+from tests.support.deadlines import DEADLINE_S
 
 
 def test_a_line_that_is_too_long_is_told_and_the_rest_is_carried(
@@ -156,7 +157,7 @@ def test_a_full_ring_makes_a_brief_publisher_wait_and_only_as_long_as_asked(
         published = towpath("pub", "t.tight", *["x" * 900] * 9, "--timeout", "0.3", env=env)
         assert published.returncode == 124
         assert b" of 9 were published" in published.stderr
-        got = subscription.receive_many(100, timeout=10)
+        got = subscription.receive_many(100, timeout=DEADLINE_S)
         assert 0 < len(got) < 9
         assert f"{len(got)} of 9".encode() in published.stderr
 

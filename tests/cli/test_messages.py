@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 import towpath as library
-from tests.cli.shell import TIMEOUT_S, Start, bash, output, subscribed, towpath, until
+from tests.cli.shell import Start, bash, output, subscribed, towpath, until
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath.model import Headers
 
 
@@ -126,7 +127,7 @@ def test_raw_carries_bytes_in_pieces(
         publisher = start("pub", channel, "--frame", "raw", stdin=file.fileno())
         received = b""
         while len(received) < len(stream):
-            received += subscription.receive(timeout=TIMEOUT_S).payload
+            received += subscription.receive(timeout=DEADLINE_S).payload
         assert output(publisher) == (0, b"", b"")
     assert received == stream
 
@@ -162,7 +163,7 @@ def test_data_and_key_may_be_any_bytes(
 ) -> None:
     with client.subscribe(channel) as subscription:
         publisher = start("pub", channel, "\udcff\udc80", "--key", "\udcfe")
-        message = subscription.receive(timeout=TIMEOUT_S)
+        message = subscription.receive(timeout=DEADLINE_S)
         assert output(publisher) == (0, b"", b"")
     assert (message.payload, message.headers.key) == (b"\xff\x80", b"\xfe")
 

@@ -6,7 +6,8 @@ import json
 import signal
 
 import towpath as library
-from tests.cli.shell import TIMEOUT_S, Start, output, subscribed, towpath
+from tests.cli.shell import Start, output, subscribed, towpath
+from tests.support.deadlines import DEADLINE_S
 
 
 def test_a_pattern_prints_which_channel(
@@ -34,7 +35,7 @@ def test_what_was_lost_is_told_at_the_end(client: library.Client, channel: str, 
     subscribed(client, name)
     subscriber.send_signal(signal.SIGSTOP)
     with client.publisher(name) as publisher:
-        publisher.publish_many([b"%d" % number for number in range(1_000)], timeout=TIMEOUT_S)
+        publisher.publish_many([b"%d" % number for number in range(1_000)], timeout=DEADLINE_S)
     subscriber.send_signal(signal.SIGCONT)
     code, printed, told = output(subscriber)
     assert code == 0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.shell import TIMEOUT_S, bash, command, environment, towpath
+from tests.cli.shell import bash, command, environment, towpath
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import TABLE, Code
 
 ENV = environment(None)
@@ -98,7 +99,7 @@ def test_what_people_wait_for_imports_nothing_slow(arguments: list[str], slow: s
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         env=ENV,
-        timeout=TIMEOUT_S,
+        timeout=DEADLINE_S,
         check=True,
     )
     assert result.stderr.decode().splitlines()[-1] == "imported:"
@@ -109,7 +110,7 @@ def test_a_reader_that_left_ends_it_quietly() -> None:
     os.close(reader)
     with open(writer, "wb") as output:
         result = subprocess.run(
-            command("--help"), stdout=output, stderr=subprocess.PIPE, env=ENV, timeout=TIMEOUT_S, check=False
+            command("--help"), stdout=output, stderr=subprocess.PIPE, env=ENV, timeout=DEADLINE_S, check=False
         )
     assert result.returncode == -signal.SIGPIPE
     assert result.stderr == b""

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import towpath as library
-from tests.cli.shell import TIMEOUT_S, subscribed, towpath
+from tests.cli.shell import subscribed, towpath
+from tests.support.deadlines import DEADLINE_S
 from towpath import calls, wire
 from towpath._version import __version__
 from towpath.cli import quick
@@ -62,7 +63,7 @@ def test_it_imports_next_to_nothing(client: library.Client, channel: str, env: d
         "print(*sorted(set(sys.modules) - before))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=TIMEOUT_S, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=DEADLINE_S, check=True
     )
     ours = ["towpath", "towpath._version", "towpath.cli", "towpath.cli.quick"]
     assert sorted({*run.stdout.split()} - {"__future__", "_socket"}) == ours
@@ -92,7 +93,7 @@ def test_what_is_said_arrives(
         skipped = ("--", "--quiet", "--socket", f"--socket={daemon}", str(daemon))
         for word in words:
             if word not in skipped:
-                assert subscription.receive(TIMEOUT_S).payload == word.encode()
+                assert subscription.receive(DEADLINE_S).payload == word.encode()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ class Impostor:
             self.heard += connection.recv(65_536) if not self.answers else b""
 
     def end(self) -> None:
-        self.thread.join(TIMEOUT_S)
+        self.thread.join(DEADLINE_S)
 
 
 WELCOME = wire.encode(frame_pb2.Frame(id=1, welcome=frame_pb2.Welcome(version=1)))

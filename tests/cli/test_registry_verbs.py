@@ -7,6 +7,7 @@ from pathlib import Path
 
 import towpath as library
 from tests.cli.shell import Start, bash, output, subscribed, towpath
+from tests.support.deadlines import DEADLINE_S
 
 
 def test_declaring_listing_undeclaring(env: dict[str, str]) -> None:
@@ -36,7 +37,7 @@ def test_how_deep_a_queue_is(client: library.Client, env: dict[str, str]) -> Non
     assert declared.stdout == b"t.depth: queue, overflow block\n"
     client.publisher("t.depth").publish_many([b"12345"] * 3)
     with client.consume("t.depth", prefetch=2) as consumer:
-        while len(consumer.receive_many(1, timeout=30)) != 1:
+        while len(consumer.receive_many(1, timeout=DEADLINE_S)) != 1:
             pass
         (document,) = json.loads(towpath("channels", "t.depth", "--json", env=env).stdout)
         assert document["contents"] == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 import towpath as library
-from tests.cli.shell import TIMEOUT_S, Start, bash, output, towpath, until
+from tests.cli.shell import Start, bash, output, towpath, until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.cli import running
 
@@ -78,7 +80,7 @@ def test_what_the_server_raised_is_the_exit_code(
         assert asked.returncode == 74 and b"ZeroDivisionError" in asked.stderr
         streamed = towpath("call", svc, "stream", "--stream", env=env)
         assert (streamed.returncode, streamed.stdout) == (0, b"one\ntwo\nthree\n")
-    serving.join(TIMEOUT_S)
+    serving.join(DEADLINE_S)
 
 
 def _fail(request: library.Request) -> Any:
@@ -94,7 +96,7 @@ def test_a_reply_as_json(client: library.Client, svc: str, env: dict[str, str]) 
     headers = library.Headers(content_type="text/plain")
     with client.serve(svc) as server:
         asking = _in_background(lambda: towpath("call", svc, "x", "--json", "--header", "a=b", env=env))
-        request = server.receive(TIMEOUT_S)
+        request = server.receive(DEADLINE_S)
         assert dict(request.headers.user) == {"a": "b"}
         request.reply(b"\xff\xfe", headers=headers)
         document = json.loads(asking().stdout)
@@ -108,11 +110,11 @@ def test_the_program_is_told_of_the_request(
     start("answer", svc, "--", "env")
     served(client, svc)
     headers = library.Headers(content_type="text/plain", key=b"k1")
-    lines = client.call(svc, b"", headers=headers, timeout=TIMEOUT_S).payload.decode().splitlines()
+    lines = client.call(svc, b"", headers=headers, timeout=DEADLINE_S).payload.decode().splitlines()
     told = dict(line.split("=", 1) for line in lines if line.startswith("TOWPATH_"))
     assert (told["TOWPATH_CHANNEL"], told["TOWPATH_PRINCIPAL"]) == (svc, f"uid:{os.getuid()}")
     assert (told["TOWPATH_CONTENT_TYPE"], told["TOWPATH_KEY"]) == ("text/plain", "k1")
-    assert 0 < float(told["TOWPATH_TIMEOUT"]) <= TIMEOUT_S
+    assert 0 < float(told["TOWPATH_TIMEOUT"]) <= DEADLINE_S
     assert "TOWPATH_SOCKET" in told
 
 
@@ -120,7 +122,7 @@ def test_a_program_that_fails(client: library.Client, svc: str, env: dict[str, s
     answer = start("answer", svc, "--", "sh", "-c", "echo half; echo reason >&2; exit 3")
     served(client, svc)
     with pytest.raises(errors.ServiceFailed, match="sh: exit status 3: reason"):
-        client.call(svc, b"x", timeout=TIMEOUT_S)
+        client.call(svc, b"x", timeout=DEADLINE_S)
     answer.terminate()
     assert b"exit status 3" in output(answer)[2]
 
@@ -152,8 +154,11 @@ def test_requests_are_answered_side_by_side(
     script = 'if read -r x && [ "$x" = one ]; then echo hi > meet; else cat meet; fi'
     start("answer", svc, "--concurrency", "2", "--", "sh", "-c", f"cd {tmp_path}; {script}")
     served(client, svc)
-    calls = [_in_background(lambda x=x: client.call(svc, x, timeout=TIMEOUT_S)) for x in (b"two\n", b"one\n")]  # type: ignore[misc]
-    assert [call().payload for call in calls] == [b"hi\n", b""]
+    calls = [
+        _in_background(functools.partial(client.call, svc, x, timeout=DEADLINE_S))
+        for x in (b"two\n", b"one\n")
+    ]
+    assert [each().payload for each in calls] == [b"hi\n", b""]
 
 
 def test_there_is_no_such_program(svc: str, env: dict[str, str]) -> None:
@@ -172,7 +177,7 @@ def test_what_a_program_writes_is_bounded() -> None:
         is_cancelled=lambda: False,
     )
     assert outcome.is_cut and "wrote too much" in outcome.failure("sh")
-    assert time.monotonic() - begun < TIMEOUT_S
+    assert time.monotonic() - begun < DEADLINE_S
     outcome = running.run(
         ["sh", "-c", "yes | head -c 1000000 >&2; echo the end >&2; exit 1"],
         b"x" * 1_000_000,
@@ -238,7 +243,7 @@ def _in_background(work: Callable[[], Any]) -> Callable[[], Any]:
     thread.start()
 
     def result() -> Any:
-        thread.join(TIMEOUT_S)
+        thread.join(DEADLINE_S)
         return outcome[0]
 
     return result

@@ -14,6 +14,7 @@ import pytest
 
 import towpath
 from tests.support.daemon import running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 Take = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -25,7 +26,7 @@ def take(daemon: Path) -> Take:
             [sys.executable, "-m", "towpath", "take", "--socket", str(daemon), *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE_S,
         )
 
     return run
@@ -114,7 +115,7 @@ def test_the_exit_status_settles_the_message(client: towpath.Client, take: Take)
     ((payload, attempt),) = left_in(client, "take.status")
     assert payload == b"7" and attempt >= 2  # it may have been on its way to the one that left
     with client.consume("take.dead") as dead:
-        letter = dead.receive(timeout=10)
+        letter = dead.receive(timeout=DEADLINE_S)
         assert letter.payload == b"65"
         assert "it is 65" in letter.headers.user["towpath-dead-letter-reason"]
 
@@ -149,7 +150,9 @@ def test_what_pub_says_of_its_messages(client: towpath.Client, take: Take, daemo
 
     def pub(*arguments: str) -> int:
         command = [sys.executable, "-m", "towpath", "pub", "--socket", str(daemon), "take.pub", *arguments]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S
+        ).returncode
 
     assert pub("low") == 0
     assert pub("high", "--priority", "9") == 0

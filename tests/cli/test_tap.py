@@ -17,6 +17,7 @@ import pytest
 
 import towpath as library
 from tests.cli.shell import Start, output, subscribed, towpath, until
+from tests.support.deadlines import DEADLINE_S
 from towpath._message import PurePythonMessage
 from towpath.cli.preview import preview, preview_line
 from towpath.convert import encode_headers
@@ -30,7 +31,7 @@ NS_PER_S = 1_000_000_000
 def received(subscription: library.Subscription, count: int) -> list[library.Message]:
     messages: list[library.Message] = []
     while len(messages) < count:
-        batch = subscription.receive_many(count - len(messages), timeout=30)
+        batch = subscription.receive_many(count - len(messages), timeout=DEADLINE_S)
         assert batch, f"{len(messages)} of {count} messages came"
         messages += batch
     return messages
@@ -88,7 +89,7 @@ def test_a_tap_whose_output_nobody_reads_holds_nobody_up(
     subscribed(client, channel)
     with client.publisher(channel) as publisher:
         for _ in range(count):
-            publisher.publish(b"x" * size, timeout=20)
+            publisher.publish(b"x" * size, timeout=DEADLINE_S)
         assert publisher.wait_drained(20)
     code, _, errors = output(tap)
     assert code == 0
@@ -225,7 +226,7 @@ def test_a_file_too_slow_ends_a_recording_and_the_publisher_goes_on(
         subscribed(client, channel)
         with client.publisher(channel) as publisher:
             for _ in range(40):  # more than the tap's buffer and the ring hold together
-                publisher.publish(bytes(2 << 20), timeout=20)
+                publisher.publish(bytes(2 << 20), timeout=DEADLINE_S)
             assert publisher.wait_drained(20)
         os.set_blocking(reader, True)
         read = file.read()

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import towpath as library
-from tests.cli.shell import TIMEOUT_S, Start, output, subscribed, towpath, until
+from tests.cli.shell import Start, output, subscribed, towpath, until
+from tests.support.deadlines import DEADLINE_S
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def test_progress_is_shown_on_a_terminal_and_notes_that_nobody_listens(channel: 
 
         until(has_progress, "progress is shown")
         feed.close()
-        assert publisher.wait(TIMEOUT_S) == 0
+        assert publisher.wait(DEADLINE_S) == 0
         text = shown().decode()
     assert text.startswith(f"note: nobody subscribes to {channel} at the moment\r\n")
     assert text.endswith(" s\r\n")
@@ -65,7 +66,7 @@ def test_progress_is_shown_on_a_terminal_and_notes_that_nobody_listens(channel: 
 def test_quiet_is_quiet_on_a_terminal(channel: str, start: Start) -> None:
     with terminal() as (side, shown):
         publisher = start("pub", channel, "x", "--quiet", stderr=side)
-        assert publisher.wait(TIMEOUT_S) == 0
+        assert publisher.wait(DEADLINE_S) == 0
         assert shown() == b""
 
 

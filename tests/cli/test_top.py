@@ -10,6 +10,7 @@ import signal
 import towpath as library
 from tests.cli.shell import Start, output, towpath
 from tests.cli.test_report import CHANNEL, NOW_NS, RUNNING, STATUS, ZEROMQ
+from tests.support.deadlines import DEADLINE_S
 from towpath.cli.rates import Rates, rates
 from towpath.cli.text import Style
 from towpath.cli.top import page
@@ -126,7 +127,7 @@ def test_the_real_thing(client: library.Client, channel: str, env: dict[str, str
         assert own["pending_bytes"] == 100 * (32 + 104)
         top.send_signal(signal.SIGINT)
         assert output(top)[0] == -signal.SIGINT
-        assert len(subscription.receive_many(100, timeout=30)) == 100
+        assert len(subscription.receive_many(100, timeout=DEADLINE_S)) == 100
     status = client.status()
     assert status.traffic[channel] == Traffic(100, 100 * (32 + 104))
     assert [each.pid for each in status.session_list].count(os.getpid()) >= 1

@@ -17,8 +17,7 @@ import towpath
 from tests.client.conftest import Connect
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
-
-DEADLINE_S = 30.0
+from tests.support.deadlines import DEADLINE_S
 
 
 @pytest.fixture(scope="module")

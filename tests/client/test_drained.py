@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from tests.client.conftest import Connect
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.ends import SLOTS
-
-DEADLINE_S = 30.0
 
 
 def test_a_reader_that_comes_takes_and_leaves_between_two_looks(client: Any, connect: Any, name: str) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
-
-DEADLINE_S = 30.0
 
 
 def receive_exactly(subscription: Any, count: int) -> list[Any]:

@@ -14,11 +14,11 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DEADLINE_S = 60
 USES = ("call", "publisher", "publish", "receive", "watch", "consume", "take", "settle", "queue")
 
 

@@ -22,10 +22,10 @@ from tests.client.conftest import Connect
 from tests.conformance.clients.test_queues import payloads, take
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import Headers, errors
 from towpath.result import Err
 
-DEADLINE_S = 30.0
 PROGRAMS = Path(__file__).parent / "programs"
 
 _numbers = itertools.count(1)

@@ -14,9 +14,8 @@ import towpath
 from tests.client.conftest import Connect
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
-
-DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="module")

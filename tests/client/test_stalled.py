@@ -16,10 +16,10 @@ import towpath
 from tests.client.conftest import Connect
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
 HERE = Path(__file__).parent
-DEADLINE_S = 30.0
 STALL_MS = 50
 MORE_THAN_THE_RING = [b"x" * 500] * 40
 

@@ -21,7 +21,8 @@ import pytest
 
 import towpath
 from tests.docs.markdown import ROOT, Block, blocks, code_spans, links, matches
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 README: Final = list(blocks("README.md"))
 PORTS: Final = {

@@ -7,11 +7,10 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.deadlines import DEADLINE_S
 from towpath import wire
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame
-
-DEADLINE_S = 20.0
 
 
 def last_frame(data: bytes) -> Frame:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 import towpath
-from tests.door.raw import DEADLINE_S, RawClient
+from tests.door.raw import RawClient
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath import _ring, wire
 from towpath.errors import Code
 from towpath.v1 import frame_pb2, registry_pb2

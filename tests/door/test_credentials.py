@@ -14,6 +14,7 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath_broker.local.credentials import Admins, Peer, open_pidfd, peer_of
 
@@ -59,7 +60,7 @@ def test_another_user_may_talk_but_not_bind_nor_undeclare_what_is_not_theirs(
         assert process.stdout is not None
         said = [process.stdout.readline().strip() for _ in range(6)]
         client.channel("roots").publish(b"hello")
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=DEADLINE_S)
     assert said == [
         "principal: uid:65534",
         "declare: done",

@@ -7,6 +7,7 @@ from typing import Any
 import towpath
 from tests.door.raw import RawClient
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import Code
 from towpath.v1 import channels_pb2, frame_pb2, queues_pb2, registry_pb2, store_pb2, values_pb2
 from towpath.v1.frame_pb2 import Frame
@@ -62,7 +63,7 @@ def test_a_queue_delivers_settles_and_gives_back(daemon: DaemonHandle) -> None:
         consumer = consume(worker, "jobs", 2)
         assert deliveries(worker, 2) == [(1, b"a", 1), (2, b"b", 1)]
         worker.send(Frame(id=4, settle_request=queues_pb2.SettleRequest(consumer=consumer)))
-        worker.sock.settimeout(20)
+        worker.sock.settimeout(DEADLINE_S)
         assert worker.receive().settle_response.settled == 0
         worker.send(
             Frame(
@@ -225,7 +226,7 @@ def test_dead_letters_go_to_a_topic_too(daemon: DaemonHandle) -> None:
                 returned.deliveries.first = returned.deliveries.last = 1
                 request = queues_pb2.SettleRequest(consumer=consumer, returned=[returned])
                 client.ask(Frame(id=call + 10, settle_request=request))
-            letter = letters.receive(timeout=20)
+            letter = letters.receive(timeout=DEADLINE_S)
             assert letter.payload == b"poison"
             assert letter.headers.user["towpath-dead-letter-queue"] == "sick"
         wait_until(lambda: any("'nowhere'" in each for each in watcher.status().warnings))

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath import _ring
 from towpath_broker.core.ids import SourceId
 from towpath_broker.rings import intake as module
 from towpath_broker.rings.intake import Intake, Sources
 
 PUBLISHER, READER = SourceId(7), 9
-DEADLINE_S = 20.0
 
 
 class Scene:

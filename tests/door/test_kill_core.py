@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.door.total_load import DEADLINE_S, Load
+from tests.door.total_load import Load
 from tests.support.daemon import running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath import calls
 from towpath.sync.brief import BriefClient
 

@@ -10,14 +10,13 @@ import pytest
 import towpath
 from tests.door.raw import RawClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import calls, convert, errors, wire
 from towpath.model import Headers
 from towpath.sync.brief import BriefClient
 from towpath.v1 import channels_pb2, frame_pb2, message_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.rings import own_channel
-
-DEADLINE_S = 20.0
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 
 import towpath
 import towpath.aio
-from tests.door.raw import DEADLINE_S, RawClient
+from tests.door.raw import RawClient
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle
+from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import _ring
 from towpath.errors import ChannelUndeclared, Code
 from towpath.v1 import frame_pb2, registry_pb2
@@ -128,6 +129,7 @@ def test_a_subscriber_that_was_parted_cannot_stall_its_publisher_again(
     with RawClient(daemon.socket) as subscriber, towpath.connect(str(daemon.socket)) as client:
         publisher = client.publisher(name)
         attach_reader(subscriber, name)  # and never reads, nor hears what it is told
+        wait_until(lambda: client.channel_info(name).subscribers == 1)
         publisher.publish_many([b"x" * 500] * 20, timeout=DEADLINE_S)
         for _ in range(50):
             publisher.publish_many([b"x" * 500] * 20, timeout=0)

@@ -12,10 +12,10 @@ import towpath
 import towpath.aio
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import calls, errors
 from towpath.sync.brief import BriefClient
 
-DEADLINE_S = 20.0
 PUBLISHERS = 4
 SUBSCRIBERS = 3
 COUNT = 3000

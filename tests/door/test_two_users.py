@@ -15,13 +15,13 @@ import pytest
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import calls, wire
 from towpath.sync.brief import BriefClient
 from towpath_broker.local.doorbells import BELLS_MAX, Doorbells
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "attack.py"
-DEADLINE_S = 20.0
 CHANNELS = ("theirs.direct", "theirs.total")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become two users")
 

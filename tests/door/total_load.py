@@ -10,9 +10,9 @@ from collections.abc import Callable
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
-DEADLINE_S = 30.0
 PUBLISHERS = 3
 Seen = tuple[int, int, int, int, bytes]
 """Source, seq, origin's source, origin's seq, payload."""

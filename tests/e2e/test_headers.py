@@ -23,7 +23,8 @@ import zmq
 
 import towpath
 from tests.docs.markdown import ROOT
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath.convert import decode_headers, headers_to_proto
 from towpath.model import NO_HEADERS, Headers
 from towpath.v1 import channels_pb2, channels_pb2_grpc

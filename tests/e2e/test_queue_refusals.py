@@ -9,6 +9,7 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 CARRIERS = ("unix", "grpc", "zeromq")
 REQUEST_BYTES = 1_044_480
@@ -37,33 +38,33 @@ def test_a_message_too_large_for_any_ring(client: towpath.Client) -> None:
     client.declare("jobs", kind="queue", ring_bytes=64 << 20)
     with client.publisher("jobs") as publisher, client.consume("jobs") as consumer:
         assert publisher.message_bytes_max == REQUEST_BYTES
-        publisher.publish(bytes(REQUEST_BYTES), timeout=10)
-        assert len(consumer.receive(timeout=10).payload) == REQUEST_BYTES
+        publisher.publish(bytes(REQUEST_BYTES), timeout=DEADLINE_S)
+        assert len(consumer.receive(timeout=DEADLINE_S).payload) == REQUEST_BYTES
         with pytest.raises(towpath.MessageTooLarge, match=f"at most {REQUEST_BYTES} are allowed") as caught:
-            publisher.publish(bytes(REQUEST_BYTES + 1), timeout=10)
+            publisher.publish(bytes(REQUEST_BYTES + 1), timeout=DEADLINE_S)
         assert caught.value.hint.startswith("no ring_bytes makes this larger")
 
 
 def test_a_message_that_a_larger_ring_would_take(client: towpath.Client) -> None:
     client.declare("jobs", kind="queue", ring_bytes=4096)
     with client.publisher("jobs") as publisher, pytest.raises(towpath.MessageTooLarge) as caught:
-        publisher.publish(bytes(1000), timeout=10)
+        publisher.publish(bytes(1000), timeout=DEADLINE_S)
     assert "declare the channel with a larger ring_bytes" in caught.value.hint
 
 
 def test_a_full_queue_has_refused_it_for_certain(client: towpath.Client) -> None:
     client.declare("jobs", kind="queue", capacity=1, overflow="reject")
     with client.publisher("jobs") as publisher:
-        publisher.publish(b"1", timeout=10)
+        publisher.publish(b"1", timeout=DEADLINE_S)
         with pytest.raises(towpath.QueueFull) as caught:
-            publisher.publish(b"2", timeout=10)
+            publisher.publish(b"2", timeout=DEADLINE_S)
     assert "not known" not in caught.value.message
 
 
 def test_a_queue_without_room_is_said_to_be_full(client: towpath.Client) -> None:
     client.declare("jobs", kind="queue", capacity=1)
     with client.publisher("jobs") as publisher:
-        publisher.publish(b"1", timeout=10)
+        publisher.publish(b"1", timeout=DEADLINE_S)
         with pytest.raises(towpath.Timeout, match="queue jobs is full"):
             publisher.publish(b"2", timeout=0.1)
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 GATEWAYS = {"grpc": 4 << 20, "zeromq": 16 << 20}
 """Each, and a size that its channel takes and it does not."""

@@ -10,6 +10,7 @@ from functools import wraps
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import ChannelNotFound, InvalidArgument, StoreFull
 from towpath_broker.core.commands import Caller, ChannelOptions, Kind
 from towpath_broker.core.data import commands as c
@@ -61,7 +62,7 @@ class GatedStore(MemoryStore):
     def commit(self, written: Sequence[Row]) -> None:
         failure = self.failure
         self.entered.release()
-        assert self.gate.wait(30)
+        assert self.gate.wait(DEADLINE_S)
         if failure is not None:
             raise failure
         super().commit(written)
@@ -90,14 +91,14 @@ class Bench:
         self._news.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while not condition():
                 self._news.clear()
                 await self._news.wait()
 
     async def entered(self) -> None:
         """Wait until a commit has begun."""
-        assert await asyncio.to_thread(self.store.entered.acquire, timeout=20)
+        assert await asyncio.to_thread(self.store.entered.acquire, timeout=DEADLINE_S)
 
     def caller(self, session: int = 1) -> Caller:
         self.calls += 1
@@ -143,7 +144,7 @@ async def running(store: GatedStore | None = None) -> AsyncIterator[Bench]:
     finally:
         bench.store.gate.set()
         bench.engine.stop()
-        await asyncio.wait([task], timeout=20)
+        await asyncio.wait([task], timeout=DEADLINE_S)
     if bench.store.failure is None:
         task.result()
     else:

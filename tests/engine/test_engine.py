@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import towpath_broker.engine as engine_module
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import ChannelInUse, InvalidConfiguration, Unavailable
 from towpath_broker.core import commands as c
 from towpath_broker.core import effects as e
@@ -51,7 +52,7 @@ class GatedJournal(MemoryJournal):
 
     def append(self, records: Sequence[bytes]) -> int:
         self.entered.set()
-        assert self.gate.wait(30)
+        assert self.gate.wait(DEADLINE_S)
         if self.failure is not None:
             raise self.failure
         self.appends.append(len(records))

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.door.total_load import DEADLINE_S, Load
+from tests.door.total_load import Load
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 PROGRAM = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 CONFIG = "zeromq = false\ngrpc = false\n"

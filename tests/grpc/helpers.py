@@ -12,9 +12,8 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 import towpath
+from tests.support.deadlines import DEADLINE_S
 from towpath.v1 import error_pb2
-
-DEADLINE_S = 30.0
 
 StartPeer = Callable[[str, str, str, int], subprocess.Popen[str]]
 

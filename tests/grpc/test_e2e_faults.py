@@ -18,7 +18,6 @@ from grpc_health.v1 import health_pb2
 
 import towpath
 from tests.grpc.helpers import (
-    DEADLINE_S,
     StartPeer,
     code_of,
     error_of,
@@ -30,6 +29,7 @@ from tests.grpc.helpers import (
 )
 from tests.grpc.peer import payload
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath.v1 import channels_pb2, channels_pb2_grpc, error_pb2, registry_pb2, registry_pb2_grpc
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -12,7 +12,6 @@ import pytest
 
 import towpath
 from tests.grpc.helpers import (
-    DEADLINE_S,
     StartPeer,
     code_of,
     error_of,
@@ -23,6 +22,7 @@ from tests.grpc.helpers import (
     wait_until,
 )
 from tests.grpc.peer import payload
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import Timeout
 from towpath.v1 import channels_pb2, channels_pb2_grpc, error_pb2, message_pb2
 

@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import towpath
-from tests.grpc.helpers import DEADLINE_S, code_of, error_of, gateway_of, health_of
+from tests.grpc.helpers import code_of, error_of, gateway_of, health_of
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import TABLE, Code
 from towpath.v1 import channels_pb2, channels_pb2_grpc, registry_pb2, registry_pb2_grpc
 

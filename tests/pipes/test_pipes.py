@@ -16,14 +16,14 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath.framing import Framing, FramingOptions
 
-LIMIT_S = 60.0
 Pumps = Callable[[], list[int]]
 
 
 def payloads(subscription: towpath.Subscription, count: int) -> list[bytes]:
-    return [subscription.receive(timeout=20).payload for _ in range(count)]
+    return [subscription.receive(timeout=DEADLINE_S).payload for _ in range(count)]
 
 
 def test_what_a_program_writes_is_published(client: towpath.Client, name: str, pumps: Pumps) -> None:
@@ -32,7 +32,7 @@ def test_what_a_program_writes_is_published(client: towpath.Client, name: str, p
         with client.open_pipe(name, "w") as pipe:
             assert stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode)
             subprocess.run(
-                ["sh", "-c", "echo one; echo; printf last"], stdout=pipe, check=True, timeout=LIMIT_S
+                ["sh", "-c", "echo one; echo; printf last"], stdout=pipe, check=True, timeout=DEADLINE_S
             )
         assert payloads(subscription, 3) == [b"one", b"", b"last"]
     wait_until(lambda: pumps() == [])
@@ -44,7 +44,7 @@ def test_what_is_published_a_program_reads(client: towpath.Client, name: str, pu
         head = subprocess.Popen(["head", "-n2"], stdin=pipe, stdout=subprocess.PIPE)
         pipe.close()
         publisher.publish_many([b"one", b"two"])
-        assert head.communicate(timeout=LIMIT_S)[0] == b"one\ntwo\n"
+        assert head.communicate(timeout=DEADLINE_S)[0] == b"one\ntwo\n"
     wait_until(lambda: pumps() == [])  # nothing was published since: it heard of the end by itself
 
 
@@ -68,7 +68,7 @@ with towpath.connect() as client:
             capture_output=True,
             text=True,
             check=True,
-            timeout=LIMIT_S,
+            timeout=DEADLINE_S,
         )
         publisher.publish(b"it")
         assert payloads(subscription, 1) == [b"got it"]
@@ -84,7 +84,7 @@ def test_a_pair_goes_both_ways(client: towpath.Client, name: str, pumps: Pumps) 
         program = subprocess.Popen(["sh", "-c", script], stdin=sock.fileno(), stdout=sock.fileno())
         teller.publish(b"hello")
         assert payloads(asked, 2) == [b"heard hello", b"bye"]
-        assert program.wait(LIMIT_S) == 0
+        assert program.wait(DEADLINE_S) == 0
         # Ours is open still. One direction ends, and the other goes on.
         sock.sendall(b"mine")
         sock.shutdown(1)
@@ -130,8 +130,8 @@ def test_ten_thousand_lines_through_both(client: towpath.Client, name: str) -> N
     with client.open_pipe(name, "r") as reading:
         head = subprocess.Popen(["head", f"-n{count}"], stdin=reading, stdout=subprocess.PIPE)
     with client.open_pipe(name, "w") as writing:
-        subprocess.run(["seq", str(count)], stdout=writing, check=True, timeout=LIMIT_S)
-    output, _ = head.communicate(timeout=LIMIT_S)
+        subprocess.run(["seq", str(count)], stdout=writing, check=True, timeout=DEADLINE_S)
+    output, _ = head.communicate(timeout=DEADLINE_S)
     assert output.split() == [b"%d" % number for number in range(1, count + 1)]
 
 
@@ -144,7 +144,7 @@ def test_a_queue_both_ways(client: towpath.Client, name: str) -> None:
         assert read_exactly(reading.fileno(), 6) == b"1\n2\n3\n"
     with client.publisher(name) as publisher, client.consume(name) as consumer:
         publisher.publish(b"4")
-        assert consumer.receive(timeout=20).payload == b"4"
+        assert consumer.receive(timeout=DEADLINE_S).payload == b"4"
 
 
 def test_a_frame_too_long_is_left_out(client: towpath.Client, name: str) -> None:
@@ -193,7 +193,7 @@ def test_a_reader_that_dies_while_it_is_behind(client: towpath.Client, name: str
                 publisher.publish(b"x" * 500, timeout=0.5)
         reading.close()
         for _ in range(20):
-            publisher.publish(b"x" * 500, timeout=20)
+            publisher.publish(b"x" * 500, timeout=DEADLINE_S)
     wait_until(lambda: pumps() == [])
 
 

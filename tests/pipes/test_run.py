@@ -11,8 +11,8 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 
-LIMIT_S = 60.0
 Run = Callable[..., subprocess.Popen[str]]
 
 
@@ -41,7 +41,7 @@ def run(daemon: DaemonHandle) -> Iterator[Run]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    output, complaints = process.communicate(timeout=LIMIT_S)
+    output, complaints = process.communicate(timeout=DEADLINE_S)
     return process.returncode, output, complaints
 
 
@@ -49,7 +49,7 @@ def test_out(run: Run, client: towpath.Client, name: str) -> None:
     client.declare(name)
     with client.subscribe(name) as subscription:
         process = run("--out", name, "--", "sh", "-c", "echo one; echo to stderr >&2; echo two; exit 7")
-        assert [subscription.receive(timeout=20).payload for _ in range(2)] == [b"one", b"two"]
+        assert [subscription.receive(timeout=DEADLINE_S).payload for _ in range(2)] == [b"one", b"two"]
         assert ended(process) == (7, "", "to stderr\n")
 
 
@@ -71,7 +71,7 @@ def test_both(run: Run, client: towpath.Client, name: str) -> None:
         wait_until(lambda: client.channel_info(f"{name}.in").subscribers == 1)
         for number in range(1, 4):
             publisher.publish(b"%d" % number)
-            assert subscription.receive(timeout=20).payload == b"got %d" % number
+            assert subscription.receive(timeout=DEADLINE_S).payload == b"got %d" % number
         assert ended(process) == (0, "", "")
 
 
@@ -79,7 +79,7 @@ def test_framing(run: Run, client: towpath.Client, name: str) -> None:
     client.declare(name)
     with client.subscribe(name) as subscription:
         process = run("--out", name, "--frame", "netstring", "--", "printf", "4:a\\nb\\n,0:,")
-        assert [subscription.receive(timeout=20).payload for _ in range(2)] == [b"a\nb\n", b""]
+        assert [subscription.receive(timeout=DEADLINE_S).payload for _ in range(2)] == [b"a\nb\n", b""]
         assert ended(process)[0] == 0
 
 
@@ -93,9 +93,9 @@ def test_a_signal_reaches_the_program(
         trap = f"trap 'echo caught; exit 5' {number.name[3:]}"
         script = f"{trap}; echo ready; while :; do sleep 1 & wait; done"
         process = run("--out", name, "--", "sh", "-c", script)
-        assert subscription.receive(timeout=20).payload == b"ready"
+        assert subscription.receive(timeout=DEADLINE_S).payload == b"ready"
         process.send_signal(number)
-        assert subscription.receive(timeout=20).payload == b"caught"
+        assert subscription.receive(timeout=DEADLINE_S).payload == b"caught"
         assert ended(process)[0] == 5
 
 
@@ -110,7 +110,7 @@ def test_a_queue_gets_back_what_was_not_taken(run: Run, client: towpath.Client, 
     with client.publisher(name) as publisher:
         publisher.publish(b"job")
     with client.consume(name) as consumer:
-        delivery = consumer.receive(timeout=20)
+        delivery = consumer.receive(timeout=DEADLINE_S)
         assert (delivery.payload, delivery.attempt) == (b"job", 1)
         delivery.ack()
 
@@ -120,7 +120,7 @@ def test_a_channel_that_goes(run: Run, client: towpath.Client, name: str) -> Non
     client.declare(name)
     with client.subscribe(name) as subscription:
         process = run("--out", name, "--", "sh", "-c", "echo first; while echo more; do sleep 0.05; done")
-        assert subscription.receive(timeout=20).payload == b"first"
+        assert subscription.receive(timeout=DEADLINE_S).payload == b"first"
         client.undeclare(name, force=True)
         status, _, complaints = ended(process)
     assert status == towpath.errors.ChannelUndeclared("").row.exit_code

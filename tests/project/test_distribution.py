@@ -145,14 +145,14 @@ assert importlib.util.find_spec("towpath._ring") is None
 async def main(url, channel):
     async with await towpath.aio.connect(url) as client, await client.subscribe(channel) as subscription:
         await client.channel(channel).publish(b"asyncio")
-        print((await subscription.receive(timeout=20)).payload.decode())
+        print((await subscription.receive(timeout=60)).payload.decode())
 for url in sys.argv[1:]:
     channel = "from." + url.partition(":")[0]
     with towpath.connect(url) as client:
         client.declare(channel)
         with client.subscribe(channel) as subscription:
             client.channel(channel).publish(b"sync")
-            print(subscription.receive(timeout=20).payload.decode())
+            print(subscription.receive(timeout=60).payload.decode())
     asyncio.run(main(url, channel))
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.project.project_files import BIN, ROOT, own_files
+from tests.support.deadlines import DEADLINE_S
 
 # Written in pieces, so that this file does not contain what it looks for.
 REGISTRIES = [
@@ -71,5 +72,5 @@ def test_shipped_units_verify_without_a_word(tmp_path: Path) -> None:
         text = re.sub(r"(?<=[=\s])/\S*/bin/(?=towpathd?\b)", f"{BIN}/", unit.read_text())
         (tmp_path / unit.name).write_text(text)
     verify = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in units)]
-    run = subprocess.run(verify, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(verify, capture_output=True, text=True, timeout=DEADLINE_S)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.project.project_files import CLIENT, ROOT
+from tests.support.deadlines import DEADLINE_S
 
 GENERATED = CLIENT / "v1"
 
@@ -21,7 +22,7 @@ GENERATED = CLIENT / "v1"
 def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("generated")
     command = [sys.executable, str(ROOT / "tools" / "generate_protos.py"), "--out", str(out)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == 0, run.stdout + run.stderr
     return out / "towpath" / "v1"
 

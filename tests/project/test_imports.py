@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.project.project_files import BROKER, CLIENT, ROOT, imported_modules, package_of, python_files
+from tests.support.deadlines import DEADLINE_S
 
 # Packages of the extras. A program that imports towpath to reach the local daemon pays for none of them.
 OPTIONAL = {"grpc", "grpc_health", "grpc_reflection", "nats", "posix_ipc", "systemd", "zmq"}
@@ -17,7 +18,7 @@ OPTIONAL = {"grpc", "grpc_health", "grpc_reflection", "nats", "posix_ipc", "syst
 @pytest.mark.parametrize("module", ["towpath", "towpath.aio"])
 def test_import_brings_neither_the_extras_nor_the_daemon(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == 0, run.stderr
     assert set(run.stdout.split()) & (OPTIONAL | {"towpath_broker"}) == set()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.project.project_files import ROOT, copy_checkout
+from tests.support.deadlines import DEADLINE_S
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def set_up(machine: Path) -> subprocess.CompletedProcess[str]:
         env={"PATH": str(machine / "programs"), "LC_ALL": "C"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
 
 

@@ -10,11 +10,11 @@ import pytest
 
 import towpath
 from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.remote import inbox, zeromq
 from towpath.remote.blocking import RemoteSubscription
 
-DEADLINE_S = 30.0
 SIZE = 10_000
 COUNT = 6_000
 

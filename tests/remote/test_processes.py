@@ -11,9 +11,9 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 PROGRAM = Path(__file__).parent / "programs" / "leave.py"
-DEADLINE_S = 60
 
 
 @pytest.fixture

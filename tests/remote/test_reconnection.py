@@ -11,9 +11,8 @@ import pytest
 import towpath
 from tests.remote.relay import Relay
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
-
-DEADLINE_S = 30.0
 
 
 def receive_exactly(subscription: Any, count: int) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.ring.ring_sources import HEADERS, STEP_USE, steps_listed
+from tests.support.deadlines import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +114,6 @@ def test_headers_stand_alone(command: list[str], header: object) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     assert checked.returncode == 0, checked.stderr

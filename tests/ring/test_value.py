@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath import _ring
 from towpath._ring import RingError, Value, ValueReader, ValueWriter
 from towpath._value import PurePythonValue
@@ -35,7 +36,7 @@ def test_threads(c_test: Callable[..., str], flags: tuple[str, ...], values: int
 @pytest.mark.parametrize("fault", [1, 2, 3, 4])
 def test_faults_are_found(c_program: Callable[..., Path], fault: int) -> None:
     program = c_program("value_test", (f"-DTOWPATH_VALUE_FAULT={fault}",))
-    found = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
+    found = subprocess.run([program], capture_output=True, text=True, check=False, timeout=DEADLINE_S)
     assert found.returncode == 99, found
     assert "CHECK" in found.stderr
 
@@ -49,7 +50,7 @@ def test_header_stands_alone(command: list[str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     assert checked.returncode == 0, checked.stderr
 

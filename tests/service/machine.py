@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.support.daemon import DEADLINE_S, wait_until
+from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 
 HERE: Final = Path(__file__).parent
 DEPLOY: Final = HERE.parents[1] / "deploy"

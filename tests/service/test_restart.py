@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.service.machine import Machine, booted
-from tests.support.daemon import DEADLINE_S, wait_until
+from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 
 pytestmark = [
     pytest.mark.long,

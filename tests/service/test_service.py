@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.service.machine import Machine, booted
-from tests.support.daemon import DEADLINE_S, wait_until
+from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 
 pytestmark = [
     pytest.mark.long,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath_broker.gateway_keeper import STOP_SECONDS
 from towpath_broker.supervisor import CORE_STOP_S, GATEWAYS_READY_S
 
@@ -20,14 +21,14 @@ UNITS = sorted((DEPLOY / "systemd").iterdir())
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_accepts_the_unit_without_a_word(unit: Path) -> None:
     verify = ["systemd-analyze", "verify", "--recursive-errors=yes", str(unit)]
-    run = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(verify, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="there is no systemd on this machine")
 def test_systemd_accepts_the_users() -> None:
     dry = ["systemd-sysusers", "--dry-run", str(DEPLOY / "sysusers.d" / "towpath.conf")]
-    run = subprocess.run(dry, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(dry, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -18,9 +18,8 @@ import pytest
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
-
-DEADLINE_S = 20.0
 
 SERVER = """
 import sys, towpath
@@ -73,8 +72,8 @@ def test_a_server_that_is_killed_loses_its_calls_at_once(daemon: DaemonHandle, s
     process = start(SERVER, "one")
     with towpath.connect(str(daemon.socket)) as client:
         assert client.call("echo", b"x").payload == b"x by one"
-        calling = _in_background(lambda: client.call("echo", b"hang", timeout=60))
-        first = _in_background(lambda: client.call("echo", b"hang", timeout=60))
+        calling = _in_background(lambda: client.call("echo", b"hang", timeout=DEADLINE_S))
+        first = _in_background(lambda: client.call("echo", b"hang", timeout=DEADLINE_S))
         wait_until(lambda: _load(client) == 2)
         killed = time.monotonic()
         process.kill()
@@ -199,7 +198,7 @@ def test_a_server_killed_while_the_core_is_away_is_missed_in_the_end(
     process = start(SERVER, "one")
     with towpath.connect(str(daemon.socket)) as client:
         client.call("echo", b"x")
-        calling = _in_background(lambda: client.call("echo", b"hang", timeout=60))
+        calling = _in_background(lambda: client.call("echo", b"hang", timeout=DEADLINE_S))
         wait_until(lambda: _load(client) == 1)
         mark = daemon.mark()
         os.kill(daemon.core_pid, signal.SIGKILL)

@@ -12,9 +12,8 @@ import pytest
 
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
-
-DEADLINE_S = 20.0
 
 READER = """
 import sys, towpath

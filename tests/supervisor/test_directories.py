@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import InvalidConfiguration, PermissionDenied, Unavailable
 from towpath_broker.host.directories import (
     find_runtime_dir,
@@ -138,7 +139,7 @@ def test_the_lock_lasts_until_the_core_is_gone_too(tmp_path: Path) -> None:
         assert daemon.stdout is not None
         assert daemon.stdin is not None
         assert daemon.stdout.readline() == "locked\n"
-        assert daemon.wait(10) == 0
+        assert daemon.wait(DEADLINE_S) == 0
         waiting = subprocess.Popen(
             [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )

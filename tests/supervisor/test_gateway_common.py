@@ -16,7 +16,8 @@ from typing import Any, cast
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath_broker.gateways import _common
 from towpath_broker.gateways._common import GatewayContext
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.deadlines import DEADLINE_S
 from towpath_broker import gateway_keeper
 from towpath_broker.gateway_keeper import GatewayKeeper
 
@@ -43,7 +44,7 @@ class Watched:
         self.changed.set()
 
     async def until(self, condition: Callable[[GatewayKeeper], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while not condition(self.keeper):
                 self.changed.clear()
                 await self.changed.wait()
@@ -57,7 +58,7 @@ async def kept(table: dict[str, Any], *, missing: str = "") -> AsyncIterator[Wat
         yield watched
     finally:
         await watched.keeper.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await running
 
 

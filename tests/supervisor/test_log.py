@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.deadlines import DEADLINE_S
 from towpath_broker.log import VALUE_CHARS_MAX, format_value, log
 
 SCRIPT = """
@@ -38,7 +39,9 @@ def test_the_journal_gets_the_level_its_own_way_and_what_is_below_it_is_dropped(
     with (tmp_path / "journal").open("w") as journal:
         status = os.fstat(journal.fileno())
         env = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        subprocess.run([sys.executable, "-c", SCRIPT], stderr=journal, env=env, check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], stderr=journal, env=env, check=True, timeout=DEADLINE_S
+        )
     assert (tmp_path / "journal").read_text().splitlines() == [
         '<6>test.happened number=3 text="two words" lines="a\\nb"',
         "<3>test.failed",
@@ -48,7 +51,7 @@ def test_the_journal_gets_the_level_its_own_way_and_what_is_below_it_is_dropped(
 def test_a_log_that_cannot_be_written_stops_nobody() -> None:
     readable, writable = os.pipe()
     os.close(readable)
-    run = subprocess.run([sys.executable, "-c", SCRIPT], stderr=writable, check=False, timeout=30)
+    run = subprocess.run([sys.executable, "-c", SCRIPT], stderr=writable, check=False, timeout=DEADLINE_S)
     os.close(writable)
     assert run.returncode == 0
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import TABLE, Code, Unavailable
 from towpath_broker.core_keeper import HELD_CONNECTIONS_MAX, STARTS_MAX, CoreKeeper
 from towpath_broker.host.directories import listen_at

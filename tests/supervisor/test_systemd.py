@@ -21,7 +21,8 @@ from typing import Literal
 import pytest
 
 import towpath
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from towpath.errors import InvalidConfiguration, Timeout
 from towpath_broker.host.systemd import NAMES_BYTES_MAX, Notifier, handed_over
 
@@ -330,7 +331,12 @@ def test_what_systemd_kept_is_handed_over_beside_the_socket(tmp_path: Path) -> N
         "print(len(core), [os.path.exists(f'/proc/self/fd/{n}') for n in (4, 5, 6)])\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30, cwd=tmp_path
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+        cwd=tmp_path,
     )
     lines = run.stdout.splitlines()
     assert lines[0] == "s ['bridge/c', 'core/a b']"

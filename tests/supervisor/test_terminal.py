@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import DEADLINE_S, running_daemon, wait_until
+from tests.support.daemon import running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
 
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 

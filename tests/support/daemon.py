@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Final
 
 import towpath
+from tests.support.deadlines import DEADLINE_S
 
-DEADLINE_S: Final = 30.0
-"""For anything that a daemon is waited for; far more than it needs on a busy machine."""
 FREE_PORTS: Final = {
     "zeromq": dict.fromkeys(("sub", "push", "rpc"), "tcp://127.0.0.1:0"),
     "grpc": {"listen": "127.0.0.1:0"},

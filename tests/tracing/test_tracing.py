@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import DEADLINE_S, DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 PROGRAM = Path(__file__).parent / "programs" / "traced_program.py"
 QUIET = "zeromq = false\ngrpc = false\n"

@@ -15,9 +15,9 @@ import zmq
 from google.protobuf.message import Message
 
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath.v1.frame_pb2 import Frame
 
-DEADLINE_S: Final = 20.0
 PLAIN_PEER: Final = Path(__file__).with_name("plain_peer.py")
 
 

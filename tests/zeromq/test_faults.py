@@ -18,8 +18,8 @@ import zmq
 
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 from tests.zeromq.peers import (
-    DEADLINE_S,
     counters_of,
     dealer,
     lines_of,
@@ -177,7 +177,7 @@ def test_a_channel_that_stands_still_stops_the_others_only_for_a_while(tmp_path:
             assert [moving.receive(20).payload for _ in range(count)] == [b"%04d" % n for n in range(count)]
             wait_until(lambda: counters_of(daemon).get("push_refused_stalled", 0) > 0, "nothing was refused")
             # What was not refused is there, in order; and the channel is of use again once it is read.
-            kept = [message.payload for message in still.receive_many(count, timeout=20)]
+            kept = [message.payload for message in still.receive_many(count, timeout=DEADLINE_S)]
             while messages := still.receive_many(count, timeout=0.2):
                 kept += [message.payload for message in messages]
             assert kept == [b"%04d" % n for n in range(len(kept))]
@@ -359,7 +359,7 @@ def test_a_pushing_program_that_is_killed_leaves_what_it_sent(
     ):
         heard = 0
         while heard < 1_000:
-            for message in subscription.receive_many(1_000, timeout=20) or [subscription.receive(0)]:
+            for message in subscription.receive_many(1_000, timeout=DEADLINE_S) or [subscription.receive(0)]:
                 assert message.payload == b"%d" % heard
                 heard += 1
         peer.kill()

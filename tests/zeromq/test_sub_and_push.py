@@ -6,6 +6,7 @@ import zmq
 
 import towpath
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from tests.zeromq.peers import (
     counters_of,
     lines_of,
@@ -51,7 +52,7 @@ def test_ten_thousand_messages_in_in_order(daemon: DaemonHandle, client: towpath
     ):
         received: list[towpath.Message] = []
         while len(received) < COUNT:
-            received += subscription.receive_many(1_000, timeout=20) or [subscription.receive(0)]
+            received += subscription.receive_many(1_000, timeout=DEADLINE_S) or [subscription.receive(0)]
     assert [message.payload for message in received] == [b"%d" % number for number in range(COUNT)]
     assert [message.seq for message in received] == list(range(received[0].seq, received[0].seq + COUNT))
     assert [message.headers_raw for message in received] == [
@@ -71,7 +72,7 @@ def test_what_is_pushed_is_heard_by_plain_subscribers_and_local_ones(
     ):
         heard = 0
         while heard < COUNT:
-            heard += len(subscription.receive_many(1_000, timeout=20) or [subscription.receive(0)])
+            heard += len(subscription.receive_many(1_000, timeout=DEADLINE_S) or [subscription.receive(0)])
         received = lines_of(peer)
     assert [line[2] for line in received] == [str(number) for number in range(COUNT)]
 

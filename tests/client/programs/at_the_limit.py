@@ -38,5 +38,5 @@ print("subscribe:", outcome(lambda: client.subscribe(name)))
 print("connect:", outcome(lambda: connect(socket)))
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 client.publisher(name).publish(b"x")
-assert subscription.receive(timeout=10).payload == b"x"
+assert subscription.receive(timeout=60).payload == b"x"
 client.close()

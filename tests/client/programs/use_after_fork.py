@@ -70,11 +70,11 @@ if child == 0:
 os.waitpid(child, 0)
 for kind in clients:
     publishers[kind].publish(b"x")
-    assert subscriptions[kind].receive(timeout=10).payload == b"x"
+    assert subscriptions[kind].receive(timeout=60).payload == b"x"
     queue_publishers[kind].publish(b"x")
-    delivery = consumers[kind].receive(timeout=10)
+    delivery = consumers[kind].receive(timeout=60)
     delivery.ack()
-    consumers[kind].flush(timeout=10)
+    consumers[kind].flush(timeout=60)
     clients[kind].status()
     consumers[kind].close()
 print("parent: ok")

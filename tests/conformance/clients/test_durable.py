@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.clients.test_messages import DEADLINE_S, receive_exactly
+from tests.conformance.clients.test_messages import receive_exactly
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.model import Headers
 

@@ -13,9 +13,8 @@ import pytest
 from tests.conformance.clients.carriers import Carrier
 from tests.conformance.clients.conftest import Connect
 from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import Headers, errors
-
-DEADLINE_S = 30.0
 
 
 def receive_exactly(subscription: Any, count: int) -> list[Any]:

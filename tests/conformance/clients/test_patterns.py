@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import towpath
-from tests.conformance.clients.test_messages import DEADLINE_S, receive_exactly
+from tests.conformance.clients.test_messages import receive_exactly
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from tests.conformance.clients.carriers import Carrier
+from tests.support.deadlines import DEADLINE_S
 from towpath import Headers, errors
 from towpath.result import Err, Ok
-
-DEADLINE_S = 30.0
 
 
 def take(consumer: Any, count: int) -> list[Any]:

@@ -12,6 +12,7 @@ import towpath
 from tests.conformance.clients.carriers import Carrier
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.model import ChannelContents
 
@@ -79,9 +80,9 @@ def test_forced_undeclare_tells_publishers_and_subscribers(client: Any, name: st
     subscription, publisher = client.subscribe(name), client.publisher(name)
     publisher.publish(b"last")
     client.undeclare(name, force=True)
-    assert subscription.receive(timeout=10).payload == b"last"
+    assert subscription.receive(timeout=DEADLINE_S).payload == b"last"
     with pytest.raises(errors.ChannelUndeclared, match=name):
-        subscription.receive(timeout=10)
+        subscription.receive(timeout=DEADLINE_S)
     with pytest.raises(errors.ChannelUndeclared, match=name):
         publisher.publish(b"too late")
     with pytest.raises(errors.ChannelUndeclared, match=name):
@@ -267,7 +268,7 @@ def test_what_a_queue_holds(client: Any, name: str) -> None:
         publisher.publish(b"12345")
     assert contents(client, name) == ChannelContents(messages=4, content_bytes=20)
     with client.consume(name, prefetch=3) as consumer:
-        first = consumer.receive(timeout=30)
+        first = consumer.receive(timeout=DEADLINE_S)
         assert contents(client, name) == ChannelContents(4, 20, unsettled=3, consumers=1)
         first.ack()
         consumer.flush(30)

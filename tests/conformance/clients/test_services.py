@@ -13,11 +13,11 @@ import pytest
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.result import Err, Ok
 
 Handle = Callable[[Any], None]
-DEADLINE_S = 20.0
 
 
 @contextlib.contextmanager

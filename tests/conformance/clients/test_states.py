@@ -11,10 +11,9 @@ import pytest
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.result import Err, Ok
-
-DEADLINE_S = 20.0
 
 
 @pytest.fixture

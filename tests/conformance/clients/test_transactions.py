@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.clients.test_queues import DEADLINE_S, payloads, take
+from tests.conformance.clients.test_queues import payloads, take
+from tests.support.deadlines import DEADLINE_S
 from towpath import Headers, calls, errors
 from towpath.result import Err, Ok
 from towpath.v1.values_pb2 import GetValueRequest

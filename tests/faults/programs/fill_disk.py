@@ -15,7 +15,7 @@ import towpath
 from tests.support.daemon import running_daemon, wait_until
 from towpath import errors
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 DISK = "size=24m,mode=700"
 
 

@@ -23,14 +23,14 @@ def unclosed() -> None:
     subscription, publisher = client.subscribe(channel), client.publisher(channel)
     client.watch()
     publisher.publish(b"x")
-    print(subscription.receive(timeout=20).payload.decode())
+    print(subscription.receive(timeout=60).payload.decode())
 
 
 async def unclosed_aio() -> None:
     client = await towpath.aio.connect(url)
     subscription, publisher = await client.subscribe(channel), await client.publisher(channel)
     await publisher.publish(b"x")
-    print((await subscription.receive(timeout=20)).payload.decode())
+    print((await subscription.receive(timeout=60)).payload.decode())
 
 
 def fork() -> None:
@@ -51,7 +51,7 @@ def fork() -> None:
     _, status = os.waitpid(child, 0)
     assert status == 0, f"the child ended with status {status}"
     publisher.publish(b"x")
-    print(subscription.receive(timeout=20).payload.decode())
+    print(subscription.receive(timeout=60).payload.decode())
     client.close()
 
 
@@ -71,7 +71,7 @@ def loops() -> None:
                 for _ in range(200):
                     await publisher.publish(b"x")
             for _ in range(200):
-                await subscription.receive(timeout=20)
+                await subscription.receive(timeout=60)
 
     threads = [threading.Thread(target=lambda: asyncio.run(use())) for _ in range(3)]
     for thread in threads:
@@ -87,8 +87,8 @@ def sequence() -> None:
         with towpath.connect(url) as client:
             subscription, watch = client.subscribe(channel), client.watch()
             client.channel(channel).publish(b"x")
-            subscription.receive(timeout=20)
-            watch.receive(timeout=20)
+            subscription.receive(timeout=60)
+            watch.receive(timeout=60)
             try:
                 client.channel_info("not.there")
             except towpath.TowpathError as error:

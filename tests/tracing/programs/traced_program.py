@@ -17,7 +17,7 @@ import towpath
 from towpath.tracing import span_for
 
 GIVEN = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def described(span: ReadableSpan) -> dict[str, Any]:
