@@ -102,6 +102,7 @@ class CoreKeeper:
         self._outbox: Outbox | None = None
         self._held: deque[tuple[Packet, int]] = deque()
         self._silence: asyncio.TimerHandle | None = None
+        self._backoff = Backoff()
 
     async def run(self, stopping: asyncio.Event) -> int:
         """Keep a core running until ``stopping`` is set and the last one has ended.
@@ -109,15 +110,14 @@ class CoreKeeper:
         Returns:
             What the daemon is to exit with when the core is the reason for its end, else 0.
         """
-        backoff = Backoff()
         vain_starts = 0
         while True:
             try:
-                code, lifetime_s = await self._run_once()
+                code = await self._run_once()
                 how = describe_exit(code)
             except OSError as error:
                 # The host has no descriptor or process left, which may pass.
-                code, lifetime_s, how = os.EX_OSERR, 0.0, f"could not be started: {error.strerror}"
+                code, how = os.EX_OSERR, f"could not be started: {error.strerror}"
             if stopping.is_set():
                 return os.EX_OK
             if code == os.EX_CONFIG:
@@ -129,14 +129,14 @@ class CoreKeeper:
                 log("core.given_up", level="error", status=how, starts=vain_starts, exit=os.EX_SOFTWARE)
                 self._on_change(f"The core {how}, {vain_starts} times in a row before it was ready; given up")
                 return os.EX_SOFTWARE
-            delay_s = backoff.delay_after(lifetime_s)
+            delay_s = self._backoff.next_delay_s()
             log("core.exited", level="error", status=how, delay_s=delay_s)
             self._on_change(f"The core {how}; starting it again")
             if await within(delay_s, stopping.wait()):
                 return os.EX_OK
 
-    async def _run_once(self) -> tuple[int, float]:
-        """Run the core once; return its exit status and how long it lived."""
+    async def _run_once(self) -> int:
+        """Run the core once; return its exit status."""
         loop = asyncio.get_running_loop()
         control, theirs = control_pair()
         self.ready.clear()
@@ -152,8 +152,7 @@ class CoreKeeper:
                 packet, descriptor = self._held.popleft()
                 self._outbox.send(packet, [descriptor])
             loop.add_reader(control, self._receive, control)
-            code = await self._child.wait()
-            return code, self._child.lifetime_s
+            return await self._child.wait()
         finally:
             self.kill()
             loop.remove_reader(control)
@@ -224,6 +223,7 @@ class CoreKeeper:
             case "ready":
                 log("core.ready", pid=self._child.pid if self._child else 0)
                 self.ready.set()
+                self._backoff.works()
                 self._on_change("")
             case "reloaded":
                 for warning in packet.get("warnings", []):

@@ -115,6 +115,7 @@ class GatewayKeeper:
         self._is_stopping = False
         self._is_retried = False
         self._woken = asyncio.Event()
+        self._backoff = Backoff()
 
     def view(self) -> Packet:
         """Return what the core is told."""
@@ -129,7 +130,6 @@ class GatewayKeeper:
 
     async def run(self) -> None:
         """Keep the process running until :meth:`stop`."""
-        backoff = Backoff()
         while not self._is_stopping:
             self._woken.clear()
             self._is_retried = False
@@ -138,17 +138,17 @@ class GatewayKeeper:
                 log("gateway.unavailable", level="warning", gateway=self.name, detail=self._missing)
                 await self._woken.wait()
                 continue
-            code, lifetime_s = await self._run_once()
+            code = await self._run_once()
             if self._is_stopping:
                 break
             if self._is_retried:
-                backoff = Backoff()
+                self._backoff = Backoff()
             elif code == os.EX_CONFIG:
                 self._change("failed", "it cannot run as configured; its log says why")
                 log("gateway.failed_for_good", level="error", gateway=self.name)
                 await self._woken.wait()
             else:
-                delay_s = backoff.delay_after(lifetime_s)
+                delay_s = self._backoff.next_delay_s()
                 how = self._trouble or describe_exit(code)
                 self._change("backing_off", f"{how}, again in {delay_s:g} s")
                 log("gateway.exited", level="warning", gateway=self.name, status=how, delay_s=delay_s)
@@ -157,15 +157,15 @@ class GatewayKeeper:
                         await self._woken.wait()
             self.restarts += 1
 
-    async def _run_once(self) -> tuple[int, float]:
-        """Run the process once; return its exit status and how long it lived."""
+    async def _run_once(self) -> int:
+        """Run the process once; return its exit status."""
         loop = asyncio.get_running_loop()
         try:
             control = self._start()
         except OSError as error:
             # The host has no descriptor or process left: as bad as one that ends at once, and may pass.
             self._trouble = f"could not be started: {error.strerror}"
-            return os.EX_OSERR, 0.0
+            return os.EX_OSERR
         self._trouble = ""
         assert self._child is not None
         try:
@@ -177,8 +177,7 @@ class GatewayKeeper:
                 if not self._store.hand_out(self._outbox):
                     log("gateway.store_not_sent", level="error", gateway=self.name)
             loop.add_reader(control, self._receive, control)
-            code = await self._child.wait()
-            return code, self._child.lifetime_s
+            return await self._child.wait()
         finally:
             self._child.signal(signal.SIGKILL)
             loop.remove_reader(control)
@@ -252,6 +251,7 @@ class GatewayKeeper:
         endpoints = packet.get("endpoints")
         if packet["type"] == "listening" and isinstance(endpoints, dict):
             self.endpoints = {str(name): str(address) for name, address in endpoints.items()}
+            self._backoff.works()
             self._change("running", str(packet.get("detail", "")))
         else:
             log(

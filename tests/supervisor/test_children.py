@@ -17,7 +17,7 @@ import pytest
 from towpath_broker.host.children import (
     BACKOFF_FIRST_S,
     BACKOFF_LAST_S,
-    HEALTHY_S,
+    STABLE_S,
     Backoff,
     Child,
     describe_exit,
@@ -49,13 +49,26 @@ def wait_for_end(pidfd: int, seconds: float = 10) -> bool:
 
 
 def test_the_pause_doubles_up_to_its_bound_and_starts_anew_after_health() -> None:
-    backoff = Backoff()
-    delays = [backoff.delay_after(1.0) for _ in range(10)]
+    now_s = 1000.0
+    backoff = Backoff(lambda: now_s)
+
+    def delay_after(*, starting_s: float, working_s: float | None) -> float:
+        nonlocal now_s
+        now_s += starting_s
+        if working_s is not None:
+            backoff.works()
+            now_s += working_s
+            backoff.works()  # told again, of the same run
+        return backoff.next_delay_s()
+
+    delays = [delay_after(starting_s=2 * STABLE_S, working_s=None) for _ in range(5)]
+    delays += [delay_after(starting_s=0.5, working_s=STABLE_S - 0.1) for _ in range(5)]
     assert delays[0] == BACKOFF_FIRST_S
     assert delays[-1] == BACKOFF_LAST_S
     assert all(later in (2 * earlier, BACKOFF_LAST_S) for earlier, later in itertools.pairwise(delays))
-    assert backoff.delay_after(HEALTHY_S) == BACKOFF_FIRST_S
-    assert backoff.delay_after(0.0) == 2 * BACKOFF_FIRST_S
+    for _ in range(3):
+        assert delay_after(starting_s=0.5, working_s=STABLE_S) == BACKOFF_FIRST_S
+    assert delay_after(starting_s=2 * STABLE_S, working_s=None) == 2 * BACKOFF_FIRST_S
 
 
 def test_a_child_has_what_it_was_given_and_no_more(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ import pytest
 from tests.support.deadlines import DEADLINE_S
 from towpath_broker import gateway_keeper
 from towpath_broker.gateway_keeper import GatewayKeeper
+from towpath_broker.host.children import STABLE_S, Backoff
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -126,6 +128,25 @@ def test_a_changed_table_restarts_it_at_once() -> None:
             await watched.keeper.retry({"detail": "new"}, "")
             await watched.until(lambda keeper: keeper.state == "running" and keeper.detail == "new")
             assert "backing_off" not in watched.seen
+
+    asyncio.run(scenario())
+
+
+def test_deaths_that_lie_far_apart_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(gateway_keeper, "Backoff", functools.partial(Backoff, lambda: now_s))
+
+    async def scenario() -> None:
+        nonlocal now_s
+        async with kept({}) as watched:
+            pauses = []
+            for worked_s in (0, 0, STABLE_S, STABLE_S):
+                await watched.until(lambda keeper: keeper.state == "running")
+                now_s += worked_s
+                os.kill(watched.keeper.pid, signal.SIGKILL)
+                await watched.until(lambda keeper: keeper.state == "backing_off")
+                pauses.append(watched.keeper.detail.rpartition("again in ")[2])
+            assert pauses == ["0.1 s", "0.2 s", "0.1 s", "0.1 s"]
 
     asyncio.run(scenario())
 

@@ -31,21 +31,37 @@ from . import systemd
 
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_LAST_S: Final = 10.0
-HEALTHY_S: Final = 30.0
-"""A child that lived this long starts the back-off anew."""
+STABLE_S: Final = 5.0
+"""A child that worked for this long starts the back-off anew."""
 _PR_SET_PDEATHSIG: Final = 1
 _STANDARD_ERROR: Final = 2
 
 
 class Backoff:
-    """How long to wait before a child is started again: doubling, until one was healthy."""
+    """How long to wait before a child is started again: doubling, until one has worked for a while.
 
-    def __init__(self) -> None:
+    What counts is how long it worked, not how long it was there: on a busy machine one that fails in its
+    start may take long over that. So deaths that lie far apart do not add up, and one that keeps failing is
+    started six times a minute at most.
+
+    Args:
+        clock: the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._delay_s = BACKOFF_FIRST_S
+        self._working_since_s: float | None = None
 
-    def delay_after(self, lifetime_s: float) -> float:
-        """Return the pause, in seconds, after a child that lived so long."""
-        if lifetime_s >= HEALTHY_S:
+    def works(self) -> None:
+        """The child has begun to work. More than once is fine."""
+        if self._working_since_s is None:
+            self._working_since_s = self._clock()
+
+    def next_delay_s(self) -> float:
+        """Return the pause after a child that has ended."""
+        since_s, self._working_since_s = self._working_since_s, None
+        if since_s is not None and self._clock() - since_s >= STABLE_S:
             self._delay_s = BACKOFF_FIRST_S
         delay_s = self._delay_s
         self._delay_s = min(2 * delay_s, BACKOFF_LAST_S)
@@ -116,7 +132,6 @@ class Child:
             preexec_fn=_ties_to_parent(death_signal),  # safe: this process has one thread
         )
         self.pid = self._process.pid
-        self._started_at_s = time.monotonic()
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:
@@ -132,11 +147,6 @@ class Child:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._exited.set_result(code)
-
-    @property
-    def lifetime_s(self) -> float:
-        """Seconds since it was started."""
-        return time.monotonic() - self._started_at_s
 
     @property
     def has_exited(self) -> bool:
