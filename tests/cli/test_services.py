@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,33 @@ def test_a_program_is_ended_when_nobody_waits(
     until(lambda: not _is_alive(int(begun.read_text())), "what the program started to end")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_programs_do_not_outlive_the_server(
+    client: library.Client, svc: str, start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Neither they nor what they have started, not even where SIGTERM does not end them."""
+    begun = tmp_path / "begun"
+    script = f"trap '' TERM; sleep 1000 & echo $! $$ > {begun}.new; mv {begun}.new {begun}; wait"
+    answer = start("answer", svc, "--", "sh", "-c", script)
+    served(client, svc)
+    asking = _in_background(lambda: _error_of(lambda: client.call(svc, b"x", timeout=DEADLINE_S)))
+    until(begun.exists, "the program to begin")
+    answer.send_signal(number)
+    answer.send_signal(signal.SIGINT)  # to one that is still there: do not wait for programs
+    assert isinstance(asking(), errors.ServerLost)
+    assert answer.wait(DEADLINE_S) == (0 if number == signal.SIGTERM else -number)
+    for pid in map(int, begun.read_text().split()):
+        until(lambda pid=pid: not _is_alive(pid), f"{pid} to end")  # type: ignore[misc]
+
+
+def _error_of(work: Callable[[], Any]) -> errors.TowpathError | None:
+    try:
+        work()
+    except errors.TowpathError as error:
+        return error
+    return None
+
+
 def _is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -167,11 +194,18 @@ def test_there_is_no_such_program(svc: str, env: dict[str, str]) -> None:
     assert towpath("answer", svc, env=env).returncode == 2
 
 
-def test_what_a_program_writes_is_bounded() -> None:
+@pytest.fixture
+def guard() -> Iterator[running.Guard]:
+    with running.Guard() as guard:
+        yield guard
+
+
+def test_what_a_program_writes_is_bounded(guard: running.Guard) -> None:
     begun = time.monotonic()
     outcome = running.run(
         ["sh", "-c", "yes; echo not reached"],
         b"",
+        guard=guard,
         environment={},
         output_bytes_max=100_000,
         is_cancelled=lambda: False,
@@ -181,6 +215,7 @@ def test_what_a_program_writes_is_bounded() -> None:
     outcome = running.run(
         ["sh", "-c", "yes | head -c 1000000 >&2; echo the end >&2; exit 1"],
         b"x" * 1_000_000,
+        guard=guard,
         environment={},
         output_bytes_max=10,
         is_cancelled=lambda: False,
@@ -188,7 +223,12 @@ def test_what_a_program_writes_is_bounded() -> None:
     assert outcome.status == 1 and outcome.error.endswith("the end")
     assert len(outcome.error) <= running.ERROR_BYTES_MAX
     killed = running.run(
-        ["sh", "-c", "kill -9 $$"], b"", environment={}, output_bytes_max=10, is_cancelled=lambda: False
+        ["sh", "-c", "kill -9 $$"],
+        b"",
+        guard=guard,
+        environment={},
+        output_bytes_max=10,
+        is_cancelled=lambda: False,
     )
     assert killed.failure("sh") == "sh: ended by signal 9"
 

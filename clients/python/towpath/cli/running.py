@@ -5,6 +5,11 @@ Theory of operation
     (SIGTERM, then SIGKILL) when nobody waits for it any more. What it writes is bounded: beyond the bound it
     is ended, too. Of its standard error the end is kept, for whoever is told of its failure.
 
+    It does not outlive us, however we end: a small process of our own (:class:`Guard`) is told which
+    programs run, and ends them when we are gone. PR_SET_PDEATHSIG, prctl(2), would not do: it reaches the
+    program alone and not what that started, and must be asked for between fork and exec, which is not safe
+    with threads.
+
 Not here: where messages come from.
 """
 
@@ -12,19 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, Final, Self
 
+from towpath.cli import _guard
 from towpath.errors import InvalidArgument
 
 LOOK_S: Final = 0.1
 """How often it is looked whether somebody still waits."""
-GRACE_S: Final = 2.0
+GRACE_S: Final = _guard.GRACE_S
 """How long a program has to end after SIGTERM."""
 ERROR_BYTES_MAX: Final = 2000
 
@@ -63,10 +71,59 @@ def check_command(command: Sequence[str]) -> None:
         )
 
 
+class Guard:
+    """Ends programs that still run when we have ended, by whatever. Use as a context manager.
+
+    Attributes:
+        environment: for the programs.
+    """
+
+    def __init__(self) -> None:
+        mark = secrets.token_hex(8)
+        self.environment: Mapping[str, str] = {_guard.MARK: mark}
+        # In a session of its own: whoever ends our process group does not end it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _guard.__file__, mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Have what still runs ended, and wait for that."""
+        with self._lock:
+            self._is_over = True
+        self._process.communicate()
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """The head of a process group was started; it is killed when this is over already."""
+        if not self._tell(f"+{process.pid}"):
+            _signal(process, signal.SIGKILL)
+
+    def remove(self, process: subprocess.Popen[bytes]) -> None:
+        """It has ended, and its group with it."""
+        self._tell(f"-{process.pid}")
+
+    def _tell(self, line: str) -> bool:
+        assert self._process.stdin is not None
+        with self._lock:
+            if not self._is_over:
+                with contextlib.suppress(BrokenPipeError):  # somebody has killed the guard
+                    os.write(self._process.stdin.fileno(), f"{line}\n".encode())
+            return not self._is_over
+
+
 def run(
     command: Sequence[str],
     given: bytes,
     *,
+    guard: Guard,
     environment: Mapping[str, str],
     output_bytes_max: int,
     is_cancelled: Callable[[], bool],
@@ -76,6 +133,7 @@ def run(
     Args:
         command: program and arguments.
         given: its standard input.
+        guard: is told that it runs.
         environment: added to this process's.
         output_bytes_max: what it may write at most.
         is_cancelled: whether nobody waits any more; asked ten times a second.
@@ -85,9 +143,10 @@ def run(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
+        env={**os.environ, **environment, **guard.environment},
         start_new_session=True,
     ) as process:
+        guard.add(process)
         output, error = _Bounded(output_bytes_max), _Tail(ERROR_BYTES_MAX)
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         work: list[tuple[Callable[..., None], tuple[object, ...]]] = [
@@ -110,6 +169,7 @@ def run(
                         end(process)
         finally:
             end(process)
+            guard.remove(process)
             for thread in threads:
                 thread.join(GRACE_S)
     return Outcome(process.returncode, bytes(output.data), output.is_cut, error.text())

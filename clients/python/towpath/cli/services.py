@@ -81,6 +81,7 @@ def answer(arguments: Namespace) -> int:
     """Answer requests until stopped."""
     running.check_command(arguments.command)
     with (
+        running.Guard() as guard,
         connect(arguments) as client,
         client.serve(arguments.channel, concurrency=arguments.concurrency) as server,
     ):
@@ -92,7 +93,7 @@ def answer(arguments: Namespace) -> int:
         def handle(request: towpath.Request) -> None:
             with begun:
                 try:
-                    request.reply(_answered(arguments, request, bytes_max))
+                    request.reply(_answered(arguments, request, server, bytes_max, guard))
                 except TowpathError as error:
                     request.fail(error)
 
@@ -100,13 +101,20 @@ def answer(arguments: Namespace) -> int:
     return 0
 
 
-def _answered(arguments: Namespace, request: towpath.Request, bytes_max: int) -> bytes:
+def _answered(
+    arguments: Namespace,
+    request: towpath.Request,
+    server: towpath.Server,
+    bytes_max: int,
+    guard: running.Guard,
+) -> bytes:
     outcome = running.run(
         arguments.command,
         request.payload,
+        guard=guard,
         environment=_environment(arguments, request),
         output_bytes_max=bytes_max,
-        is_cancelled=lambda: request.is_cancelled,
+        is_cancelled=lambda: request.is_cancelled or server.is_closed,
     )
     failure = outcome.failure(arguments.command[0])
     if failure:
@@ -133,12 +141,13 @@ def _environment(arguments: Namespace, request: towpath.Request) -> dict[str, st
 
 class _Begun:
     """The requests that are being worked on. SIGTERM and SIGINT close the server when they are answered, or
-    ``STOP_S`` later.
+    ``STOP_S`` later, or when a second one comes; then their programs are ended.
     """
 
     def __init__(self, server: towpath.Server) -> None:
         self._server = server
         self._count = 0
+        self._stops = 0
         self._changed = threading.Condition()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -153,10 +162,12 @@ class _Begun:
             self._changed.notify_all()
 
     def _stop(self, number: int, frame: object) -> None:
+        self._stops += 1
         # In a thread: the main one may hold what closing needs.
         threading.Thread(target=self._close_when_idle, daemon=True).start()
 
     def _close_when_idle(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._count == 0, STOP_S)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._count == 0 or self._stops > 1, STOP_S)
         self._server.close()

@@ -7,7 +7,8 @@ Theory of operation
     after ``--delay``. While the program runs the delivery's deadline is extended. Without a command each
     message is printed, and acknowledged when it is written.
 
-    What is not settled when this process ends, however it ends, goes back into the queue at once.
+    What is not settled when this process ends, however it ends, goes back into the queue at once, and the
+    programs that run are ended: who gets a message next does not work beside whoever had it.
 """
 
 from __future__ import annotations
@@ -144,26 +145,32 @@ def _run_programs(arguments: Namespace, consumer: towpath.Consumer) -> None:
     def work() -> None:
         try:
             while left.take_one():
-                _handle(arguments, consumer, consumer.receive(timeout=arguments.timeout), printing)
+                _handle(arguments, consumer, consumer.receive(timeout=arguments.timeout), guard, printing)
         except BaseException as error:
             left.error = left.error or error
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(arguments.concurrency)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with running.Guard() as guard:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     if left.error is not None:
         raise left.error
 
 
 def _handle(
-    arguments: Namespace, consumer: towpath.Consumer, delivery: towpath.Delivery, printing: threading.Lock
+    arguments: Namespace,
+    consumer: towpath.Consumer,
+    delivery: towpath.Delivery,
+    guard: running.Guard,
+    printing: threading.Lock,
 ) -> None:
     """Run the program for one message, and settle that. ``printing``: one at a time."""
     outcome = running.run(
         arguments.command,
         delivery.payload,
+        guard=guard,
         environment=_environment(delivery),
         output_bytes_max=OUTPUT_BYTES_MAX,
         is_cancelled=_Keeping(consumer, delivery).is_lost,
