@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Self
 
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S as DEADLINE_S  # handed on
 from towpath.bindings import FIFO, PIPE
 from towpath.errors import TowpathError
 from towpath.model import NO_HEADERS, BindingState, Direction, Headers

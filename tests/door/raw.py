@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S as DEADLINE_S  # handed on
 from towpath import wire
 from towpath.v1 import frame_pb2
 from towpath.v1.frame_pb2 import Frame

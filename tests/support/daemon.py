@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 import towpath
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S as DEADLINE_S  # handed on
 
 FREE_PORTS: Final = {
     "zeromq": dict.fromkeys(("sub", "push", "rpc"), "tcp://127.0.0.1:0"),
