@@ -20,20 +20,14 @@ ROWS: Final = [[cell.strip() for cell in line.strip("|").split("|")] for line in
 NOT_RAISED: Final = {
     "UNAUTHENTICATED",
     "CORRUPT_RING",
-    "LOCK_HELD",
-    "NOT_HELD",
     "FENCED",
-    "DEADLOCK",
     "LOCK_ORDER",
-    "SESSION_LOST",
     "POISONED",
-    "LOCK_CONFLICT",
     "WAIT_REFUSED",
     "WOUNDED",
     "CLAIM_EXCEEDED",
     "LOCK_REVOKED",
     "BARRIER_BROKEN",
-    "LOCK_IN_USE",
 }
 """Kept for access from other hosts, and for what so far is only logged: a publisher that broke its ring."""
 

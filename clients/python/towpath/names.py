@@ -31,11 +31,12 @@ _NAME = re.compile(rf"{_LEVEL}(?:\.{_LEVEL})*\Z")
 _PATTERN = re.compile(rf"(?:(?:{_LEVEL}|\*)\.)*(?:{_LEVEL}|\*|>)\Z")
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, what: str = "a channel's name") -> str:
     """Return the name if it is well formed.
 
     Args:
         name: 1 to 255 characters.
+        what: it is to be; for the error. Locks are named as channels are.
 
     Returns:
         The same name.
@@ -44,13 +45,11 @@ def check_name(name: str) -> str:
         InvalidName: it is empty, too long, reserved, or has a character or an empty level that names
         cannot have.
     """
-    _check_length("a channel's name", name)
+    _check_length(what, name)
     if not _NAME.match(name):
         if is_pattern(name):
-            raise InvalidName(
-                f"{name!r} is a pattern, not a channel's name", hint="patterns are for subscribing"
-            )
-        raise InvalidName(f"{name!r} is not a channel's name")
+            raise InvalidName(f"{name!r} is a pattern, not {what}", hint="patterns are for subscribing")
+        raise InvalidName(f"{name!r} is not {what}")
     return _check_not_reserved(name)
 
 

@@ -804,8 +804,8 @@ class AcquireRequest(_message.Message):
     IS_GUARDED_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     request: _builtins.int
-    """Of the session's choosing, above 0 and growing. The same number again asks for the same thing again: the answer says how
-    it stands.
+    """Of the session's choosing, above 0. The same number again, while the request waits or holds, asks for nothing new: the
+    answer says how it stands.
     """
     timeout_ms: _builtins.int
     """Give up after this long; unset: never; 0: do not wait at all (LOCK_HELD)."""
@@ -1241,7 +1241,7 @@ class ArriveBarrierRequest(_message.Message):
     """How many it is for, 1 to 65,536; of those who come later it must agree."""
     timeout_ms: _builtins.int
     is_latch: _builtins.bool
-    """A latch: once open, it stays so until nobody's session that arrived there is left."""
+    """A latch: once open, it stays so until all sessions that came to it have ended."""
     is_observer: _builtins.bool
     """Counts nothing and waits until it opens. Only of latches."""
     is_passing: _builtins.bool
@@ -1304,21 +1304,21 @@ Global___ArriveBarrierResponse: _TypeAlias = ArriveBarrierResponse  # noqa: Y015
 class BarrierOpened(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    GENERATION_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
-    generation: _builtins.int
-    """How often it has opened."""
+    IS_OPEN_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which of the parties this is, 0 for the first that arrived."""
+    is_open: _builtins.bool
+    """False: it is not open; the caller was counted and was not to wait."""
     def __init__(
         self,
         *,
-        generation: _builtins.int = ...,
         index: _builtins.int = ...,
+        is_open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_open", b"is_open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

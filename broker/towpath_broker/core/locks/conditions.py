@@ -1,0 +1,116 @@
+"""Conditions: give up a lock, wait to be notified, take it again.
+
+Theory of operation
+    As a monitor's: who holds a lock exclusively finds that it cannot go on, and waits. The lock is released
+    and the wait begins at one moment, so no notification falls in between. Who is notified, the longest
+    waiting first, stands at the end of the lock's queue like anybody who asks for it, and is granted with a
+    new token. So between the notification and the grant others may have had the lock: look again at what was
+    waited for.
+
+    When its time runs out a waiter stands in the queue likewise, and is told with the grant.
+
+    Nobody knows who will notify, so a wait for a condition is in no graph; the wait for the lock afterwards
+    is.
+"""
+
+from __future__ import annotations
+
+from towpath.errors import InvalidArgument, NotHeld, TowpathError
+
+from . import commands as c
+from . import effects as e
+from .acquiring import Blocked, held_request, the_claim, wait
+from .commands import NO_TIMEOUT, EndReason
+from .grants import HELD, ON_CONDITION, Claim, Lock, Request
+from .limits import NOTE_CHARS_MAX
+from .modes import EXCLUSIVE
+from .queue import advance, is_grantable
+from .table import Table
+
+
+def begin(table: Table, command: c.WaitCondition) -> None:
+    """Release a lock and wait for a condition.
+
+    Raises:
+        TowpathError: it is refused; nothing was changed, and the lock is still held.
+    """
+    existing = table.session(command.session).requests.get(command.request)
+    if existing is not None and existing.state == ON_CONDITION:
+        table.effects.append(e.Waiting(command.session, command.request))
+        return
+    request = held_request(table, command.session, command.request)
+    claim = _exclusive(request)
+    if request.owner.busy is not None:
+        raise InvalidArgument("the owner waits already, with another request")
+    if len(command.condition) > NOTE_CHARS_MAX:
+        raise InvalidArgument(f"a condition's name may have {NOTE_CHARS_MAX} characters")
+    if command.timeout_ms == 0:
+        raise InvalidArgument("a wait for a condition that is not to wait makes no sense")
+    table.check_wait(request.session)
+    lock = claim.lock
+    table.drop(claim)
+    table.tell_released(request, (claim.told(),), EndReason.CONDITION)
+    if lock.conditions is None:
+        lock.conditions = {}
+    lock.conditions.setdefault(command.condition, {})[request] = None
+    request.place = command.condition
+    table.begin_wait(request, ON_CONDITION, command.timeout_ms)
+    table.effects.append(e.Waiting(command.session, command.request))
+    advance(table, lock)
+
+
+def notify(table: Table, command: c.NotifyCondition) -> e.Done:
+    """Notify those who wait for a condition, and say how many.
+
+    Raises:
+        SessionLost, NotHeld, InvalidArgument: the request does not hold the lock exclusively.
+    """
+    lock = _exclusive(held_request(table, command.session, command.request)).lock
+    waiters = (lock.conditions or {}).get(command.condition)
+    if not waiters:
+        return e.Done(0)
+    chosen = tuple(waiters) if command.count <= 0 else tuple(waiters)[: command.count]
+    for request in chosen:
+        take_again(table, request)
+    return e.Done(0, count=len(chosen))
+
+
+def take_again(table: Table, request: Request, *, is_timed_out: bool = False) -> None:
+    """A wait for a condition is over; now the lock is waited for, for as long as it takes."""
+    (claim,) = request.claims
+    leave(table, request)
+    request.is_timed_out = is_timed_out
+    renewed = Claim(claim.lock, claim.owner, request, EXCLUSIVE, 1)
+    request.claims = [renewed]
+    if is_grantable(table, request):
+        table.grant(request)
+        return
+    told = len(table.effects)
+    try:
+        wait(table, request, NO_TIMEOUT)
+    except (TowpathError, Blocked) as error:
+        table.forget(request)
+        table.refuse(request, error.error if isinstance(error, Blocked) else error)
+        return
+    # It was told before that it waits; now it does so for the lock.
+    if len(table.effects) > told and isinstance(table.effects[told], e.Waiting):
+        del table.effects[told]
+
+
+def leave(table: Table, request: Request) -> None:
+    """End a wait for a condition. The lock is to be looked at."""
+    lock: Lock = request.claims[0].lock
+    assert lock.conditions is not None
+    waiters = lock.conditions[request.place]
+    del waiters[request]
+    if not waiters:
+        del lock.conditions[request.place]
+    table.end_wait(request)
+    request.place = ""
+
+
+def _exclusive(request: Request) -> Claim:
+    claim = the_claim(request)
+    if claim.mode != EXCLUSIVE or request.state != HELD:
+        raise NotHeld(f"{claim.lock.name!r} is not held exclusively")
+    return claim
