@@ -27,7 +27,7 @@ from towpath.names import check_name
 
 from .commands import EndReason
 from .effects import Grant, Granted, LockEffect, Member, Refused, Released
-from .grants import HELD, OVER, Claim, Data, Lock, Owner, Request, Session
+from .grants import HELD, OVER, WAITING, Claim, Data, Lock, Owner, Request, Session
 from .limits import LockLimits
 from .modes import EXCLUSIVE
 from .spaces import Spaces
@@ -169,10 +169,33 @@ class Table:
         request.deadline_ns = self.now_ns + timeout_ms * 1_000_000 if timeout_ms >= 0 else 0
         if request.deadline_ns:
             heappush(self.deadlines, (request.deadline_ns, request.seq, request))
+        self._count_wait(request)
+
+    def _count_wait(self, request: Request) -> None:
         self.waits += 1
         self.waiting_claims += len(request.claims)
         principal = request.session.principal
         self.waits_by_principal[principal] = self.waits_by_principal.get(principal, 0) + 1
+
+    def restore_wait(self, request: Request) -> None:
+        """A request of a snapshot waits. The queues are to be sorted, and the deadlines made a heap."""
+        if request.deadline_ns:
+            self.deadlines.append((request.deadline_ns, request.seq, request))
+        self._count_wait(request)
+        if request.state == WAITING:
+            for claim in request.claims:
+                self._stand(claim)
+
+    def _stand(self, claim: Claim) -> None:
+        """Put a claim, which has its place, at the end of its lock's queue."""
+        lock = claim.lock
+        if lock.queue is None:
+            lock.queue = OrderedDict()
+        lock.queue[claim] = None
+        if claim.mode == EXCLUSIVE:
+            lock.exclusive_waiting += 1
+        if len(claim.request.claims) > 1:
+            lock.joint += 1
 
     def end_wait(self, request: Request) -> None:
         """A request does not wait any more."""
@@ -202,23 +225,16 @@ class Table:
     def enqueue(self, claim: Claim) -> None:
         """Put a claim into its lock's queue: at its end, or, when it converts, behind others that do."""
         lock = claim.lock
-        queue = lock.queue
-        if queue is None:
-            queue = lock.queue = OrderedDict()
-            self.locks.setdefault(lock.name, lock)
+        self.locks.setdefault(lock.name, lock)
         if claim.converts is None:
             claim.place = lock.back
             lock.back += 1
-            queue[claim] = None
+            self._stand(claim)
         else:
             claim.place = lock.front
             lock.front += 1
-            queue[claim] = None
+            self._stand(claim)
             sort_queue(lock)
-        if claim.mode == EXCLUSIVE:
-            lock.exclusive_waiting += 1
-        if len(claim.request.claims) > 1:
-            lock.joint += 1
 
     def dequeue(self, claim: Claim) -> None:
         """Take a claim out of its lock's queue."""

@@ -142,6 +142,16 @@ class State:
         row = -1 if until is None else self.rows[until]
         return [self.owners[at] for at in finish_order(self.available, self.allocation, self.need, row)]
 
+    def order_without(self, owner: Owner) -> list[Owner]:
+        """Return in which order owners could finish if one had given back all that it has."""
+        row = self.rows[owner]
+        has, need = self.allocation[row], self.need[row]
+        available = [units + back for units, back in zip(self.available, has, strict=True)]
+        allocation, needs = list(self.allocation), list(self.need)
+        allocation[row] = [0] * len(has)
+        needs[row] = [units + back for units, back in zip(need, has, strict=True)]
+        return [self.owners[at] for at in finish_order(available, allocation, needs)]
+
     def is_safe_with(self, request: Request) -> bool:
         """Whether the state, which is safe, would be so with a request granted."""
         if not all(map(is_free, request.claims)):
