@@ -89,10 +89,13 @@
  * stops each party around every store; tests/ring/test_faults.py seeds one fault after the other and shows that the tests
  * find it.
  *
- * Not here: names, permissions, who may map what, how long to wait for whom (the core); loans (a later issue).
+ * LOANS. Large payloads are made and read where they lie, in the writer's slab: towpath_ring_loan.h.
  *
- * Reading order: towpath_ring_layout.h, _steps.h, _wait.h, _memfd.h, _record.h, _generation.h, _writer.h, _publish.h,
- * _attach.h, _writer_wait.h, _reader.h, _read.h, _reader_wait.h, _load.h; and for the core _recover.h, _pump.h and _parcel.h.
+ * Not here: names, permissions, who may map what, how long to wait for whom (the core).
+ *
+ * Reading order: towpath_ring_layout.h, _steps.h, _wait.h, _memfd.h, _record.h, _generation.h, _slab.h, _writer.h, _publish.h,
+ * _attach.h, _writer_wait.h, _loan.h, _reader.h, _read.h, _hold.h, _reader_wait.h, _load.h; and for the core _recover.h,
+ * _pump.h and _parcel.h.
  * Sources: futex(2), memfd_create(2), fcntl(2) "File Sealing", Documentation/userspace-api/futex2.rst.
  */
 #ifndef TOWPATH_RING_H
@@ -104,12 +107,15 @@
 #include "towpath_ring_memfd.h"
 #include "towpath_ring_record.h"
 #include "towpath_ring_generation.h"
+#include "towpath_ring_slab.h"
 #include "towpath_ring_writer.h"
 #include "towpath_ring_publish.h"
 #include "towpath_ring_attach.h"
 #include "towpath_ring_writer_wait.h"
+#include "towpath_ring_loan.h"
 #include "towpath_ring_reader.h"
 #include "towpath_ring_read.h"
+#include "towpath_ring_hold.h"
 #include "towpath_ring_reader_wait.h"
 #include "towpath_ring_load.h"
 #include "towpath_ring_recover.h"

@@ -37,6 +37,17 @@ static inline int tpr_writer_detach(struct tpr_writer *writer, uint64_t reader) 
     return 1;
 }
 
+/* Wait for this reader no more, which is too slow: but it lives, and what it holds of loaned messages stays as it is until
+ * it lets go, or is detached (it is gone) or attached again. 0 when it was not attached. */
+static inline int tpr_writer_part(struct tpr_writer *writer, uint64_t reader) {
+    struct tpr_peer *peer = tpr_writer_find_(writer, reader);
+    if (!peer || !writer->slab)
+        return tpr_writer_detach(writer, reader);
+    peer->has_left = peer->is_parted = 1;
+    tpr_writer_notify(writer);
+    return 1;
+}
+
 /* Map the page behind `fd` into `peer`, all checked. */
 static inline int tpr_peer_map_(struct tpr_peer *peer, uint64_t reader, int fd, uint32_t slot) {
     struct tpr_control_info info;
@@ -48,11 +59,13 @@ static inline int tpr_peer_map_(struct tpr_peer *peer, uint64_t reader, int fd, 
     if (slot >= info.slots)
         return TPR_E_SLOT;
     peer->reader = reader;
-    peer->control_bytes = tpr_control_bytes_(info.slots);
+    peer->control_bytes = tpr_control_bytes_(&info);
+    peer->held_max = info.held_max;
     peer->control = (const struct tpr_control_page *)tpr_map_(fd, peer->control_bytes);
     if (!peer->control)
         return TPR_E_SYSTEM;
     peer->slot = &peer->control->slot[slot];
+    peer->held = (const struct tpr_held *)(const void *)((const uint8_t *)peer->control + tpr_held_offset_(info.slots));
     return TPR_OK;
 }
 
@@ -139,6 +152,8 @@ static inline void tpr_writer_release_(struct tpr_writer *writer) {
     tpr_unmap_(writer->table.page, writer->table.bytes);
     tpr_writer_reap(writer);
     tpr_positions_close_(writer);
+    free(writer->slab);
+    writer->slab = NULL;
     tpr_memory_free_(&writer->memory);
 }
 

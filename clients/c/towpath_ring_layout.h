@@ -9,13 +9,15 @@
  *   ring (written by its writer)                     control page (written by its reader)
  *   0    magic version header_bytes                  0    magic version slots
  *        capacity source created_ns                  16   reader load
- *        overflow history base_seq
+ *        overflow history base_seq slab_bytes
  *   128  tail | closed bit  <- readers sleep here    128  sleeping = epoch << 2 | mode
- *        last_seq (for who counts; not for readers)
+ *        last_seq (for who counts; not for readers)       held_until released <- who wants a loan sleeps here
  *   256  writer_waits_for | doorbell bit             256  slot 0: cursor | 1  <- its writer sleeps here
- *   384  oldest_pos                                           source taken
- *   512  anchor[2] history_pos                       320  slot 1 ...
+ *        loans_wanted                                         source taken
+ *   384  oldest_pos                                  320  slot 1 ...
+ *   512  anchor[2] history_pos                       ...  held table: `held_max` times seq source
  *   4096 data[capacity]
+ *   ...  slab[slab_bytes]
  *
  *   generation table (written by the core)           record (8-aligned, never wraps)
  *   0    magic version cells                         0    record_bytes u32   flags u32
@@ -23,6 +25,8 @@
  *   128  cell 1 ...                                  16   time_ns u64
  *                                                    24   headers_bytes u32  payload_bytes u32
  *                                                    32   with TPR_RECORD_ORIGIN: source u64, seq u64
+ *                                                         with TPR_RECORD_LOAN: the payload, namely its place in
+ *                                                         the slab: offset u64, bytes u64
  *                                                         headers, payload, 0..7 bytes of padding
  *
  * A padding record fills the data up to its end when the next record would not fit there; only its first
@@ -60,7 +64,7 @@
 #define TPR_RING_MAGIC UINT64_C(0x474E495250574F54)    /* "TOWPRING" */
 #define TPR_CONTROL_MAGIC UINT64_C(0x4C52544350574F54) /* "TOWPCTRL" */
 #define TPR_TABLE_MAGIC UINT64_C(0x534E454750574F54)   /* "TOWPGENS" */
-#define TPR_VERSION 2u
+#define TPR_VERSION 3u
 
 /* Limits. Reaching one is a documented error, never silence. */
 #define TPR_HEADER_BYTES 4096u
@@ -78,6 +82,12 @@
 #define TPR_HISTORY_MAX 65536u /* messages that a late reader may ask for */
 #define TPR_EXCLUDES_MAX 1024u /* origins that one reader leaves out */
 #define TPR_RESUMES_MAX 4u     /* a lapped reader's attempts at one source before it looks at the others */
+#define TPR_SLAB_MAX (UINT64_C(1) << 32) /* bytes of a writer's slab */
+#define TPR_SLAB_GRAIN UINT64_C(4096)    /* each loan has pages of its own */
+#define TPR_LOANS_MAX 1024u              /* loans of one writer that are out, or published and not free again */
+#define TPR_HELD_DEFAULT 1024u           /* loaned messages that one reader holds at a time; what comes then is copied */
+#define TPR_HELD_MAX 65536u
+#define TPR_PLACE_BYTES 16u
 #define TPR_STALL_STEP_NS UINT64_C(1000000000) /* the most that one look adds to the time a reader held the ring */
 
 /* What a writer does when the ring is full. */
@@ -96,6 +106,7 @@ enum tpr_start {
 #define TPR_RECORD_DATA 1u
 #define TPR_RECORD_PADDING 2u
 #define TPR_RECORD_ORIGIN 4u /* with DATA: who published it first, on a channel that the core orders */
+#define TPR_RECORD_LOAN 8u   /* with DATA: the payload lies in the slab, and the record says where */
 
 /* Low bits of the tail word. */
 #define TPR_TAIL_CLOSED UINT64_C(1) /* the writer closed the ring: this tail is the last */
@@ -103,6 +114,11 @@ enum tpr_start {
 
 /* Low bit of writer_waits_for. */
 #define TPR_WAITS_DOORBELL UINT64_C(1) /* the writer does not sleep on the cursor; ring its doorbell */
+
+/* What loans_wanted says. */
+#define TPR_LOANS_WANTED_NOT UINT64_C(0)
+#define TPR_LOANS_WANTED_FUTEX UINT64_C(1)    /* the writer sleeps on `released` */
+#define TPR_LOANS_WANTED_DOORBELL UINT64_C(2) /* ring its doorbell */
 
 /* A slot's cursor word: position | TPR_CURSOR_SET, or one of the two others. */
 #define TPR_CURSOR_SET UINT64_C(1)
@@ -126,12 +142,14 @@ struct tpr_ring_page {
     uint32_t overflow;   /* TPR_OVERFLOW_x */
     uint32_t history;    /* how many messages history_pos reaches back; 0: it is not kept */
     uint64_t base_seq;   /* the first message's seq is the one after it; 0 but for logs that were there before the ring */
-    uint8_t unused_a[72];
+    uint64_t slab_bytes; /* after the data; a multiple of TPR_SLAB_GRAIN, 0 for none */
+    uint8_t unused_a[64];
     uint64_t tail; /* end of the newest record | TPR_TAIL_CLOSED */
     uint64_t last_seq; /* of the newest message, or of the batch that is about to be: to count by, not to read by */
     uint8_t unused_b[112];
     uint64_t writer_waits_for; /* 0, or the position every cursor must reach for the writer to go on */
-    uint8_t unused_c[120];
+    uint64_t loans_wanted;     /* TPR_LOANS_WANTED_x: tell the writer of each cursor moved, each hold released */
+    uint8_t unused_c[112];
     uint64_t oldest_pos; /* what lies before it may be overwritten by now; with DROP the start of a record */
     uint8_t unused_d[120];
     uint64_t anchor[2];   /* where the newest batch begins, and the one before it or the one being published */
@@ -155,16 +173,25 @@ struct tpr_slot {
     uint8_t unused[40];
 };
 
+/* A loaned message that the reader still looks at. */
+struct tpr_held {
+    uint64_t seq; /* 0: the entry is free */
+    uint64_t source;
+};
+
 struct tpr_control_page {
     uint64_t magic;
     uint32_t version;
     uint32_t slots;
     uint64_t reader;
     uint64_t load; /* how busy the reader is: a hint (towpath_ring_load.h) */
-    uint8_t unused_a[96];
+    uint32_t held_max;
+    uint8_t unused_a[92];
     uint64_t sleeping;
-    uint8_t unused_b[120];
-    struct tpr_slot slot[]; /* `slots` of them */
+    uint64_t held_until; /* from this entry of the held table on all are free */
+    uint64_t released;   /* moves when something was released that a writer wants to hear of */
+    uint8_t unused_b[104];
+    struct tpr_slot slot[]; /* `slots` of them; behind them `held_max` entries of the held table */
 };
 
 struct tpr_cell {
@@ -189,9 +216,11 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, created_ns) == 32, "created_ns"
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, overflow) == 40, "overflow");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, history) == 44, "history");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, base_seq) == 48, "base_seq");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, slab_bytes) == 56, "slab_bytes");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, tail) == 128, "tail");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, last_seq) == 136, "last_seq");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, writer_waits_for) == 256, "writer_waits_for");
+TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, loans_wanted) == 264, "loans_wanted");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, oldest_pos) == 384, "oldest_pos");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, anchor) == 512, "anchor");
 TPR_STATIC_ASSERT(offsetof(struct tpr_ring_page, history_pos) == 528, "history_pos");
@@ -209,7 +238,12 @@ TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, version) == 8, "control vers
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, slots) == 12, "slots");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, reader) == 16, "reader");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, load) == 24, "load");
+TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, held_max) == 32, "held_max");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, sleeping) == 128, "sleeping");
+TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, held_until) == 136, "held_until");
+TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, released) == 144, "released");
+TPR_STATIC_ASSERT(sizeof(struct tpr_held) == 16, "held");
+TPR_STATIC_ASSERT(offsetof(struct tpr_held, source) == 8, "held source");
 TPR_STATIC_ASSERT(offsetof(struct tpr_control_page, slot) == 256, "first slot");
 TPR_STATIC_ASSERT(offsetof(struct tpr_table_page, version) == 8, "table version");
 TPR_STATIC_ASSERT(offsetof(struct tpr_table_page, cells) == 12, "cells");
@@ -241,6 +275,11 @@ enum {
     TPR_E_OVERFLOW = -12,
     TPR_E_HISTORY = -13,
     TPR_E_NO_CURSOR = -14,
+    TPR_E_SLAB = -15,
+    TPR_E_NO_SLAB = -16,
+    TPR_E_LOAN = -17,
+    TPR_E_LOANS = -18,
+    TPR_E_HELD = -19,
     /* From here on: the descriptor, or what lies in it, breaks the rules. */
     TPR_E_WRITABLE = -20,
     TPR_E_NOT_MEMFD = -21,
@@ -276,6 +315,11 @@ static inline const char *tpr_error_text(int code) {
     case TPR_E_OVERFLOW: return "overflow must be block or drop";
     case TPR_E_HISTORY: return "history must be from 0 to 65536";
     case TPR_E_NO_CURSOR: return "the slot holds no cursor of this source to go on from";
+    case TPR_E_SLAB: return "slab_bytes must be a multiple of 4096 up to 4294967296";
+    case TPR_E_NO_SLAB: return "this writer was made without a slab to loan from";
+    case TPR_E_LOAN: return "the loan was published or given back before";
+    case TPR_E_LOANS: return "all of the slab is loaned out, or held by readers; publish, give back, or release";
+    case TPR_E_HELD: return "held_max must be from 0 to 65536";
     case TPR_E_WRITABLE: return "the descriptor is open for writing; pass an O_RDONLY one";
     case TPR_E_NOT_MEMFD: return "the descriptor is not a memfd";
     case TPR_E_SEALS: return "the memfd lacks the seals SHRINK, GROW and SEAL";

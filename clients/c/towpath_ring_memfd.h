@@ -184,16 +184,31 @@ static inline int tpr_memory_share_(const struct tpr_memory *memory) {
 struct tpr_ring_info {
     uint64_t source;
     uint64_t capacity;
+    uint64_t slab_bytes;
     uint32_t overflow, history;
 };
 
 struct tpr_control_info {
     uint64_t reader;
-    uint32_t slots;
+    uint32_t slots, held_max;
 };
 
-static inline uint64_t tpr_control_bytes_(uint32_t slots) {
-    return (sizeof(struct tpr_control_page) + slots * sizeof(struct tpr_slot) + 4095) & ~UINT64_C(4095);
+static inline uint64_t tpr_control_bytes_(const struct tpr_control_info *info) {
+    return (sizeof(struct tpr_control_page) + info->slots * sizeof(struct tpr_slot) +
+            info->held_max * sizeof(struct tpr_held) + 4095) & ~UINT64_C(4095);
+}
+
+/* Where the held table begins. */
+static inline uint64_t tpr_held_offset_(uint32_t slots) {
+    return sizeof(struct tpr_control_page) + slots * sizeof(struct tpr_slot);
+}
+
+static inline uint64_t tpr_ring_bytes_(const struct tpr_ring_info *info) {
+    return TPR_HEADER_BYTES + info->capacity + info->slab_bytes;
+}
+
+static inline int tpr_is_slab_(uint64_t slab_bytes) {
+    return slab_bytes <= TPR_SLAB_MAX && slab_bytes % TPR_SLAB_GRAIN == 0;
 }
 
 static inline uint64_t tpr_table_bytes_(uint32_t cells) {
@@ -236,6 +251,7 @@ static inline int tpr_ring_check_(int fd, int access, struct tpr_ring_info *info
         uint32_t version, header_bytes;
         uint64_t capacity, source, created_ns;
         uint32_t overflow, history;
+        uint64_t base_seq, slab_bytes;
     } header;
     uint64_t bytes;
     int code = tpr_check_(fd, access, &header, sizeof header, &bytes);
@@ -246,15 +262,14 @@ static inline int tpr_ring_check_(int fd, int access, struct tpr_ring_info *info
     if (header.version != TPR_VERSION)
         return TPR_E_VERSION;
     if (header.header_bytes != TPR_HEADER_BYTES || !tpr_is_capacity_(header.capacity) ||
-        header.overflow > TPR_OVERFLOW_DROP || header.history > TPR_HISTORY_MAX)
+        header.overflow > TPR_OVERFLOW_DROP || header.history > TPR_HISTORY_MAX || !tpr_is_slab_(header.slab_bytes))
         return TPR_E_FIELD;
-    if (bytes != TPR_HEADER_BYTES + header.capacity)
-        return TPR_E_SIZE;
     info->source = header.source;
     info->capacity = header.capacity;
+    info->slab_bytes = header.slab_bytes;
     info->overflow = header.overflow;
     info->history = header.history;
-    return TPR_OK;
+    return bytes == tpr_ring_bytes_(info) ? TPR_OK : TPR_E_SIZE;
 }
 
 /* Is this a ring that may be mapped? Fills `info`; returns TPR_OK or the error. Does not map. */
@@ -266,7 +281,8 @@ static inline int tpr_control_check_(int fd, int access, struct tpr_control_info
     struct {
         uint64_t magic;
         uint32_t version, slots;
-        uint64_t reader;
+        uint64_t reader, load;
+        uint32_t held_max, unused;
     } header;
     uint64_t bytes;
     int code = tpr_check_(fd, access, &header, sizeof header, &bytes);
@@ -276,13 +292,12 @@ static inline int tpr_control_check_(int fd, int access, struct tpr_control_info
         return TPR_E_MAGIC;
     if (header.version != TPR_VERSION)
         return TPR_E_VERSION;
-    if (header.slots < 1 || header.slots > TPR_SLOTS_MAX)
+    if (header.slots < 1 || header.slots > TPR_SLOTS_MAX || header.held_max > TPR_HELD_MAX)
         return TPR_E_FIELD;
-    if (bytes != tpr_control_bytes_(header.slots))
-        return TPR_E_SIZE;
     info->reader = header.reader;
     info->slots = header.slots;
-    return TPR_OK;
+    info->held_max = header.held_max;
+    return bytes == tpr_control_bytes_(info) ? TPR_OK : TPR_E_SIZE;
 }
 
 /* The same for a reader's control page. */

@@ -168,7 +168,8 @@ static inline const char *tpr_parcel_read_(const uint8_t *data, uint64_t bytes, 
     uint64_t unwrapped = UINT64_C(1) << 34; /* more than four times the largest parcel, so that no bound is ever met */
     if (bytes - at < TPR_RECORD_HEADER_BYTES)
         return "a record is cut off";
-    return tpr_record_read_(data, unwrapped, at, bytes - at, view);
+    const char *wrong = tpr_record_read_(data, unwrapped, at, bytes - at, view);
+    return !wrong && view->is_loan ? "a parcel holds all of its messages itself" : wrong;
 }
 
 /* Check all of a parcel at `data` (8-aligned) whose first message has `first_seq`. Returns TPR_OK and its header;

@@ -76,10 +76,11 @@ static inline uint64_t tpr_writer_padding_(const struct tpr_writer *writer, uint
     return left < record_bytes ? left : 0;
 }
 
-/* Write a record at `position`, where there is room for it and its padding. */
+/* Write a record at `position`, where there is room for it and its padding. `place`: of a payload that lies in the slab,
+ * offset and bytes, instead of a payload here. */
 static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, uint64_t padding, const void *headers,
                                      size_t headers_bytes, const void *payload, size_t payload_bytes,
-                                     const struct tpr_origin *origin) {
+                                     const struct tpr_origin *origin, const uint64_t *place) {
     if (padding) {
         uint32_t pad[2] = {(uint32_t)padding, TPR_RECORD_PADDING};
         if (!TPR_FAULT_(NO_PADDING))
@@ -104,8 +105,15 @@ static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, 
         record.flags |= TPR_RECORD_ORIGIN;
         TPR_COPY(RECORD_ORIGIN, at + sizeof record, first, sizeof first);
     }
+    if (place)
+        record.flags |= TPR_RECORD_LOAN;
     TPR_COPY(RECORD_HEADER, at, &record, sizeof record);
     at += sizeof record + (origin && origin->source ? TPR_ORIGIN_BYTES : 0);
+    if (place) {
+        TPR_COPY(RECORD_LOAN, at, place, TPR_PLACE_BYTES);
+        at += TPR_PLACE_BYTES;
+        payload_bytes = 0;
+    }
     if (headers_bytes)
         TPR_COPY(RECORD_HEADERS, at, headers, headers_bytes);
     if (payload_bytes)
@@ -121,10 +129,9 @@ static inline void tpr_writer_write_(struct tpr_writer *writer, uint64_t bytes, 
     }
 }
 
-/* tpr_writer_put(); with an origin the record says so unless its source is 0, and has its time unless that is 0 (see
- * tpr_pump(), tpr_parcel_show()). */
-static inline int tpr_writer_put_from(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
-                                      const void *payload, size_t payload_bytes, const struct tpr_origin *origin) {
+static inline int tpr_writer_put_record_(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
+                                         const void *payload, size_t payload_bytes, const struct tpr_origin *origin,
+                                         const uint64_t *place) {
     uint64_t most = tpr_message_bytes_max(writer->capacity);
     if (tpr_is_forked_(&writer->memory))
         return TPR_E_FORKED;
@@ -145,8 +152,15 @@ static inline int tpr_writer_put_from(struct tpr_writer *writer, const void *hea
         tpr_writer_flush(writer);
         return TPR_FULL;
     }
-    tpr_writer_write_(writer, bytes, padding, headers, headers_bytes, payload, payload_bytes, origin);
+    tpr_writer_write_(writer, bytes, padding, headers, headers_bytes, payload, payload_bytes, origin, place);
     return TPR_OK;
+}
+
+/* tpr_writer_put(); with an origin the record says so unless its source is 0, and has its time unless that is 0 (see
+ * tpr_pump(), tpr_parcel_show()). */
+static inline int tpr_writer_put_from(struct tpr_writer *writer, const void *headers, size_t headers_bytes,
+                                      const void *payload, size_t payload_bytes, const struct tpr_origin *origin) {
+    return tpr_writer_put_record_(writer, headers, headers_bytes, payload, payload_bytes, origin, NULL);
 }
 
 /* Add a message to the batch (flushing by itself when the batch is at its bounds). `headers` and `payload` are

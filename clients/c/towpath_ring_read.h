@@ -111,6 +111,18 @@ static inline const char *tpr_source_check_seq_(const struct tpr_source *source,
     return NULL;
 }
 
+/* Where in the slab the message of `view` lies: its place is loaded once, and checked. NULL, or what is wrong with it. */
+static inline const char *tpr_source_resolve_(const struct tpr_source *source, struct tpr_view *view) {
+    const uint64_t *place = (const uint64_t *)(const void *)view->payload;
+    uint64_t offset = tpr_load_relaxed_(&place[0]), bytes = tpr_load_relaxed_(&place[1]);
+    if (offset % TPR_SLAB_GRAIN || offset > source->slab_bytes || bytes > source->slab_bytes - offset ||
+        bytes > UINT32_MAX)
+        return "a loan lies outside the slab";
+    view->payload = source->slab + offset;
+    view->payload_bytes = (uint32_t)bytes;
+    return NULL;
+}
+
 /* The message of `view` has been copied. 1: it is taken; 0: it may have been overwritten meanwhile, forget the copy. */
 static inline int tpr_reader_consume(struct tpr_reader *reader, const struct tpr_view *view) {
     struct tpr_source *source = view->from;
@@ -138,6 +150,8 @@ static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source 
         }
         const char *wrong =
             tpr_record_read_(source->data, source->capacity, source->cursor, tail - source->cursor, view);
+        if (!wrong && view->payload && view->is_loan)
+            wrong = tpr_source_resolve_(source, view);
         if (!wrong && view->payload && !(wrong = tpr_source_check_seq_(source, view))) {
             view->from = source;
             if (view->origin_source && tpr_reader_excludes_(reader, view->origin_source)) {

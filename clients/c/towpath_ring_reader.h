@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The reader's handle: its control page, the sources it reads, and where it begins in each. (Reading: _read.h. Waiting:
- * _reader_wait.h.)
+ * The reader's handle: its control page, the sources it reads, and where it begins in each. (Reading: _read.h. Holding:
+ * _hold.h. Waiting: _reader_wait.h.)
  *
  * A handle belongs to one thread at a time, except that tpr_reader_wait_sleep() touches only the snapshot that
  * tpr_reader_wait_begin() made, the sleeping word and the spin; and tpr_reader_notify() may come from anywhere.
@@ -24,12 +24,21 @@ enum tpr_source_state {
     TPR_SOURCE_DETACHED  /* the writer waits for us no more, and has overwritten what we had not read */
 };
 
+/* A ring that is mapped, for as long as somebody looks at it: its source, and what is held of it (towpath_ring_hold.h). */
+struct tpr_mapping {
+    const void *page;
+    uint64_t bytes;
+    uint64_t users;
+};
+
 /* One ring being read. */
 struct tpr_source {
     uint64_t source;
+    struct tpr_mapping *mapping;
     const struct tpr_ring_page *page;
-    const uint8_t *data;
-    uint64_t capacity;
+    const uint8_t *data, *slab;
+    uint64_t capacity, slab_bytes;
+    struct tpr_control_page *control; /* the reader's */
     uint64_t cursor;         /* end of the last record consumed */
     uint64_t committed;      /* what the slot says */
     uint64_t tail_word;      /* as last loaded */
@@ -53,6 +62,10 @@ struct tpr_source {
 struct tpr_reader {
     struct tpr_memory memory;
     struct tpr_control_page *page;
+    struct tpr_held *held;  /* the held table */
+    struct tpr_hold **hold; /* what each entry stands for; NULL: free */
+    uint32_t held_max, held_count, held_until;
+    uint64_t loans_copied; /* loaned messages that there was no entry for */
     uint64_t reader, epoch;
     uint32_t slots;
     struct tpr_source **source;
@@ -74,26 +87,43 @@ struct tpr_reader {
     struct tpr_spin spin;
 };
 
-/* Make a control page with `slots` (1..4096) slots for the subscription `reader`. */
-static inline int tpr_reader_open(struct tpr_reader *reader, uint64_t id, uint32_t slots) {
+/* Make a control page with `slots` (1..4096) slots for the subscription `reader`, and `held_max` (0..65536) entries for
+ * loaned messages that are held. Returns TPR_OK, TPR_E_SLOTS, TPR_E_HELD, TPR_E_SYSTEM. */
+static inline int tpr_reader_open_holding(struct tpr_reader *reader, uint64_t id, uint32_t slots, uint32_t held_max) {
     struct {
         uint64_t magic;
         uint32_t version, slots;
-        uint64_t reader;
-    } header = {TPR_CONTROL_MAGIC, TPR_VERSION, slots, id};
+        uint64_t reader, load;
+        uint32_t held_max, unused;
+    } header = {TPR_CONTROL_MAGIC, TPR_VERSION, slots, id, 0, held_max, 0};
+    struct tpr_control_info info = {id, slots, held_max};
     memset(reader, 0, sizeof *reader);
     reader->memory.fd = -1;
     if (slots < 1 || slots > TPR_SLOTS_MAX)
         return TPR_E_SLOTS;
-    int code = tpr_memory_make_(&reader->memory, "towpath-control", tpr_control_bytes_(slots));
-    if (code != TPR_OK)
+    if (held_max > TPR_HELD_MAX)
+        return TPR_E_HELD;
+    reader->hold = held_max ? (struct tpr_hold **)calloc(held_max, sizeof *reader->hold) : NULL;
+    if (held_max && !reader->hold)
+        return TPR_E_SYSTEM;
+    int code = tpr_memory_make_(&reader->memory, "towpath-control", tpr_control_bytes_(&info));
+    if (code != TPR_OK) {
+        free((void *)reader->hold);
         return code;
+    }
     reader->page = (struct tpr_control_page *)reader->memory.page;
+    reader->held = (struct tpr_held *)(void *)((uint8_t *)reader->memory.page + tpr_held_offset_(slots));
+    reader->held_max = held_max;
     TPR_COPY(CONTROL_HEADER, reader->page, &header, sizeof header);
     reader->reader = id;
     reader->slots = slots;
     tpr_spin_init_(&reader->spin);
     return TPR_OK;
+}
+
+/* The same for a reader that copies loaned messages, as all others. */
+static inline int tpr_reader_open(struct tpr_reader *reader, uint64_t id, uint32_t slots) {
+    return tpr_reader_open_holding(reader, id, slots, 0);
 }
 
 static inline int tpr_reader_share(const struct tpr_reader *reader) {
@@ -164,10 +194,22 @@ static inline struct tpr_source *tpr_reader_find(const struct tpr_reader *reader
     return NULL;
 }
 
+/* The writer of `ring` waits for a piece of its slab, and something was let go of. */
+static inline void tpr_control_tell_released_(const struct tpr_ring_page *ring, struct tpr_control_page *control,
+                                              int doorbell) {
+    TPR_STORE(RELEASED, &control->released, control->released + 1, __ATOMIC_RELEASE);
+    tpr_fence_(); /* whoever is woken must find it moved, or would sleep on (the kernel has a barrier there, too) */
+    if (tpr_load_relaxed_(&ring->loans_wanted) == TPR_LOANS_WANTED_DOORBELL)
+        tpr_doorbell_ring_(doorbell);
+    tpr_futex_wake_(&control->released, 0);
+}
+
 /* Wake the writer of a ring if it waits for the position that the cursor has just crossed. Only the store that
  * crosses it wakes: of the stores before, none is enough, and those after were preceded by one that did. */
 static inline void tpr_source_wake_writer_(struct tpr_source *source, uint64_t before, uint64_t after) {
-    TPR_FENCE(COMMIT); /* with the writer's, between writer_waits_for and its second look at the cursor */
+    TPR_FENCE(COMMIT); /* with the writer's, between writer_waits_for (loans_wanted) and its second look at the cursor */
+    if (tpr_load_relaxed_(&source->page->loans_wanted) != TPR_LOANS_WANTED_NOT)
+        tpr_control_tell_released_(source->page, source->control, source->doorbell);
     uint64_t word = tpr_load_relaxed_(&source->page->writer_waits_for), needed = word & ~UINT64_C(7);
     if (!needed || before >= needed || after < needed)
         return;
@@ -269,10 +311,30 @@ static inline int tpr_reader_admit_(struct tpr_reader *reader, uint32_t slot, ui
     return TPR_OK;
 }
 
+static inline struct tpr_mapping *tpr_mapping_new_(int fd, uint64_t bytes) {
+    struct tpr_mapping *mapping = (struct tpr_mapping *)malloc(sizeof *mapping);
+    if (!mapping)
+        return NULL;
+    mapping->page = tpr_map_(fd, bytes);
+    mapping->bytes = bytes;
+    mapping->users = 1;
+    if (mapping->page)
+        return mapping;
+    free(mapping);
+    return NULL;
+}
+
+static inline void tpr_mapping_release_(struct tpr_mapping *mapping) {
+    if (!mapping || --mapping->users)
+        return;
+    tpr_unmap_(mapping->page, mapping->bytes);
+    free(mapping);
+}
+
 static inline void tpr_source_free_(struct tpr_source *source) {
     if (source->doorbell >= 0)
         close(source->doorbell);
-    tpr_unmap_(source->page, TPR_HEADER_BYTES + source->capacity);
+    tpr_mapping_release_(source->mapping);
     free(source);
 }
 
@@ -297,17 +359,21 @@ static inline int tpr_reader_add(struct tpr_reader *reader, int fd, uint32_t slo
         return TPR_E_SYSTEM;
     added->source = source;
     added->capacity = info.capacity;
+    added->slab_bytes = info.slab_bytes;
+    added->control = reader->page;
     added->is_drop = info.overflow == TPR_OVERFLOW_DROP;
     added->slot = &reader->page->slot[slot];
     added->slot_index = slot;
     added->tag = tag;
     code = tpr_doorbell_dup_(doorbell_fd, &added->doorbell);
     if (code == TPR_OK) {
-        added->page = (const struct tpr_ring_page *)tpr_map_(fd, TPR_HEADER_BYTES + info.capacity);
-        code = added->page ? TPR_OK : TPR_E_SYSTEM;
+        added->mapping = tpr_mapping_new_(fd, tpr_ring_bytes_(&info));
+        code = added->mapping ? TPR_OK : TPR_E_SYSTEM;
     }
     if (code == TPR_OK) {
+        added->page = (const struct tpr_ring_page *)added->mapping->page;
         added->data = (const uint8_t *)added->page + TPR_HEADER_BYTES;
+        added->slab = added->data + info.capacity;
         code = tpr_source_begin_(added, start, info.history);
     }
     if (code != TPR_OK) {
@@ -353,7 +419,7 @@ static inline int tpr_reader_remove(struct tpr_reader *reader, uint64_t id, void
             reader->deferred = (struct tpr_source *)grown;
             reader->deferred[reader->deferred_count++] = *source;
         } /* else: leak the mapping rather than pull it away under the sleeper */
-        source->page = NULL;
+        source->mapping = NULL;
         tpr_reader_notify(reader);
     }
     tpr_source_free_(source);
@@ -424,12 +490,12 @@ static inline uint64_t tpr_reader_pending_bytes(const struct tpr_reader *reader)
     return sum;
 }
 
-/* ---- the end ---- */
+/* ---- the end (tpr_reader_close(): towpath_ring_hold.h) ---- */
 
 /* Unmap what was removed during a sleep; the sleeper is back. */
 static inline void tpr_reader_reap(struct tpr_reader *reader) {
     for (uint32_t i = 0; i < reader->deferred_count; i++)
-        tpr_unmap_(reader->deferred[i].page, TPR_HEADER_BYTES + reader->deferred[i].capacity);
+        tpr_mapping_release_(reader->deferred[i].mapping);
     free(reader->deferred);
     reader->deferred = NULL;
     reader->deferred_count = 0;
@@ -442,6 +508,8 @@ static inline void tpr_reader_release_(struct tpr_reader *reader) {
     tpr_reader_reap(reader);
     free(reader->source);
     free(reader->exclude);
+    free((void *)reader->hold);
+    reader->hold = NULL;
     free((void *)reader->tail);
     free(reader->tail_seen);
     reader->source = NULL;
@@ -450,15 +518,6 @@ static inline void tpr_reader_release_(struct tpr_reader *reader) {
     reader->tail = NULL;
     reader->tail_seen = NULL;
     tpr_memory_free_(&reader->memory);
-}
-
-/* Let go of all sources and release everything. Nobody may be asleep in it. Tags are the caller's to free first. */
-static inline void tpr_reader_close(struct tpr_reader *reader) {
-    if (!reader->memory.page)
-        return;
-    while (reader->count && !tpr_is_forked_(&reader->memory))
-        tpr_reader_remove(reader, reader->source[0]->source, NULL);
-    tpr_reader_release_(reader);
 }
 
 #endif

@@ -19,7 +19,8 @@ struct tpr_view {
     uint64_t missed;                      /* how many of this source were lost just before it; set by readers */
     uint64_t origin_source, origin_seq; /* who published it first; 0 and 0 when the record does not say */
     uint32_t headers_bytes, payload_bytes;
-    uint64_t end; /* the position after it */
+    uint32_t is_loan; /* the payload lies in the slab; here its place does, TPR_PLACE_BYTES of it, until a reader resolves it */
+    uint64_t end;     /* the position after it */
 };
 
 /* Read the record at position `at`, of which `available` bytes (of 1 or more) are published. Returns NULL and fills in
@@ -32,11 +33,12 @@ static inline const char *tpr_record_read_(const uint8_t *data, uint64_t capacit
     uint32_t bytes = (uint32_t)first, flags = (uint32_t)(first >> 32);
     uint64_t origin_bytes = flags & TPR_RECORD_ORIGIN ? TPR_ORIGIN_BYTES : 0;
     view->end = at + bytes;
+    view->is_loan = (flags & TPR_RECORD_LOAN) != 0;
     if (flags == TPR_RECORD_PADDING) {
         view->payload = NULL;
         return bytes != until_wrap || bytes > available ? "a padding record does not end at the wrap" : NULL;
     }
-    if ((flags & ~TPR_RECORD_ORIGIN) != TPR_RECORD_DATA)
+    if ((flags & ~(TPR_RECORD_ORIGIN | TPR_RECORD_LOAN)) != TPR_RECORD_DATA)
         return "a record is of unknown kind";
     if (bytes < TPR_RECORD_HEADER_BYTES + origin_bytes || bytes > capacity / 4 + origin_bytes || bytes > available ||
         bytes > until_wrap)
@@ -48,10 +50,16 @@ static inline const char *tpr_record_read_(const uint8_t *data, uint64_t capacit
     view->payload_bytes = (uint32_t)(lengths >> 32);
     if (tpr_record_bytes(view->headers_bytes, view->payload_bytes) + origin_bytes != bytes)
         return "a record's lengths disagree";
+    if (view->is_loan && view->payload_bytes != TPR_PLACE_BYTES)
+        return "a loan's place has another length";
     view->origin_source = origin_bytes ? tpr_load_relaxed_(&word[4]) : 0;
     view->origin_seq = origin_bytes ? tpr_load_relaxed_(&word[5]) : 0;
     view->headers = (const uint8_t *)&word[4] + origin_bytes;
     view->payload = view->headers + view->headers_bytes;
+    if (view->is_loan) { /* a place comes first, so that it is aligned */
+        view->payload = view->headers;
+        view->headers += TPR_PLACE_BYTES;
+    }
     return NULL;
 }
 

@@ -9,6 +9,9 @@
  * use); where older records begin by walking those that history and drop promise. Readers are attached again by the
  * caller, before anything is published; until then nothing is overwritten that the dead writer had not given up.
  *
+ * Loans are not gone on with: a ring taken up again has no slab to loan from, and what a dead reader held it holds until
+ * its page is withdrawn. (The core neither loans nor holds.)
+ *
  * A control page says where its reader stood in each ring: tpr_reader_add(... TPR_START_CURSOR ...) goes on there.
  *
  * Not here: that only one process does this, and only when the old one is dead. That is the caller's to know.
@@ -102,7 +105,7 @@ static inline int tpr_writer_recover(struct tpr_writer *writer, int fd) {
     tpr_spin_init_(&writer->spin);
     code = tpr_positions_open_(writer);
     if (code == TPR_OK)
-        code = tpr_memory_recover_(&writer->memory, fd, TPR_HEADER_BYTES + info.capacity);
+        code = tpr_memory_recover_(&writer->memory, fd, tpr_ring_bytes_(&info));
     if (code == TPR_OK) {
         writer->page = (struct tpr_ring_page *)writer->memory.page;
         writer->data = (uint8_t *)writer->memory.page + TPR_HEADER_BYTES;
@@ -139,7 +142,7 @@ static inline int tpr_reader_recover(struct tpr_reader *reader, int fd) {
     reader->memory.fd = -1;
     int code = tpr_control_check_(fd, O_RDWR, &info);
     if (code == TPR_OK)
-        code = tpr_memory_recover_(&reader->memory, fd, tpr_control_bytes_(info.slots));
+        code = tpr_memory_recover_(&reader->memory, fd, tpr_control_bytes_(&info));
     if (code != TPR_OK)
         return code;
     reader->page = (struct tpr_control_page *)reader->memory.page;

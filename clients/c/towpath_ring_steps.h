@@ -28,6 +28,7 @@
     X(RECORD_ORIGIN)   /* writer */                                                                           \
     X(RECORD_HEADERS)  /* writer */                                                                           \
     X(RECORD_PAYLOAD)  /* writer */                                                                           \
+    X(RECORD_LOAN)     /* writer: where the payload lies in its slab */                                       \
     X(OLDEST)          /* writer: takes leave to overwrite */                                                 \
     X(ANCHOR)          /* writer: where the batch begins that is about to be published */                     \
     X(LAST_SEQ)        /* writer: how many there have been, for statistics */                                 \
@@ -36,6 +37,7 @@
     X(WAITS_SET)       /* writer: is about to sleep for room */                                               \
     X(WAITS_DOORBELL)  /* writer: wants its doorbell rung when there is room */                               \
     X(WAITS_CLEAR)     /* writer: sleeps no more */                                                           \
+    X(LOANS_WANTED)    /* writer: waits for a piece of its slab, or does so no more */                        \
     X(TAIL_CLOSED)     /* writer: the end */                                                                  \
     X(CONTROL_HEADER)  /* reader: the header of a new control page */                                         \
     X(SLOT_RESET)      /* reader: the slot's last cursor is void */                                           \
@@ -43,6 +45,11 @@
     X(SLOT_SOURCE)     /* reader: whose slot it is from now on */                                             \
     X(SLOT_START)      /* reader: its first cursor */                                                         \
     X(CURSOR)          /* reader: has copied a batch out */                                                   \
+    X(HELD_UNTIL)      /* reader: how much of its held table is in use */                                     \
+    X(HELD_SOURCE)     /* reader: whose message it is about to hold */                                        \
+    X(HELD_SEQ)        /* reader: holds it */                                                                 \
+    X(HELD_FREE)       /* reader: looks at it no more */                                                      \
+    X(RELEASED)        /* reader: tells a writer that wants to hear of it */                                  \
     X(SLOT_LEFT)       /* reader: lets go of the source */                                                    \
     X(SLEEP_FUTEX)     /* reader: is about to sleep on tails */                                               \
     X(SLEEP_DOORBELL)  /* reader: wants its doorbell rung */                                                  \
@@ -57,6 +64,12 @@
     X(NO_FENCE_SLEEP)      /* reader: between saying that it sleeps and its second look at the tails */       \
     X(NO_FENCE_COMMIT)     /* reader: between the cursor and its look at writer_waits_for */                  \
     X(NO_FENCE_ROOM)       /* writer: between writer_waits_for and its second look at the cursors */          \
+    X(NO_FENCE_HOLD)       /* reader: between holding a message and its look at oldest_pos */                 \
+    X(NO_FENCE_REUSE)      /* writer: between oldest_pos and its look at who holds what */                    \
+    X(NO_FENCE_LOANS)      /* writer: between loans_wanted and its second look at who holds what */           \
+    X(NO_FENCE_RELEASE)    /* reader: between a release and its look at loans_wanted */                       \
+    X(HOLDS_IGNORED)       /* writer: takes a message's bytes back when all cursors are past it */            \
+    X(REUSE_BEFORE_CURSOR) /* writer: takes them back when nobody holds them */                               \
     X(TAIL_BEFORE_RECORD)  /* writer: publishes, then writes */                                               \
     X(OLDEST_AFTER_RECORD) /* writer: overwrites, then says so */                                             \
     X(NO_OVERRUN_CHECK)    /* reader: hands out what it copied without another look */                        \

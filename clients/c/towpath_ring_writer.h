@@ -24,6 +24,7 @@
 #define TOWPATH_RING_WRITER_H
 
 #include "towpath_ring_generation.h"
+#include "towpath_ring_slab.h"
 
 #include <stdlib.h>
 
@@ -32,6 +33,7 @@ struct tpr_peer {
     uint64_t reader;
     const struct tpr_control_page *control;
     const struct tpr_slot *slot;
+    const struct tpr_held *held;
     uint64_t control_bytes;
     uint64_t pin;        /* where it counts as standing while its cursor is unset */
     uint64_t rung;       /* the sleeping word it was last rung for, */
@@ -40,8 +42,10 @@ struct tpr_peer {
     uint64_t cursor;     /* its cursor at the last look, if it had one */
     uint64_t stuck_word; /* its cursor word when it was first seen to hold up the writer */
     uint64_t stuck_ns;   /* how long it has held up the writer since, as far as the writer looked */
+    uint32_t held_max;   /* entries that its held table has */
     int doorbell;        /* a duplicate of ours, or -1 */
-    uint8_t has_left;    /* let go by itself: counts no more */
+    uint8_t has_left;    /* let go by itself, or parted from: counts no more */
+    uint8_t is_parted;   /* no reader of ours any more, but what it holds it holds */
     uint8_t stale_left;  /* the slot said LEFT when attached: that is from before, not news */
     uint8_t is_violator; /* its cursor was impossible: counts no more */
     uint8_t is_stuck;    /* it holds up the writer, and stuck_word and stuck_ns say since when */
@@ -91,6 +95,9 @@ struct tpr_writer {
     const uint64_t *generation_cell; /* NULL: no table, never asks for readers */
     struct tpr_unmapped table;
     struct tpr_positions *positions; /* NULL: block, without history */
+    uint64_t slab_bytes;
+    uint8_t *slab_data;
+    struct tpr_slab *slab; /* NULL: nothing was ever loaned */
     struct tpr_peer *peer;
     uint32_t peer_count, peer_room;
     uint32_t wake_word; /* private futex: tpr_writer_notify() */
@@ -131,17 +138,19 @@ static inline void tpr_positions_close_(struct tpr_writer *writer) {
 }
 
 /* Make a ring of `capacity` data bytes (power of two, 4096..2^30) for `source`. `overflow`: TPR_OVERFLOW_BLOCK or _DROP.
- * `history`: how many messages a late reader may ask for, 0..65536.
- * Returns TPR_OK, TPR_E_CAPACITY, TPR_E_OVERFLOW, TPR_E_HISTORY, TPR_E_SYSTEM. */
-static inline int tpr_writer_open_with(struct tpr_writer *writer, uint64_t source, uint64_t capacity,
-                                       uint32_t overflow, uint32_t history) {
+ * `history`: how many messages a late reader may ask for, 0..65536. `slab_bytes`: how much can be loaned at a time
+ * (towpath_ring_loan.h), a multiple of 4096 up to 2^32; 0: nothing. It is paid for as it is used.
+ * Returns TPR_OK, TPR_E_CAPACITY, TPR_E_OVERFLOW, TPR_E_HISTORY, TPR_E_SLAB, TPR_E_SYSTEM. */
+static inline int tpr_writer_open_loaning(struct tpr_writer *writer, uint64_t source, uint64_t capacity,
+                                          uint32_t overflow, uint32_t history, uint64_t slab_bytes) {
     struct {
         uint64_t magic;
         uint32_t version, header_bytes;
         uint64_t capacity, source, created_ns;
         uint32_t overflow, history;
+        uint64_t base_seq, slab_bytes;
     } header = {TPR_RING_MAGIC, TPR_VERSION, TPR_HEADER_BYTES, capacity, source, tpr_clock_ns_(CLOCK_REALTIME),
-                overflow,       history};
+                overflow,       history,     0,                slab_bytes};
     memset(writer, 0, sizeof *writer);
     writer->memory.fd = -1;
     if (!tpr_is_capacity_(capacity))
@@ -150,23 +159,33 @@ static inline int tpr_writer_open_with(struct tpr_writer *writer, uint64_t sourc
         return TPR_E_OVERFLOW;
     if (history > TPR_HISTORY_MAX)
         return TPR_E_HISTORY;
+    if (!tpr_is_slab_(slab_bytes))
+        return TPR_E_SLAB;
     writer->source = source;
     writer->capacity = capacity;
+    writer->slab_bytes = slab_bytes;
     writer->overflow = overflow;
     writer->history = history;
     int code = tpr_positions_open_(writer);
     if (code == TPR_OK)
-        code = tpr_memory_make_(&writer->memory, "towpath-ring", TPR_HEADER_BYTES + capacity);
+        code = tpr_memory_make_(&writer->memory, "towpath-ring", TPR_HEADER_BYTES + capacity + slab_bytes);
     if (code != TPR_OK) {
         tpr_positions_close_(writer);
         return code;
     }
     writer->page = (struct tpr_ring_page *)writer->memory.page;
     writer->data = (uint8_t *)writer->memory.page + TPR_HEADER_BYTES;
+    writer->slab_data = writer->data + capacity;
     TPR_COPY(RING_HEADER, writer->page, &header, sizeof header);
     writer->room_until = writer->room_limit = capacity;
     tpr_spin_init_(&writer->spin);
     return TPR_OK;
+}
+
+/* The same without a slab. */
+static inline int tpr_writer_open_with(struct tpr_writer *writer, uint64_t source, uint64_t capacity,
+                                       uint32_t overflow, uint32_t history) {
+    return tpr_writer_open_loaning(writer, source, capacity, overflow, history, 0);
 }
 
 /* The seqs of a new ring begin with `first_seq` (1 or more) instead of 1: it goes on with a log. Before anything is
@@ -385,6 +404,20 @@ static inline int tpr_writer_extend_(struct tpr_writer *writer, uint64_t until) 
     TPR_STORE(OLDEST, &writer->page->oldest_pos, oldest, __ATOMIC_RELEASE); /* history_pos is not older than it */
     tpr_fence_release_(); /* with the reader's, between copying a record and its look at oldest_pos */
     return 1;
+}
+
+/* What lies before `oldest` (the start of a record, and not after any cursor that counts, or with drop the tail) is given
+ * up, although nothing overwrites it in the ring. */
+static inline void tpr_writer_give_up_(struct tpr_writer *writer, uint64_t oldest) {
+    if (oldest <= writer->oldest)
+        return;
+    if (writer->history)
+        tpr_writer_tell_history_(writer, oldest);
+    writer->oldest = oldest;
+    writer->room_until = oldest + writer->capacity;
+    if (writer->room_limit < writer->room_until)
+        writer->room_limit = writer->room_until;
+    TPR_STORE(OLDEST, &writer->page->oldest_pos, oldest, __ATOMIC_RELEASE);
 }
 
 /* Room for `bytes` at `position`, padding included? Publishes what is given up for them. */

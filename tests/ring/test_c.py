@@ -27,6 +27,19 @@ def test_one_process(c_test: Callable[..., str], name: str, flags: tuple[str, ..
     assert c_test(name, flags) == "ok\n"
 
 
+@pytest.mark.parametrize("flags", [(), ADDRESS, STORE_BUFFER], ids=["plain", "address", "store_buffer"])
+def test_loans(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
+    assert c_test("loan_test", flags) == "ok\n"
+
+
+@pytest.mark.parametrize("lapping", [(), LAPPING], ids=["block", "drop"])
+@pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
+def test_threads_that_loan(
+    c_test: Callable[..., str], flags: tuple[str, ...], lapping: tuple[str, ...]
+) -> None:
+    assert c_test("threads_test", (*flags, *lapping, "-DWITH_LOANS"), "20000") == "ok\n"
+
+
 @pytest.mark.parametrize("messages", [20_000, pytest.param(2_000_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("lapping", [(), LAPPING], ids=["block", "drop"])
 @pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])

@@ -19,7 +19,7 @@ Not here: who may map what, how long to wait for a slow reader (the core), heade
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
@@ -50,7 +50,12 @@ class Message:
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
-    def payload(self) -> bytes: ...
+    def payload(self) -> bytes:
+        """What was published. Of a loaned message, from a ``Reader`` that holds (``held_max``): a read-only
+        memoryview of the publisher's memory, which stays as it is for as long as it, or anything made of it,
+        is there. (Typed as ``bytes``, which it can do most of; ``bytes(payload)`` copies it.)
+        """
+
     @property
     def seq(self) -> int: ...
     @property
@@ -92,6 +97,45 @@ class Message:
         origin_seq: int = 0,
     ) -> Message: ...
 
+class LoansOut(Exception):
+    """All of the slab is loaned out, or (overflow = drop) held by readers: waiting for them cannot help."""
+
+class Loan:
+    """A piece of a writer's slab: a writable buffer (``memoryview``, ``numpy.frombuffer``), page-aligned.
+    What it holds at first is an earlier message of this writer, or zeros.
+
+    Published or released it has no bytes any more: ``BufferError``. It cannot be either while somebody has a
+    buffer of it. One that is collected is released. A view of it must not be touched in a forked child.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def is_out(self) -> bool:
+        """Whether it was neither published nor released."""
+
+    def release(self) -> None:
+        """Give it back unpublished; what was written to it is zeroed. More than once is fine.
+
+        Raises:
+            BufferError: somebody has a buffer of it.
+        """
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, key: int, /) -> int: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> memoryview: ...
+    @overload
+    def __setitem__(self, key: int, value: int, /) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: Buffer, /) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+_L = TypeVar("_L", bound=Loan)
+
 @final
 class Writer:
     """The one writer of a ring.
@@ -107,6 +151,7 @@ class Writer:
         *,
         overflow: Literal["block", "drop"] = "block",
         history: int = 0,
+        slab_bytes: int = 0,
     ) -> Writer:
         """Make a ring.
 
@@ -116,6 +161,8 @@ class Writer:
             overflow: when the ring is full, wait for the slowest reader; or overwrite the oldest messages,
                 of which readers learn exactly how many they missed.
             history: how many messages a late reader may ask for, 0 to 65536.
+            slab_bytes: how much can be loaned at a time: a multiple of 4096 up to 2**32, or 0. Only touched
+                pages are paid for.
         """
 
     @classmethod
@@ -217,6 +264,10 @@ class Writer:
         (overflow = drop: it is lapped, like any other).
         """
 
+    def part(self, reader: int, /) -> bool:
+        """The same of one that was too slow, but lives: loaned messages that it holds stay as they are, until
+        it lets go of them, or is detached."""
+
     def readers(self) -> list[int]:
         """The readers attached, violators included; in no particular order."""
 
@@ -294,6 +345,48 @@ class Writer:
                 on ends the call before it, and raises when it comes first.
         """
 
+    @overload
+    def try_loan(self, nbytes: int) -> Loan | int: ...
+    @overload
+    def try_loan(self, nbytes: int, kind: type[_L]) -> _L | int:
+        """Give a piece of the slab to fill.
+
+        Args:
+            nbytes: 0 to ``slab_bytes``, and less than 2**32.
+            kind: a subclass of Loan, to be made without calling it.
+
+        Returns:
+            The loan; 0 when what was published is in the way, unread or held; -1 when the generation changed.
+            With overflow = drop the oldest unheld messages are given up for it instead.
+
+        Raises:
+            LoansOut: waiting for readers cannot help. At most 1024 are out or published at a time.
+            MessageTooLarge: it is larger than the slab.
+            RingError: the writer has no slab.
+        """
+
+    def try_publish_loan(self, loan: Loan, headers: bytes | None = None) -> int:
+        """Publish what was loaned. Returns as ``try_publish``; unless it was published, the loan stays as it
+        is.
+
+        Raises:
+            BufferError: it was published or released, or somebody has a buffer of it.
+            ValueError: it is another writer's.
+            MessageTooLarge: the headers are.
+        """
+
+    def wait_loan(self, nbytes: int, timeout_ns: int) -> int:
+        """Wait until ``nbytes`` can be loaned. Returns and raises as ``wait_room`` and ``try_loan``."""
+
+    def arm_loan(self, nbytes: int, /) -> bool:
+        """Have the doorbells that readers were given rung when something is released: as ``arm_room``. A
+        reader that this writer was parted from does not ring."""
+
+    def disarm_loan(self) -> None:
+        """No doorbell for that wanted any more. A ``wait_loan`` disarms too."""
+
+    @property
+    def slab_bytes(self) -> int: ...
     def wait_room(self, nbytes: int, timeout_ns: int) -> int:
         """Wait until a message of ``nbytes`` (headers and payload) fits. A sleep ends only when an eighth
         of the ring more than that is free, or all of it.
@@ -344,13 +437,23 @@ class Writer:
 class Reader:
     """The reader of one subscription, of any number of rings."""
 
-    def __new__(cls, reader: int, slots: int = 255) -> Reader:
+    def __new__(cls, reader: int, slots: int = 255, *, held_max: int = 0) -> Reader:
         """Make a control page.
 
         Args:
             reader: the subscription's identity.
             slots: sources it can read at a time, 1 to 4096.
+            held_max: how many loaned messages it may hold at a time, 0 to 65536: their payloads are views of
+                the publisher's memory, others copies.
         """
+
+    @property
+    def held(self) -> int:
+        """How many loaned messages somebody looks at now."""
+
+    @property
+    def loans_copied(self) -> int:
+        """Loaned messages that were copied because ``held_max`` were held."""
 
     @classmethod
     def recover(cls, fd: int, /) -> Reader:

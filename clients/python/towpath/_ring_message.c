@@ -14,7 +14,7 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *payload;     /* bytes */
+    PyObject *payload;     /* bytes; of a loaned message a memoryview */
     PyObject *headers_raw; /* bytes, or NULL for none */
     PyObject *headers;     /* decoded, or NULL when nobody asked yet */
     PyObject *channel;     /* str */
@@ -59,13 +59,11 @@ static PyObject *message_payload(PyObject *kept, const uint8_t *data, uint32_t c
     return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)count);
 }
 
-PyObject *tp_message_of(const struct tpr_view *view) {
-    MessageObject *self = message_alloc();
-    if (!self)
-        return NULL;
+/* A message of a view, but for its payload, which is taken over (NULL: there was no memory for it). */
+static PyObject *message_fill(MessageObject *self, const struct tpr_view *view, PyObject *payload) {
     self->headers_raw = self->headers = NULL;
     self->channel = Py_NewRef((PyObject *)view->from->tag);
-    self->payload = message_payload(self->payload, view->payload, view->payload_bytes);
+    self->payload = payload;
     if (view->headers_bytes && self->payload)
         self->headers_raw = PyBytes_FromStringAndSize((const char *)view->headers, (Py_ssize_t)view->headers_bytes);
     if (!self->payload || (view->headers_bytes && !self->headers_raw)) {
@@ -76,6 +74,23 @@ PyObject *tp_message_of(const struct tpr_view *view) {
                                  view->missed, view->origin_source, view->origin_seq};
     self->numbers = numbers;
     return (PyObject *)self;
+}
+
+PyObject *tp_message_of(const struct tpr_view *view) {
+    MessageObject *self = message_alloc();
+    if (!self)
+        return NULL;
+    return message_fill(self, view, message_payload(self->payload, view->payload, view->payload_bytes));
+}
+
+PyObject *tp_message_of_loan(const struct tpr_view *view, PyObject *payload) {
+    MessageObject *self = message_alloc();
+    if (!self) {
+        Py_DECREF(payload);
+        return NULL;
+    }
+    Py_XDECREF(self->payload);
+    return message_fill(self, view, payload);
 }
 
 PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel,
@@ -155,9 +170,12 @@ static PyObject *message_get_headers(MessageObject *self, void *Py_UNUSED(closur
     return Py_XNewRef(self->headers);
 }
 
+/* Both may be NULL. -1 with an exception set. */
 static int message_same_bytes(PyObject *a, PyObject *b) {
     if (a == b)
         return 1;
+    if (a && b && !(PyBytes_Check(a) && PyBytes_Check(b)))
+        return PyObject_RichCompareBool(a, b, Py_EQ);
     return a && b && PyBytes_GET_SIZE(a) == PyBytes_GET_SIZE(b) &&
            memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)PyBytes_GET_SIZE(a)) == 0;
 }
@@ -167,7 +185,9 @@ static PyObject *message_compare(PyObject *left, PyObject *right, int operation)
         Py_RETURN_NOTIMPLEMENTED;
     MessageObject *a = (MessageObject *)left, *b = (MessageObject *)right;
     int is_equal = memcmp(&a->numbers, &b->numbers, sizeof a->numbers) == 0 &&
-                   message_same_bytes(a->payload, b->payload) && message_same_bytes(a->headers_raw, b->headers_raw);
+                   message_same_bytes(a->headers_raw, b->headers_raw);
+    if (is_equal && (is_equal = message_same_bytes(a->payload, b->payload)) < 0)
+        return NULL;
     if (is_equal && a->channel != b->channel) {
         is_equal = PyUnicode_Compare(a->channel, b->channel) == 0;
         if (PyErr_Occurred())
@@ -188,7 +208,7 @@ static PyObject *message_repr(MessageObject *self) {
         snprintf(missed, sizeof missed, " after %llu lost", (unsigned long long)self->numbers.missed);
     return PyUnicode_FromFormat("<Message %U #%llu of source %llu%s, %zd bytes>", self->channel,
                                 (unsigned long long)self->numbers.seq, (unsigned long long)self->numbers.source, missed,
-                                PyBytes_GET_SIZE(self->payload));
+                                PyObject_Size(self->payload));
 }
 
 /* A message is bytes-like, its payload's: whoever takes bytes (join, write, hash) can be given it as it is. */
@@ -199,7 +219,7 @@ static int message_getbuffer(MessageObject *self, Py_buffer *view, int flags) {
 #define TP_NUMBER(name, text)                                                                                 \
     {#name, T_ULONGLONG, offsetof(MessageObject, numbers) + offsetof(struct tp_numbers, name), READONLY, text}
 static PyMemberDef message_members[] = {
-    {"payload", T_OBJECT_EX, offsetof(MessageObject, payload), READONLY, "The bytes that were published."},
+    {"payload", T_OBJECT_EX, offsetof(MessageObject, payload), READONLY, "The bytes that were published; of a loaned message a view of them."},
     {"channel", T_OBJECT_EX, offsetof(MessageObject, channel), READONLY, "The channel's name."},
     TP_NUMBER(seq, "Number within its source, contiguous from 1."),
     TP_NUMBER(source, "The writer's presence on the channel."),

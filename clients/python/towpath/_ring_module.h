@@ -32,6 +32,7 @@ int tp_add_reader(PyObject *module);
 int tp_add_table(PyObject *module);
 int tp_add_value(PyObject *module);
 int tp_add_parcel(PyObject *module);
+int tp_add_loan(PyObject *module);
 
 PyObject *tp_set_headers_decoder(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *tp_decode_headers(PyObject *raw); /* bytes; the headers, as Message.headers gives them */
@@ -44,13 +45,16 @@ struct tp_numbers {
 /* A Message with a copy of what the view shows. */
 PyObject *tp_message_of(const struct tpr_view *view);
 
+/* The same of a loaned message, `payload` (taken over, also on failure) being a view of it. */
+PyObject *tp_message_of_loan(const struct tpr_view *view, PyObject *payload);
+
 /* A Message; takes over `payload` and `headers_raw` (NULL: none), also on failure. */
 PyObject *tp_message_new(PyObject *payload, PyObject *headers_raw, PyObject *channel, const struct tp_numbers *numbers);
 
 /* Set the exception for an error code of the ring; returns NULL. */
 PyObject *tp_raise(int code);
 
-/* ---- Writer, in two files ---- */
+/* ---- Writer, in three files ---- */
 
 typedef struct {
     PyObject_HEAD
@@ -58,16 +62,30 @@ typedef struct {
     int is_made; /* `ring` needs closing */
     int is_open; /* the user has not closed it */
     uint32_t notified, notified_seen;
+    Py_ssize_t exports; /* views of its loans: their memory stays mapped */
 } WriterObject;
 
 /* 0 with an exception set when it is closed, or another process's. */
 int tp_writer_usable(WriterObject *self);
+
+/* The last view of a loan has gone: a writer that was closed meanwhile is closed for real. */
+void tp_writer_finish(WriterObject *self);
+
+/* Back from a sleep, which had ring.is_waiting set, under the GIL. The code; TPR_OK for the end of a mere slice. */
+int tp_writer_slept(WriterObject *self, int code, int is_slice);
 
 /* Methods (_ring_writer_publish.c). */
 PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tp_writer_try_publish_many(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 PyObject *tp_writer_try_publish_from(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* Methods (_ring_loan.c). */
+PyObject *tp_writer_try_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tp_writer_try_publish_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tp_writer_arm_loan(WriterObject *self, PyObject *value);
+PyObject *tp_writer_disarm_loan(WriterObject *self, PyObject *ignored);
 
 PyObject *tp_writer_load(WriterObject *self, PyObject *reader); /* _ring_load.c */
 
@@ -83,6 +101,10 @@ typedef struct {
 
 /* 0 with an exception set when it is closed, or another process's. */
 int tp_reader_usable(ReaderObject *self);
+
+/* Hold the loaned message that `view` shows: a memoryview of it (_ring_loan.c). NULL with `is_full` set: there is no entry for it,
+ * and no exception; copy it. */
+PyObject *tp_held_view(ReaderObject *reader, const struct tpr_view *view, int *is_full);
 
 PyObject *tp_reader_set_load(ReaderObject *self, PyObject *load); /* _ring_load.c */
 

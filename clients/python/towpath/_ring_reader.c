@@ -22,17 +22,18 @@ int tp_reader_usable(ReaderObject *self) {
 }
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"reader", "slots", NULL};
-    PyObject *reader_value, *slots_value = NULL;
+    static char *names[] = {"reader", "slots", "held_max", NULL};
+    PyObject *reader_value, *slots_value = NULL, *held_value = NULL;
     uint64_t reader;
-    uint32_t slots = TPR_SLOTS_DEFAULT;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:Reader", names, &reader_value, &slots_value) ||
-        tp_uint64(reader_value, "reader", &reader) < 0 || (slots_value && tp_uint32(slots_value, "slots", &slots) < 0))
+    uint32_t slots = TPR_SLOTS_DEFAULT, held_max = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$O:Reader", names, &reader_value, &slots_value, &held_value) ||
+        tp_uint64(reader_value, "reader", &reader) < 0 || (slots_value && tp_uint32(slots_value, "slots", &slots) < 0) ||
+        (held_value && tp_uint32(held_value, "held_max", &held_max) < 0))
         return NULL;
     ReaderObject *self = (ReaderObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    int code = tpr_reader_open(&self->ring, reader, slots);
+    int code = tpr_reader_open_holding(&self->ring, reader, slots, held_max);
     if (code != TPR_OK) {
         tp_raise(code);
         Py_DECREF(self);
@@ -249,6 +250,15 @@ static PyObject *reader_take_violations(ReaderObject *self, PyObject *Py_UNUSED(
 
 /* ---- receiving ---- */
 
+/* A message of what the view shows: loaned, and held, or copied. */
+static PyObject *reader_message(ReaderObject *self, const struct tpr_view *view) {
+    int is_full = 1;
+    PyObject *payload = view->is_loan && self->ring.held_max ? tp_held_view(self, view, &is_full) : NULL;
+    if (payload)
+        return tp_message_of_loan(view, payload);
+    return is_full ? tp_message_of(view) : NULL;
+}
+
 /* One pass: up to the two bounds, but one message at least where there is one. Returns a list, empty when there
  * is none. NULL with an exception set: nothing was taken (but where memory fails even for the list, it was). */
 static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t bytes_max) {
@@ -261,7 +271,7 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
     tpr_reader_begin(&self->ring);
     while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
         int64_t more = (int64_t)view.headers_bytes + view.payload_bytes;
-        if ((bytes + more > bytes_max && count) || !(message[count] = tp_message_of(&view)))
+        if ((bytes + more > bytes_max && count) || !(message[count] = reader_message(self, &view)))
             break;
         if (tpr_reader_consume(&self->ring, &view)) {
             bytes += more;
@@ -393,12 +403,22 @@ static PyObject *reader_get_pending_bytes(ReaderObject *self, void *Py_UNUSED(cl
     return PyLong_FromUnsignedLongLong(tpr_reader_pending_bytes(&self->ring));
 }
 
+static PyObject *reader_get_held(ReaderObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(self->ring.held_count);
+}
+
+static PyObject *reader_get_loans_copied(ReaderObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->ring.loans_copied);
+}
+
 static PyObject *reader_get_lost(ReaderObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->ring.lost);
 }
 
 static PyGetSetDef reader_getters[] = {
     {"reader", (getter)reader_get_reader, NULL, "The subscription this control page belongs to.", NULL},
+    {"held", (getter)reader_get_held, NULL, "Loaned messages that somebody looks at.", NULL},
+    {"loans_copied", (getter)reader_get_loans_copied, NULL, "Loaned messages copied as held_max were held.", NULL},
     {"lost", (getter)reader_get_lost, NULL, "Messages missed so far, of all sources.", NULL},
     {"pending_bytes", (getter)reader_get_pending_bytes, NULL, "Bytes published and not received yet.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

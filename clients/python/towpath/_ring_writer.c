@@ -35,20 +35,21 @@ static int writer_overflow(PyObject *value, uint32_t *out) {
 }
 
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"source", "ring_bytes", "overflow", "history", NULL};
-    PyObject *source_value, *bytes_value, *overflow_value = NULL, *history_value = NULL;
-    uint64_t source, ring_bytes;
+    static char *names[] = {"source", "ring_bytes", "overflow", "history", "slab_bytes", NULL};
+    PyObject *source_value, *bytes_value, *overflow_value = NULL, *history_value = NULL, *slab_value = NULL;
+    uint64_t source, ring_bytes, slab_bytes = 0;
     uint32_t overflow = TPR_OVERFLOW_BLOCK, history = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OO:Writer", names, &source_value, &bytes_value,
-                                     &overflow_value, &history_value) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$OOO:Writer", names, &source_value, &bytes_value,
+                                     &overflow_value, &history_value, &slab_value) ||
         tp_uint64(source_value, "source", &source) < 0 || tp_uint64(bytes_value, "ring_bytes", &ring_bytes) < 0 ||
         writer_overflow(overflow_value, &overflow) < 0 ||
-        (history_value && tp_uint32(history_value, "history", &history) < 0))
+        (history_value && tp_uint32(history_value, "history", &history) < 0) ||
+        (slab_value && tp_uint64(slab_value, "slab_bytes", &slab_bytes) < 0))
         return NULL;
     WriterObject *self = (WriterObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    int code = tpr_writer_open_with(&self->ring, source, ring_bytes, overflow, history);
+    int code = tpr_writer_open_loaning(&self->ring, source, ring_bytes, overflow, history, slab_bytes);
     if (code != TPR_OK) {
         tp_raise(code);
         Py_DECREF(self);
@@ -76,13 +77,18 @@ static PyObject *writer_recover(PyTypeObject *type, PyObject *value) {
     return (PyObject *)self;
 }
 
-/* Close for real; not while a thread sleeps in it. */
+/* Close for real; not while a thread sleeps in it, or somebody looks at its memory. */
 static void writer_release(WriterObject *self) {
     self->is_open = 0;
-    if (self->is_made && !self->ring.is_waiting) {
+    if (self->is_made && !self->ring.is_waiting && !self->exports) {
         self->is_made = 0;
         tpr_writer_close(&self->ring);
     }
+}
+
+void tp_writer_finish(WriterObject *self) {
+    if (!self->is_open)
+        writer_release(self);
 }
 
 static void writer_dealloc(WriterObject *self) {
@@ -170,6 +176,13 @@ static PyObject *writer_detach(WriterObject *self, PyObject *value) {
     return PyBool_FromLong(tpr_writer_detach(&self->ring, reader));
 }
 
+static PyObject *writer_part(WriterObject *self, PyObject *value) {
+    uint64_t reader;
+    if (!tp_writer_usable(self) || tp_uint64(value, "reader", &reader) < 0)
+        return NULL;
+    return PyBool_FromLong(tpr_writer_part(&self->ring, reader));
+}
+
 static PyObject *writer_install(WriterObject *self, PyObject *value) {
     uint64_t generation;
     if (!tp_writer_usable(self) || tp_uint64(value, "generation", &generation) < 0)
@@ -183,7 +196,7 @@ static PyObject *writer_list(WriterObject *self, int violators_only) {
         return NULL;
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list && i < self->ring.peer_count; i++) {
-        if (violators_only && !self->ring.peer[i].is_violator)
+        if (self->ring.peer[i].is_parted || (violators_only && !self->ring.peer[i].is_violator))
             continue;
         PyObject *reader = PyLong_FromUnsignedLongLong(self->ring.peer[i].reader);
         if (!reader || PyList_Append(list, reader) < 0)
@@ -226,6 +239,16 @@ static PyObject *writer_notify(WriterObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+int tp_writer_slept(WriterObject *self, int code, int is_slice) {
+    int saved = errno;
+    self->ring.is_waiting = 0;
+    tpr_writer_reap(&self->ring);
+    if (!self->is_open)
+        writer_release(self);
+    errno = saved;
+    return code == TPR_TIMEOUT && is_slice ? TPR_OK : code;
+}
+
 /* One sleep of wait_room(), the GIL released. */
 static int writer_sleep(WriterObject *self, const struct tpr_room_wait *wait, uint64_t deadline_ns) {
     uint64_t slice_end_ns = tpr_monotonic_ns() + TP_SLICE_NS;
@@ -235,12 +258,8 @@ static int writer_sleep(WriterObject *self, const struct tpr_room_wait *wait, ui
     code = tpr_room_wait_sleep(wait, slice_end_ns < deadline_ns ? slice_end_ns : deadline_ns);
     saved = errno;
     Py_END_ALLOW_THREADS
-    self->ring.is_waiting = 0;
-    tpr_writer_reap(&self->ring);
-    if (!self->is_open)
-        writer_release(self);
     errno = saved;
-    return code == TPR_TIMEOUT && slice_end_ns < deadline_ns ? TPR_OK : code;
+    return tp_writer_slept(self, code, slice_end_ns < deadline_ns);
 }
 
 static PyObject *writer_wait_room(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -327,6 +346,10 @@ static PyObject *writer_get_message_bytes_max(WriterObject *self, void *Py_UNUSE
     return PyLong_FromUnsignedLongLong(tpr_message_bytes_max(self->ring.capacity));
 }
 
+static PyObject *writer_get_slab_bytes(WriterObject *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->ring.slab_bytes);
+}
+
 static PyObject *writer_get_tail(WriterObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->ring.tail);
 }
@@ -355,6 +378,7 @@ static PyGetSetDef writer_getters[] = {
     {"source", (getter)writer_get_source, NULL, "The source this ring belongs to.", NULL},
     {"capacity", (getter)writer_get_capacity, NULL, "Bytes of data the ring holds.", NULL},
     {"message_bytes_max", (getter)writer_get_message_bytes_max, NULL, "Most bytes of headers and payload.", NULL},
+    {"slab_bytes", (getter)writer_get_slab_bytes, NULL, "Bytes that can be loaned; 0: none.", NULL},
     {"overflow", (getter)writer_get_overflow, NULL, "'block' or 'drop'.", NULL},
     {"history", (getter)writer_get_history, NULL, "How many messages a late reader may ask for.", NULL},
     {"tail", (getter)writer_get_tail, NULL, "Bytes ever published.", NULL},
@@ -373,6 +397,12 @@ static PyMethodDef writer_methods[] = {
     {"set_generation_table", TP_METHOD(writer_set_generation_table), TP_KEYWORDS, "Watch a cell of the core's table."},
     {"attach", TP_METHOD(writer_attach), TP_KEYWORDS, "Wait for, and wake, this reader from now on."},
     {"detach", TP_METHOD(writer_detach), METH_O, "Wait for this reader no more; False when it was not attached."},
+    {"part", TP_METHOD(writer_part), METH_O, "Wait for this reader no more; what it holds it holds."},
+    {"try_loan", TP_METHOD(tp_writer_try_loan), TP_KEYWORDS, "A piece of the slab to fill; 0: full, -1: readers changed."},
+    {"try_publish_loan", TP_METHOD(tp_writer_try_publish_loan), TP_KEYWORDS, "Publish what was loaned: its seq, 0, -1."},
+    {"wait_loan", TP_METHOD(tp_writer_wait_loan), TP_KEYWORDS, "Wait until so much can be loaned: 1, 0 (time over), -1."},
+    {"arm_loan", TP_METHOD(tp_writer_arm_loan), METH_O, "Have the doorbell rung when so much may be loaned; True: look now."},
+    {"disarm_loan", TP_METHOD(tp_writer_disarm_loan), METH_NOARGS, "No doorbell any more."},
     {"readers", TP_METHOD(writer_readers), METH_NOARGS, "The readers attached."},
     {"violators", TP_METHOD(writer_violators), METH_NOARGS, "Attached readers that are ignored: impossible cursor."},
     {"slowest_reader", TP_METHOD(writer_slowest_reader), METH_NOARGS, "The reader furthest behind, or None."},

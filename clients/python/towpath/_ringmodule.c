@@ -15,6 +15,8 @@ PyObject *tp_raise(int code) {
     case TPR_E_CAPACITY:
     case TPR_E_OVERFLOW:
     case TPR_E_HISTORY:
+    case TPR_E_SLAB:
+    case TPR_E_HELD:
     case TPR_E_SLOTS: PyErr_SetString(PyExc_ValueError, tpr_error_text(code)); return NULL;
     case TPR_E_TOO_LARGE: PyErr_SetString(tp_message_too_large, tpr_error_text(code)); return NULL;
     default: PyErr_SetString(tp_ring_error, tpr_error_text(code)); return NULL;
@@ -291,7 +293,7 @@ PyMODINIT_FUNC PyInit__ring(void) {
         PyModule_AddObjectRef(module, "RingError", tp_ring_error) < 0 ||
         PyModule_AddObjectRef(module, "MessageTooLarge", tp_message_too_large) < 0 || tp_add_message(module) < 0 ||
         tp_add_writer(module) < 0 || tp_add_reader(module) < 0 || tp_add_table(module) < 0 ||
-        tp_add_parcel(module) < 0 || tp_add_value(module) < 0) {
+        tp_add_parcel(module) < 0 || tp_add_loan(module) < 0 || tp_add_value(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -85,7 +85,7 @@ static void latecomer(void) {
     send_note(pair[0], 0, 0, tpr_writer_share(&writer));
     CHECK(receive_note(pair[0], &note, &control) && tpr_control_check(control, &info) == TPR_OK);
     const struct tpr_control_page *page =
-        (const struct tpr_control_page *)tpr_map_(control, tpr_control_bytes_(info.slots));
+        (const struct tpr_control_page *)tpr_map_(control, tpr_control_bytes_(&info));
     CHECK(page);
     while ((tpr_load_acquire_(&page->sleeping) & TPR_MODE_MASK) != TPR_MODE_FUTEX) {
         sched_yield();
@@ -95,7 +95,7 @@ static void latecomer(void) {
     CHECK(wait_child(child) == 0); /* it woke, and got "race", of which it was never attached for */
     CHECK(writer.readers_changed);
     CHECK(tpr_writer_publish(&writer, NULL, 0, "after", 5) == TPR_NEEDS_READERS);
-    tpr_unmap_(page, tpr_control_bytes_(info.slots));
+    tpr_unmap_(page, tpr_control_bytes_(&info));
     tpr_writer_close(&writer);
     tpr_table_close(&table);
     close(control);

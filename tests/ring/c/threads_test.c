@@ -6,6 +6,9 @@
  * race by the letter of C, all copies are atomic there, word by word (which hides nothing from the test: each byte is
  * checked, and received and missed must add up).
  *
+ * Built WITH_LOANS, all payloads are loaned, and held where they lie: the reader's looks at them, until it lets go, must be
+ * ordered before the pages are written again.
+ *
  * The argument is how many messages each writer writes (in the last of three runs; fewer before).
  */
 #include "towpath_ring_layout.h"
@@ -36,10 +39,17 @@ static inline void copy_atomically(void *target, const void *origin, size_t coun
 #define copy_atomically memcpy
 #endif
 
+#ifdef WITH_LOANS
+#define LOANING 1
+#else
+#define LOANING 0
+#endif
+
 static void *shared_map(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
 static int shared_unmap(void *page, size_t bytes);
 #define TOWPATH_RING_MMAP shared_map
 #define TOWPATH_RING_MUNMAP shared_unmap
+#include "loans.h"
 #include "testing.h"
 
 #define MAPPINGS_MAX 16
@@ -96,15 +106,20 @@ struct party {
 static void *write_all(void *argument) {
     struct party *party = (struct party *)argument;
     struct tpr_writer *writer = &party->writer;
+    struct tpr_loan loan;
+    memset(&loan, 0, sizeof loan);
     while (writer->last_seq < party->messages) {
-        int code = pattern_put(writer, MOST);
+        int code = LOANING ? pattern_put_loan(writer, MOST, &loan) : pattern_put(writer, MOST);
         if (code == TPR_OK) {
             if (writer->last_seq % 5 == 0)
                 tpr_writer_flush(writer);
             continue;
         }
         CHECK(code == TPR_FULL);
-        CHECK(tpr_writer_wait_room(writer, MOST, within_limit()) == TPR_OK);
+        if (LOANING && !loan.data)
+            CHECK(tpr_writer_loan_wait(writer, MOST, within_limit()) == TPR_OK);
+        else
+            CHECK(tpr_writer_wait_room(writer, MOST, within_limit()) == TPR_OK);
     }
     tpr_writer_close(writer);
     return NULL;
@@ -115,15 +130,23 @@ static void *read_all(void *argument) {
     struct tpr_reader *reader = &party->reader;
     uint64_t received = 0, missed = 0, last[WRITERS] = {0};
     struct tpr_view view;
+    struct shelf shelf;
+    memset(&shelf, 0, sizeof shelf);
     for (;;) {
         CHECK(tpr_reader_begin(reader) == TPR_OK);
         for (int i = 0; i < 20 && tpr_reader_peek(reader, &view); i++) {
             uint8_t copy[MOST];
             struct tpr_view copied = view;
-            CHECK(view.headers_bytes + view.payload_bytes <= MOST || OVERFLOW == TPR_OVERFLOW_DROP);
-            if (view.headers_bytes + view.payload_bytes <= MOST) /* else it is torn: consume() will say so */
-                copy_atomically(copy, view.headers, view.headers_bytes + view.payload_bytes);
-            if (!tpr_reader_consume(reader, &view))
+            struct kept *kept = view.is_loan ? shelf_hold(&shelf, reader, &view) : NULL;
+            CHECK((uint64_t)view.headers_bytes + view.payload_bytes <= MOST || OVERFLOW == TPR_OVERFLOW_DROP);
+            if ((uint64_t)view.headers_bytes + view.payload_bytes <= MOST) { /* else it is torn: consume() will say so */
+                copy_atomically(copy, view.headers, view.headers_bytes);
+                copy_atomically(copy + view.headers_bytes, view.payload, view.payload_bytes);
+            }
+            int is_consumed = tpr_reader_consume(reader, &view);
+            if (kept)
+                shelf_keep(&shelf, kept, is_consumed);
+            if (!is_consumed)
                 continue;
             copied.headers = copy;
             copied.payload = copy + copied.headers_bytes;
@@ -145,6 +168,7 @@ static void *read_all(void *argument) {
         int code = tpr_reader_wait(reader, within_limit());
         CHECK(code == TPR_OK || code == TPR_NOTIFIED);
     }
+    shelf_clear_all(&shelf);
     CHECK(received + missed == WRITERS * party->messages);
     CHECK(received >= WRITERS); /* whatever is lost, the newest are there at the end */
     CHECK(missed == reader->lost && (missed == 0 || OVERFLOW == TPR_OVERFLOW_DROP));
@@ -157,9 +181,10 @@ static void run(uint64_t capacity, uint64_t messages, int with_spin) {
     pthread_t thread[WRITERS + READERS];
     struct party *writers = party, *readers = party + WRITERS;
     for (uint64_t w = 0; w < WRITERS; w++)
-        CHECK(tpr_writer_open_with(&writers[w].writer, 100 + w, capacity, OVERFLOW, 0) == TPR_OK);
+        CHECK(tpr_writer_open_loaning(&writers[w].writer, 100 + w, capacity, OVERFLOW, 0, LOANING * 12 * TPR_SLAB_GRAIN) ==
+              TPR_OK);
     for (uint64_t r = 0; r < READERS; r++) {
-        CHECK(tpr_reader_open(&readers[r].reader, 200 + r, WRITERS) == TPR_OK);
+        CHECK(tpr_reader_open_holding(&readers[r].reader, 200 + r, WRITERS, LOANING * 2) == TPR_OK);
         int control = tpr_reader_share(&readers[r].reader);
         for (uint32_t w = 0; w < WRITERS; w++) {
             int ring = tpr_writer_share(&writers[w].writer);

@@ -18,6 +18,7 @@ static void *guarded_map(void *address, size_t bytes, int protection, int flags,
 #define TOWPATH_RING_ON_STEP(step, phase) on_step((step), (phase))
 #define TOWPATH_RING_MMAP guarded_map
 #define TOWPATH_RING_MUNMAP munmap
+#include "loans.h"
 #include "testing.h"
 
 /* ---- hooks ---- */
@@ -71,10 +72,14 @@ enum { HERE = ROLES, GO, GONE, DRAINED }; /* notes; those before them carry the 
 static struct mode {
     const char *name;
     uint32_t overflow, history;
+    uint64_t slab_bytes; /* three of four messages are loaned, and held by who reads them; fewer than they would like */
 } mode;
-static const struct mode modes[] = {{"block", TPR_OVERFLOW_BLOCK, 0},
-                                    {"history", TPR_OVERFLOW_BLOCK, 5},
-                                    {"drop", TPR_OVERFLOW_DROP, 5}};
+static const struct mode modes[] = {{"block", TPR_OVERFLOW_BLOCK, 0, 0},
+                                    {"history", TPR_OVERFLOW_BLOCK, 5, 0},
+                                    {"drop", TPR_OVERFLOW_DROP, 5, 0},
+                                    {"loans", TPR_OVERFLOW_BLOCK, 2, 8 * TPR_SLAB_GRAIN},
+                                    {"loans, drop", TPR_OVERFLOW_DROP, 0, 8 * TPR_SLAB_GRAIN}};
+#define HELD_MAX 2
 
 static bool detaches_stalled; /* writers do, after STALL_NS */
 
@@ -106,22 +111,37 @@ static void writer_news(int middle, struct tpr_writer *writer) {
 }
 
 /* Every fourth message has an origin. */
+static struct tpr_loan loan; /* its data is NULL: there is none */
 static int writer_put(struct tpr_writer *writer) {
+    if (mode.slab_bytes && (writer->last_seq + 1) % 4)
+        return pattern_put_loan(writer, MOST, &loan);
     struct tpr_origin origin = {writer->source, writer->last_seq + 1, 1};
     return pattern_put_from(writer, MOST, origin.seq % 4 ? NULL : &origin);
 }
 
-/* The ring is full. Where readers stop, detaches READER_A when it is stalled (another one that is only slow is spared). */
+/* The ring is full, or the slab is. Where readers stop, parts from READER_A when it is stalled (another one that is only slow
+ * is spared). */
 static void writer_wait(struct tpr_writer *writer) {
     struct tpr_room_wait wait;
-    uint64_t stalled = 0;
-    CHECK(tpr_writer_arm_room(writer, MOST) >= 0); /* as an event loop does; the sleep takes it over */
-    if (tpr_writer_wait_begin(writer, MOST, &wait) != TPR_FULL)
-        return;
-    int code = tpr_room_wait_sleep(&wait, detaches_stalled ? tpr_deadline_ns((int64_t)STALL_NS / 5) : within_limit());
+    struct tpr_loan_wait loan_wait;
+    uint64_t deadline_ns = detaches_stalled ? tpr_deadline_ns((int64_t)STALL_NS / 5) : within_limit(), stalled = 0;
+    int code;
+    if (mode.slab_bytes && !loan.data && (writer->last_seq + 1) % 4) {
+        code = tpr_writer_arm_loan(writer, MOST);
+        CHECK(code >= 0 || code == TPR_E_LOANS);
+        tpr_writer_disarm_loan(writer);
+        if (tpr_writer_loan_wait_begin(writer, MOST, &loan_wait) != TPR_FULL)
+            return;
+        code = tpr_loan_wait_sleep(&loan_wait, deadline_ns);
+    } else {
+        CHECK(tpr_writer_arm_room(writer, MOST) >= 0); /* as an event loop does; the sleep takes it over */
+        if (tpr_writer_wait_begin(writer, MOST, &wait) != TPR_FULL)
+            return;
+        code = tpr_room_wait_sleep(&wait, deadline_ns);
+    }
     CHECK(code == TPR_OK || (code == TPR_TIMEOUT && detaches_stalled));
     if (detaches_stalled && tpr_writer_stalled(writer, STALL_NS, &stalled) && stalled == READER_A)
-        CHECK(tpr_writer_detach(writer, stalled) == 1);
+        CHECK(tpr_writer_part(writer, stalled) == 1);
 }
 
 static void writer_main(int middle, enum role role) {
@@ -129,7 +149,7 @@ static void writer_main(int middle, enum role role) {
     struct note note;
     int fd;
     bool has_told = false;
-    CHECK(tpr_writer_open_with(&writer, role, CAPACITY, mode.overflow, mode.history) == TPR_OK);
+    CHECK(tpr_writer_open_loaning(&writer, role, CAPACITY, mode.overflow, mode.history, mode.slab_bytes) == TPR_OK);
     tpr_writer_begin_at(&writer, 1); /* where it would anyway */
     no_spin(&writer.spin);
     send_note(middle, HERE, role, tpr_writer_share(&writer));
@@ -161,17 +181,22 @@ static void writer_main(int middle, enum role role) {
 }
 
 /* One pass; `last` and `missed` are by source. */
-static void reader_pass(struct tpr_reader *reader, uint64_t *last, uint64_t *missed) {
+static void reader_pass(struct tpr_reader *reader, struct shelf *shelf, uint64_t *last, uint64_t *missed) {
     struct tpr_view view;
     tpr_reader_begin(reader);
     for (int i = 0; i < 5 && tpr_reader_peek(reader, &view); i++) {
         uint8_t copy[MOST];
         struct tpr_view copied = view;
+        struct kept *kept = view.is_loan ? shelf_hold(shelf, reader, &view) : NULL;
+        CHECK(view.headers_bytes <= MOST && view.payload_bytes <= MOST - view.headers_bytes);
         memcpy(copy, view.headers, view.headers_bytes);
         memcpy(copy + view.headers_bytes, view.payload, view.payload_bytes);
         copied.headers = copy;
         copied.payload = copy + view.headers_bytes;
-        if (!tpr_reader_consume(reader, &view))
+        int is_consumed = tpr_reader_consume(reader, &view);
+        if (kept)
+            shelf_keep(shelf, kept, is_consumed);
+        if (!is_consumed)
             continue;
         uint64_t source = copied.from->source;
         pattern_check_view(&copied, MOST);
@@ -190,7 +215,9 @@ static void reader_main(int middle, enum role role) {
     struct note note;
     int fd;
     uint64_t last[ROLES] = {0}, missed[ROLES] = {0};
-    CHECK(tpr_reader_open(&reader, role, ROLES) == TPR_OK);
+    struct shelf shelf;
+    memset(&shelf, 0, sizeof shelf);
+    CHECK(tpr_reader_open_holding(&reader, role, ROLES, mode.slab_bytes ? HELD_MAX : 0) == TPR_OK);
     no_spin(&reader.spin);
     send_note(middle, HERE, role, tpr_reader_share(&reader));
     while (receive_note(middle, &note, &fd) && note.what != GO) {
@@ -203,7 +230,7 @@ static void reader_main(int middle, enum role role) {
     send_note(middle, HERE, role, -1);
     CHECK(receive_note(middle, &note, NULL) && note.what == GO);
     while (reader.count) {
-        reader_pass(&reader, last, missed);
+        reader_pass(&reader, &shelf, last, missed);
         CHECK(tpr_reader_set_load(&reader, tpr_reader_pending_bytes(&reader)) == TPR_OK);
         for (uint32_t i = 0; i < reader.count; i++) {
             struct tpr_source *source = reader.source[i];
@@ -229,6 +256,7 @@ static void reader_main(int middle, enum role role) {
     for (int writer = WRITER_A; writer <= WRITER_B; writer++)
         send_note(middle, writer, last[writer], -1);
     tpr_reader_close(&reader);
+    shelf_clear_all(&shelf); /* what is held outlives its source and its reader */
 }
 
 /* ---- from the middle ---- */
@@ -323,6 +351,7 @@ static int victim_of(int step) {
     case TPR_STEP_RECORD_ORIGIN:
     case TPR_STEP_RECORD_HEADERS:
     case TPR_STEP_RECORD_PAYLOAD:
+    case TPR_STEP_RECORD_LOAN:
     case TPR_STEP_OLDEST:
     case TPR_STEP_ANCHOR:
     case TPR_STEP_LAST_SEQ:
@@ -331,6 +360,7 @@ static int victim_of(int step) {
     case TPR_STEP_WAITS_SET:
     case TPR_STEP_WAITS_DOORBELL:
     case TPR_STEP_WAITS_CLEAR:
+    case TPR_STEP_LOANS_WANTED:
     case TPR_STEP_TAIL_CLOSED: return WRITER_A;
     case TPR_STEP_CONTROL_HEADER:
     case TPR_STEP_SLOT_RESET:
@@ -338,6 +368,11 @@ static int victim_of(int step) {
     case TPR_STEP_SLOT_SOURCE:
     case TPR_STEP_SLOT_START:
     case TPR_STEP_CURSOR:
+    case TPR_STEP_HELD_UNTIL:
+    case TPR_STEP_HELD_SOURCE:
+    case TPR_STEP_HELD_SEQ:
+    case TPR_STEP_HELD_FREE:
+    case TPR_STEP_RELEASED:
     case TPR_STEP_SLOT_LEFT:
     case TPR_STEP_SLEEP_FUTEX:
     case TPR_STEP_SLEEP_DOORBELL:
@@ -352,6 +387,7 @@ static int victim_of(int step) {
 static bool is_copy(int step) {
     return step == TPR_STEP_RING_HEADER || step == TPR_STEP_PADDING || step == TPR_STEP_RECORD_HEADER ||
            step == TPR_STEP_RECORD_ORIGIN || step == TPR_STEP_RECORD_HEADERS || step == TPR_STEP_RECORD_PAYLOAD ||
+           step == TPR_STEP_RECORD_LOAN ||
            step == TPR_STEP_CONTROL_HEADER || step == TPR_STEP_TABLE_HEADER;
 }
 

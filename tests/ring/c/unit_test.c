@@ -246,7 +246,7 @@ static struct tpr_record *first_record(void) {
 static void damage_tail(void) { writer.page->tail = 8192; }
 static void damage_tail_back(void) { writer.page->tail = UINT64_MAX & ~UINT64_C(7); }
 static void damage_tail_bits(void) { writer.page->tail |= 2; }
-static void damage_kind(void) { first_record()->flags = 9; }
+static void damage_kind(void) { first_record()->flags = 17; }
 static void damage_zero(void) { memset(first_record(), 0, 32); }
 static void damage_short(void) { first_record()->record_bytes = 24; }
 static void damage_long(void) { first_record()->record_bytes = 1032; }
