@@ -40,6 +40,7 @@ from towpath.errors import ProtocolViolation, TowpathError, Unavailable
 from towpath.model import ChannelContents
 
 from . import configuration
+from .attention import Attention, WatchfulSelector
 from .core import effects
 from .core.commands import ChannelOptions
 from .core.ids import first_id
@@ -73,9 +74,15 @@ class Daemon:
     """The core process's parts, and what the supervisor tells it."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, control: socket.socket, beat_s: float
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        control: socket.socket,
+        beat_s: float,
+        attention: Attention,
     ) -> None:
         self._beat_s = beat_s
+        self._attention = attention
         self._must_keep = False
         self._settings = settings
         self._listener = listener
@@ -168,6 +175,7 @@ class Daemon:
             emit=self._door.emit_data,
             kind_of=self._machine.kind_of,
             first_consumer=first_id(self._machine.incarnation),
+            attention=self._attention,
         )
         await self._data.recover(self._machine.data_channels())
         self._door.mediator.logs = Logs(
@@ -373,7 +381,9 @@ def main() -> int:
         control = socket.socket(fileno=int(os.environ["TOWPATH_CORE_CONTROL_FD"]))
         control.setblocking(False)
         beat_s = float(os.environ["TOWPATH_CORE_BEAT_S"])
-        asyncio.run(_run(settings, listener, control, beat_s))
+        selector = WatchfulSelector()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            runner.run(_run(settings, listener, control, beat_s, Attention(selector)))
     except KeyError as error:
         print(f"towpath: {error.args[0]} is not set; start the daemon with: towpath serve", file=sys.stderr)
         return os.EX_USAGE
@@ -383,8 +393,14 @@ def main() -> int:
     return os.EX_OK
 
 
-async def _run(settings: Settings, listener: socket.socket, control: socket.socket, beat_s: float) -> None:
-    if await Daemon(settings, listener, control, beat_s).run():
+async def _run(
+    settings: Settings,
+    listener: socket.socket,
+    control: socket.socket,
+    beat_s: float,
+    attention: Attention,
+) -> None:
+    if await Daemon(settings, listener, control, beat_s, attention).run():
         # Rings and pages are not closed: those who read them would take that for their end.
         os._exit(os.EX_OK)
 

@@ -5,7 +5,8 @@ Theory of operation
     channel. The *memory lane* applies what waits in one round per turn of the event loop, and emits at once.
     The *durable lane* applies what waits, commits the round's rows in a worker thread, and then emits. While
     a commit waits for the disk commands gather in line and share the next: group commit. So the memory lane
-    never waits for a disk.
+    does not wait for a disk. A publisher that is alone with the core waits for less if the event loop commits
+    itself: when it does, and what that means for others, is ``attention``'s.
 
     If the store has no room, the machine takes the round back. Clients whose commands write are refused
     (StoreFull), as are rings that were to be taken in; what nobody can be refused (the end of a session, say)
@@ -29,6 +30,7 @@ Not here: what commands mean (``core.data.machine``), who is connected, descript
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,15 +38,17 @@ from typing import Final
 
 from towpath.errors import ChannelNotFound, InvalidArgument, StoreFull, TowpathError
 
+from .attention import Attention
 from .core.commands import Kind
 from .core.data import commands as c
 from .core.data import effects as e
 from .core.data.machine import DataMachine
+from .core.data.rows import Row
 from .core.data.statistics import ChannelStatistics, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
 from .core.limits import Limits
 from .core.roles import wrong_kind
-from .data_lane import Lane
+from .data_lane import Lane, size_of
 from .data_reading import Asked, read
 from .ports import Clock, Store
 
@@ -81,6 +85,7 @@ class DataEngine:
         emit: carries out effects.
         kind_of: the kind of a channel that the registry has; None: it has none of that name. For refusals.
         first_consumer: of the numbers of consumers, which must never have been used before.
+        attention: knows whether commits may be made by the event loop; None: never.
     """
 
     def __init__(
@@ -92,8 +97,10 @@ class DataEngine:
         emit: EmitData,
         kind_of: Callable[[str], Kind | None],
         first_consumer: int,
+        attention: Attention | None = None,
     ) -> None:
         self._store = store
+        self._attention = attention
         self._emit = emit
         self._kind_of = kind_of
         first_consumer += first_consumer % 2
@@ -332,9 +339,8 @@ class DataEngine:
                 await self._bring(need)
         outcome = lane.apply(commands)
         if outcome.rows:
-            loop = asyncio.get_running_loop()
             try:
-                await loop.run_in_executor(self._writer, self._store.commit, outcome.rows)
+                await self._commit(commands, outcome.rows)
             except StoreFull as error:
                 lane.machine.undo()
                 self._full += 1
@@ -346,6 +352,19 @@ class DataEngine:
         for effect in outcome.effects:
             self._carry_out(effect)
         lane.set_timer()
+
+    async def _commit(self, commands: Sequence[c.DataCommand], rows: Sequence[Row]) -> None:
+        """Commit rows, in the thread for that; or here, while nobody could have to wait for it."""
+        attention = self._attention
+        began_ns = time.monotonic_ns()
+        if attention is not None and attention.place.is_here(sum(map(size_of, commands))):
+            self._store.commit(rows)
+            attention.look()
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._writer, self._store.commit, rows)
+        if attention is not None:
+            attention.place.took(time.monotonic_ns() - began_ns)
 
     async def _without_room(
         self, commands: Sequence[c.DataCommand], changed: frozenset[int], error: StoreFull

@@ -42,7 +42,7 @@ class Lane:
         size = 0
         while self.line and len(taken) < ROUND_COMMANDS_MAX and size < ROUND_BYTES_MAX:
             command = self.line.popleft()
-            size += _size(command)
+            size += size_of(command)
             taken.append(command)
         return taken
 
@@ -79,7 +79,7 @@ class Lane:
         self.line.clear()
 
 
-def _size(command: Any) -> int:
+def size_of(command: Any) -> int:
     """About how much a command adds to a round."""
     match command:
         case c.Publish():
@@ -89,6 +89,6 @@ def _size(command: Any) -> int:
         case c.SetValue():
             return len(command.payload)
         case c.CommitTransaction():
-            return sum(map(_size, (*command.publishes, *command.values)))
+            return sum(map(size_of, (*command.publishes, *command.values)))
         case _:
             return 0

@@ -1,0 +1,129 @@
+"""Whom the core's event loop serves just now: everybody, or one publisher that waits for each message.
+
+Theory of operation
+    A commit is made in a worker thread, so that nobody waits for a disk who has nothing to do with it. That
+    costs two wake-ups across cores, about as much as a fast disk's fdatasync(2). So when nobody else is there
+    the loop makes a small commit itself (:class:`CommitPlace`). It knows by the events that its selector
+    brings: a publisher that waits for its commit causes one, the doorbell, and in the other way of committing
+    the end of the thread's work is a second. Whatever is more is somebody else; then commits go to the
+    thread, until nobody else was there for ``CALM_ROUNDS`` rounds. And they do when the disk is slow: when
+    about every second commit of late was, or one was very slow.
+
+    Such a publisher has its next message ready some ten microseconds after it was answered, and to be woken
+    for it takes longer. So after such a commit the loop looks for events for a while before it sleeps
+    (:class:`WatchfulSelector`): for ``LOOK_NS`` at most, not where there is one core only, and more and more
+    seldom while nothing comes of it.
+
+Consequences
+    Somebody who comes while such a commit is under way waits for it: the first only, the others find commits
+    in the thread. If the disk hangs in just that commit, so does the core.
+
+Not here: rounds (``data_engine``).
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable
+from typing import Final
+
+CALM_ROUNDS: Final = 32
+"""Rounds without anybody else after which the loop commits itself."""
+HERE_BYTES_MAX: Final = 64 << 10
+"""Of a round that the loop commits itself."""
+HERE_NS_MAX: Final = 1_000_000
+"""What most commits take, at most, while the loop makes them itself."""
+SLOW_NS: Final = 50_000_000
+"""After one commit that took so long the loop makes none for ``SLOW_ROUNDS`` rounds."""
+SLOW_ROUNDS: Final = 256
+STEP: Final = 16
+"""What most commits take is estimated in steps of this part of the estimate: up or down with each commit."""
+LOOK_NS: Final = 100_000
+"""How long the loop looks for events before it sleeps."""
+SKIP_MAX: Final = 1_024
+"""How many looks are left out at most when none was worth it."""
+
+_Events = list[tuple[selectors.SelectorKey, int]]
+
+
+class WatchfulSelector(selectors.EpollSelector):
+    """Counts events, and looks for them before it sleeps, when asked to.
+
+    Attributes:
+        events: that it has brought.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events = 0
+        self._may_look = len(os.sched_getaffinity(0)) > 1
+        self._shall_look = False
+        self._skips = self._left_out = 0
+
+    def look(self) -> None:
+        """Look for events, once, before sleeping the next time; unless it has not been worth it lately."""
+        if self._left_out < self._skips:
+            self._left_out += 1
+            return
+        self._left_out = 0
+        self._shall_look = self._may_look
+
+    def select(self, timeout: float | None = None) -> _Events:
+        """As documented in selectors."""
+        found: _Events = []
+        if self._shall_look and (timeout is None or timeout > 0):
+            self._shall_look = False
+            until_ns = time.monotonic_ns() + LOOK_NS
+            while not found and time.monotonic_ns() < until_ns:
+                found = super().select(0)
+            self._skips = 0 if found else min(2 * self._skips + 1, SKIP_MAX)
+        if not found:
+            found = super().select(timeout)
+        self.events += len(found)
+        return found
+
+
+class Attention:
+    """What the data plane's engine must know of the event loop that it runs on.
+
+    Args:
+        selector: the loop's.
+    """
+
+    def __init__(self, selector: WatchfulSelector) -> None:
+        self.place = CommitPlace(lambda: selector.events)
+        self.look = selector.look
+
+
+class CommitPlace:
+    """Says of each commit whether the event loop makes it itself.
+
+    Args:
+        events: how many events the loop has had so far.
+    """
+
+    def __init__(self, events: Callable[[], int]) -> None:
+        self._events = events
+        self._seen = events()
+        self._expected = 2
+        self._calm = 0
+        self._usual_ns = HERE_NS_MAX
+
+    def is_here(self, nbytes: int) -> bool:
+        """Whether the loop makes the next commit, of a round of so many bytes."""
+        events = self._events()
+        is_alone = events - self._seen <= self._expected
+        self._calm = self._calm + 1 if is_alone else min(self._calm, 0)
+        self._seen = events
+        is_here = self._calm >= CALM_ROUNDS and nbytes <= HERE_BYTES_MAX and self._usual_ns < HERE_NS_MAX
+        self._expected = 1 if is_here else 2
+        return is_here
+
+    def took(self, span_ns: int) -> None:
+        """The commit took so long."""
+        step_ns = self._usual_ns // STEP
+        self._usual_ns += step_ns if span_ns > self._usual_ns else -step_ns
+        if span_ns >= SLOW_NS:
+            self._calm = -SLOW_ROUNDS
