@@ -42,7 +42,7 @@ from towpath.model import ChannelContents
 from . import configuration
 from .attention import Attention, WatchfulSelector
 from .core import effects
-from .core.commands import ChannelOptions
+from .core.commands import ChannelOptions, Kind
 from .core.ids import first_id
 from .core.limits import CELLS_MAX
 from .core.machine import Machine
@@ -96,7 +96,7 @@ class Daemon:
         self._kept = SqliteStore(Path(settings.daemon.state_dir) / STORE_NAME)
         self._data: DataEngine  # made when the incarnation is known, before the door opens
         self._machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
-        self._engine = Engine(self._machine, self._journal, WallClock(), self._emit)
+        self._engine = Engine(self._machine, self._journal, WallClock(), self._emit, self._messages_of)
         self._board = StatusBoard(
             socket=str(listener.getsockname()),
             started_at_ns=time.time_ns(),
@@ -207,7 +207,7 @@ class Daemon:
                 self._data.open_channel(effect)
             case effects.ChannelClosed():
                 self._data.close_channel(effect)
-                self._door.mediator.forget_log(effect.name)
+                self._door.forget_channel(effect.name)
             case _:
                 self._door.emit(effect)
         if self._status_due is None and isinstance(effect, effects.Reply | effects.SessionOpened):
@@ -233,6 +233,12 @@ class Daemon:
     def _contents_of(self, channel: str) -> ChannelContents | None:
         """What a channel of the data plane holds."""
         return translate.contents_model(self._data.channel_statistics(channel))
+
+    def _messages_of(self, channel: str) -> int:
+        """How many messages are lost when a channel is removed; a state has a value, and no messages."""
+        statistics = self._data.channel_statistics(channel)
+        is_state = self._machine.kind_of(channel) is Kind.STATE
+        return 0 if statistics is None or is_state else statistics.messages
 
     def _counters(self) -> Mapping[str, int]:
         machine, engine = self._machine.statistics(), self._engine.statistics()

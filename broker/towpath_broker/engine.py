@@ -34,8 +34,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, TypeGuard
 
 from towpath.errors import InvalidConfiguration, Unavailable
 
@@ -76,13 +76,23 @@ class Engine:
         journal: stays the caller's, who closes it after :meth:`run` has returned.
         clock: tells the time of commands.
         emit: carries out effects; called from the engine's task only.
+        messages_of: how many messages a channel holds, which the machine does not know; asked when a
+            command is judged by it.
     """
 
-    def __init__(self, machine: Machine, journal: Journal, clock: Clock, emit: Emit) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        journal: Journal,
+        clock: Clock,
+        emit: Emit,
+        messages_of: Callable[[str], int] = lambda _: 0,
+    ) -> None:
         self._machine = machine
         self._journal = journal
         self._clock = clock
         self._emit = emit
+        self._messages_of = messages_of
         self._line: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._executing: set[asyncio.Future[None]] = set()
@@ -228,9 +238,12 @@ class Engine:
         for waiting in batch:
             command = waiting.command
             if command.DURABLE:
-                if _is_judged_by_presence(command) and not self._can_judge(command, round_, durable):
-                    await self._commit(round_, durable)
-                    round_, durable = [], set()
+                if _is_judged_by_presence(command):
+                    command = replace(command, messages_held=self._messages_of(command.name))
+                    waiting = _Waiting(command, waiting.done)
+                    if not self._can_judge(command, round_, durable):
+                        await self._commit(round_, durable)
+                        round_, durable = [], set()
                 verdict = self._machine.verdict(command)
                 # Only what waits before it with a record can change the definitions it was judged by.
                 is_certain = verdict is not Verdict.NOT_NOW or not durable
@@ -298,8 +311,8 @@ def _stopped() -> Unavailable:
     return Unavailable("the daemon is stopping")
 
 
-def _is_judged_by_presence(command: Command) -> bool:
-    """Whether a durable command is refused while somebody uses the channel."""
+def _is_judged_by_presence(command: Command) -> TypeGuard[UndeclareChannel | DeclareChannel]:
+    """Whether a durable command is refused while somebody uses the channel, or messages are in it."""
     return (isinstance(command, UndeclareChannel) and not command.force) or (
         isinstance(command, DeclareChannel) and command.replace
     )

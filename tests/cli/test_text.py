@@ -16,10 +16,10 @@ from towpath.cli.text import (
     duration,
     one_line,
     ordinal,
-    plural,
     printable,
     table,
 )
+from towpath.wording import plural
 
 PLAIN = Style(colour=False)
 

@@ -72,12 +72,12 @@ class Client:
     # Each returns all effects of the command.
 
     def declare(self, name: str, **options: Any) -> list[Effect]:
-        replace = options.pop("replace", False)
+        replace, held = options.pop("replace", False), options.pop("messages_held", 0)
         stated = c.StatedOptions(**options)
-        return self.core.apply(c.DeclareChannel(self.caller(), name, stated, replace))
+        return self.core.apply(c.DeclareChannel(self.caller(), name, stated, replace, held))
 
-    def undeclare(self, name: str, *, force: bool = False) -> list[Effect]:
-        return self.core.apply(c.UndeclareChannel(self.caller(), name, force))
+    def undeclare(self, name: str, *, force: bool = False, messages_held: int = 0) -> list[Effect]:
+        return self.core.apply(c.UndeclareChannel(self.caller(), name, force, messages_held))
 
     def bind(
         self,

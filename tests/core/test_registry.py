@@ -212,6 +212,46 @@ def test_undeclare() -> None:
     assert reply(client.declare("a", ring_bytes=4096), e.ChannelDeclared).created
 
 
+def test_a_channel_that_holds_messages_is_not_undeclared_without_force() -> None:
+    core = Core()
+    client = core.open()
+    client.declare("q", kind=c.Kind.QUEUE)
+    error = refusal(client.undeclare("q", messages_held=1), ChannelInUse)
+    assert error.message == "channel 'q' holds 1 message"
+    core.admin().bind("q", "fifo:/run/q")
+    before = fingerprint(core.machine)
+    error = refusal(client.undeclare("q", messages_held=2), ChannelInUse)
+    assert error.message == "channel 'q' is in use by 1 binding, and holds 2 messages"
+    assert "--force" in error.hint and not error.retryable
+    assert fingerprint(core.machine) == before
+    assert isinstance(client.undeclare("q", messages_held=2, force=True)[-1], e.Reply)
+
+
+def test_the_configuration_takes_no_messages_away_by_changing_what_a_channel_is() -> None:
+    core = Core()
+    admin = core.admin()
+    admin.declare("q", kind=c.Kind.QUEUE)
+    before = fingerprint(core.machine)
+    for options in ({"durable": True}, {"kind": c.Kind.TOPIC}):
+        told = admin.declare("q", **options, replace=True, messages_held=3)
+        refusal(told, ChannelConflict, "while it holds 3 messages")
+    assert fingerprint(core.machine) == before
+    reply(admin.declare("q", capacity=7, replace=True, messages_held=3), e.ChannelDeclared)
+    reply(admin.declare("q", durable=True, replace=True), e.ChannelDeclared)
+
+
+@pytest.mark.parametrize("option", ["retain_bytes", "retain_ms", "retain_messages"])
+def test_what_is_kept_is_said_of_durable_topics_alone(option: str) -> None:
+    core = Core()
+    client = core.open()
+    error = refusal(client.declare("t", **{option: 5}), InvalidArgument, f"{option} says nothing of a topic")
+    assert "--durable" in error.hint
+    client.declare("plain")
+    refusal(client.declare("plain", **{option: 5}), InvalidArgument, "not durable")
+    reply(client.declare("t", **{option: 5}, durable=True), e.ChannelDeclared)
+    assert core.machine.kind_of("t") is c.Kind.TOPIC
+
+
 def test_only_owner_and_admin_undeclare() -> None:
     core = Core()
     core.open("uid:1").declare("a")

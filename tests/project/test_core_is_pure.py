@@ -22,7 +22,7 @@ IMPURE = frozenset(
 )
 IMPURE_CALLS = frozenset({"open", "print", "input", "breakpoint", "exec", "eval", "hash", "id"})
 # The vocabulary that client and core share; all else of `towpath` does I/O or speaks a carrier.
-SHARED = ("towpath.errors", "towpath.names", "towpath.bindings", "towpath.framing")
+SHARED = ("towpath.errors", "towpath.names", "towpath.bindings", "towpath.framing", "towpath.wording")
 WAITING = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
 
 

@@ -24,6 +24,7 @@ from towpath.errors import (
     TowpathError,
 )
 from towpath.names import check_pattern, is_pattern
+from towpath.wording import plural
 
 from . import commands as c
 from . import effects as e
@@ -181,7 +182,7 @@ class Attaching:
             mediating = self._own.ensure_intake(channel, self._registry.limits)
             source, effects = self._own.ensure_source(channel, self._registry.limits)
         except TowpathError as error:
-            return [e.Warn(f"{len(command.payloads)} dead letters are lost: {error}")]
+            return [e.Warn(f"{plural(len(command.payloads), 'dead letter')} lost: {error}")]
         session = source.session
         write = e.WriteMessages(
             session.id, CallId(0), session.principal, source.id, command.payloads, command.headers

@@ -233,6 +233,7 @@ class DeclareChannel(Command):
     Attributes:
         replace: take the new options where they differ (the configuration at start, while nobody uses the
             channel).
+        messages_held: as for :class:`UndeclareChannel`.
     """
 
     DURABLE: ClassVar[bool] = True
@@ -240,14 +241,24 @@ class DeclareChannel(Command):
     name: str
     options: StatedOptions = StatedOptions()
     replace: bool = False
+    messages_held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UndeclareChannel(Command):
+    """Remove a channel.
+
+    Attributes:
+        force: though it is used, or holds messages.
+        messages_held: what the data plane has of it when this is judged. Not in the journal: what is refused
+            for it has no record.
+    """
+
     DURABLE: ClassVar[bool] = True
     caller: Caller
     name: str
     force: bool = False
+    messages_held: int = 0
 
 
 @dataclass(frozen=True, slots=True)

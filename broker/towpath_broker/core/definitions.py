@@ -24,7 +24,15 @@ from . import commands as c
 from . import effects as e
 from .effects import Effect
 from .parts import BRIDGE, Handlers, Parts
-from .registry import BindingDefinition, Change, ChannelDefinition, DefinitionCommand, Plan, Presence
+from .registry import (
+    NOBODY,
+    BindingDefinition,
+    Change,
+    ChannelDefinition,
+    DefinitionCommand,
+    Plan,
+    Presence,
+)
 
 
 class Definitions:
@@ -53,8 +61,10 @@ class Definitions:
         Raises:
             TowpathError: it is refused; nothing has changed.
         """
-        name = command.name if isinstance(command, c.DeclareChannel | c.UndeclareChannel) else ""
-        return self._registry.plan(command, self._presence(name), self._parts.now_ns)
+        presence = NOBODY
+        if isinstance(command, c.DeclareChannel | c.UndeclareChannel):
+            presence = replace(self._presence(command.name), messages=command.messages_held)
+        return self._registry.plan(command, presence, self._parts.now_ns)
 
     def _presence(self, name: str) -> Presence:
         """Who is on a channel now. The bridge's ends of bindings that exist no more do not count: it is about

@@ -116,6 +116,13 @@ def settled(stated: StatedOptions, otherwise: ChannelOptions) -> ChannelOptions:
         if stated.order is not None:
             raise InvalidArgument("a durable topic has one order for all", hint="order may be total")
         options = replace(options, order=Order.TOTAL)
+    if options.kind is Kind.TOPIC and not options.durable:
+        for name in LOG_OPTIONS:
+            if chosen[name] is not None and chosen[name] != getattr(ChannelOptions(), name):
+                raise InvalidArgument(
+                    f"{name} says nothing of a topic that is not durable: nothing of it is kept",
+                    hint="declare it with durable=true (towpath declare --durable)",
+                )
     return options
 
 

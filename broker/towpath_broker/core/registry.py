@@ -36,6 +36,7 @@ from towpath.errors import (
     PermissionDenied,
 )
 from towpath.names import check_name
+from towpath.wording import plural
 
 from .commands import (
     Caller,
@@ -82,16 +83,18 @@ class BindingDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is on a channel now; nobody ever is at a replay.
+    """Who is on a channel now, and what is in it; nobody and nothing ever is at a replay.
 
     Attributes:
         subscribers: those that named the channel.
         pattern_subscribers: those to a pattern that stands for it.
+        messages: what a queue or a durable topic holds.
     """
 
     publishers: int = 0
     subscribers: int = 0
     pattern_subscribers: int = 0
+    messages: int = 0
 
     @property
     def is_in_use(self) -> bool:
@@ -243,6 +246,13 @@ class Registry:
                 f"channel {command.name!r} keeps its options while it is used: {changes}",
                 hint="the configured options are taken at the next start when nobody uses the channel",
             )
+        has = channel.options
+        if presence.messages and (options.kind is not has.kind or options.durable is not has.durable):
+            raise ChannelConflict(
+                f"channel {command.name!r} keeps its kind, and whether it is durable, while it holds"
+                f" {plural(presence.messages, 'message')}: {changes}",
+                hint="have what it holds read, or remove it: towpath undeclare --force; then start again",
+            )
         replaced = ChannelDefinition(channel.name, options, channel.owner, channel.declared_at_ns)
         return Plan(Change.CHANNEL_REPLACED, replaced)
 
@@ -274,19 +284,31 @@ class Registry:
                 f"{caller.principal} may not undeclare channel {channel.name!r}",
                 hint=f"it belongs to {channel.owner}; its owner and the daemon's administrators may",
             )
-        bindings = len(self.bindings_of(channel.name))
-        if not command.force and (bindings or presence.is_in_use):
-            users = [
-                f"{count} {what}{'' if count == 1 else 's'}"
-                for count, what in (
-                    (presence.publishers, "publisher"),
-                    (presence.subscribers, _READERS.get(channel.options.kind, "subscriber")),
-                    (bindings, "binding"),
-                )
-                if count
-            ]
-            raise ChannelInUse(f"channel {channel.name!r} is in use by {', '.join(users)}")
+        if not command.force:
+            self._check_is_free(channel, presence)
         return Plan(Change.CHANNEL_REMOVED, channel)
+
+    def _check_is_free(self, channel: ChannelDefinition, presence: Presence) -> None:
+        """Refuse to remove a channel that is used, or what it holds."""
+        users = [
+            plural(count, what)
+            for count, what in (
+                (presence.publishers, "publisher"),
+                (presence.subscribers, _READERS.get(channel.options.kind, "subscriber")),
+                (len(self.bindings_of(channel.name)), "binding"),
+            )
+            if count
+        ]
+        reasons = [f"is in use by {', '.join(users)}"] if users else []
+        if presence.messages:
+            reasons.append(f"holds {plural(presence.messages, 'message')}")
+            raise ChannelInUse(
+                f"channel {channel.name!r} {', and '.join(reasons)}",
+                hint="its messages are lost with it: if that is meant, force it (towpath undeclare --force)",
+                retryable=False,
+            )
+        if reasons:
+            raise ChannelInUse(f"channel {channel.name!r} {reasons[0]}")
 
     def _plan_create_binding(self, command: CreateBinding) -> Plan:
         self.require(command.channel)

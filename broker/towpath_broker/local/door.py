@@ -26,6 +26,7 @@ from towpath import _ring, wire
 from towpath.errors import ConnectionLost, LimitExceeded, TowpathError
 from towpath.protocol import RESUME_GRACE_NS
 from towpath.v1 import frame_pb2
+from towpath.wording import plural
 from towpath_broker.core import commands, effects
 from towpath_broker.core.data import commands as data_commands
 from towpath_broker.core.data import effects as data_effects
@@ -261,6 +262,11 @@ class Door:
             case effects.Warn():
                 self._warn(effect.message)
 
+    def forget_channel(self, name: str) -> None:
+        """A channel of the data plane is gone: at once, so that whoever is told so finds nothing of it."""
+        self.mediator.forget_log(name)
+        self._values.show(name, None)
+
     def emit_data(self, effect: data_effects.Effect) -> None:
         """Carry out one effect of the data plane."""
         match effect:
@@ -344,7 +350,7 @@ class Door:
             try:
                 self.mediator.write(effect)
             except TowpathError as error:
-                self._warn(f"{len(effect.payloads)} dead letters are lost: {error}")
+                self._warn(f"{plural(len(effect.payloads), 'dead letter')} lost: {error}")
             return
         connection = self._sessions.get(effect.session)
         if connection is None or connection.is_withdrawn(effect.call):
@@ -364,7 +370,8 @@ class Door:
         if (connection := self._sessions.get(publication.session)) is not None:
             connection.refuse(publication.call, partly(error, publication))
         elif publication.session == self.mediator.session:
-            self._warn(f"{len(publication.payloads) - publication.done} dead letters are lost: {error}")
+            lost = len(publication.payloads) - publication.done
+            self._warn(f"{plural(lost, 'dead letter')} lost: {error}")
 
     def _hold(self, session: SessionId, source: SourceId, error: TowpathError | None) -> None:
         if (connection := self._sessions.get(session)) is not None:

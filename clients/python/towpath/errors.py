@@ -438,7 +438,7 @@ class ChannelConflict(TowpathError):
 
 
 class ChannelInUse(TowpathError):
-    """The channel cannot be undeclared while it is used."""
+    """The channel cannot be undeclared while it is used, or holds messages."""
 
     code = Code.CHANNEL_IN_USE
 

@@ -105,7 +105,8 @@ class KeepingOptions(TypedDict, total=False):
         dead_letter: the queue or topic to which a queue's dead letters go; empty (unless stated):
             they are dropped, and counted.
         retain_bytes, retain_ms, retain_messages: what a durable topic keeps; 0: no such bound. 1 GiB, of any
-            age and number, unless stated.
+            age and number, unless stated. What was stored together is let go together: at most 16,384
+            messages, or 1 MiB and one message.
         dedupe_ms: how long the message ids of a queue or durable topic are remembered; 0: not at all, at most
             a day; 120,000 unless stated.
     """

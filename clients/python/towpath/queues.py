@@ -41,6 +41,7 @@ from towpath.v1.queues_pb2 import (
     SettleRequest,
     SettleResponse,
 )
+from towpath.wording import plural
 
 PREFETCH_DEFAULT: Final = 256
 PREFETCH_MAX: Final = 65_536
@@ -374,7 +375,8 @@ class ConsumerState:
             if count := sum(each.last - each.first + 1 for each in outcome.lost):
                 self.lost += count
                 self.trouble = DeliveryLost(
-                    f"{_deliveries(count)} of {self.channel} came back before being settled"
+                    f"{plural(count, 'delivery', 'deliveries')} of {self.channel} came back"
+                    " before being settled"
                 )
         elif (
             outcome.retryable
@@ -399,13 +401,10 @@ class ConsumerState:
         if count:
             self.lost += count
             self.trouble = DeliveryLost(
-                f"not known to be settled: {_deliveries(count)} of {self.channel}: {why.message}",
+                f"not known to be settled: {plural(count, 'delivery', 'deliveries')} of {self.channel}:"
+                f" {why.message}",
                 hint="those that were not come again: do their work so that doing it twice does no harm",
             )
-
-
-def _deliveries(count: int) -> str:
-    return "1 delivery" if count == 1 else f"{count} deliveries"
 
 
 def release(deliveries: Iterable[Delivery]) -> None:

@@ -75,6 +75,23 @@ def test_undeclare_is_refused_while_the_channel_is_used(client: Any, name: str) 
     client.undeclare(name)
 
 
+@pytest.mark.parametrize("options", [{"kind": "queue"}, {"durable": True}])
+def test_what_holds_messages_is_undeclared_by_force_alone(
+    client: Any, name: str, options: dict[str, Any]
+) -> None:
+    client.declare(name, **options)
+    with client.publisher(name) as publisher:
+        publisher.publish_many([b"kept", b"too"])
+        publisher.flush(timeout=30)
+    with pytest.raises(errors.ChannelInUse, match="--force") as caught:
+        client.undeclare(name)
+    assert caught.value.message.endswith("holds 2 messages")
+    assert client.channel_info(name).contents.messages == 2
+    client.undeclare(name, force=True)
+    client.declare(name, **options)
+    client.undeclare(name)
+
+
 def test_forced_undeclare_tells_publishers_and_subscribers(client: Any, name: str) -> None:
     client.declare(name)
     subscription, publisher = client.subscribe(name), client.publisher(name)

@@ -177,7 +177,7 @@ def test_letters_for_a_state_are_lost_and_the_warning_says_so(is_durable: bool) 
     consumer, _ = it.consume("q")
     it.give_back(consumer, 1, is_rejected=True)
     (warning,) = [each for each in it.shown if isinstance(each, e.Warn)]
-    assert warning.message == "1 dead letters are for channel 's', a state, which takes none, and are lost"
+    assert warning.message == "1 dead letter lost: channel 's' is a state, which takes none"
     assert it.machine.statistics().counters["dead_letters_lost"] == 1
 
 

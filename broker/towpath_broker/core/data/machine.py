@@ -39,6 +39,7 @@ from towpath.errors import (
     NotSupported,
     TowpathError,
 )
+from towpath.wording import plural
 from towpath_broker.core.commands import Kind
 from towpath_broker.core.limits import Limits
 from towpath_broker.core.roles import wrong_kind
@@ -345,7 +346,7 @@ class DataMachine:
     def post(self, channel: str, run: Run, priority: int, round_: Round) -> None:
         """Take dead letters for a channel. What it has no room for, or never takes, is lost, and counted."""
         target = self._channels.get(channel)
-        posted, why = True, f"found no room in channel {channel!r}"
+        posted, why = True, f"there is no room in channel {channel!r}"
         match target:
             case Queue():
                 posted = target.post(run, priority, round_)
@@ -357,12 +358,12 @@ class DataMachine:
                     round_.roll_back(mark)
                     posted = False
             case State():
-                posted, why = False, f"are for channel {channel!r}, a state, which takes none"
+                posted, why = False, f"channel {channel!r} is a state, which takes none"
             case None:
                 round_.effects.append(e.DeadLetters(channel, run, priority))
         if not posted:
             self._shared.count("dead_letters_lost", len(run.payloads), round_.undo)
-            round_.effects.append(e.Warn(f"{len(run.payloads)} dead letters {why}, and are lost"))
+            round_.effects.append(e.Warn(f"{plural(len(run.payloads), 'dead letter')} lost: {why}"))
 
     # ---- queues --------------------------------------------------------------------------------------------
 

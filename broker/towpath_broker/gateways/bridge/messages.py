@@ -23,6 +23,7 @@ from typing import Final, Protocol
 
 from towpath.errors import BindingFailed, SlowConsumer, TowpathError
 from towpath.model import NO_HEADERS, Headers
+from towpath.wording import plural
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
@@ -159,7 +160,7 @@ class MessageOutflow:
         count = len(self._pending)
         self._pending.clear()
         if count and not self._carrier.is_settled:
-            self._tally.refuse(count, BindingFailed(f"{count} messages had not been sent at the end"))
+            self._tally.refuse(count, BindingFailed(f"{plural(count, 'message')} not sent at the end"))
 
     async def _pull(self, stop: Stop) -> None:
         pulling = asyncio.create_task(self._carrier.receive_many(BATCH_COUNT_MAX, BATCH_BYTES_MAX))
@@ -176,7 +177,7 @@ class MessageOutflow:
         if new > 0:
             self._told_lost += new
             self._tally.refuse(
-                new, SlowConsumer(f"{new} messages were dropped by the channel while there was no room")
+                new, SlowConsumer(f"{plural(new, 'message')} dropped by the channel while there was no room")
             )
 
     async def _push(self, sink: Sink, stop: Stop) -> bool:

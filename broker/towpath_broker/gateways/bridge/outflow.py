@@ -52,6 +52,7 @@ from typing import Final
 from towpath.bindings import WhenAbsent
 from towpath.errors import BindingFailed
 from towpath.framing import FramingOptions, encoder
+from towpath.wording import plural
 from towpath_broker.gateways.bridge.framer import Framer
 from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes, take_unread, unread_bytes
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
@@ -289,7 +290,7 @@ class Outflow:
         count -= len(self._unsettled)  # those go back into the queue
         self._unsettled.clear()
         if count > 0:
-            self._tally.refuse(count, BindingFailed(f"{count} messages had not been read at the end"))
+            self._tally.refuse(count, BindingFailed(f"{plural(count, 'message')} not read at the end"))
         self._held.clear()
         self._held_cost_bytes = 0
         self._update()

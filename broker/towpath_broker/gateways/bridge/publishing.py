@@ -17,6 +17,7 @@ from typing import Final
 
 from towpath.errors import BindingFailed, MessageTooLarge, TowpathError
 from towpath.model import Headers
+from towpath.wording import plural
 from towpath_broker.gateways.bridge.ports import Carrier
 from towpath_broker.gateways.bridge.report import Tally
 
@@ -78,7 +79,7 @@ class Publishing:
                     self.left, self.left_headers = left, headers and headers[start + done :]
                 else:
                     self._tally.refuse(
-                        len(left), BindingFailed(f"up to {len(left)} messages were read and not carried")
+                        len(left), BindingFailed(f"up to {plural(len(left), 'message')} read and not carried")
                     )
                 raise
             self._tally.count_in(len(batch), sum(map(len, batch)))

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from towpath.cli.text import byte_size, duration, plural
+from towpath.cli.text import byte_size, duration
+from towpath.wording import plural
 
 UPDATES_PER_S: Final = 5
 QUIET_S: Final = 1.0

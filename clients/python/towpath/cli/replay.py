@@ -23,9 +23,9 @@ from typing import IO, TYPE_CHECKING, Final
 from towpath.cli import streams
 from towpath.cli.connection import connect
 from towpath.cli.progress import Progress
-from towpath.cli.text import plural
 from towpath.errors import InvalidArgument, LimitExceeded, NotSupported
 from towpath.recording import Recording, headers_column
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     import towpath

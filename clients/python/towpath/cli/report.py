@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from towpath.cli.text import Cell, Style, ago, byte_size, duration, one_line, ordinal, plural, table
+from towpath.cli.text import Cell, Style, ago, byte_size, duration, one_line, ordinal, table
 from towpath.errors import Code, TowpathError
 from towpath.model import (
     STALL_MS_DEFAULT,
@@ -26,6 +26,7 @@ from towpath.model import (
     Headers,
     Status,
 )
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from towpath.cli import report, streams
 from towpath.cli.grammar import UsageError
 from towpath.cli.progress import Progress
-from towpath.cli.text import Style, ago, byte_size, plural, table
+from towpath.cli.text import Style, ago, byte_size, table
 from towpath.errors import TABLE, Code, Unavailable
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     from towpath_broker.store.check import Report

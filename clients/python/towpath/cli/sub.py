@@ -20,10 +20,11 @@ from towpath.cli import report, streams
 from towpath.cli.connection import connect
 from towpath.cli.frames import Refusals, framing_options
 from towpath.cli.grammar import UsageError
-from towpath.cli.text import plural, printable
+from towpath.cli.text import printable
 from towpath.errors import Timeout
 from towpath.framing import encoder
 from towpath.names import check_pattern, is_pattern
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     import towpath

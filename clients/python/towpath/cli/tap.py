@@ -29,9 +29,10 @@ from towpath.cli import report, streams
 from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError
 from towpath.cli.preview import preview_line
-from towpath.cli.text import byte_size, duration, plural
+from towpath.cli.text import byte_size, duration
 from towpath.errors import SlowConsumer
 from towpath.recording import Batcher, Gaps, encode_batch, encode_header, runs
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     import towpath

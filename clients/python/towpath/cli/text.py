@@ -36,11 +36,6 @@ def byte_size(number: int) -> str:
     return f"{value:.0f} {unit}" if value == int(value) or unit == "B" else f"{value:.1f} {unit}"
 
 
-def plural(number: int, noun: str) -> str:
-    """Write ``1 message`` or ``12,000 messages``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def duration(span_s: float) -> str:
     """Write a time span shortly, in its two largest units: ``42 s``, ``3 min 12 s``, ``2 d 5 h``."""
     total = max(int(span_s), 0)

@@ -19,8 +19,9 @@ from towpath.cli import streams
 from towpath.cli.connection import connect
 from towpath.cli.rates import Rates, rates
 from towpath.cli.report import CONTENTS, contents_cells, to_json_line
-from towpath.cli.text import Style, byte_size, duration, one_line, plural, table
+from towpath.cli.text import Style, byte_size, duration, one_line, table
 from towpath.errors import TowpathError
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     import towpath

@@ -27,6 +27,7 @@ from towpath import convert
 from towpath.errors import ConnectionLost, TowpathError
 from towpath.pipes import READY, Plan
 from towpath.pipes.flows import Inlet, Outlet
+from towpath.wording import plural
 
 
 def main() -> int:
@@ -118,7 +119,7 @@ class Pump:
             self._tell(f"nothing more comes: {error.message}")
         finally:
             if outlet.refused:
-                self._tell(f"{outlet.refused} messages were not written: {outlet.last_error}")
+                self._tell(f"{plural(outlet.refused, 'message')} not written: {outlet.last_error}")
             with contextlib.suppress(TowpathError):
                 outlet.close()
         self._end(socket.SHUT_WR)

@@ -84,7 +84,8 @@ class Registry:
         """Remove a channel and its bindings.
 
         Args:
-            force: even while it is used; publishers and subscribers get ChannelUndeclared.
+            force: even while it is used, publishers and subscribers get ChannelUndeclared; and even while it
+                holds messages, which are lost.
 
         Raises:
             ChannelNotFound, ChannelInUse, PermissionDenied (only its owner and admins may).

@@ -228,7 +228,10 @@ class ChannelOptions(_message.Message):
     dead_letter: _builtins.str
     """Queues: the queue or topic to which dead letters go. Empty: they are dropped, and counted."""
     retain_bytes: _builtins.int
-    """Durable topics keep what is no older and no more than this; 0: no such bound. Whole stored batches are let go."""
+    """Durable topics keep what is no older and no more than this; 0: no such bound. What was stored together is let go
+    together (at most 16,384 messages, or 1 MiB and one message), and the newest stays unless it is too old. So a little
+    less than retain_bytes may be there, or a little more than retain_messages or than retain_ms says.
+    """
     retain_ms: _builtins.int
     retain_messages: _builtins.int
     dedupe_ms: _builtins.int

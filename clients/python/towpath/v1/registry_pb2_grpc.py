@@ -101,7 +101,7 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UndeclareChannel(self, request, context):
-        """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, unless forced.
+        """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, or while it holds messages, unless forced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class RegistryStub:
     DeclareChannel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeclareChannelRequest, _registry_pb2.DeclareChannelResponse]
     """Declares a channel. Declaring it again is fine when every option that is stated has the value it has; otherwise CHANNEL_CONFLICT."""
     UndeclareChannel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UndeclareChannelRequest, _registry_pb2.UndeclareChannelResponse]
-    """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, unless forced."""
+    """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, or while it holds messages, unless forced."""
     GetChannel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetChannelRequest, _registry_pb2.GetChannelResponse]
     ListChannels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListChannelsRequest, _registry_pb2.ListChannelsResponse]
     CreateBinding: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateBindingRequest, _registry_pb2.CreateBindingResponse]
@@ -60,7 +60,7 @@ class RegistryAsyncStub(RegistryStub):
     DeclareChannel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeclareChannelRequest, _registry_pb2.DeclareChannelResponse]  # type: ignore[assignment]
     """Declares a channel. Declaring it again is fine when every option that is stated has the value it has; otherwise CHANNEL_CONFLICT."""
     UndeclareChannel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UndeclareChannelRequest, _registry_pb2.UndeclareChannelResponse]  # type: ignore[assignment]
-    """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, unless forced."""
+    """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, or while it holds messages, unless forced."""
     GetChannel: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetChannelRequest, _registry_pb2.GetChannelResponse]  # type: ignore[assignment]
     ListChannels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListChannelsRequest, _registry_pb2.ListChannelsResponse]  # type: ignore[assignment]
     CreateBinding: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateBindingRequest, _registry_pb2.CreateBindingResponse]  # type: ignore[assignment]
@@ -91,7 +91,7 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.UndeclareChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UndeclareChannelResponse, _abc.Awaitable[_registry_pb2.UndeclareChannelResponse]]:
-        """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, unless forced."""
+        """Removes a channel and its bindings. Refused with CHANNEL_IN_USE while anyone publishes, subscribes or is bound, or while it holds messages, unless forced."""
 
     @_abc_1.abstractmethod
     def GetChannel(

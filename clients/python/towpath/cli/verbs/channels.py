@@ -102,7 +102,11 @@ def _declare(parser: ArgumentParser) -> None:
 
 def _undeclare(parser: ArgumentParser) -> None:
     parser.add_argument("channel", metavar="CHANNEL")
-    parser.add_argument("--force", action="store_true", help="even while it is used: its users are told")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="even while it is used (its users are told) or holds messages (they are lost)",
+    )
 
 
 def _bind(parser: ArgumentParser) -> None:
@@ -175,7 +179,8 @@ VERBS: Final = (
         "Channels and bindings",
         "remove a channel and its bindings",
         _undeclare,
-        "",
+        "Refused while somebody publishes, subscribes or is bound, and while a queue or a durable topic "
+        "holds messages; --force removes it all the same.",
         ("towpath undeclare plant.line1.temp", "towpath undeclare camera --force"),
     ),
     Verb(
