@@ -7,7 +7,9 @@
  * is room and, if not, writes down what to wait for; tpr_room_wait_sleep() spins and sleeps on that alone; then begin
  * again. tpr_writer_wait_room() is all of it in one. tpr_writer_arm_room() is for event loops.
  *
- * By the same steps it waits until everything was read (TPR_ALL_READ instead of the bytes of a message).
+ * By the same steps it waits until something was read: up to a position (TPR_READ_TO + position instead of the bytes of a
+ * message), or everything (TPR_ALL_READ). Whoever wants to know of what it has published itself waits for a position: with
+ * others that go on publishing, everything may never be read.
  *
  * A reader is stuck while the ring is full because of it and its cursor does not move. That counts by the time between
  * two looks of the writer, but by TPR_STALL_STEP_NS at most: so a writer that was itself stopped, or did something else
@@ -18,7 +20,9 @@
 
 #include "towpath_ring_attach.h"
 
-/* Instead of the bytes of a message: until every reader that counts has read up to the tail. */
+/* Instead of the bytes of a message: until every reader that counts has read up to the position that this is added to, or
+ * up to the tail, if that is less. */
+#define TPR_READ_TO (UINT64_C(1) << 63)
 #define TPR_ALL_READ UINT64_MAX
 
 /* Everything that a sleeping writer looks at, so that it needs nothing else of the handle. */
@@ -63,7 +67,7 @@ static inline int tpr_writer_stalled(struct tpr_writer *writer, uint64_t stall_n
     return 0;
 }
 
-/* Is there room for a message of `bytes` (headers and payload), or, with TPR_ALL_READ, was everything read? Returns TPR_OK
+/* Is there room for a message of `bytes` (headers and payload), or, from TPR_READ_TO on, was so much read? Returns TPR_OK
  * (so it is), TPR_NEEDS_READERS, TPR_E_TOO_LARGE, TPR_E_FORKED, or TPR_FULL: then `wait` is filled in for
  * tpr_room_wait_sleep().
  *
@@ -73,32 +77,37 @@ static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t byte
     uint64_t lowest;
     if (tpr_is_forked_(&writer->memory))
         return TPR_E_FORKED;
-    int is_all = bytes == TPR_ALL_READ;
-    if (!is_all && bytes > tpr_message_bytes_max(writer->capacity))
+    int is_read = bytes >= TPR_READ_TO;
+    uint64_t read_to = bytes - TPR_READ_TO;
+    if (!is_read && bytes > tpr_message_bytes_max(writer->capacity))
         return TPR_E_TOO_LARGE;
     /* Read before the look at the cursors: a notify() from here on ends the sleep. */
     wait->wake_seen = __atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE);
     tpr_writer_flush(writer);
     if (!tpr_writer_is_current_(writer))
         return TPR_NEEDS_READERS;
-    bytes = is_all ? 0 : tpr_record_bytes(0, bytes);
+    if (read_to > writer->tail)
+        read_to = writer->tail;
+    bytes = is_read ? 0 : tpr_record_bytes(0, bytes);
     bytes += tpr_writer_padding_(writer, bytes);
-    if (!is_all && tpr_writer_has_room_(writer, bytes))
+    if (!is_read && tpr_writer_has_room_(writer, bytes))
         return TPR_OK;
     struct tpr_peer *slowest = tpr_writer_scan_(writer, &lowest);
-    if (!slowest || (is_all ? lowest == writer->tail : writer->position + bytes <= lowest + writer->capacity))
+    if (!slowest || (is_read ? lowest >= read_to : writer->position + bytes <= lowest + writer->capacity))
         return TPR_OK;
     wait->waits_for = &writer->page->writer_waits_for;
     wait->cursor = &slowest->slot->cursor;
     wait->cursor_word = slowest->word; /* as it was when there was no room: any other ends the sleep */
     wait->needed = writer->position + bytes - writer->capacity + writer->capacity / TPR_BATCH_FRACTION;
-    if (is_all || wait->needed > writer->tail)
+    if (wait->needed > writer->tail)
         wait->needed = writer->tail;
+    if (is_read)
+        wait->needed = read_to;
     wait->generation_cell = writer->generation_cell;
     wait->generation = writer->generation;
     wait->wake_word = &writer->wake_word;
     wait->spin = &writer->spin;
-    if (!is_all) {
+    if (!is_read) {
         writer->full_until = writer->position + bytes;
         tpr_writer_note_stuck_(writer);
     }
@@ -150,7 +159,7 @@ static inline int tpr_room_wait_sleep(const struct tpr_room_wait *wait, uint64_t
     return code;
 }
 
-/* Wait until a message of `bytes` fits, or everything was read. Returns TPR_OK, TPR_NEEDS_READERS, TPR_TIMEOUT, TPR_NOTIFIED,
+/* Wait until a message of `bytes` fits, or so much was read. Returns TPR_OK, TPR_NEEDS_READERS, TPR_TIMEOUT, TPR_NOTIFIED,
  * TPR_INTERRUPTED, or an error. */
 static inline int tpr_writer_wait_room(struct tpr_writer *writer, uint64_t bytes, uint64_t deadline_ns) {
     struct tpr_room_wait wait;

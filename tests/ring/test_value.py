@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,7 +203,10 @@ def test_a_writer_killed_under_load_leaves_a_whole_value() -> None:
                 _, [fd], _, _ = socket.recv_fds(mine, 1, 1)
                 reader = ValueReader(fd)
                 os.close(fd)
-                newest = 0
+                newest, deadline = 0, time.monotonic() + 60
+                while not newest:  # it has its first turn when the machine gives it one
+                    newest = _check_whole(reader, newest)
+                    assert time.monotonic() < deadline
                 for _ in range(20_000):
                     newest = _check_whole(reader, newest)
             finally:

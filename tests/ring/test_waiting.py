@@ -14,6 +14,7 @@ import pytest
 
 from tests.ring.ring_helpers import LONG_NS, connect, fill, payloads, shared
 from towpath._ring import (
+    READ_TO,
     GenerationTable,
     MessageTooLarge,
     Reader,
@@ -243,3 +244,63 @@ class TestDoorbell:
                 with pytest.raises(RingError, match="doorbell"):
                     writer.attach(9, control, 0, fd, start="start")
         assert writer.readers() == []
+
+
+class TestReadTo:
+    def test_a_position_is_waited_for_and_not_what_comes_behind_it(self) -> None:
+        writer, reader = Writer(7, 4096), Reader(9)
+        connect(writer, reader)
+        assert writer.wait_room(READ_TO + writer.tail, 0) == 1
+        writer.try_publish(b"mine")
+        tail = writer.tail
+        writer.try_publish(b"another's")
+        for position in (tail, writer.tail, writer.tail + 8, (1 << 63) - 1):
+            assert writer.wait_room(READ_TO + position, 0) == 0
+        assert payloads(reader.receive(1, 1000, 0)) == [b"mine"]
+        assert writer.wait_room(READ_TO + tail, LONG_NS) == 1
+        assert writer.wait_room(READ_TO + writer.tail, 0) == 0
+        reader.receive(1, 1000, 0)
+        for position in (tail, writer.tail, writer.tail + 8, (1 << 63) - 1):
+            assert writer.wait_room(READ_TO + position, 0) == 1
+
+    def test_a_sleep_ends_while_others_go_on_publishing(self) -> None:
+        writer, reader = Writer(7, 1 << 16), Reader(9)
+        connect(writer, reader)
+        is_over = threading.Event()
+
+        def receive() -> None:
+            while not is_over.is_set():
+                reader.receive(1, 1, 1_000_000)  # one at a time, always behind
+
+        def publish() -> None:
+            while not is_over.is_set():
+                writer.try_publish(b"x" * 100)
+
+        threads = [threading.Thread(target=work) for work in (receive, publish)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(20):
+                while not writer.try_publish(b"mine"):
+                    pass
+                tail = writer.tail
+                assert writer.wait_room(READ_TO + tail, LONG_NS) == 1
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join()
+
+    def test_the_doorbell_rings_for_the_position(self) -> None:
+        writer, reader = Writer(7, 4096), Reader(9)
+        ours, theirs = socket.socketpair()
+        with ours, theirs, shared(writer) as ring, shared(reader) as control:
+            writer.attach(9, control, 0, -1, "start")
+            reader.add(ring, 0, 7, "c", "start", theirs.fileno())
+            writer.try_publish(b"mine")
+            tail = writer.tail
+            writer.try_publish(b"another's")
+            assert not writer.arm_room(READ_TO + tail)
+            reader.receive(1, 1000, 0)
+            assert select.select([ours], [], [], LONG_NS / 1e9)[0]
+            assert writer.arm_room(READ_TO + tail)
+            assert not writer.arm_room(READ_TO + writer.tail)

@@ -88,6 +88,10 @@ def test_a_consumer_goes_on_with_the_trace(told: Any) -> None:
     assert (of_loop["trace"], of_loop["parent"]) == (looped["trace"], looped["span"])
 
 
+def test_who_waits_until_it_is_stored_waits_when_traced_too(told: Any) -> None:
+    assert told["stored"] == [[1, 3, 503], [504, 1004]]
+
+
 @pytest.mark.parametrize("before", ["", "import opentelemetry.trace; "])
 def test_without_a_tracer_publishers_are_the_bare_ones(daemon: DaemonHandle, before: str) -> None:
     program = (

@@ -30,7 +30,7 @@ Start = Literal["tail", "start", "history"] | bool
 new; or at the writer's ``history``-th last message, as far as the ring still holds it. True and False stand
 for "start" and "tail"."""
 
-ALL_READ: int
+READ_TO: int
 """Given to ``Writer.wait_room`` and ``arm_room`` instead of the bytes of a message."""
 
 class RingError(Exception):
@@ -392,8 +392,8 @@ class Writer:
         of the ring more than that is free, or all of it.
 
         Args:
-            nbytes: at most ``message_bytes_max``; or ``ALL_READ``, to wait until all that was published was
-                read by every reader that counts.
+            nbytes: at most ``message_bytes_max``; or ``READ_TO`` and a position (of ``tail``), to wait until
+                all that is before it was read by every reader that counts.
             timeout_ns: 0 does not wait, less than 0 waits for ever.
 
         Returns:

@@ -551,9 +551,9 @@ int tp_add_parcel(PyObject *module) {
     if (!packed_type || !parcel_type || PyModule_AddObjectRef(module, "Packed", (PyObject *)packed_type) < 0 ||
         PyModule_AddObjectRef(module, "Parcel", (PyObject *)parcel_type) < 0)
         return -1;
-    PyObject *all_read = PyLong_FromUnsignedLongLong(TPR_ALL_READ);
-    int result = all_read ? PyModule_AddObjectRef(module, "ALL_READ", all_read) : -1;
-    Py_XDECREF(all_read);
+    PyObject *read_to = PyLong_FromUnsignedLongLong(TPR_READ_TO);
+    int result = read_to ? PyModule_AddObjectRef(module, "READ_TO", read_to) : -1;
+    Py_XDECREF(read_to);
     if (result < 0)
         return -1;
     return PyModule_AddFunctions(module, parcel_functions);

@@ -39,8 +39,9 @@ PATTERN_SLOTS: Final = 4096
 TROUBLES_MAX: Final = 256
 """Errors that a subscription keeps for a program that does not ask; beyond it the oldest are forgotten."""
 
-ALL_READ: Final = (1 << 64) - 1
-"""Given to ``wait_room`` and ``arm_room``: not until a message fits, but until all was read."""
+READ_TO: Final = 1 << 63
+"""Added to a position, and given to ``wait_room`` and ``arm_room``: not until a message fits, but until all
+before the position was read."""
 
 LOOK_NS_MIN: Final = 1_000_000
 LOOK_NS_MAX: Final = 500_000_000
@@ -117,10 +118,11 @@ class SourceState:
         self.held = error
         self.wake()
 
-    @property
-    def is_stored(self) -> bool:
-        """Whether the core has stored all that was published. While it is away nobody can say so."""
-        return bool(self.writer.readers()) and self.writer.drained()
+    def is_stored(self, tail: int) -> bool:
+        """Whether the core has stored all that is before a position of ``writer.tail``. While it is away
+        nobody can say so.
+        """
+        return bool(self.writer.readers()) and _ring.unread_from(self.writer) >= tail
 
     def end(self, error: TowpathError) -> None:
         """Nothing more can be published; who waits for room is woken."""

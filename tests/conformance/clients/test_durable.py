@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.conformance.clients.carriers import Carrier
 from tests.conformance.clients.test_messages import receive_exactly
+from tests.support.daemon import DaemonHandle
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.model import Headers
@@ -46,6 +51,67 @@ def test_what_is_new_alone_is_what_is_given_unless_told_otherwise(client: Any, n
     publish_numbers(publisher, 11, 5)
     for subscription in (plain, new):
         assert numbers(receive_exactly(subscription, 5)) == [*range(11, 16)]
+
+
+def test_what_is_confirmed_is_stored(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    other, publisher, channel = connect(), client.publisher(name), client.channel(name)
+    for number in range(1, 40, 2):
+        assert channel.publish(b"%d" % number, confirm=True, timeout=DEADLINE_S) > 0
+        assert other.channel_info(name).contents.next_seq == number + 1
+        assert publisher.publish_many([b"%d" % (number + 1)], confirm=True, timeout=DEADLINE_S) > 0
+        assert other.channel_info(name).contents.next_seq == number + 2
+    assert numbers(receive_exactly(other.subscribe(name, start="all"), 40)) == [*range(1, 41)]
+
+
+@pytest.mark.parametrize("kind", ["topic", "queue"])
+def test_where_nothing_is_stored_there_is_nothing_to_confirm(client: Any, name: str, kind: str) -> None:
+    client.declare(name, kind=kind)
+    assert client.channel(name).publish(b"1", confirm=True, timeout=DEADLINE_S) == 1
+    assert client.channel(name).publish_many([b"2", b"3"], confirm=True, timeout=DEADLINE_S) == 3
+
+
+def test_who_asks_for_confirmation_does_not_wait_for_what_others_publish(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    channel, is_over = client.channel(name), threading.Event()
+    channel.publish(b"first")
+
+    def publish() -> None:
+        while not is_over.is_set():
+            channel.publish_many([b"x" * 100] * 50, timeout=DEADLINE_S)
+
+    others = [threading.Thread(target=publish) for _ in range(2)]
+    for thread in others:
+        thread.start()
+    try:
+        for _ in range(20):
+            seq = channel.publish(b"mine", confirm=True, timeout=DEADLINE_S)
+            assert client.channel_info(name).contents.next_seq > seq
+    finally:
+        is_over.set()
+        for thread in others:
+            thread.join()
+
+
+def test_what_is_not_confirmed_in_time_is_told_and_stored_later(
+    client: Any, carrier: Carrier, daemon: DaemonHandle, name: str
+) -> None:
+    client.declare(name, durable=True)
+    channel, core = client.channel(name), daemon.core_pid
+    channel.publish(b"before", confirm=True, timeout=DEADLINE_S)
+    os.kill(core, signal.SIGSTOP)
+    try:
+        with pytest.raises(errors.Timeout):
+            channel.publish(b"late", confirm=True, timeout=0.2)
+    finally:
+        os.kill(core, signal.SIGCONT)
+    channel.publish(b"after", confirm=True, timeout=DEADLINE_S)
+    last = client.channel_info(name).contents.next_seq
+    stored = [each.payload for each in receive_exactly(client.subscribe(name, start="all"), last - 1)]
+    expected = [[b"before", b"late", b"after"]]
+    if carrier.name != "local":  # from afar it may not even have left
+        expected.append([b"before", b"after"])
+    assert stored in expected
 
 
 @pytest.mark.parametrize("seq", [1, 7, 20, 21, 400])

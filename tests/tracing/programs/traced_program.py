@@ -65,6 +65,46 @@ async def publish_async(socket: str) -> towpath.Message:
         return message
 
 
+def publish_stored(client: towpath.Client) -> list[int]:
+    """What is stored after each way to wait for that."""
+    client.declare("stored", durable=True)
+    stored: list[int] = []
+
+    def look() -> None:
+        contents = client.channel_info("stored").contents
+        assert contents is not None
+        stored.append(contents.next_seq - 1)
+
+    with client.publisher("stored") as publisher:
+        publisher.publish(b"1", confirm=True, timeout=DEADLINE_S)
+        look()
+        publisher.publish_many([b"2", b"3"], confirm=True, timeout=DEADLINE_S)
+        look()
+        publisher.publish_many([b"x"] * 500)
+        publisher.flush(DEADLINE_S)
+        look()
+    return stored
+
+
+async def publish_stored_async(socket: str) -> list[int]:
+    stored: list[int] = []
+    async with await towpath.aio.connect(socket) as client:
+
+        async def look() -> None:
+            contents = (await client.channel_info("stored")).contents
+            assert contents is not None
+            stored.append(contents.next_seq - 1)
+
+        publisher = await client.publisher("stored")
+        await publisher.publish(b"1", confirm=True, timeout=DEADLINE_S)
+        await look()
+        await publisher.publish_many([b"x"] * 500)
+        await publisher.flush(DEADLINE_S)
+        await look()
+        await publisher.close()
+    return stored
+
+
 def main(socket: str) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
@@ -79,7 +119,9 @@ def main(socket: str) -> None:
     headers = [
         (each.payload.decode(), each.headers.traceparent[:-3], each.headers.content_type) for each in received
     ]
-    print(json.dumps({"spans": spans, "headers": headers}))
+    with towpath.connect(socket) as client:
+        stored = [publish_stored(client), asyncio.run(publish_stored_async(socket))]
+    print(json.dumps({"spans": spans, "headers": headers, "stored": stored}))
 
 
 main(sys.argv[1])

@@ -140,6 +140,7 @@ class AsyncPublisher(AsyncHandle):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """Publish one message; see :meth:`towpath.Publisher.publish`. From afar, calls of several tasks share
         a batch.
@@ -153,6 +154,7 @@ class AsyncPublisher(AsyncHandle):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """Publish a batch; see :meth:`towpath.Publisher.publish_many`. Batches of several tasks do not
         mix.
@@ -279,6 +281,7 @@ class AsyncChannel(AsyncHandle):
         *,
         headers: model.Headers | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
         key: bytes = b"",
         priority: int = 0,
         message_id: str = "",
@@ -288,7 +291,8 @@ class AsyncChannel(AsyncHandle):
         headers = model.with_fields(
             headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
         )
-        return await (await self.publisher()).publish(data, headers=headers, timeout=timeout)
+        publisher = await self.publisher()
+        return await publisher.publish(data, headers=headers, timeout=timeout, confirm=confirm)
 
     async def publish_many(
         self,
@@ -296,9 +300,11 @@ class AsyncChannel(AsyncHandle):
         *,
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """Publish a batch; see :meth:`towpath.Publisher.publish_many`."""
-        return await (await self.publisher()).publish_many(payloads, headers=headers, timeout=timeout)
+        publisher = await self.publisher()
+        return await publisher.publish_many(payloads, headers=headers, timeout=timeout, confirm=confirm)
 
     async def subscribe(self, *, start: model.Start | None = None, place: str = "") -> AsyncSubscription:
         """Subscribe; see :meth:`towpath.Client.subscribe`."""

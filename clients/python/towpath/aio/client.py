@@ -30,6 +30,7 @@ from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.bells import Bells
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
+from towpath.aio.room import Room
 from towpath.aio.submitting import AsyncQueuePublisher
 from towpath.aio.watching import LocalAsyncWatch
 from towpath.ends import ReaderState, SourceState
@@ -54,7 +55,6 @@ from towpath.waiting import (
     program_name,
     remaining_ns,
     seconds,
-    shorter_ns,
 )
 
 T = TypeVar("T")
@@ -74,8 +74,6 @@ os.register_at_fork(after_in_child=_forget_in_child)
 _log = logging.getLogger("towpath")
 
 OUTBOX_BYTES_MAX: Final = 16 << 20
-ROOM_LOOK_NS: Final = 100_000_000
-"""How often a publisher that waits for room looks whether a subscriber died: the dead do not ring."""
 
 
 class LocalAsyncClient(AsyncClient):
@@ -94,7 +92,7 @@ class LocalAsyncClient(AsyncClient):
         )
         self._transport: FrameTransport | None = None
         self._asleep: dict[ReaderState, asyncio.Future[None]] = {}
-        self._in_line: dict[SourceState, tuple[int, asyncio.Future[None]]] = {}
+        self._room = Room(self._protocol.sources)
         self._ready = asyncio.Event()
         self._callers = AsyncCallers(self)
         self._allocating = asyncio.Lock()
@@ -167,7 +165,7 @@ class LocalAsyncClient(AsyncClient):
                 return AsyncQueuePublisher(self, info)
             begin = functools.partial(protocol.new_source, info, origin)
             state = await self._attach(begin, protocol.forget_source, deadline)
-            state.wake = lambda: self._wake_publisher(state)
+            state.wake = lambda: self._room.wake(state)
             return LocalAsyncPublisher(self, state)
 
         deadline = deadline_ns(CALL_TIMEOUT_S)
@@ -415,9 +413,7 @@ class LocalAsyncClient(AsyncClient):
             # again.
             if state.id in self._protocol.readers and (state.reader.pending_bytes or state.reader.arm()):
                 self._wake(state)
-        for source, (size, _) in list(self._in_line.items()):
-            if source.source in self._protocol.sources and source.writer.arm_room(size):
-                self._wake_publisher(source)
+        self._room.look()
 
     def _wake(self, state: ReaderState) -> None:
         waiter = self._asleep.get(state)
@@ -439,26 +435,6 @@ class LocalAsyncClient(AsyncClient):
             self._asleep.pop(state, None)
             if state.id in self._protocol.readers:
                 state.reader.disarm()
-
-    async def _wait_room(self, state: SourceState, size: int, deadline: int | None) -> None:
-        """Wait until a subscriber rings that has made room, or it is time to look again."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._in_line[state] = size, waiter
-        span_ns = shorter_ns(shorter_ns(remaining_ns(deadline), state.look_ns), ROOM_LOOK_NS)
-        timer = self._loop.call_later(span_ns / 1e9, self._wake_publisher, state)
-        try:
-            if not state.writer.arm_room(size):
-                await waiter
-        finally:
-            timer.cancel()
-            self._in_line.pop(state, None)
-            if state.source in self._protocol.sources:
-                state.writer.disarm_room()
-
-    def _wake_publisher(self, state: SourceState) -> None:
-        in_line = self._in_line.get(state)
-        if in_line is not None and not in_line[1].done():
-            in_line[1].set_result(None)
 
 
 async def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> AsyncClient:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
-from towpath.ends import ALL_READ, ReaderState, SourceState, publication_error
+from towpath.ends import READ_TO, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
     ChannelUndeclared,
@@ -20,7 +20,7 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.stored import READ_BYTES, SavedPlace, StoredLog
-from towpath.waiting import FOREVER, PART_TIMEOUT_S, PAUSE_MAX_S, Buffer, deadline_ns, remaining_ns
+from towpath.waiting import FOREVER, PART_TIMEOUT_S, PAUSE_MAX_S, Buffer, deadline_ns, remaining_ns, seconds
 
 if TYPE_CHECKING:
     from towpath.aio.client import LocalAsyncClient
@@ -34,6 +34,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         self._state = state
         self._writer = state.writer
         self._turn = asyncio.Lock()
+        self._confirming = asyncio.Lock()
         self.source = state.source
         self.channel = state.channel
         self.message_bytes_max = state.writer.message_bytes_max
@@ -54,10 +55,12 @@ class LocalAsyncPublisher(AsyncPublisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         if headers is not None:
             headers_raw = convert.encode_headers(headers)
         raw = headers_raw or None
+        confirmed_by = deadline_ns(timeout) if confirm else None
         try:
             seq = 0 if self._turn.locked() else self._writer.try_publish(data, raw)
             if seq <= 0:
@@ -66,6 +69,8 @@ class LocalAsyncPublisher(AsyncPublisher):
             raise self._state.refusal(error) from None
         if self._writer.readers_changed:
             await self._meet_readers()
+        if confirm:
+            await self._wait_stored(confirmed_by)
         return seq
 
     async def _publish_waiting(self, data: Buffer, raw: bytes | None, deadline: int | None) -> int:
@@ -83,6 +88,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         column = calls.headers_column(len(payloads), headers, headers_raw)
         deadline = deadline_ns(timeout)
@@ -102,6 +108,8 @@ class LocalAsyncPublisher(AsyncPublisher):
             raise calls.partly(error, done, len(payloads)) from None
         if self._writer.readers_changed:
             await self._meet_readers()
+        if confirm:
+            await self._wait_stored(deadline)
         return last
 
     async def _make_way(self, status: int, size: int, deadline: int | None) -> None:
@@ -111,7 +119,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         if status < 0:
             await self._fetch_readers(deadline)
             return
-        await self._client._wait_room(self._state, size, deadline)
+        await self._client._room.wait(self._state, size, deadline)
         await self._part_from_stalled()
         if remaining_ns(deadline) == 0 and self._state.ended is None:
             held = self._state.held
@@ -144,29 +152,43 @@ class LocalAsyncPublisher(AsyncPublisher):
             await self._fetch_readers(None)
 
     async def flush(self, timeout: float | None = None) -> None:
+        await self._wait_stored(deadline_ns(timeout))
+
+    async def _wait_stored(self, deadline: int | None) -> None:
+        """Wait until what is published by now is on disk, where that is to be; see :meth:`flush`."""
         state = self._state
         if not state.is_durable:
             return
-        deadline = deadline_ns(timeout)
-        while True:
-            if state.ended is not None:
-                raise state.ended.again()
-            try:
-                async with self._turn:
+        tail = state.writer.tail
+        try:
+            # One waits for the ring; those behind find, as a rule, that they were stored with it.
+            async with asyncio.timeout(seconds(deadline)), self._confirming:
+                while not self._is_stored(tail):
                     if state.writer.wait_room(0, 0) < 0:
                         await self._fetch_readers(deadline)
-                    if not state.is_stored and state.held is None:
-                        await self._client._wait_room(state, ALL_READ, deadline)
-            except (ValueError, RuntimeError) as error:
-                raise state.refusal(error) from None
-            if state.is_stored:
-                return
-            if state.held is not None:
-                raise state.held.again()
-            if remaining_ns(deadline) == 0:
-                raise calls.not_stored(state.channel)
-            if state.writer.drained():  # nobody reads: the core is away
-                await asyncio.sleep(PAUSE_MAX_S)
+                    elif state.writer.readers():
+                        await self._client._room.wait(state, READ_TO + tail, deadline)
+                    else:  # nobody reads: the core is away
+                        await asyncio.sleep(PAUSE_MAX_S)
+        except TimeoutError:
+            raise calls.not_stored(state.channel) from None
+        except (ValueError, RuntimeError) as error:
+            raise state.refusal(error) from None
+
+    def _is_stored(self, tail: int) -> bool:
+        """Whether everything before a position is on disk.
+
+        Raises:
+            TowpathError: it will not be, or not for now.
+        """
+        state = self._state
+        if state.ended is not None:
+            raise state.ended.again()
+        if state.is_stored(tail):
+            return True
+        if state.held is not None:
+            raise state.held.again()
+        return False
 
     async def wait_drained(self, timeout: float | None = None) -> bool:
         deadline = deadline_ns(timeout)

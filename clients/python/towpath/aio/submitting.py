@@ -34,8 +34,11 @@ class AsyncQueuePublisher(SubmitterBase, AsyncPublisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
-        return await self.publish_many([data], headers=headers, headers_raw=headers_raw, timeout=timeout)
+        return await self.publish_many(
+            [data], headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+        )
 
     async def publish_many(
         self,
@@ -44,6 +47,7 @@ class AsyncQueuePublisher(SubmitterBase, AsyncPublisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         deadline = deadline_ns(timeout)
         fitting, column, too_large = self._checked(payloads, headers, headers_raw)

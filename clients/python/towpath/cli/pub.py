@@ -6,7 +6,8 @@ Theory of operation
 
     More, or input that comes bit by bit, is published from a ring of this process. It is read in pieces of
     up to 1 MiB, and each piece's frames are published as one batch, so a single line goes out at once and a
-    large file goes in large batches. At the end it waits until everyone has read everything. A subscriber
+    large file goes in large batches. At the end it waits until everything is on disk, where the channel is
+    durable, and until everyone has read everything. A subscriber
     that does not read must not make us fail, so without ``--timeout`` what follows the wait is a note: its
     messages stay in the ring for it.
 
@@ -105,6 +106,7 @@ def _stream(arguments: Namespace, publish: Callable[[towpath.Publisher], int]) -
         if _wants_note(arguments):
             _tell_of_nobody(client.channel_info(arguments.channel))
         exit_code = publish(publisher)
+        publisher.flush(arguments.timeout)
         _wait_drained(arguments, publisher)
     return exit_code
 

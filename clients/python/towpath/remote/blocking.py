@@ -249,8 +249,11 @@ class RemotePublisher(Publisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
-        return self.publish_many([data], headers=headers, headers_raw=headers_raw, timeout=timeout)
+        return self.publish_many(
+            [data], headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+        )
 
     def publish_many(
         self,
@@ -259,9 +262,12 @@ class RemotePublisher(Publisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         seq = self._portal.run(
-            self._inner.publish_many(payloads, headers=headers, headers_raw=headers_raw, timeout=timeout)
+            self._inner.publish_many(
+                payloads, headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+            )
         )
         self.source = self._inner.source
         return seq

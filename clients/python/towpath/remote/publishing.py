@@ -94,8 +94,11 @@ class RemoteAsyncPublisher(AsyncPublisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
-        return await self.publish_many([data], headers=headers, headers_raw=headers_raw, timeout=timeout)
+        return await self.publish_many(
+            [data], headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+        )
 
     async def publish_many(
         self,
@@ -104,6 +107,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         if self._ended is not None:
             raise self._ended.again()

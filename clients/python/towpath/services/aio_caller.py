@@ -73,7 +73,7 @@ class LocalAsyncCaller:
 
     def _wake(self) -> None:
         self._client._wake(self._replies)
-        self._client._wake_publisher(self._source)
+        self._client._room.wake(self._source)
 
     @property
     def ended(self) -> TowpathError | None:

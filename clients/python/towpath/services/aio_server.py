@@ -174,7 +174,7 @@ class LocalAsyncServer(AsyncServer):
             except TowpathError as error:
                 _log.warning("caller %d of %s is not answered: %s", source, self.channel, error)
                 return None
-            state.wake = lambda: client._wake_publisher(state)
+            state.wake = lambda: client._room.wake(state)
             publisher = self._answerers[source] = LocalAsyncPublisher(client, state)
             return publisher
 

@@ -185,6 +185,7 @@ class Publisher(Handle):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """Publish one message; waits while a subscriber's ring is full.
 
@@ -194,7 +195,10 @@ class Publisher(Handle):
             data: any bytes-like object, 0 to ``message_bytes_max`` bytes; it is copied.
             headers: what travels beside it.
             headers_raw: the same, already serialized as ``towpath.v1.Headers``.
-            timeout: seconds to wait for room; None for ever.
+            timeout: seconds to wait for room, and for the confirmation; None for ever.
+            confirm: return only when it is on disk, where the channel is a durable topic: ``publish`` and
+                ``flush`` in one, without waiting for what others publish meanwhile. From afar, and of a
+                queue, ``publish`` always returns as late as that.
 
         Returns:
             The message's seq.
@@ -205,6 +209,8 @@ class Publisher(Handle):
                 known (from afar).
             ConnectionLost: from afar: it is not known whether it was published.
             ChannelUndeclared: the channel is gone.
+            Timeout, StoreFull: with ``confirm``, also as for :meth:`flush`: it was published, and is stored
+                when that is possible.
         """
 
     @abstractmethod
@@ -215,6 +221,7 @@ class Publisher(Handle):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """Publish a batch, in order.
 
@@ -222,7 +229,8 @@ class Publisher(Handle):
             payloads: any number of bytes-like objects.
             headers: one for all, or one per payload.
             headers_raw: the same, already serialized.
-            timeout: seconds to wait for room for all of it; None for ever.
+            timeout: seconds to wait for room for all of it, and for the confirmation; None for ever.
+            confirm: return only when all of it is on disk; see :meth:`publish`.
 
         Returns:
             The last message's seq; of an empty batch, the last that there was.
@@ -234,8 +242,8 @@ class Publisher(Handle):
         """
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was published on a durable topic is on disk. On other channels, and from afar,
-        where ``publish`` itself waits for that, there is nothing to wait for.
+        """Wait until all that was published on a durable topic so far is on disk. On other channels, and
+        from afar, where ``publish`` itself waits for that, there is nothing to wait for.
 
         Args:
             timeout: seconds; None for ever.
@@ -410,6 +418,7 @@ class Channel(Handle):
         *,
         headers: model.Headers | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
         key: bytes = b"",
         priority: int = 0,
         message_id: str = "",
@@ -427,7 +436,7 @@ class Channel(Handle):
         headers = model.with_fields(
             headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
         )
-        return self.publisher().publish(data, headers=headers, timeout=timeout)
+        return self.publisher().publish(data, headers=headers, timeout=timeout, confirm=confirm)
 
     def publish_many(
         self,
@@ -435,9 +444,10 @@ class Channel(Handle):
         *,
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """Publish a batch; see :meth:`Publisher.publish_many`."""
-        return self.publisher().publish_many(payloads, headers=headers, timeout=timeout)
+        return self.publisher().publish_many(payloads, headers=headers, timeout=timeout, confirm=confirm)
 
     def subscribe(self, *, start: model.Start | None = None, place: str = "") -> Subscription:
         """Subscribe; see :meth:`Client.subscribe`."""

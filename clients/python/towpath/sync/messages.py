@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
-from towpath.ends import ALL_READ, LOOK_NS_MAX, ReaderState, SourceState, publication_error
+from towpath.ends import LOOK_NS_MAX, READ_TO, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
     ChannelUndeclared,
@@ -61,9 +61,11 @@ class LocalPublisher(Publisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         if headers is not None:
             headers_raw = convert.encode_headers(headers)
+        confirmed_by = deadline_ns(timeout) if confirm else None
         try:
             seq = self._try_publish(data, headers_raw or None)
             if seq <= 0:
@@ -72,6 +74,8 @@ class LocalPublisher(Publisher):
             raise self._state.refusal(error) from None
         if self._writer.readers_changed:
             self._meet_readers()
+        if confirm:
+            self._wait_stored(confirmed_by)
         return seq
 
     def _publish_waiting(self, data: Buffer, headers_raw: bytes | None, deadline: int | None) -> int:
@@ -88,6 +92,7 @@ class LocalPublisher(Publisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """As documented; one wake-up per ring-full."""
         column = calls.headers_column(len(payloads), headers, headers_raw)
@@ -107,7 +112,10 @@ class LocalPublisher(Publisher):
             raise calls.partly(error, done, len(payloads)) from None
         if writer.readers_changed:
             self._meet_readers()
-        return writer.last_seq
+        last_seq = writer.last_seq
+        if confirm:
+            self._wait_stored(deadline)
+        return last_seq
 
     def _make_way(self, status: int, size: int, deadline: int | None) -> None:
         """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
@@ -154,22 +162,27 @@ class LocalPublisher(Publisher):
             self._fetch_readers(far_ns())
 
     def flush(self, timeout: float | None = None) -> None:
+        self._wait_stored(deadline_ns(timeout))
+
+    def _wait_stored(self, deadline: int | None) -> None:
+        """Wait until what is published by now is on disk, where that is to be; see :meth:`flush`."""
         state = self._state
         if not state.is_durable:
             return
-        deadline = deadline_ns(timeout)
+        tail = state.writer.tail
         while True:
             if state.ended is not None:
                 raise state.ended.again()
             try:
                 with self._room:
-                    status = state.writer.wait_room(ALL_READ, shorter_ns(remaining_ns(deadline), LOOK_NS_MAX))
+                    look_ns = shorter_ns(remaining_ns(deadline), LOOK_NS_MAX)
+                    status = state.writer.wait_room(READ_TO + tail, look_ns)
             except (ValueError, RuntimeError) as error:
                 raise state.refusal(error) from None
             if status < 0:
                 self._fetch_readers(deadline if deadline is not None else far_ns())
                 continue
-            if state.is_stored:
+            if state.is_stored(tail):
                 return
             if state.held is not None:
                 raise state.held.again()

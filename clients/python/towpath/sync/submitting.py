@@ -31,8 +31,11 @@ class QueuePublisher(SubmitterBase, Publisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
-        return self.publish_many([data], headers=headers, headers_raw=headers_raw, timeout=timeout)
+        return self.publish_many(
+            [data], headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+        )
 
     def publish_many(
         self,
@@ -41,6 +44,7 @@ class QueuePublisher(SubmitterBase, Publisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """As documented; in requests of up to 2,048 messages, one after the other."""
         deadline = deadline_ns(timeout)

@@ -140,9 +140,12 @@ class TracedPublisher(Publisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         with _producer_span(self.channel, _size(data)):
-            seq = self._publisher.publish(data, headers=_one(headers, headers_raw), timeout=timeout)
+            seq = self._publisher.publish(
+                data, headers=_one(headers, headers_raw), timeout=timeout, confirm=confirm
+            )
         self.source = self._publisher.source
         return seq
 
@@ -153,13 +156,17 @@ class TracedPublisher(Publisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         """As documented; one span for the batch."""
         with _producer_span(self.channel, _count(payloads)):
             column = _column(len(payloads), headers, headers_raw)
-            seq = self._publisher.publish_many(payloads, headers=column, timeout=timeout)
+            seq = self._publisher.publish_many(payloads, headers=column, timeout=timeout, confirm=confirm)
         self.source = self._publisher.source
         return seq
+
+    def flush(self, timeout: float | None = None) -> None:
+        self._publisher.flush(timeout)
 
     def wait_drained(self, timeout: float | None = None) -> bool:
         return self._publisher.wait_drained(timeout)
@@ -188,9 +195,12 @@ class TracedAsyncPublisher(AsyncPublisher):
         headers: model.Headers | None = None,
         headers_raw: bytes | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         with _producer_span(self.channel, _size(data)):
-            seq = await self._publisher.publish(data, headers=_one(headers, headers_raw), timeout=timeout)
+            seq = await self._publisher.publish(
+                data, headers=_one(headers, headers_raw), timeout=timeout, confirm=confirm
+            )
         self.source = self._publisher.source
         return seq
 
@@ -201,12 +211,18 @@ class TracedAsyncPublisher(AsyncPublisher):
         headers: model.Headers | Sequence[model.Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
         timeout: float | None = None,
+        confirm: bool = False,
     ) -> int:
         with _producer_span(self.channel, _count(payloads)):
             column = _column(len(payloads), headers, headers_raw)
-            seq = await self._publisher.publish_many(payloads, headers=column, timeout=timeout)
+            seq = await self._publisher.publish_many(
+                payloads, headers=column, timeout=timeout, confirm=confirm
+            )
         self.source = self._publisher.source
         return seq
+
+    async def flush(self, timeout: float | None = None) -> None:
+        await self._publisher.flush(timeout)
 
     async def wait_drained(self, timeout: float | None = None) -> bool:
         return await self._publisher.wait_drained(timeout)

@@ -177,7 +177,7 @@ VERBS: Final = (
         "publish messages: the arguments, or frames from standard input",
         _pub,
         "Each DATA is one message. Without DATA, standard input is cut into messages as --frame says. "
-        "Leaves when every subscriber has read everything.",
+        "Leaves when every subscriber has read everything and, of a durable channel, everything is on disk.",
         (
             "towpath pub plant.temp 21.5",
             "vmstat 1 | towpath pub host.vmstat",
