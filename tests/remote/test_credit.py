@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import towpath
 from tests.remote.relay import Relay
-from tests.support.daemon import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S
 from towpath.addresses import RemoteAddress, parse_remote
 from towpath.errors import ProtocolViolation
 from towpath.remote.credit import Credit
