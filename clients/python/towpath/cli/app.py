@@ -105,6 +105,10 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import top
 
         return top.run(arguments)
+    if verb == "advise":
+        from towpath.cli import advise
+
+        return advise.run(arguments)
     if verb == "completion":
         from towpath.cli import completion
 

@@ -19,6 +19,7 @@ SECONDS_MAX: Final = 10 * 365 * 86_400
 COUNT_MAX: Final = 2**63 - 1
 SPEED_MIN: Final = 0.001
 """Slowest replay; the fastest that has a number is as many times faster than the original."""
+RATE_MAX: Final = 1e12
 
 DOUBLE_DASH: Final = "\0"
 """Stands for a literal ``--`` among the positionals, which argparse would swallow; no argv holds a NUL."""
@@ -64,6 +65,17 @@ def speed(text: str) -> float:
         value = 0.0
     if not SPEED_MIN <= value <= 1 / SPEED_MIN:
         raise argparse.ArgumentTypeError(f"{text!r} is not a speed: write 0.5, 2, or max")
+    return value
+
+
+def rate(text: str) -> float:
+    """Read how many a second: more than 0, fractions allowed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= RATE_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: write a number per second, as in 0.5")
     return value
 
 

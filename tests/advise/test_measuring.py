@@ -1,0 +1,146 @@
+"""Measuring, for a moment each: that every mechanism really carries, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from towpath.advise import measuring
+from towpath.advise.measuring import Measurer
+from towpath.advise.model import MECHANISMS, Measurement, Requirements
+from towpath.advise.site import Site
+from towpath.advise.ways import WAYS, Load, Pipe, Send
+
+RUN_S = 0.02
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Site(has_gateways=True) as made:
+        yield made
+
+
+@pytest.fixture
+def measurer(site: Site) -> Measurer:
+    return Measurer(site, run_s=RUN_S, rounds=1)
+
+
+def check(measured: Measurement) -> None:
+    """It was measured; or others have all the queues that this user may have at the moment."""
+    if measured.mechanism == "mq" and "ulimit -q" in measured.obstacle:
+        assert measured.rate == 0
+        return
+    assert measured.obstacle == ""
+    assert measured.rate > 0
+    assert 0 < measured.p50_us <= measured.p99_us
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize(
+    "required",
+    [Requirements(), Requirements(size_bytes=5000, fan_out=2, rate=2000.0, is_sync=True)],
+    ids=["plain", "two-receivers-and-answers"],
+)
+def test_each_is_measured(measurer: Measurer, name: str, required: Requirements) -> None:
+    check(measurer.measure(name, required))
+
+
+@pytest.mark.parametrize("name", [name for name, each in MECHANISMS.items() if each.is_durable])
+def test_durable_ones_are_measured_as_such(measurer: Measurer, name: str) -> None:
+    check(measurer.measure(name, Requirements(is_durable=True)))
+
+
+@pytest.mark.parametrize("name", ["pipe", "fifo", "unix", "ring", "zmq-ipc", "zmq-tcp", "grpc"])
+def test_a_large_message_crosses_too(measurer: Measurer, name: str) -> None:
+    check(measurer.measure(name, Requirements(size_bytes=1 << 20)))
+
+
+def test_a_queue_says_why_it_takes_no_large_message(measurer: Measurer) -> None:
+    measured = measurer.measure("mq", Requirements(size_bytes=16 << 20))
+    assert measured.rate == 0
+    assert "ulimit -q" in measured.obstacle or "fs.mqueue.msgsize_max" in measured.obstacle
+
+
+def test_a_package_that_is_missing_is_named(measurer: Measurer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("towpath.advise.ways.find_spec", lambda name: None)
+    assert measurer.measure("zmq-tcp", Requirements()).obstacle == (
+        "zmq is not installed: pip install 'towpath[zmq]'"
+    )
+
+
+def test_nothing_is_begun_when_the_time_is_over(site: Site) -> None:
+    measured = Measurer(site, total_s=-1).measure("pipe", Requirements())
+    assert measured.obstacle == "there was no time left to measure it"
+
+
+class Losing(Pipe):
+    """A pipe whose sender drops a message now and then."""
+
+    def sender(self, stack: ExitStack) -> Send:
+        send = super().sender(stack)
+        calls = iter(range(1 << 60))
+
+        def lossy(message: bytes) -> object:
+            return send(message) if not message[0] or next(calls) % 10 else None
+
+        return lossy
+
+
+class Stuck(Pipe):
+    """A pipe whose sender never comes to an end."""
+
+    def sender(self, stack: ExitStack) -> Send:
+        return lambda message: os.read(os.pipe()[0], 1)
+
+
+class Broken(Pipe):
+    """A pipe whose sender fails."""
+
+    def sender(self, stack: ExitStack) -> Send:
+        raise ValueError("no such luck")
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        (Losing, "it lost messages: "),
+        (Stuck, "it did not come to an end in 2 s"),
+        (Broken, "ValueError: no such luck"),
+    ],
+)
+def test_a_measurement_that_breaks_is_an_obstacle(
+    measurer: Measurer, monkeypatch: pytest.MonkeyPatch, way: type[Pipe], told: str
+) -> None:
+    monkeypatch.setitem(WAYS, "pipe", way)
+    monkeypatch.setattr(measuring, "DEADLINE_S", 2.0)
+    assert measurer.measure("pipe", Requirements()).obstacle.startswith(told)
+
+
+def test_nothing_is_left_behind() -> None:
+    def children() -> list[str]:
+        return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+
+    gc.collect()
+    before = children(), len(os.listdir("/proc/self/fd")), queues()
+    with Site() as site:
+        for name in ("pipe", "fifo", "unix", "mq", "ring", "zmq-ipc"):
+            check(Measurer(site, run_s=RUN_S, rounds=1).measure(name, Requirements()))
+    assert not site.directory.exists()
+    gc.collect()
+    assert (children(), len(os.listdir("/proc/self/fd")), queues()) == before
+
+
+def queues() -> list[str]:
+    """The message queues of this measuring that there are."""
+    place = Path("/dev/mqueue")
+    return [each for each in os.listdir(place) if each.startswith("advise-")] if place.is_dir() else []
+
+
+def test_a_load_bounds_what_is_under_way() -> None:
+    assert Load(1, 1).ahead_count == 1000
+    assert Load(16 << 20, 1).ahead_count == 2
