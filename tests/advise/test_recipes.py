@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,13 +117,17 @@ def carry_out(lines: list[Line], daemon: DaemonHandle, place: Path, *, is_asked:
             if is_asked:
                 assert ANSWER in sent
             else:
-                wait_until(lambda: receiver is not None and receiver.text() == SENT, receiver.text)
+                wait_until(partial(has_printed, receiver, SENT), receiver.text)
         finally:
             if receiver is not None:
                 receiver.end()
             for channel in (CHANNEL, REPLIES):
                 with contextlib.suppress(towpath.ChannelNotFound):
                     client.undeclare(channel, force=True)
+
+
+def has_printed(receiver: Receiver, text: str) -> bool:
+    return receiver.text() == text
 
 
 def is_joined(client: towpath.Client) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.shell import command, environment, towpath
-from towpath.advise import plot
 from towpath.advise.model import MECHANISMS, Measurement
+from towpath.cli import advise_plot as plot
 from towpath.errors import NotSupported
 
 NOWHERE = environment(None)

@@ -17,16 +17,17 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Final
 
-from towpath.advise import plot
 from towpath.advise.measuring import QUICK_S, ROUNDS, RUN_S, TOTAL_S, Measurer
 from towpath.advise.model import FAN_OUT_MAX, MECHANISMS, SIZE_BYTES_MAX, Measurement, Requirements
 from towpath.advise.recipes import Line, recipe
 from towpath.advise.rules import Candidate, rank, reason
 from towpath.advise.site import Site
+from towpath.cli import advise_plot as plot
 from towpath.cli import streams
 from towpath.cli.grammar import UsageError
 from towpath.cli.report import to_json
-from towpath.cli.text import Style, byte_size, plural, table
+from towpath.cli.text import Style, byte_size, table
+from towpath.wording import plural
 
 EXIT_NONE: Final = 1
 WIDTH: Final = 100
@@ -69,7 +70,7 @@ def run(arguments: Namespace) -> int:
         advised = fit[0].mechanism.name if fit else ""
         title = f"What carries how much on this machine: {_circumstances(required)}"
         if advised:
-            title += f" (thick: advised for {plot.size_text(required.size_bytes)})"
+            title += f" (thick: advised for {byte_size(required.size_bytes)})"
         plot.draw(curves, advised, title, Path(arguments.plot))
     streams.emit(_document(required, ranked) if arguments.json else _text(required, ranked, arguments.plot))
     return 0 if fit else EXIT_NONE
@@ -122,7 +123,7 @@ class _Progress:
 def _measure(measurer: Measurer, required: Requirements, progress: _Progress) -> dict[str, Measurement]:
     measured = {}
     for name, mechanism in MECHANISMS.items():
-        progress.advance(f"{mechanism.title}, {plot.size_text(required.size_bytes)}")
+        progress.advance(f"{mechanism.title}, {byte_size(required.size_bytes)}")
         measured[name] = measurer.measure(name, required)
     return measured
 
@@ -174,7 +175,7 @@ def _text(required: Requirements, ranked: list[Candidate], picture: str | None) 
         for each in ranked
         if each.measurement.rate
     ]
-    asked = f"Messages of {plot.size_text(required.size_bytes)}, {_circumstances(required)}."
+    asked = f"Messages of {byte_size(required.size_bytes)}, {_circumstances(required)}."
     lines = [asked, "Measured here, from Python to Python:", ""]
     lines += table(["MECHANISM", ">MESSAGES/S", ">ROUND TRIP P50", ">P99"], rows, style, indent="  ")
     fit = [candidate for candidate in ranked if not candidate.refusals]

@@ -1,4 +1,4 @@
-"""The picture: size against throughput, and against the round trip. Needs matplotlib (extra ``plot``)."""
+"""The picture of ``towpath advise``: size against throughput, and against the round trip. Needs matplotlib (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from towpath.advise.model import MECHANISMS, Measurement
+from towpath.cli.text import byte_size
 from towpath.errors import InvalidArgument, NotSupported
 
 if TYPE_CHECKING:
@@ -41,14 +42,6 @@ def check_file(file: Path) -> None:
         raise InvalidArgument(f"{file.parent} is not a directory", hint="make it first")
     if find_spec("matplotlib") is None:
         raise NotSupported("a picture needs matplotlib", hint="pip install 'towpath[plot]'")
-
-
-def size_text(size_bytes: int) -> str:
-    """A size, shortly: 64 B, 16 KiB, 1 MiB."""
-    for shift, unit in ((20, "MiB"), (10, "KiB")):
-        if size_bytes >= 1 << shift and not size_bytes % (1 << shift):
-            return f"{size_bytes >> shift} {unit}"
-    return f"{size_bytes} B"
 
 
 def rate_text(rate: float) -> str:
@@ -94,7 +87,7 @@ def draw(curves: Mapping[str, Sequence[Measurement]], advised: str, title: str, 
         axes.set_title(heading, loc="left", fontsize=11)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(sizes, [size_text(size) for size in sizes])
+        axes.set_xticks(sizes, [byte_size(size) for size in sizes])
         axes.yaxis.set_major_formatter(lambda value, _, shown=shown: shown(value))
         axes.minorticks_off()
         axes.set_xlabel("size of a message")
