@@ -6,6 +6,6 @@ Theory of operation
     explained and tested. ``ways`` opens the ends of each mechanism as a program would, ``measuring`` puts
     them into processes of their own and takes the time. ``recipes`` has the commands that set a mechanism up.
 
-Not here: options, progress, what is printed and drawn (``towpath.cli.advise``). Nothing here imports the daemon; the
-ring is measured with one that is started as a process.
+Not here: options, progress, what is printed and drawn (``towpath.cli.advise``). Nothing here imports the
+daemon; the ring is measured with one that is started as a process.
 """

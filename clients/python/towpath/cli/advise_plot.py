@@ -1,4 +1,7 @@
-"""The picture of ``towpath advise``: size against throughput, and against the round trip. Needs matplotlib (extra ``plot``)."""
+"""The picture of ``towpath advise``: size against throughput, and against the round trip.
+
+Needs matplotlib (extra ``plot``), which is imported when there is something to draw.
+"""
 
 from __future__ import annotations
 
