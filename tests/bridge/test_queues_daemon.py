@@ -18,10 +18,10 @@ import sysv_ipc
 import towpath
 from tests.bridge.foreign import program
 from tests.bridge.test_daemon import COUNT, NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import BindingConflict, BindingFailed, InvalidArgument
-from towpath.model import Headers, Kind
+from towpath.model import Direction, Headers, Kind
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,27 @@ def test_made_by_the_command_line_and_gone_with_the_binding(
     assert towpath_cli("unbind", channel, place.url).returncode == 0
     daemon.wait_log(r"bridge\.binding_stopped ", after=mark)
     assert not place.exists()
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_gone_with_the_channel_and_nothing_of_it_kept(
+    daemon: DaemonHandle, client: towpath.Client, places: tuple[Place, Place], direction: Direction
+) -> None:
+    """The adapter may learn of it before the bridge does."""
+    place, _ = places
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+    before = descriptors()
+    for _ in range(20):
+        name = f"test.{secrets.token_hex(4)}"
+        client.declare(name)
+        client.bind(name, place.url, direction=direction)
+        assert place.exists()
+        client.undeclare(name, force=True)
+        wait_until(lambda: not place.exists(), daemon.log)
+    wait_until(lambda: descriptors() == before, daemon.log)
 
 
 def test_declared_by_the_configuration(tmp_path: Path) -> None:

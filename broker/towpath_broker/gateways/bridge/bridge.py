@@ -149,6 +149,8 @@ class Bridge:
         self._reporter.close(binding)
         running.keeping.is_over = True
         running.stop.set()
+        # What an attempt left that failed before this was told: there is no successor.
+        running.task.add_done_callback(lambda _: self._keeping.forget_of(binding))
         self._ending[running.info.url] = running.task
 
     async def _run(self, runner: BindingRunner, stop: Stop, predecessor: asyncio.Task[None] | None) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from towpath.errors import ConnectionLost, DeliveryLost, TowpathError, Unavailable
+from towpath.errors import ChannelUndeclared, ConnectionLost, DeliveryLost, TowpathError, Unavailable
 from towpath.model import BindingInfo, Headers
 from towpath_broker.gateways.bridge.ports import (
     Client,
@@ -44,11 +44,17 @@ class ChannelCarrier:
         publisher: None for direction ``out``.
         subscription: of a topic; None for direction ``in``.
         consumer: of a queue, in place of a subscription.
+        on_undeclared: called when the channel turns out to be gone, and its bindings with it.
     """
 
     def __init__(
-        self, publisher: Publisher | None, subscription: Subscription | None, consumer: Consumer | None
+        self,
+        publisher: Publisher | None,
+        subscription: Subscription | None,
+        consumer: Consumer | None,
+        on_undeclared: Callable[[], None],
     ) -> None:
+        self._on_undeclared = on_undeclared
         self._publisher = publisher
         self._subscription = subscription
         self._consumer = consumer
@@ -59,7 +65,9 @@ class ChannelCarrier:
         self._is_receiving = False
 
     @classmethod
-    async def open(cls, client: Client, info: BindingInfo) -> ChannelCarrier:
+    async def open(
+        cls, client: Client, info: BindingInfo, on_undeclared: Callable[[], None] = lambda: None
+    ) -> ChannelCarrier:
         """Open what the direction needs. The binding is the messages' origin, and does not get back what it
         brought to a topic.
 
@@ -80,7 +88,7 @@ class ChannelCarrier:
             if publisher is not None:
                 await publisher.close()
             raise
-        return cls(publisher, subscription, consumer)
+        return cls(publisher, subscription, consumer, on_undeclared)
 
     @property
     def message_bytes_max(self) -> int:
@@ -110,13 +118,24 @@ class ChannelCarrier:
     ) -> None:
         """As :meth:`Carrier.publish_many`."""
         assert self._publisher is not None
-        if headers is None:
-            await self._publisher.publish_many(payloads)
-        else:
-            await self._publisher.publish_many(payloads, headers=headers)
+        try:
+            if headers is None:
+                await self._publisher.publish_many(payloads)
+            else:
+                await self._publisher.publish_many(payloads, headers=headers)
+        except ChannelUndeclared:
+            self._on_undeclared()
+            raise
 
     async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
         """As :meth:`Carrier.receive_many`."""
+        try:
+            return await self._receive_many(count_max, bytes_max)
+        except ChannelUndeclared:
+            self._on_undeclared()
+            raise
+
+    async def _receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
         if self._consumer is None:
             assert self._subscription is not None
             return await self._subscription.receive_many(count_max, bytes_max=bytes_max)

@@ -79,6 +79,11 @@ class Keeping:
             if int(name.partition(" ")[0]) not in bindings:
                 self.forget(name)
 
+    def forget_of(self, binding: int) -> None:
+        """Let go of what one binding has left."""
+        for name in [name for name in self._names if int(name.partition(" ")[0]) == binding]:
+            self.forget(name)
+
     def store(self, name: str, descriptor: int) -> None:
         """Have a descriptor kept, in place of an earlier one of that name; it stays the caller's."""
         if self._control is not None:
@@ -111,6 +116,7 @@ class Keeping:
         for descriptor in self._kept.values():
             os.close(descriptor)
         self._kept.clear()
+        self._names.clear()
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -102,7 +102,7 @@ class BindingRunner:
 
     async def _attempt(self, stop: Stop) -> None:
         try:
-            carrier = await ChannelCarrier.open(self._client, self.info)
+            carrier = await ChannelCarrier.open(self._client, self.info, self._on_undeclared)
             try:
                 adapter = make_adapter(self.info, carrier, self._tally, self._watcher, self._keeping)
                 await adapter.run(stop)
@@ -113,6 +113,11 @@ class BindingRunner:
             if isinstance(error, TowpathError):
                 raise
             raise BindingFailed(f"the host refused: {error}", retryable=True) from error
+
+    def _on_undeclared(self) -> None:
+        # The binding has gone with its channel, though that may be told a moment later: the adapter, which
+        # ends now, puts things away for good.
+        self._keeping.is_over = True
 
     async def _retry_later(self, stop: Stop, error: TowpathError, delay_ms: int) -> None:
         again = f"again in {format_delay(delay_ms)}"
