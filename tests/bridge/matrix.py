@@ -275,6 +275,7 @@ def run(daemon: DaemonHandle, client: towpath.Client, folder: Path, source: str,
         published = list(_until_last(subscription))
         into.sent()
         report = _reports(client, channel, into)
+        _until(lambda: report().messages_in >= len(published), report)  # told once a second
         received: dict[str, list[bytes] | Exception] = {}
         for name, out in outs.items():
             try:

@@ -1,13 +1,15 @@
 #!/bin/bash
-# boot.sh DIR: a real systemd as PID 1 of a throw-away copy of this machine, in namespaces of its own.
+# boot.sh DIR CHECKOUT: a real systemd as PID 1 of a throw-away copy of this machine, in namespaces of its own.
 #
 # The copy is an overlay of /, so every path is the same and nothing written inside lasts; /tmp, /run and /dev are empty and new.
+# A CHECKOUT that is below /tmp is there all the same.
 # What lies in DIR/copy is laid over it. Ends when that systemd is halted, or when this process is killed.
 #
 # systemd takes over the cgroups that it finds. So first of all this process moves itself into cgroups of its own below the current ones,
 # and the cgroup namespace makes those look like the roots: the machine's own are out of reach.
 set -eu
 dir=$1
+checkout=$2
 mkdir -p "$dir/root"
 
 while IFS=: read -r _ controllers path; do
@@ -25,6 +27,7 @@ done </proc/self/cgroup
 exec unshare --mount --pid --fork --cgroup --uts --ipc --net --kill-child bash -c '
 set -eu
 dir=$0
+checkout=$1
 mount --make-rprivate /
 ip link set lo up
 mount -t tmpfs -o mode=755 tmpfs "$dir/root"
@@ -51,6 +54,10 @@ done </proc/self/cgroup
 
 for place in run dev; do mount -t tmpfs -o mode=755 tmpfs "$root/$place"; done
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+if [ "${checkout#/tmp/}" != "$checkout" ]; then
+    mkdir -p "$root$checkout"
+    mount --bind "$checkout" "$root$checkout"
+fi
 mkdir "$root/dev/pts" "$root/dev/shm"
 for node in null zero full random urandom tty; do
     touch "$root/dev/$node"
@@ -74,4 +81,4 @@ pivot_root . .old
 umount -l /.old
 exec env -i container=towpath-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=basic.target --log-target=journal --show-status=0
-' "$dir"
+' "$dir" "$checkout"

@@ -37,7 +37,7 @@ class Machine:
         lay_out(directory / "copy")
         self._log = (directory / "boot.log").open("wb+")
         self._boot = subprocess.Popen(
-            ["bash", str(HERE / "boot.sh"), str(directory)],
+            ["bash", str(HERE / "boot.sh"), str(directory), str(HERE.parents[1])],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
