@@ -31,11 +31,10 @@ import sysv_ipc
 import towpath
 from tests.bridge.foreign import program
 from tests.support.daemon import DaemonHandle
+from tests.support.deadlines import DEADLINE_S
 from towpath.model import BindingInfo, BindingReport, Direction
 
 COUNT: Final = 10_000
-DEADLINE_S: Final = 100.0
-"""For one run into all mechanisms; far more than it needs."""
 USR1: Final = int(signal.SIGUSR1)
 REALTIME: Final = int(signal.SIGRTMIN) + 5
 

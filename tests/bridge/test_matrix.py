@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.bridge.matrix import COUNT, DEADLINE_S, MECHANISMS, Keeps, Run, run
+from tests.bridge.matrix import COUNT, MECHANISMS, Keeps, Run, run
 from tests.bridge.test_daemon import NO_OTHER_GATEWAYS
 from tests.docs.test_guarantees import rows
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
-pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
+pytestmark = pytest.mark.timeout(8 * DEADLINE_S)
 NUMBERS = list(range(COUNT))
 
 

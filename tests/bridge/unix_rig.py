@@ -8,7 +8,8 @@ import socket
 from pathlib import Path
 
 from tests.bridge import foreign
-from tests.bridge.rig import DEADLINE_S, Rig, within
+from tests.bridge.rig import Rig, within
+from tests.support.deadlines import DEADLINE_S
 from towpath.bindings import UNIX
 from towpath.model import Direction
 from towpath_broker.gateways.bridge.adapters.unix import UnixAdapter
