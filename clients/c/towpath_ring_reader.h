@@ -176,15 +176,6 @@ static inline int tpr_reader_exclude(struct tpr_reader *reader, uint64_t origin)
     return TPR_OK;
 }
 
-/* Pass over them no more: what is read from now on is handed out. 0: it was not excluded. */
-static inline int tpr_reader_include(struct tpr_reader *reader, uint64_t origin) {
-    if (!tpr_reader_excludes_(reader, origin))
-        return 0;
-    uint32_t at = tpr_reader_exclude_at_(reader, origin);
-    memmove(reader->exclude + at, reader->exclude + at + 1, (--reader->exclude_count - at) * sizeof *reader->exclude);
-    return 1;
-}
-
 /* ---- sources ---- */
 
 static inline struct tpr_source *tpr_reader_find(const struct tpr_reader *reader, uint64_t source) {

@@ -79,6 +79,23 @@ def test_how_deep_a_queue_is() -> None:
     assert rows[-1].split()[0] == "jobs" and rows[-1].split()[-5:] == ["7", "1", "KiB", "2", "1"]
 
 
+def test_what_goes_through_a_queue() -> None:
+    def look(contents: ChannelContents) -> library.Status:
+        jobs = dataclasses.replace(CHANNEL, name="jobs", kind="queue", contents=contents)
+        return dataclasses.replace(AFTER, channels=(jobs,))
+
+    before = look(ChannelContents(messages=10, next_seq=101))
+    after = look(ChannelContents(messages=4, next_seq=131))  # 30 came, and 36 are done
+    [seen] = rates(before, after, 2.0).channels
+    assert (seen.messages_per_s, seen.done_per_s, seen.messages) == (15.0, 18.0, 130)
+    lines = page(after, rates(before, after, 2.0), now_ns=NOW_NS, style=Style(colour=False))
+    assert lines[3].split()[:3] == ["NAME", "MESSAGES/S", "DONE/S"]
+    assert lines[4].split()[:4] == ["jobs", "15", "18", "0"]
+    assert "15 messages/s" in lines[0]
+    [first] = rates(dataclasses.replace(before, channels=()), after, 2.0).channels
+    assert (first.messages_per_s, first.done_per_s) == (65.0, 63.0)  # it came since
+
+
 def test_what_does_not_fit_is_counted() -> None:
     seen = rates(BEFORE, AFTER, 2.0)
     lines = page(AFTER, seen, now_ns=NOW_NS, style=Style(colour=False), rows_max=1)
@@ -132,6 +149,31 @@ def test_the_real_thing(client: library.Client, channel: str, env: dict[str, str
     assert status.traffic[channel] == Traffic(100, 100 * (32 + 104))
     assert [each.pid for each in status.session_list].count(os.getpid()) >= 1
     assert len(status.session_list) == status.sessions
+
+
+def test_the_depth_of_a_queue_and_what_goes_through_it(client: library.Client, start: Start) -> None:
+    client.declare("t.top.jobs", kind="queue")
+    top = start("top", "--json", "--interval", "0.1")
+    assert top.stdout is not None
+
+    def look() -> tuple[dict[str, float], float]:
+        assert top.stdout is not None
+        seen = json.loads(top.stdout.readline())
+        [found] = [each for each in seen["channels"] if each["name"] == "t.top.jobs"]
+        return found, seen["span_s"]
+
+    look()
+    came = done = 0
+    client.publisher("t.top.jobs").publish_many([b"x"] * 50)
+    with client.consume("t.top.jobs") as consumer:
+        consumer.receive(timeout=DEADLINE_S).ack()
+        consumer.flush(timeout=DEADLINE_S)
+        while (came, done) != (50, 1):
+            found, span_s = look()
+            came += round(found["messages_per_s"] * span_s)
+            done += round(found["done_per_s"] * span_s)
+            assert came <= 50 and done <= 1
+        assert found["contents"]["messages"] == 49  # type: ignore[index]
 
 
 def test_once_prints_one_page(client: library.Client, env: dict[str, str]) -> None:

@@ -375,17 +375,15 @@ class TestDoorbellForRoom:
 def test_origins_are_left_out_only_where_there_are_any() -> None:
     writer, reader = Writer(7, 4096), Reader(9)
     connect(writer, reader)
-    for origin in range(1024, 0, -1):
+    excluded = [origin for origin in range(1025, 0, -1) if origin != 700]
+    for origin in excluded:
         reader.exclude(origin)
     reader.exclude(3)
     with pytest.raises(ValueError, match="1024 origins"):
-        reader.exclude(1025)
+        reader.exclude(700)
     writer.try_publish(b"x")
     [message] = receive_all(reader)
     assert (message.origin_source, message.origin_seq) == (0, 0)
-    assert reader.include(700) is True
-    assert reader.include(700) is False
-    reader.exclude(1025)
     for origin in (1, 700, 1024, 1025, 1026):
         writer.try_publish_from(b"x", None, origin, 1)
     assert [message.origin_source for message in receive_all(reader)] == [700, 1026]

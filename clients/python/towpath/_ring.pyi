@@ -529,9 +529,6 @@ class Reader:
             ValueError: 1024 are passed over already.
         """
 
-    def include(self, origin_source: int, /) -> bool:
-        """Undo ``exclude`` for what is read from now on; False when it was not excluded."""
-
     def set_doorbell(self, source: int, doorbell_fd: int) -> None:
         """Ring this from now on when the source's writer waits for room by doorbell (see ``add``); at once,
         if it waits now. A source that is not known is ignored.

@@ -138,13 +138,6 @@ static PyObject *reader_exclude(ReaderObject *self, PyObject *value) {
     Py_RETURN_NONE;
 }
 
-static PyObject *reader_include(ReaderObject *self, PyObject *value) {
-    uint64_t origin;
-    if (!tp_reader_usable(self) || tp_uint64(value, "origin_source", &origin) < 0)
-        return NULL;
-    return PyBool_FromLong(tpr_reader_include(&self->ring, origin));
-}
-
 static PyObject *reader_set_doorbell(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     static const char *const names[] = {"source", "doorbell_fd"};
     static const struct tp_signature signature = {"set_doorbell", names, 2, 2};
@@ -436,7 +429,6 @@ static PyMethodDef reader_methods[] = {
     {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
     {"pass_over", TP_METHOD(reader_pass_over), TP_KEYWORDS, "A dead pump had published these already."},
     {"exclude", TP_METHOD(reader_exclude), METH_O, "Pass over messages that this source published first."},
-    {"include", TP_METHOD(reader_include), METH_O, "Undo exclude(); False when it was not excluded."},
     {"set_doorbell", TP_METHOD(reader_set_doorbell), TP_KEYWORDS, "Ring this when the source's writer waits for room."},
     {"take_detached", TP_METHOD(reader_take_detached), METH_NOARGS,
      "Sources whose writer waits for us no more; each is told once."},

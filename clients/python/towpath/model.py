@@ -132,7 +132,8 @@ class ChannelContents:
         unsettled: queues: how many of the messages are out with consumers.
         consumers: of a queue; of a state, those who watch it.
         waiting: queues: publications that wait for room.
-        oldest_seq, next_seq: durable topics: what is stored has the numbers from the one to below the other.
+        oldest_seq: durable topics: what is stored has the numbers from this to below ``next_seq``.
+        next_seq: durable topics and queues: what the next message will have.
     """
 
     messages: int = 0

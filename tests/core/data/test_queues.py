@@ -89,14 +89,14 @@ def test_settling_some_of_a_parcel_and_what_is_lost_is_told(is_durable: bool) ->
     consumer, _ = it.consume("q")
     assert it.ack(consumer, 3, 5) == e.Settled(3)
     assert it.ack(consumer, 1, 10) == e.Settled(7, (c.Range(3, 5),))
-    assert it.machine.channel_statistics("q") == nothing(1)
+    assert it.machine.channel_statistics("q") == nothing(1, 10)
     it.refused(c.Settle(it.caller(), consumer, [c.Range(11, 11)]), InvalidArgument)
     it.refused(c.Settle(it.caller(), consumer, [c.Range(2, 1)]), InvalidArgument)
 
 
-def nothing(consumers: int) -> ChannelStatistics:
-    """What a queue holds that is empty."""
-    return ChannelStatistics(consumers=consumers)
+def nothing(consumers: int, published: int) -> ChannelStatistics:
+    """What a queue holds that is empty again."""
+    return ChannelStatistics(consumers=consumers, next_seq=published + 1)
 
 
 def test_nobody_settles_for_somebody_else(is_durable: bool) -> None:
@@ -260,7 +260,7 @@ def test_dead_letters_without_a_channel_are_counted(is_durable: bool) -> None:
     consumer, _ = it.consume("q")
     it.give_back(consumer, 1)
     assert it.machine.statistics().counters == {"dropped": 1}
-    assert it.machine.channel_statistics("q") == nothing(1)
+    assert it.machine.channel_statistics("q") == nothing(1, 1)
 
 
 def test_a_full_queue_rejects(is_durable: bool) -> None:

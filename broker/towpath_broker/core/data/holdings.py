@@ -88,6 +88,7 @@ class Holdings(dict[str, Channel]):
                     len(channel.line.waiting),
                     len(channel.consumers),
                     sum(each.unsettled for each in channel.consumers.values()),
+                    next_seq=channel.next_seq,
                 )
             case Log():
                 return ChannelStatistics(

@@ -324,7 +324,7 @@ class Log:
         if name not in self.places:
             raise SubscriptionNotFound(
                 f"topic {self.name!r} has no place of a subscription {name[:128]!r}",
-                hint="client.places(TOPIC) lists them",
+                hint="towpath places TOPIC lists them; in Python client.places(TOPIC)",
             )
         round_.undo.remove(self.places, name)
         round_.rows.append(DropPlace(self.name, name))

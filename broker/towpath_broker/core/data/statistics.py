@@ -14,8 +14,8 @@ class ChannelStatistics:
         publishers: publications that wait for room.
         consumers: or watchers.
         unsettled: messages that are out with consumers.
-        oldest_seq, next_seq: of a durable topic: what is stored has the numbers from the one to below the
-            other.
+        oldest_seq: of a durable topic: what is stored has the numbers from this to below the next.
+        next_seq: of a durable topic or a queue: what the next message will have.
     """
 
     messages: int = 0

@@ -101,6 +101,10 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import replay
 
         return replay.run(arguments)
+    if verb == "places":
+        from towpath.cli import places
+
+        return places.run(arguments)
     if verb == "top":
         from towpath.cli import top
 

@@ -13,16 +13,24 @@ from typing import Final
 from towpath.model import BindingInfo, ChannelContents, ChannelInfo, GatewayInfo, SessionInfo, Status, Traffic
 
 _NOTHING: Final = Traffic()
+_EMPTY: Final = ChannelContents()
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelRate:
-    """A channel's messages and bytes in rings, per second; ``messages`` since the core started; ``contents``
-    is what it holds now, where it keeps anything.
+    """What went through a channel per second.
+
+    Attributes:
+        messages_per_s: published; of a queue, those that it took in.
+        done_per_s: of a queue: settled for good, or given up.
+        ring_bytes_per_s: in rings; a queue has none.
+        messages: since the core started; of a durable queue, ever.
+        contents: what it holds now, where it keeps anything.
     """
 
     name: str
     messages_per_s: float
+    done_per_s: float
     ring_bytes_per_s: float
     messages: int
     publishers: int
@@ -95,8 +103,11 @@ def rates(before: Status, after: Status, span_s: float) -> Rates:
     bindings = {binding.id: binding for binding in before.bindings}
     gateways = {gateway.name: gateway for gateway in before.gateways}
     sessions = {session.id: session for session in before.session_list}
+    held = {channel.name: channel.contents for channel in before.channels}
     channel_rates = [
-        _channel(channel, before.traffic.get(channel.name, _NOTHING), after.traffic, span_s)
+        _queue(channel, held.get(channel.name) or _EMPTY, span_s)
+        if channel.kind == "queue"
+        else _channel(channel, before.traffic.get(channel.name, _NOTHING), after.traffic, span_s)
         for channel in after.channels
     ]
     return Rates(
@@ -129,12 +140,32 @@ def _channel(
     return ChannelRate(
         channel.name,
         _per_s(before.messages, now.messages, span_s),
+        0.0,
         _per_s(before.ring_bytes, now.ring_bytes, span_s),
         now.messages,
         channel.publishers,
         channel.subscribers,
         channel.contents,
     )
+
+
+def _queue(channel: ChannelInfo, before: ChannelContents, span_s: float) -> ChannelRate:
+    """What was published in a queue has a seq; what of that is not there any more is done."""
+    now = channel.contents or _EMPTY
+    return ChannelRate(
+        channel.name,
+        _per_s(_published(before), _published(now), span_s),
+        _per_s(_published(before) - before.messages, _published(now) - now.messages, span_s),
+        0.0,
+        _published(now),
+        channel.publishers,
+        channel.subscribers,
+        channel.contents,
+    )
+
+
+def _published(contents: ChannelContents) -> int:
+    return max(contents.next_seq - 1, 0)
 
 
 def _binding(binding: BindingInfo, before: BindingInfo | None, span_s: float) -> BindingRate:

@@ -290,14 +290,14 @@ def contents_cells(contents: ChannelContents | None) -> tuple[str, ...]:
     """What a channel holds, a text for each of ``CONTENTS``; empty where there is nothing to say."""
     if contents is None:
         return ("",) * len(CONTENTS)
-    stored = f"{contents.oldest_seq}-{contents.next_seq - 1}" if contents.next_seq else ""
+    is_stored = 0 < contents.oldest_seq < contents.next_seq
     return (
         f"{contents.messages:,}",
         byte_size(contents.content_bytes),
         f"{contents.unsettled:,}" if contents.unsettled else "",
         f"{contents.consumers:,}" if contents.consumers else "",
         f"{contents.waiting:,}" if contents.waiting else "",
-        stored if contents.next_seq > contents.oldest_seq else "",
+        f"{contents.oldest_seq}-{contents.next_seq - 1}" if is_stored else "",
     )
 
 

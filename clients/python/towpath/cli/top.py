@@ -114,10 +114,12 @@ def page(
     ]
     contents = [contents_cells(channel.contents) for channel in seen.channels]
     holding = [index for index in range(len(CONTENTS)) if any(held[index] for held in contents)]
+    queues = {channel.name for channel in status.channels if channel.kind == "queue"}
     channels = [
         (
             channel.name,
             _rate(channel.messages_per_s),
+            *([_rate(channel.done_per_s) if channel.name in queues else "-"] if queues else []),
             _bytes(channel.ring_bytes_per_s),
             f"{channel.messages:,}",
             str(channel.publishers),
@@ -129,7 +131,8 @@ def page(
     lines += _section(
         "Channels",
         (
-            *("NAME", ">MESSAGES/S", ">BYTES/S", ">MESSAGES", ">PUBLISHERS", ">SUBSCRIBERS"),
+            *("NAME", ">MESSAGES/S", *([">DONE/S"] if queues else [])),
+            *(">BYTES/S", ">MESSAGES", ">PUBLISHERS", ">SUBSCRIBERS"),
             *(CONTENTS[index] for index in holding),
         ),
         channels, style, rows_max,

@@ -388,8 +388,11 @@ class ChannelContents(_message.Message):
     waiting: _builtins.int
     """Queues: publications that wait for room."""
     oldest_seq: _builtins.int
-    """Durable topics: what is stored has the numbers from the one to below the other; alike when nothing is."""
+    """Durable topics: what is stored has the numbers from this to below next_seq; alike when nothing is."""
     next_seq: _builtins.int
+    """Durable topics and queues: what the next message will have. So many less one were ever published; of a queue in
+    memory, since the core started.
+    """
     def __init__(
         self,
         *,

@@ -109,6 +109,12 @@ def _undeclare(parser: ArgumentParser) -> None:
     )
 
 
+def _places(parser: ArgumentParser) -> None:
+    parser.add_argument("channel", metavar="CHANNEL", help="a durable topic")
+    parser.add_argument("--remove", metavar="NAME", help="forget the place of that name")
+    add_json(parser, "one JSON document: a list of places")
+
+
 def _bind(parser: ArgumentParser) -> None:
     parser.add_argument("channel", metavar="CHANNEL")
     parser.add_argument("binding_url", metavar="MECHANISM:PLACE", help="fifo:/run/x, or 'pipe:vmstat 1'")
@@ -182,6 +188,16 @@ VERBS: Final = (
         "Refused while somebody publishes, subscribes or is bound, and while a queue or a durable topic "
         "holds messages; --force removes it all the same.",
         ("towpath undeclare plant.line1.temp", "towpath undeclare camera --force"),
+    ),
+    Verb(
+        "places",
+        "Channels and bindings",
+        "list or remove the places of named subscriptions of a durable topic",
+        _places,
+        "A subscription with a place (towpath sub --place) goes on where it left off. NEXT SEQ is the first "
+        "message that it has not dealt with, BEHIND how many there are of those, GONE how many of them "
+        "retention has let go. A place that is removed begins anew.",
+        ("towpath places orders", "towpath places orders --remove billing"),
     ),
     Verb(
         "bind",
