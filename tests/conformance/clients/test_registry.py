@@ -283,13 +283,13 @@ def test_what_a_queue_holds(client: Any, name: str) -> None:
     publisher = client.publisher(name)
     for _ in range(4):
         publisher.publish(b"12345")
-    assert contents(client, name) == ChannelContents(messages=4, content_bytes=20)
+    assert contents(client, name) == ChannelContents(messages=4, content_bytes=20, next_seq=5)
     with client.consume(name, prefetch=3) as consumer:
         first = consumer.receive(timeout=DEADLINE_S)
-        assert contents(client, name) == ChannelContents(4, 20, unsettled=3, consumers=1)
+        assert contents(client, name) == ChannelContents(4, 20, unsettled=3, consumers=1, next_seq=5)
         first.ack()
         consumer.flush(30)
-        assert contents(client, name) == ChannelContents(3, 15, unsettled=3, consumers=1)
+        assert contents(client, name) == ChannelContents(3, 15, unsettled=3, consumers=1, next_seq=5)
 
 
 def test_what_a_durable_topic_holds(client: Any, name: str) -> None:

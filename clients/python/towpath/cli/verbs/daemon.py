@@ -74,8 +74,8 @@ VERBS: Final = (
         "show live rates of channels, bindings, gateways and sessions",
         _top,
         "Rates are of what lies in rings, and cost those who publish and subscribe nothing. Of queues they "
-        "are of what was taken in, and DONE/S of what was settled; HELD is how deep they are. PENDING is what "
-        "a session's subscriptions have not taken yet. Ctrl-C ends it.",
+        "are of what was taken in, and DONE/S of what was settled; HELD is how deep they are. PENDING is "
+        "what a session's subscriptions have not taken yet. Ctrl-C ends it.",
         ("towpath top", "towpath top --once --interval 5", "towpath top --json | jq .channels"),
     ),
     Verb(
