@@ -4,15 +4,15 @@ Theory of operation
     A commit is made in a worker thread, so that nobody waits for a disk who has nothing to do with it. That
     costs two wake-ups across cores, about as much as a fast disk's fdatasync(2). So when nobody else is there
     the loop makes a small commit itself (:class:`CommitPlace`). It knows by the events that its selector
-    brings: a publisher that waits for its commit causes one, the doorbell, and in the other way of committing
-    the end of the thread's work is a second. Whatever is more is somebody else; then commits go to the
+    brings: a publisher that waits for its commit causes one at most, the doorbell, and in the other way of
+    committing the end of the thread's work is a second. What is more is somebody else; then commits go to the
     thread, until nobody else was there for ``CALM_ROUNDS`` rounds. And they do when the disk is slow: when
     about every second commit of late was, or one was very slow.
 
     Such a publisher has its next message ready some ten microseconds after it was answered, and to be woken
-    for it takes longer. So after such a commit the loop looks for events for a while before it sleeps
-    (:class:`WatchfulSelector`): for ``LOOK_NS`` at most, not where there is one core only, and more and more
-    seldom while nothing comes of it.
+    for it takes longer. So after such a commit the loop looks for it for a while before it sleeps
+    (:meth:`Attention.look`): until there is an event, for ``LOOK_NS`` at most, not where there is one core
+    only, and more and more seldom while nothing comes of it.
 
 Consequences
     Somebody who comes while such a commit is under way waits for it: the first only, the others find commits
@@ -27,7 +27,9 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 CALM_ROUNDS: Final = 32
 """Rounds without anybody else after which the loop commits itself."""
@@ -41,15 +43,13 @@ SLOW_ROUNDS: Final = 256
 STEP: Final = 16
 """What most commits take is estimated in steps of this part of the estimate: up or down with each commit."""
 LOOK_NS: Final = 100_000
-"""How long the loop looks for events before it sleeps."""
+"""How long the loop looks for a message before it sleeps."""
 SKIP_MAX: Final = 1_024
 """How many looks are left out at most when none was worth it."""
 
-_Events = list[tuple[selectors.SelectorKey, int]]
-
 
 class WatchfulSelector(selectors.EpollSelector):
-    """Counts events, and looks for them before it sleeps, when asked to.
+    """Counts the events that it brings.
 
     Attributes:
         events: that it has brought.
@@ -58,35 +58,20 @@ class WatchfulSelector(selectors.EpollSelector):
     def __init__(self) -> None:
         super().__init__()
         self.events = 0
-        self._may_look = len(os.sched_getaffinity(0)) > 1
-        self._shall_look = False
-        self._skips = self._left_out = 0
 
-    def look(self) -> None:
-        """Look for events, once, before sleeping the next time; unless it has not been worth it lately."""
-        if self._left_out < self._skips:
-            self._left_out += 1
-            return
-        self._left_out = 0
-        self._shall_look = self._may_look
-
-    def select(self, timeout: float | None = None) -> _Events:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As documented in selectors."""
-        found: _Events = []
-        if self._shall_look and (timeout is None or timeout > 0):
-            self._shall_look = False
-            until_ns = time.monotonic_ns() + LOOK_NS
-            while not found and time.monotonic_ns() < until_ns:
-                found = super().select(0)
-            self._skips = 0 if found else min(2 * self._skips + 1, SKIP_MAX)
-        if not found:
-            found = super().select(timeout)
+        found = super().select(timeout)
         self.events += len(found)
         return found
 
+    def is_wanted(self) -> bool:
+        """Whether there are events; they stay."""
+        return bool(super().select(0))
+
 
 class Attention:
-    """What the data plane's engine must know of the event loop that it runs on.
+    """What the data plane must know of the event loop that it runs on.
 
     Args:
         selector: the loop's.
@@ -94,7 +79,38 @@ class Attention:
 
     def __init__(self, selector: WatchfulSelector) -> None:
         self.place = CommitPlace(lambda: selector.events)
-        self.look = selector.look
+        self._is_wanted = selector.is_wanted
+        self._has_cores = len(os.sched_getaffinity(0)) > 1
+        self._may_look = False
+        self._skips = self._left_out = 0
+
+    def committed_here(self) -> None:
+        """The loop has made a commit: there may be a look."""
+        self._may_look = self._has_cores
+
+    def look(self, find: Callable[[], T | None]) -> T | None:
+        """Look for something for a while, if a commit was made here just now.
+
+        Args:
+            find: returns what it finds; None: nothing.
+        """
+        if not self._may_look:
+            return None
+        self._may_look = False
+        if self._left_out < self._skips:
+            self._left_out += 1
+            return None
+        self._left_out = 0
+        until_ns = time.monotonic_ns() + LOOK_NS
+        while time.monotonic_ns() < until_ns:
+            found = find()
+            if found is not None:
+                self._skips = 0
+                return found
+            if self._is_wanted():
+                return None
+        self._skips = min(2 * self._skips + 1, SKIP_MAX)
+        return None
 
 
 class CommitPlace:

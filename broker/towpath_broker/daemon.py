@@ -183,6 +183,7 @@ class Daemon:
             next_seq=self._data.next_seq,
             taken=self._data.taken,
             read=self._kept.read_parcels,
+            look=self._attention.look,
         )
         task = asyncio.create_task(self._data.run(), name="data engine")
         task.add_done_callback(lambda _: self._draining.set())

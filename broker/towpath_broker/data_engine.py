@@ -48,7 +48,7 @@ from .core.data.statistics import ChannelStatistics, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
 from .core.limits import Limits
 from .core.roles import wrong_kind
-from .data_lane import Lane, size_of
+from .data_lane import Lane
 from .data_reading import Asked, read
 from .ports import Clock, Store
 
@@ -340,7 +340,7 @@ class DataEngine:
         outcome = lane.apply(commands)
         if outcome.rows:
             try:
-                await self._commit(commands, outcome.rows)
+                await self._commit(outcome.rows)
             except StoreFull as error:
                 lane.machine.undo()
                 self._full += 1
@@ -348,18 +348,18 @@ class DataEngine:
                 return
             self._commits += 1
             self._rows += len(outcome.rows)
-        lane.machine.keep()
-        for effect in outcome.effects:
+        for effect in outcome.effects:  # first: somebody waits for them
             self._carry_out(effect)
+        lane.machine.keep()
         lane.set_timer()
 
-    async def _commit(self, commands: Sequence[c.DataCommand], rows: Sequence[Row]) -> None:
+    async def _commit(self, rows: Sequence[Row]) -> None:
         """Commit rows, in the thread for that; or here, while nobody could have to wait for it."""
         attention = self._attention
         began_ns = time.monotonic_ns()
-        if attention is not None and attention.place.is_here(sum(map(size_of, commands))):
+        if attention is not None and attention.place.is_here(self._durable.round_bytes):
             self._store.commit(rows)
-            attention.look()
+            attention.committed_here()
         else:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._writer, self._store.commit, rows)

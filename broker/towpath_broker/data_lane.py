@@ -29,6 +29,7 @@ class Lane:
         self.clock = clock
         self.wake = wake
         self.rounds = 0
+        self.round_bytes = 0  # about how much what was taken last adds
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
 
@@ -42,8 +43,9 @@ class Lane:
         size = 0
         while self.line and len(taken) < ROUND_COMMANDS_MAX and size < ROUND_BYTES_MAX:
             command = self.line.popleft()
-            size += size_of(command)
+            size += _size(command)
             taken.append(command)
+        self.round_bytes = size
         return taken
 
     def apply(self, commands: Sequence[c.DataCommand]) -> Outcome:
@@ -79,7 +81,7 @@ class Lane:
         self.line.clear()
 
 
-def size_of(command: Any) -> int:
+def _size(command: Any) -> int:
     """About how much a command adds to a round."""
     match command:
         case c.Publish():
@@ -89,6 +91,6 @@ def size_of(command: Any) -> int:
         case c.SetValue():
             return len(command.payload)
         case c.CommitTransaction():
-            return sum(map(size_of, (*command.publishes, *command.values)))
+            return sum(map(_size, (*command.publishes, *command.values)))
         case _:
             return 0

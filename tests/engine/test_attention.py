@@ -9,6 +9,8 @@ import socket
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from tests.engine.test_data_engine import CHANNELS
 from towpath_broker.attention import (
     CALM_ROUNDS,
@@ -92,39 +94,65 @@ def test_after_one_very_slow_commit_they_go_to_the_thread_for_long() -> None:
     assert rounds.until_here() == SLOW_ROUNDS + CALM_ROUNDS - 1
 
 
-def test_events_are_counted_and_looked_for_before_sleeping() -> None:
+class Looks:
+    """Attention on a selector with one socket."""
+
+    def __init__(self, selector: WatchfulSelector) -> None:
+        self.attention = Attention(selector)
+        self.finds: list[str | None] = []
+        self.asked = 0
+
+    def find(self) -> str | None:
+        self.asked += 1
+        return self.finds.pop(0) if self.finds else None
+
+    def look(self) -> str | None:
+        self.attention.committed_here()
+        self.asked = 0
+        return self.attention.look(self.find)
+
+
+def test_events_are_counted_when_they_are_brought() -> None:
     here, there = socket.socketpair()
     with WatchfulSelector() as selector, here, there:
         selector.register(here, selectors.EVENT_READ)
-        looks = 2
-        for number in range(1, 4):
-            there.send(b"x")
-            selector.look()
-            (found,) = selector.select(30)
-            assert found[0].fileobj is here and selector.events == number
-            here.recv(1)
-        assert selector.select(0) == [] and selector.events == 3
-        for _ in range(looks):  # in vain
-            selector.look()
-            assert selector.select(0.001) == []
-        assert selector.events == 3
+        assert not selector.is_wanted() and selector.events == 0
+        there.send(b"x")
+        assert selector.is_wanted() and selector.is_wanted() and selector.events == 0
+        assert len(selector.select(30)) == 1 and selector.events == 1
 
 
-def test_looks_in_vain_become_rare() -> None:
-    class Counting(WatchfulSelector):
-        polls = 0
+def test_the_loop_looks_once_after_each_commit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    here, there = socket.socketpair()
+    with WatchfulSelector() as selector, here, there:
+        selector.register(here, selectors.EVENT_READ)
+        looks = Looks(selector)
+        assert looks.attention.look(looks.find) is None and looks.asked == 0, "nothing was committed"
+        looks.finds = [None, None, "found"]
+        assert looks.look() == "found" and looks.asked == 3
+        assert looks.attention.look(looks.find) is None and looks.asked == 3, "once"
+        there.send(b"x")
+        assert looks.look() is None and looks.asked == 1, "somebody wants the loop"
 
-        def look_in_vain(self) -> bool:
-            """Whether it looked, before it slept."""
-            self.look()
-            was_asked = self._shall_look
-            self.select(0.0001)
-            return was_asked
 
-    with Counting() as selector:
-        looked = [selector.look_in_vain() for _ in range(2 * SKIP_MAX)]
-    cores = len(os.sched_getaffinity(0))
-    assert sum(looked) == (11 if cores > 1 else 0), "1, 3, 7, ... are left out between them"
+def test_looks_in_vain_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with WatchfulSelector() as selector:
+        looks = Looks(selector)
+        looked = [looks.look() is None and looks.asked > 0 for _ in range(2 * SKIP_MAX)]
+        assert sum(looked) == 11, "1, 3, 7, ... are left out between them"
+        looks.finds = ["found"] * 99
+        while looks.look() is None:
+            pass
+        assert looks.look() == "found", "it is worth it again"
+
+
+def test_on_one_core_it_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with WatchfulSelector() as selector:
+        looks = Looks(selector)
+        assert looks.look() is None and looks.asked == 0
 
 
 class NotingStore(MemoryStore):

@@ -67,12 +67,14 @@ class Logs:
         next_seq: what the next message of a topic will have.
         taken: up to where each source of a topic was taken in.
         read: parcels of a topic from a seq on, as ``ports.Store.read_parcels``.
+        look: calls what it is given until that gives something, for a while, or not at all.
     """
 
     submit: Callable[[TakeIn | ForgetSource], object]
     next_seq: Callable[[str], int]
     taken: Callable[[str], Mapping[int, int]]
     read: Callable[[str, int, int], Sequence[PackedParcel]]
+    look: Callable[[Callable[[], _ring.Packed | None]], _ring.Packed | None]
 
 
 Held = Callable[[SourceId, TowpathError | None], object]
@@ -123,10 +125,16 @@ class DurableChannel(OwnChannel):
         if self._pending is not None or self.intake is None:
             return
         reader = self.intake.reader
-        packed = _ring.take(reader, PARCEL_COUNT, PARCEL_BYTES, self.writer.message_bytes_max)
+
+        def take() -> _ring.Packed | None:
+            return _ring.take(reader, PARCEL_COUNT, PARCEL_BYTES, self.writer.message_bytes_max)
+
+        packed = take()
         if packed is None:
             _ring.release(reader)  # what was passed over
             self.intake.tend()
+            packed = self._logs.look(take)
+        if packed is None:
             if reader.arm():
                 self.wake()
             return

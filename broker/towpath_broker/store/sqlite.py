@@ -178,24 +178,32 @@ class SqliteStore:
 
     def commit(self, written: Sequence[rows.Row]) -> None:
         """Carry out rows in one transaction; see ``ports.Store``."""
-        with self._explaining():
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-                for row in written:
-                    self._writers[type(row)](row)
-                self._topics.finish()
-                if self._must_sweep:
-                    self._sweep()
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._ids.clear()
-                self._topics.forget()
-                self._must_sweep = True
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+        try:
+            self._write(written)
+        except sqlite3.DatabaseError as error:
+            meaning = database.explained(error, self.path)
+            if meaning is error:
                 raise
+            raise meaning from error
         if database.wal_bytes(self.path) > database.WAL_BYTES_MAX:
             self._cut_log()
+
+    def _write(self, written: Sequence[rows.Row]) -> None:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            for row in written:
+                self._writers[type(row)](row)
+            self._topics.finish()
+            if self._must_sweep:
+                self._sweep()
+            self._database.execute("COMMIT")
+        except BaseException:
+            self._ids.clear()
+            self._topics.forget()
+            self._must_sweep = True
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
 
     @contextlib.contextmanager
     def _explaining(self) -> Any:
