@@ -2,37 +2,30 @@
 
 Theory of operation
     Queues: a process publishes in batches, another consumes in batches and acknowledges; beside a Redis
-    stream with a consumer group (``XADD`` in pipelines, ``XREADGROUP``, ``XACK``). Durable: everything is
-    acknowledged after it is on disk; beside Redis with ``appendfsync always``. Durable topics: 1 KiB, one at
-    a time and by the batch, beside a loop that appends to a file and calls fdatasync. Services: a round trip,
-    beside pyzmq REQ and REP over ipc. State: ``get``, beside copying as many bytes. Replay: what is stored,
-    to one subscriber.
+    stream with a consumer group and a JetStream work queue. Durable: everything is acknowledged after it is
+    on disk; beside the same two with their own setting for that. Durable topics: 1 KiB, one at a time and by
+    the batch, beside a loop that appends to a file and calls fdatasync, and beside those two. Services: a
+    round trip, beside pyzmq REQ and REP over ipc. State: ``get``, beside copying as many bytes. Replay: what
+    is stored, to one subscriber.
 
     What is noted is the median of the rounds' figures, and of their ratios; the peers may be missing.
 
-Not here: messages in rings (``mechanisms``).
+Not here: messages in rings (``mechanisms``), what the peers do (``stored_peers``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
-from typing import Final
 
+from tests.bench import stored_peers
 from tests.bench.cases import is_there
 from tests.bench.results import Results
-from tests.bench.site import Site, accepts, free_port, program, wait_for
-
-BATCH: Final = 500
-QUEUE_BYTES: Final = 100
-RECORD_BYTES: Final = 1 << 10
-_FORK: Final = multiprocessing.get_context("fork")
+from tests.bench.site import Site
+from tests.bench.stored_peers import BATCH, QUEUE_BYTES, RECORD_BYTES, beside
 
 
 @dataclass
@@ -48,18 +41,6 @@ class Rounds:
     def note(self, results: Results) -> None:
         for name, figures in self.figures.items():
             results.singles[name] = statistics.median(figures)
-
-
-@contextlib.contextmanager
-def beside(work: Callable[[], None]) -> Iterator[BaseProcess]:
-    """Another process, while something is measured."""
-    process = _FORK.Process(target=work, daemon=True)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 # ---- queues ------------------------------------------------------------------------------------------------
@@ -91,37 +72,6 @@ def queue_rate(socket: str, name: str, count: int, *, durable: bool) -> float:
             consumer.flush(30)
             rate = (count - first) / (time.perf_counter() - began)
         client.undeclare(name, force=True)
-    return rate
-
-
-def redis_stream_rate(port: int, name: str, count: int) -> float:
-    """The same by a stream with a consumer group."""
-    import redis
-
-    with redis.Redis(port=port) as client:
-        client.xgroup_create(name, "group", id="0", mkstream=True)
-
-        def publish() -> None:
-            with redis.Redis(port=port) as publishing:
-                for _ in range(count // BATCH):
-                    pipeline = publishing.pipeline(transaction=False)
-                    for _ in range(BATCH):
-                        pipeline.xadd(name, {b"p": bytes(QUEUE_BYTES)})
-                    pipeline.execute()
-                time.sleep(3600)
-
-        with beside(publish):
-            taken = 0
-            began = time.perf_counter()
-            while taken < count:
-                found = client.xreadgroup("group", "one", {name: ">"}, count=BATCH, block=30_000)
-                ids = [each[0] for each in found[0][1]]
-                client.xack(name, "group", *ids)
-                taken += len(ids)
-                if taken == len(ids):
-                    began, first = time.perf_counter(), taken
-            rate = (count - first) / (time.perf_counter() - began)
-        client.delete(name)
     return rate
 
 
@@ -177,36 +127,6 @@ def durable_rates(socket: str, name: str, count: int, batched: int) -> tuple[flo
         replay = taken / (time.perf_counter() - began)
         client.undeclare(name, force=True)
     return one, many, replay
-
-
-def redis_append_rate(port: int, count: int) -> float:
-    """Records a second that Redis has on disk, one at a time."""
-    import redis
-
-    with redis.Redis(port=port) as client:
-        began = time.perf_counter()
-        for _ in range(count):
-            client.xadd("one", {b"p": bytes(RECORD_BYTES)})
-        return count / (time.perf_counter() - began)
-
-
-@contextlib.contextmanager
-def synchronous_redis(site: Site) -> Iterator[int]:
-    """The port of a redis-server that answers when it is on disk."""
-    port = free_port()
-    server = program("redis-server")
-    assert server
-    directory = str(site.directory)
-    process = site.run(
-        *(server, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", directory),
-        *("--appendonly", "yes", "--appendfsync", "always"),
-    )
-    wait_for(lambda: accepts(port), "redis-server")
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
 
 
 # ---- services and state ------------------------------------------------------------------------------------
@@ -293,10 +213,9 @@ def measure(results: Results, site: Site, *, number: int, scale: float) -> None:
     """
     rounds = Rounds()
     socket = site.daemon.socket
-    has_redis = bool(program("redis-server")) and is_there("redis")
     for index in range(number):
-        _queues(rounds, site, socket, f"bench.queue{index}", scale, has_redis=has_redis)
-        _durable(rounds, site, socket, f"bench.durable{index}", scale, has_redis=has_redis)
+        _queues(rounds, site, socket, f"bench.queue{index}", scale)
+        _durable(rounds, site, socket, f"bench.durable{index}", scale)
         ours = rounds.add("call us", call_us(socket, f"bench.call{index}", int(1_000 * scale)))
         if is_there("zmq"):
             theirs = zeromq_us(f"{site.directory}/rep{index}", int(1_000 * scale))
@@ -307,28 +226,41 @@ def measure(results: Results, site: Site, *, number: int, scale: float) -> None:
     rounds.note(results)
 
 
-def _queues(rounds: Rounds, site: Site, socket: str, name: str, scale: float, *, has_redis: bool) -> None:
+def _queues(rounds: Rounds, site: Site, socket: str, name: str, scale: float) -> None:
     count = int(20_000 * scale) // BATCH * BATCH
+    few = max(count // 4 // BATCH, 2) * BATCH  # of a peer that waits for the disk
     ours = rounds.add("queue k/s", queue_rate(socket, name, count, durable=False) / 1e3)
     kept = rounds.add("durable queue k/s", queue_rate(socket, f"{name}d", count, durable=True) / 1e3)
-    if has_redis:
-        rounds.add("queue by Redis", 1e3 * ours / redis_stream_rate(site.redis_port, name, count))
-        with synchronous_redis(site) as port:
-            rounds.add(
-                "durable queue by Redis",
-                1e3 * kept / redis_stream_rate(port, name, max(count // 4 // BATCH, 2) * BATCH),
-            )
+    if stored_peers.has_redis():
+        rate = stored_peers.redis_queue_rate(site.redis_port, name, count)
+        rounds.add("queue by Redis", 1e3 * ours / rate)
+        with stored_peers.synchronous_redis(site) as port:
+            rate = stored_peers.redis_queue_rate(port, name, few)
+            rounds.add("durable queue by Redis", 1e3 * kept / rate)
+    if stored_peers.has_jetstream():
+        with stored_peers.jetstream(site) as port:
+            rate = stored_peers.jetstream_queue_rate(port, name, count, is_durable=False)
+            rounds.add("queue by JetStream", 1e3 * ours / rate)
+            rate = stored_peers.jetstream_queue_rate(port, f"{name}d", few, is_durable=True)
+            rounds.add("durable queue by JetStream", 1e3 * kept / rate)
 
 
-def _durable(rounds: Rounds, site: Site, socket: str, name: str, scale: float, *, has_redis: bool) -> None:
+def _durable(rounds: Rounds, site: Site, socket: str, name: str, scale: float) -> None:
     path = f"{site.directory}/append"
     single, batched = int(200 * scale), int(20_000 * scale) // BATCH * BATCH
+    few = max(single // 2, 1)
     one, many, replay = durable_rates(socket, name, single, batched)
     rounds.add("durable publish /s", one)
     rounds.add("durable publish by raw", one / append_rate(path, single, 1))
     rounds.add("durable batch k/s", many / 1e3)
     rounds.add("durable batch by raw", many / append_rate(path, batched, BATCH))
     rounds.add("replay M/s", replay / 1e6)
-    if has_redis:
-        with synchronous_redis(site) as port:
-            rounds.add("durable publish by Redis", one / redis_append_rate(port, max(single // 2, 1)))
+    if stored_peers.has_redis():
+        with stored_peers.synchronous_redis(site) as port:
+            rounds.add("durable publish by Redis", one / stored_peers.redis_append_rate(port, few))
+            rounds.add("durable batch by Redis", many / stored_peers.redis_batch_rate(port, 10 * few))
+    if stored_peers.has_jetstream():
+        with stored_peers.jetstream(site) as port:
+            theirs, batch = stored_peers.jetstream_append_rates(port, name, few, 2 * few)
+            rounds.add("durable publish by JetStream", one / theirs)
+            rounds.add("durable batch by JetStream", many / batch)
