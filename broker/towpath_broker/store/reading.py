@@ -30,6 +30,8 @@ from .topics import source_of
 
 IDLE_MAX: Final = 8
 """Connections that are kept open when nobody reads."""
+NEXT_IDS_MAX: Final = 256
+"""Topics of which it is known what was read last."""
 
 
 class Totals(NamedTuple):
@@ -53,6 +55,7 @@ class Readers:
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._is_closed = False
+        self._next_ids: dict[int, int] = {}  # by topic: what comes after what was read last; a hint
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[sqlite3.Connection]:
@@ -114,7 +117,9 @@ class Readers:
         found: list[rows.PackedParcel] = []
         with self._lent() as database:
             number = _number(database, channel)
-            first = first_id(database, number, "first_seq + count > ?", first_seq)
+            first = self._continued(database, number, first_seq)
+            if first is None:
+                first = first_id(database, number, "first_seq + count > ?", first_seq)
             for seq, count, data in database.execute(
                 "SELECT first_seq, count, data FROM parcel WHERE id BETWEEN ? AND ? ORDER BY id",
                 (first, span(number)[1]),
@@ -123,7 +128,20 @@ class Readers:
                 bytes_max -= len(data)
                 if bytes_max <= 0:
                     break
+        if first is not None:
+            with self._lock:
+                self._next_ids.pop(number, None)
+                self._next_ids[number] = first + len(found)
+                if len(self._next_ids) > NEXT_IDS_MAX:
+                    del self._next_ids[next(iter(self._next_ids))]
         return found
+
+    def _continued(self, database: sqlite3.Connection, number: int, first_seq: int) -> int | None:
+        """The parcel that begins with a seq, where reading the one before it came last: no need to search."""
+        found = database.execute(
+            "SELECT id FROM parcel WHERE id = ? AND first_seq = ?", (self._next_ids.get(number), first_seq)
+        ).fetchone()
+        return None if found is None else int(found[0])
 
     def heads(self, channel: str, first_seq: int, count_max: int) -> Sequence[rows.ParcelHead]:
         """What the parcels are from a seq on."""
