@@ -37,7 +37,7 @@ from .effects import Member
 from .grants import Claim, Lock, Owner, Request, Session
 from .modes import EXCLUSIVE, NAMES, SHARED
 from .queue import advance, waiters_before
-from .table import Table, sort_queue
+from .table import Table, rearrange
 from .waits import Edge, waiting_of
 
 
@@ -220,7 +220,7 @@ class InOrder:
             if claim.owner not in self.stuck:
                 continue
             if claim.mode != SHARED:
-                if not found:
+                if not found or claim.converts is not None:
                     found.append(claim)
                 break
             found.append(claim)
@@ -261,12 +261,12 @@ def _move_forward(claim: Claim, stuck: Container[Owner]) -> bool:
         return False
     queue = claim.lock.queue
     assert queue is not None
+    order = [other for other in queue if other.place < first.place]
     between = [other for other in queue if first.place <= other.place <= claim.place]
-    moved = [other for other in between if other is claim or other.owner not in stuck]
-    stay = [other for other in between if other is not claim and other.owner in stuck]
-    for other, place in zip([*moved, *stay], [other.place for other in between], strict=True):
-        other.place = place
-    sort_queue(claim.lock)
+    order.extend(other for other in between if other is claim or other.owner not in stuck)
+    order.extend(other for other in between if other is not claim and other.owner in stuck)
+    order.extend(other for other in queue if other.place > claim.place)
+    rearrange(claim.lock, order)
     return True
 
 

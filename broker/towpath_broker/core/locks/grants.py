@@ -206,7 +206,7 @@ class Lock:
         queue: who waits, in order of ``place``; those who convert come first.
         joint: how many in the queue wait for other locks, too.
         exclusive_waiting: how many in the queue want it exclusively.
-        front, back: the next places for those who convert, and for the others.
+        back: the next place in the queue.
         token: the newest grant's.
         conditions: who waits to be notified, by condition.
     """
@@ -218,7 +218,6 @@ class Lock:
         "data",
         "exclusive",
         "exclusive_waiting",
-        "front",
         "holders",
         "joint",
         "name",
@@ -238,7 +237,6 @@ class Lock:
         self.queue: OrderedDict[Claim, None] | None = None
         self.joint = 0
         self.exclusive_waiting = 0
-        self.front = -(1 << 62)
         self.back = 0
         self.token = 0
         self.data: Data | None = None

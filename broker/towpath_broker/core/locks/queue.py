@@ -35,15 +35,8 @@ def is_clear(claim: Claim) -> bool:
     queue = lock.queue
     if not queue:
         return True
-    if claim in queue:
-        conflicts = CONFLICTS[claim.mode]
-        for other in queue:
-            if other is claim:
-                return True
-            if conflicts[other.mode]:
-                return False
-    if claim.converts is not None:
-        return next(iter(queue)).converts is None
+    if claim in queue or claim.converts is not None:
+        return not waiters_before(claim, is_one_enough=True)
     return claim.mode == SHARED and not lock.exclusive_waiting
 
 
@@ -66,17 +59,20 @@ def advance(table: Table, lock: Lock) -> None:
     """Grant what the lock's present state allows. The lock is forgotten if nobody uses it."""
     if table.settled_at_ns:
         return
-    if lock.space.policy is Policy.BANKER:
-        for request in banker.next_grantable(lock.space):
-            grant_waiting(table, request)
-    elif lock.queue:
-        _advance_queue(table, lock)
-    if not lock.holders and not lock.queue:
-        table.tidy(lock)
+    todo = [lock]
+    while todo:
+        lock = todo.pop()
+        if lock.space.policy is Policy.BANKER:
+            for request in banker.next_grantable(lock.space):
+                grant_waiting(table, request)
+        elif lock.queue:
+            _advance_queue(table, lock, todo)
+        if not lock.holders and not lock.queue:
+            table.tidy(lock)
 
 
-def _advance_queue(table: Table, lock: Lock) -> None:
-    granted: list[Request] = []
+def _advance_queue(table: Table, lock: Lock, todo: list[Lock]) -> None:
+    granted: list[Claim] = []
     is_shared_passed = False
     assert lock.queue is not None
     for claim in lock.queue:
@@ -90,24 +86,19 @@ def _advance_queue(table: Table, lock: Lock) -> None:
             if not is_ready:
                 is_shared_passed = True
                 continue
-        elif is_shared_passed or not is_ready:
+        elif not is_ready or (is_shared_passed and claim.converts is None):
             break
-        # Granted at once, so that what comes next is judged by it; it leaves the queue after the loop.
-        granted.append(request)
-        _hold(table, request, lock)
-    for request in granted:
-        for claim in request.claims:
-            if claim.lock is lock:
-                table.dequeue(claim)
-
-
-def _hold(table: Table, request: Request, but: Lock) -> None:
-    """Grant a request that is in queues, and take it out of those but one."""
-    for claim in request.claims:
-        if claim.lock is not but:
-            table.dequeue(claim)
-    table.end_wait(request)
-    table.grant(request)
+        # Granted at once, so that what comes next is judged by it; it leaves this queue after the loop.
+        granted.append(claim)
+        for other in request.claims:
+            if other is not claim:
+                table.dequeue(other)
+                if other.lock.capacity:
+                    todo.append(other.lock)  # those behind it waited for their turn, and there may be permits
+        table.end_wait(request)
+        table.grant(request)
+    for claim in granted:
+        table.dequeue(claim)
 
 
 def grant_waiting(table: Table, request: Request) -> None:
@@ -132,9 +123,9 @@ def holders_before(claim: Claim) -> list[Claim]:
     ]
 
 
-def waiters_before(claim: Claim) -> list[Claim]:
-    """Return the claims before one in the queue which it may not pass; one that is not in the queue would
-    stand at its end. O(its place)."""
+def waiters_before(claim: Claim, *, is_one_enough: bool = False) -> list[Claim]:
+    """Return the claims before one in the queue which it may not pass (or one of them); one that is not in
+    the queue would stand at its end. O(its place)."""
     lock = claim.lock
     if not lock.queue or lock.space.policy is Policy.BANKER:
         return []
@@ -145,4 +136,6 @@ def waiters_before(claim: Claim) -> list[Claim]:
             break
         if conflicts[other.mode] and (claim.converts is None or other.converts is not None):
             found.append(other)
+            if is_one_enough:
+                break
     return found

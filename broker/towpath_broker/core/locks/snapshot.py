@@ -29,7 +29,7 @@ from .limits import LockLimits
 from .machine import LockMachine
 from .modes import EXCLUSIVE
 from .spaces import Space
-from .table import Table, sort_queue
+from .table import Table, rearrange
 
 SNAPSHOT_VERSION: Final = 1
 
@@ -118,7 +118,6 @@ def _lock_out(lock: Lock, claims: dict[Claim, int]) -> _Json:
         "name": lock.name,
         "capacity": lock.capacity,
         "token": lock.token,
-        "front": lock.front,
         "back": lock.back,
         "holders": [claims[claim] for claim in lock.holders],
     }
@@ -259,7 +258,7 @@ class _Restoring:
     def _lock(self, each: _Json) -> None:
         table = self._table
         lock = Lock(each["name"], table.spaces.of(each["name"]), each["capacity"])
-        lock.token, lock.front, lock.back = each["token"], each["front"], each["back"]
+        lock.token, lock.back = each["token"], each["back"]
         if "data" in each:
             lock.data = Data()
             payload, lock.data.written_by, lock.data.poisoned_by = each["data"]
@@ -314,7 +313,7 @@ class _Restoring:
                 if claim.mode == EXCLUSIVE:
                     lock.exclusive = claim
             if lock.queue:
-                sort_queue(lock)
+                rearrange(lock, sorted(lock.queue, key=lambda claim: claim.place))
             if "conditions" in each:
                 lock.conditions = {
                     name: {self._find(session, number): None for session, number in waiters}

@@ -20,6 +20,7 @@ Not here: decisions.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from towpath.errors import LimitExceeded, QuotaExceeded, SessionLost, TowpathError
@@ -226,15 +227,14 @@ class Table:
         """Put a claim into its lock's queue: at its end, or, when it converts, behind others that do."""
         lock = claim.lock
         self.locks.setdefault(lock.name, lock)
-        if claim.converts is None:
-            claim.place = lock.back
-            lock.back += 1
-            self._stand(claim)
-        else:
-            claim.place = lock.front
-            lock.front += 1
-            self._stand(claim)
-            sort_queue(lock)
+        claim.place = lock.back
+        lock.back += 1
+        self._stand(claim)
+        if claim.converts is not None and lock.queue is not None:
+            *others, _ = lock.queue
+            converting = [at for at, other in enumerate(others, 1) if other.converts is not None]
+            others.insert(converting[-1] if converting else 0, claim)
+            rearrange(lock, others)
 
     def dequeue(self, claim: Claim) -> None:
         """Take a claim out of its lock's queue."""
@@ -353,7 +353,9 @@ def data_of(lock: Lock) -> Data:
     return Data() if lock.data is None else lock.data
 
 
-def sort_queue(lock: Lock) -> None:
-    """Put a queue into the order of its places. O(n log n) where it was out of order."""
-    assert lock.queue is not None
-    lock.queue = OrderedDict.fromkeys(sorted(lock.queue, key=lambda claim: claim.place))
+def rearrange(lock: Lock, order: Sequence[Claim]) -> None:
+    """Put a queue into another order. O(n)."""
+    places = sorted(claim.place for claim in order)
+    for claim, place in zip(order, places, strict=True):
+        claim.place = place
+    lock.queue = OrderedDict.fromkeys(order)

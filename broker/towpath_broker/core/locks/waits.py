@@ -65,7 +65,7 @@ def may_close_circle(request: Request) -> bool:
                 waits = waiting_of(holder.owner)
                 if waits is not None:
                     todo.extend(each for each in waits.claims if _is_worth(each, looked, reached))
-        if lock.joint and reached.get(lock, lock.front - 1) < claim.place:
+        if lock.joint and reached.get(lock, -1) < claim.place:
             todo.extend(_joint_before(claim, reached))
     return False
 
@@ -73,7 +73,7 @@ def may_close_circle(request: Request) -> bool:
 def _is_worth(claim: Claim, looked: set[Lock], reached: dict[Lock, int]) -> bool:
     """Whether following a claim may lead to something new."""
     lock = claim.lock
-    if lock in looked and not (lock.joint and reached.get(lock, lock.front - 1) < claim.place):
+    if lock in looked and not (lock.joint and reached.get(lock, -1) < claim.place):
         return False
     return _is_blocked(claim)
 
@@ -86,7 +86,7 @@ def _is_blocked(claim: Claim) -> bool:
 def _joint_before(claim: Claim, reached: dict[Lock, int]) -> list[Claim]:
     """Return what the joint waiters before a claim wait for, of those not yet followed."""
     lock = claim.lock
-    known = reached.get(lock, lock.front - 1)
+    known = reached.get(lock, -1)
     reached[lock] = claim.place
     found: list[Claim] = []
     assert lock.queue is not None
