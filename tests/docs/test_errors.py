@@ -20,14 +20,7 @@ ROWS: Final = [[cell.strip() for cell in line.strip("|").split("|")] for line in
 NOT_RAISED: Final = {
     "UNAUTHENTICATED",
     "CORRUPT_RING",
-    "FENCED",
-    "LOCK_ORDER",
-    "POISONED",
-    "WAIT_REFUSED",
-    "WOUNDED",
-    "CLAIM_EXCEEDED",
     "LOCK_REVOKED",
-    "BARRIER_BROKEN",
 }
 """Kept for access from other hosts, and for what so far is only logged: a publisher that broke its ring."""
 

@@ -33,7 +33,7 @@ from . import effects as e
 from .avoidance import ages, banker, ordering
 from .commands import EndReason, Policy, Wanted
 from .deadlock import name_of, resolve
-from .grants import HELD, WAITING, Claim, Lock, Owner, Request, Session
+from .grants import AT_BARRIER, HELD, WAITING, Claim, Lock, Owner, Request, Session
 from .guarded import end_of_grant
 from .limits import LOCKS_PER_REQUEST_MAX, NOTE_CHARS_MAX, NUMBER_MAX, WEIGHT_MAX
 from .modes import EXCLUSIVE, PERMITS, SHARED
@@ -67,6 +67,8 @@ def acquire(table: Table, command: c.Acquire) -> None:
     session = table.session(command.session)
     existing = session.requests.get(command.request)
     if existing is not None:
+        if existing.state == AT_BARRIER:
+            raise InvalidArgument(f"request {command.request} waits at a barrier")
         tell_again(table, existing)
         return
     owner = table.owner(session, command.owner)

@@ -193,11 +193,11 @@ class LockMachine:
         had_boot, table.boot = table.boot, command.boot
         if not had_boot:
             return
-        table.settled_at_ns = 0
+        settled_at_ns = table.now_ns + table.lease_ms * 1_000_000
+        table.settled_at_ns = max(settled_at_ns, 1)  # nothing is granted while sessions end
         for session in tuple(table.sessions.values()):
             self._end(session, EndReason.REBOOT)
-        if table.lease_ms:
-            table.settled_at_ns = table.now_ns + table.lease_ms * 1_000_000
+        table.settled_at_ns = settled_at_ns if table.lease_ms else 0
 
     def _reserve(self, command: c.Reserve) -> None:
         table = self.table
