@@ -26,6 +26,7 @@ class Scene:
         self.publisher = _ring.Writer(PUBLISHER, 65536)
         self.own, self.subscriber = _ring.Writer(50, 65536), _ring.Reader(60)
         self.left: list[int] = []
+        self.broken: list[int] = []
         self.has_bell = True
         self.intake = self.make(_ring.Reader(READER))
         for writer, reader in ((self.publisher, self.intake.reader), (self.own, self.subscriber)):
@@ -36,7 +37,8 @@ class Scene:
         self.attach("start")
 
     def make(self, reader: _ring.Reader) -> Intake:
-        return Intake(reader, "c", Sources(lambda _: self.has_bell, self.left.append, lambda: None))
+        sources = Sources(lambda _: self.has_bell, self.left.append, self.broken.append, lambda: None)
+        return Intake(reader, "c", sources)
 
     def with_ring(self, writer: _ring.Writer, work: Callable[[int], None]) -> None:
         ring = writer.share()

@@ -58,6 +58,7 @@ class Attaching:
             c.FetchReaders: self._fetch_readers,
             c.ReleaseSlot: self._release_slot,
             c.DetachStalled: self._detach_stalled,
+            c.ReportBrokenSource: self._report_broken_source,
             c.Publish: self._publish,
             c.PublishLetters: self._publish_letters,
             c.CloseOwnSource: self._close_own_source,
@@ -157,6 +158,16 @@ class Attaching:
                 hint="declare it with a stall_ms_max above 0",
             )
         effects = self._topics.detach_stalled(source, command.reader, stall_ms_max)
+        return [*effects, *self._parts.reply(command.caller, e.Done())]
+
+    def _report_broken_source(self, command: c.ReportBrokenSource) -> list[Effect]:
+        """Told by one of its readers, which may lie: nothing follows but that people learn of it."""
+        reader = self._reader_of(command.caller, command.reader)
+        source = self._topics.sources.get(command.source)
+        effects: list[Effect] = []
+        if source is not None and command.source in reader.slots and not source.is_broken:
+            source.is_broken = True
+            effects.append(e.SourceBroken(source.id, source.topic.name, source.principal))
         return [*effects, *self._parts.reply(command.caller, e.Done())]
 
     # ---- the core's own ends -------------------------------------------------------------------------------

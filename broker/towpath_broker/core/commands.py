@@ -443,6 +443,15 @@ class DetachStalled(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class ReportBrokenSource(Command):
+    """From a reader that has left a source, because its ring breaks the rules."""
+
+    caller: Caller
+    reader: ReaderId
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
 class Publish(Command):
     """Messages that came over the socket, for the core to write. The shell answers when they are written.
 

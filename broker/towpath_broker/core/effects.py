@@ -442,6 +442,15 @@ class ChannelClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceBroken:
+    """A reader says that a source's ring breaks the rules; told of each source once."""
+
+    source: SourceId
+    channel: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something an operator should know (a configured channel that conflicts); logged and shown in the
     status."""
@@ -465,5 +474,6 @@ Effect = (
     | WriteMessages
     | ChannelOpened
     | ChannelClosed
+    | SourceBroken
     | Warn
 )

@@ -49,7 +49,7 @@ class Topic:
 
 @dataclass(slots=True, eq=False)
 class Source:
-    """A publisher. Quotas are charged to ``principal``."""
+    """A publisher. Quotas are charged to ``principal``; ``is_broken`` when one of its readers said so."""
 
     id: SourceId
     session: Session
@@ -62,6 +62,7 @@ class Source:
     paired: dict[ReaderId, Reader] = field(default_factory=dict)
     known: dict[ReaderId, Reader] = field(default_factory=dict)
     starts: dict[ReaderId, StartAt] = field(default_factory=dict)
+    is_broken: bool = False
 
     @property
     def is_told_at_once(self) -> bool:

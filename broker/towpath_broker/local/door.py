@@ -259,6 +259,12 @@ class Door:
                 self.mediator.open_reader(effect)
             case effects.WriteMessages():
                 self._write(effect)
+            case effects.SourceBroken():
+                self.count("sources_broken")
+                self._warn(
+                    f"publisher {effect.source} of {effect.channel!r} ({effect.principal}) breaks its ring,"
+                    " says one of its subscribers, and has left it"
+                )
             case effects.Warn():
                 self._warn(effect.message)
 

@@ -178,6 +178,9 @@ _REQUESTS: Final[Mapping[str, MakeCommand]] = {
     "detach_stalled_request": lambda caller, body: commands.DetachStalled(
         caller, SourceId(body.source), ReaderId(body.reader)
     ),
+    "report_broken_source_request": lambda caller, body: commands.ReportBrokenSource(
+        caller, ReaderId(body.reader), SourceId(body.source)
+    ),
     "publish_request": _publish,
     "report_bindings_request": lambda caller, body: commands.ReportBindings(
         caller, {BindingId(number): _report(report) for number, report in body.reports.items()}
@@ -191,6 +194,7 @@ DONE_RESPONSES: Final[Mapping[str, str]] = {
     "detach_reader_request": "detach_reader_response",
     "release_slot_request": "release_slot_response",
     "detach_stalled_request": "detach_stalled_response",
+    "report_broken_source_request": "report_broken_source_response",
     "report_bindings_request": "report_bindings_response",
 }
 """The empty response of each request that is answered by ``Done``."""

@@ -45,11 +45,13 @@ class Sources:
     Attributes:
         is_there: whether a source's doorbell says that its publisher is there.
         left: nothing more is read of a source.
+        broken: its ring breaks the rules; ``left`` follows.
         changed: there may be something to read.
     """
 
     is_there: Callable[[SourceId], bool]
     left: Callable[[SourceId], object]
+    broken: Callable[[SourceId], object]
     changed: Callable[[], object]
 
 
@@ -190,6 +192,7 @@ class Intake:
         """Let go of sources that were read to their end, or can be read no more."""
         for source, why in self.reader.take_violations():
             log("core.source_left", level="warning", channel=self._channel, source=source, message=why)
+            self._sources.broken(SourceId(source))
             self._leave(SourceId(source))
         for source in self.reader.take_detached():
             log(

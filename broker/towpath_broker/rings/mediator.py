@@ -170,6 +170,9 @@ class Mediator:
         sources = Sources(
             is_there=lambda publisher: (publisher, effect.reader) in self._bells,
             left=lambda publisher: self._source_left(channel, publisher),
+            broken=lambda publisher: self._submit(
+                commands.ReportBrokenSource(self._caller(), effect.reader, publisher)
+            ),
             changed=channel.wake,
         )
         channel.intake = Intake(reader, effect.channel, sources)

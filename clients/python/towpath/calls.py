@@ -377,6 +377,11 @@ def detach_stalled(source: int, reader: int) -> Call[None]:
     return Call("detach_stalled_request", body, "detach_stalled_response", _nothing)
 
 
+def report_broken_source(reader: int, source: int) -> Call[None]:
+    body = _request(frame_pb2.ReportBrokenSourceRequest, reader=reader, source=source)
+    return Call("report_broken_source_request", body, "report_broken_source_response", _nothing)
+
+
 def release_slot(reader: int, source: int) -> Call[None]:
     body = _request(frame_pb2.ReleaseSlotRequest, reader=reader, source=source)
     return Call("release_slot_request", body, "release_slot_response", _nothing)

@@ -66,6 +66,7 @@ class Pairing:
             return
         for source, why in state.reader.take_violations():
             _log.warning("source %d of channel %s is dropped: %s", source, state.channel, why)
+            self._tell(calls.report_broken_source(state.id, source))
             self._stop_following(state, source)
         for source in state.reader.take_detached():
             state.overtaken.add(source)

@@ -92,6 +92,7 @@ _DOOR: Final = (
     "fetch_readers",
     "release_slot",
     "report_bindings",
+    "report_broken_source",
     "report_gateway",
     "attach_value",
     "read_stored",
