@@ -56,7 +56,7 @@ def test_the_bindings_that_it_names_can_be() -> None:
         check_options(scheme, arguments.direction, dict(arguments.option))
 
 
-@pytest.mark.parametrize("page", ["docs/mechanisms.md", "docs/evolution.md"])
+@pytest.mark.parametrize("page", ["docs/mechanisms.md", "docs/evolution.md", "deploy/container/README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     for target in links(page):
         assert (ROOT / page).parent.joinpath(target.partition("#")[0]).exists(), target
