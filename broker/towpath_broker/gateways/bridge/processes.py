@@ -67,7 +67,10 @@ class Process:
                     real, _, saved, _ = map(int, line.split()[1:])
                     if uid in (real, saved):
                         return
-        raise PermissionDenied(f"uid {uid}, the binding's owner, may not signal process {self.pid}")
+        raise PermissionDenied(
+            f"uid {uid}, the binding's owner, may not signal process {self.pid}",
+            hint="bind as the user whose process it is, or as root",
+        )
 
 
 def find_process(pid: int) -> Process | None:

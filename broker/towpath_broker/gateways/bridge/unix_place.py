@@ -315,11 +315,15 @@ def _number_of_user(name: str) -> int:
     try:
         return -1 if not name else int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise InvalidArgument(f"option owner: there is no user {name}") from None
+        raise InvalidArgument(
+            f"option owner: there is no user {name}", hint="a name that getent(1) knows, or a number"
+        ) from None
 
 
 def _number_of_group(name: str) -> int:
     try:
         return -1 if not name else int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise InvalidArgument(f"option owner: there is no group {name}") from None
+        raise InvalidArgument(
+            f"option owner: there is no group {name}", hint="a name that getent(1) knows, or a number"
+        ) from None

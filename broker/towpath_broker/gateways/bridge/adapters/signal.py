@@ -325,7 +325,10 @@ class _SignalSink:
                 elif error.errno == errno.ESRCH:
                     self._target.forget(process)
                 elif error.errno == errno.EPERM:
-                    denied = PermissionDenied(f"the bridge may not signal process {process.pid}")
+                    denied = PermissionDenied(
+                        f"the bridge may not signal process {process.pid}",
+                        hint="that process is another user's than the daemon's",
+                    )
                     if len(self._waiting) == 1 and not has_sent:
                         self._waiting = None
                         raise Refused(denied) from error
