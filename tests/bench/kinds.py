@@ -3,10 +3,9 @@
 Theory of operation
     Queues: a process publishes in batches, another consumes in batches and acknowledges; beside a Redis
     stream with a consumer group and a JetStream work queue. Durable: everything is acknowledged after it is
-    on disk; beside the same two with their own setting for that. Durable topics: 1 KiB, one at a time and by
-    the batch, beside a loop that appends to a file and calls fdatasync, and beside those two. Services: a
-    round trip, beside pyzmq REQ and REP over ipc. State: ``get``, beside copying as many bytes. Replay: what
-    is stored, to one subscriber.
+    on disk; beside the same two with their own setting for that. Durable topics are ``durable``'s. Services:
+    a round trip, beside pyzmq REQ and REP over ipc. State: ``get``, beside copying as many bytes. Replay:
+    what is stored, to one subscriber.
 
     What is noted is the median of the rounds' figures, and of their ratios; the peers may be missing.
 
@@ -15,17 +14,16 @@ Not here: messages in rings (``mechanisms``), what the peers do (``stored_peers`
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.bench import stored_peers
+from tests.bench import durable, stored_peers
 from tests.bench.cases import is_there
 from tests.bench.results import Results
 from tests.bench.site import Site
-from tests.bench.stored_peers import BATCH, QUEUE_BYTES, RECORD_BYTES, beside
+from tests.bench.stored_peers import BATCH, QUEUE_BYTES, beside
 
 
 @dataclass
@@ -78,55 +76,24 @@ def queue_rate(socket: str, name: str, count: int, *, durable: bool) -> float:
 # ---- durable topics ----------------------------------------------------------------------------------------
 
 
-def append_rate(path: str, count: int, batch: int) -> float:
-    """Records a second that a loop appends, ``batch`` of them for each fdatasync."""
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    try:
-        data = bytes(RECORD_BYTES * batch)
-        began = time.perf_counter()
-        for _ in range(count // batch):
-            os.write(descriptor, data)
-            os.fdatasync(descriptor)
-        return count / (time.perf_counter() - began)
-    finally:
-        os.close(descriptor)
-        os.unlink(path)
-
-
-def durable_rates(socket: str, name: str, count: int, batched: int) -> tuple[float, float, float]:
-    """Messages a second, published one at a time, and by the batch, each on disk; and replayed."""
+def replay_rate(socket: str, name: str, count: int) -> float:
+    """Messages a second that are stored, and given to one subscriber who asks for all."""
     import towpath
 
     with towpath.connect(socket) as client:
         client.declare(name, durable=True, ring_bytes=4 << 20)
-        publisher = client.publisher(name)
-        began = time.perf_counter()
-        for _ in range(count):
-            publisher.publish(bytes(RECORD_BYTES))
-            publisher.flush(30)
-        one = count / (time.perf_counter() - began)
-        payloads = [bytes(RECORD_BYTES)] * BATCH
-        began = time.perf_counter()
-        for _ in range(batched // BATCH):
-            publisher.publish_many(payloads)
-        publisher.flush(60)
-        many = batched / (time.perf_counter() - began)
-        publisher.close()
-        client.undeclare(name, force=True)
-        client.declare(name, durable=True, ring_bytes=4 << 20)
         with client.publisher(name) as publisher:
-            small = [bytes(QUEUE_BYTES)] * BATCH
-            for _ in range(4 * batched // BATCH):
-                publisher.publish_many(small)
+            for _ in range(count // BATCH):
+                publisher.publish_many([bytes(QUEUE_BYTES)] * BATCH)
             publisher.flush(60)
         taken = 0
         began = time.perf_counter()
         with client.subscribe(name, start="all") as subscription:
-            while taken < 4 * batched // BATCH * BATCH:
+            while taken < count // BATCH * BATCH:
                 taken += len(subscription.receive_many(4096, timeout=30))
-        replay = taken / (time.perf_counter() - began)
+        rate = taken / (time.perf_counter() - began)
         client.undeclare(name, force=True)
-    return one, many, replay
+    return rate
 
 
 # ---- services and state ------------------------------------------------------------------------------------
@@ -246,21 +213,12 @@ def _queues(rounds: Rounds, site: Site, socket: str, name: str, scale: float) ->
 
 
 def _durable(rounds: Rounds, site: Site, socket: str, name: str, scale: float) -> None:
-    path = f"{site.directory}/append"
-    single, batched = int(200 * scale), int(20_000 * scale) // BATCH * BATCH
-    few = max(single // 2, 1)
-    one, many, replay = durable_rates(socket, name, single, batched)
-    rounds.add("durable publish /s", one)
-    rounds.add("durable publish by raw", one / append_rate(path, single, 1))
-    rounds.add("durable batch k/s", many / 1e3)
-    rounds.add("durable batch by raw", many / append_rate(path, batched, BATCH))
-    rounds.add("replay M/s", replay / 1e6)
-    if stored_peers.has_redis():
-        with stored_peers.synchronous_redis(site) as port:
-            rounds.add("durable publish by Redis", one / stored_peers.redis_append_rate(port, few))
-            rounds.add("durable batch by Redis", many / stored_peers.redis_batch_rate(port, 10 * few))
-    if stored_peers.has_jetstream():
-        with stored_peers.jetstream(site) as port:
-            theirs, batch = stored_peers.jetstream_append_rates(port, name, few, 2 * few)
-            rounds.add("durable publish by JetStream", one / theirs)
-            rounds.add("durable batch by JetStream", many / batch)
+    ones, manys = durable.rates(site, name, scale)
+    for what, found, kilo in (("durable publish", ones, 1), ("durable batch", manys, 1e3)):
+        ours = found["Towpath"]
+        rounds.add(f"{what} {'k/s' if kilo > 1 else '/s'}", statistics.median(ours) / kilo)
+        for other, theirs in found.items():
+            if other != "Towpath":
+                ratio = statistics.median(mine / its for mine, its in zip(ours, theirs, strict=True))
+                rounds.add(f"{what} by {other}", ratio)
+    rounds.add("replay M/s", replay_rate(socket, f"{name}r", int(80_000 * scale)) / 1e6)

@@ -6,7 +6,7 @@ Theory of operation
     durable is acknowledged when it is on disk: Redis with ``appendfsync always``, JetStream with
     ``sync_interval: always`` and a stream of files.
 
-Not here: Towpath's side, and the ratios (``kinds``).
+Not here: Towpath's side, and the ratios (``kinds``, ``durable``).
 """
 
 from __future__ import annotations
@@ -85,31 +85,6 @@ def redis_queue_rate(port: int, name: str, count: int) -> float:
     return rate
 
 
-def redis_append_rate(port: int, count: int) -> float:
-    """Records a second that Redis has on disk, one at a time."""
-    import redis
-
-    with redis.Redis(port=port) as client:
-        began = time.perf_counter()
-        for _ in range(count):
-            client.xadd("one", {b"p": bytes(RECORD_BYTES)})
-        return count / (time.perf_counter() - began)
-
-
-def redis_batch_rate(port: int, count: int) -> float:
-    """Records a second that Redis has on disk, in pipelines."""
-    import redis
-
-    with redis.Redis(port=port) as client:
-        began = time.perf_counter()
-        for start in range(0, count, BATCH):
-            pipeline = client.pipeline(transaction=False)
-            for _ in range(min(BATCH, count - start)):
-                pipeline.xadd("many", {b"p": bytes(RECORD_BYTES)})
-            pipeline.execute()
-        return count / (time.perf_counter() - began)
-
-
 @contextlib.contextmanager
 def synchronous_redis(site: Site) -> Iterator[int]:
     """The port of a redis-server that answers when it is on disk."""
@@ -159,7 +134,7 @@ def jetstream(site: Site) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def _stream(
+async def jetstream_stream(
     port: int, name: str, *, is_durable: bool, is_queue: bool
 ) -> AsyncIterator[JetStreamContext]:
     """A stream, which is made if it is not there."""
@@ -185,7 +160,7 @@ def jetstream_queue_rate(port: int, name: str, count: int, *, is_durable: bool) 
 
     def publish() -> None:
         async def run() -> None:
-            async with _stream(port, name, is_durable=is_durable, is_queue=True) as context:
+            async with jetstream_stream(port, name, is_durable=is_durable, is_queue=True) as context:
                 for _ in range(count // BATCH):
                     for _ in range(BATCH):
                         await context.publish_async(name, bytes(QUEUE_BYTES))
@@ -195,7 +170,7 @@ def jetstream_queue_rate(port: int, name: str, count: int, *, is_durable: bool) 
         asyncio.run(run())
 
     async def consume() -> float:
-        async with _stream(port, name, is_durable=is_durable, is_queue=True) as context:
+        async with jetstream_stream(port, name, is_durable=is_durable, is_queue=True) as context:
             subscription = await context.pull_subscribe(name, "worker")
             taken = first = 0
             began = time.perf_counter()
@@ -210,21 +185,3 @@ def jetstream_queue_rate(port: int, name: str, count: int, *, is_durable: bool) 
 
     with beside(publish):
         return asyncio.run(consume())
-
-
-def jetstream_append_rates(port: int, name: str, count: int, batched: int) -> tuple[float, float]:
-    """Records a second that are on disk: one at a time, and as many at a time as it takes."""
-
-    async def run() -> tuple[float, float]:
-        async with _stream(port, name, is_durable=True, is_queue=False) as context:
-            began = time.perf_counter()
-            for _ in range(count):
-                await context.publish(name, bytes(RECORD_BYTES))
-            one = count / (time.perf_counter() - began)
-            began = time.perf_counter()
-            for _ in range(batched):
-                await context.publish_async(name, bytes(RECORD_BYTES))
-            await context.publish_async_completed()
-            return one, batched / (time.perf_counter() - began)
-
-    return asyncio.run(run())

@@ -27,6 +27,7 @@ class Scene:
         self.own, self.subscriber = _ring.Writer(50, 65536), _ring.Reader(60)
         self.left: list[int] = []
         self.broken: list[int] = []
+        self.failed: list[tuple[int, str]] = []
         self.has_bell = True
         self.intake = self.make(_ring.Reader(READER))
         for writer, reader in ((self.publisher, self.intake.reader), (self.own, self.subscriber)):
@@ -37,7 +38,10 @@ class Scene:
         self.attach("start")
 
     def make(self, reader: _ring.Reader) -> Intake:
-        sources = Sources(lambda _: self.has_bell, self.left.append, self.broken.append, lambda: None)
+        def failed(source: int, why: str) -> None:
+            self.failed.append((source, why))
+
+        sources = Sources(lambda _: self.has_bell, self.left.append, self.broken.append, failed, lambda: None)
         return Intake(reader, "c", sources)
 
     def with_ring(self, writer: _ring.Writer, work: Callable[[int], None]) -> None:
@@ -158,6 +162,24 @@ def test_the_next_core_goes_on_where_this_one_was_and_waits_for_those_who_are_th
         dead.close()
 
     run(work)
+
+
+def test_who_says_wrongly_up_to_where_it_was_read_is_not_read() -> None:
+    async def run() -> None:
+        scene = Scene()
+        scene.publish(b"one")
+        assert scene.received() == [b"one"]
+        at = scene.publisher.tail
+        scene.publish(b"two")
+        for unread_from, expected in ((at + 4, []), (at, [b"two"])):
+            scene.intake = scene.make(_ring.Reader(READER + unread_from))
+            ring = scene.publisher.share()
+            scene.intake.add(PUBLISHER, 0, ring, "tail", -1, unread_from)
+            os.close(ring)
+            assert scene.received() == expected
+            assert [source for source, _ in scene.failed] == [PUBLISHER]
+
+    asyncio.run(run())
 
 
 def test_too_many_that_are_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import towpath
 from tests.door.total_load import Load
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
+from towpath import _ring, protocol
 
 PROGRAM = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 CONFIG = "zeromq = false\ngrpc = false\n"
@@ -99,44 +100,88 @@ def test_before_each_write_and_sync_of_many_commits(tmp_path: Path, shim: Path) 
     kill_at_each_operation(tmp_path, shim, range(3, 300), 2)
 
 
+class DaemonOfItsOwn:
+    """A daemon that is killed with all that it has started, and started again with the same directories."""
+
+    def __init__(self, directory: Path) -> None:
+        self._config = directory / "towpath.toml"
+        self._config.write_text(
+            "zeromq = false\ngrpc = false\n[daemon]\n"
+            f'runtime_dir = "{directory}/run"\nstate_dir = "{directory}/state"\n'
+        )
+        self._log = (directory / "log").open("a")
+        self.url = f"unix:{directory}/run/towpath.sock"
+        self.start()
+        wait_until((directory / "run" / "towpath.sock").exists)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "towpath", "serve", "--config", str(self._config)]
+        self.process = subprocess.Popen(command, stderr=self._log)
+
+    def kill(self, core: int) -> None:
+        self.process.kill()
+        os.kill(core, signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> DaemonOfItsOwn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self._log.close()
+
+
 @pytest.mark.parametrize("before", [10, 300])
 def test_the_whole_daemon_is_killed(tmp_path: Path, before: int) -> None:
     """Nobody keeps rings and pages then; but the publisher knows up to where it was read."""
-    config = tmp_path / "towpath.toml"
-    config.write_text(
-        "zeromq = false\ngrpc = false\n[daemon]\n"
-        f'\nruntime_dir = "{tmp_path}/run"\nstate_dir = "{tmp_path}/state"\n'
-    )
-    log = (tmp_path / "log").open("a")
+    with DaemonOfItsOwn(tmp_path) as daemon, towpath.connect(daemon.url) as client:
+        client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
+        publisher, live = client.publisher(CHANNEL), client.subscribe(CHANNEL)
+        for number in range(before):
+            publisher.publish(b"%d" % number + b"." * 500)
+        publisher.flush(DEADLINE_S)
+        core = client.status().pid
+        os.kill(core, signal.SIGSTOP)
+        for number in range(before, before + 20):
+            publisher.publish(b"%d" % number)
+        daemon.kill(core)
+        daemon.start()
+        publisher.flush(DEADLINE_S)
+        expected = [*range(before + 20)]
+        replay = client.subscribe(CHANNEL, start="all")
+        for subscription in (replay, live):
+            got = [subscription.receive(DEADLINE_S).payload for _ in expected]
+            assert [int(payload.rstrip(b".")) for payload in got] == expected
 
-    def serve() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "towpath", "serve", "--config", config], stderr=log)
 
-    socket = tmp_path / "run" / "towpath.sock"
-    daemon = serve()
-    try:
-        wait_until(socket.exists)
-        with towpath.connect(f"unix:{socket}") as client:
-            client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
-            publisher, live = client.publisher(CHANNEL), client.subscribe(CHANNEL)
-            for number in range(before):
-                publisher.publish(b"%d" % number + b"." * 500)
+def test_flush_fails_when_the_next_daemon_cannot_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publisher says from where on it was not read, and that cannot be: nothing of it is read then."""
+
+    class Lying:
+        def __getattr__(self, name: str) -> object:
+            return getattr(_ring, name)
+
+        def unread_from(self, writer: _ring.Writer) -> int:
+            return _ring.unread_from(writer) + 12
+
+    with DaemonOfItsOwn(tmp_path) as daemon, towpath.connect(daemon.url) as client:
+        client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
+        publisher = client.publisher(CHANNEL)
+        publisher.publish(b"stored")
+        publisher.flush(DEADLINE_S)
+        core = client.status().pid
+        os.kill(core, signal.SIGSTOP)
+        publisher.publish(b"lost")
+        monkeypatch.setattr(protocol, "_ring", Lying())
+        daemon.kill(core)
+        daemon.start()
+        with pytest.raises(towpath.errors.CorruptRing, match="cannot be read"):
             publisher.flush(DEADLINE_S)
-            core = client.status().pid
-            os.kill(core, signal.SIGSTOP)
-            for number in range(before, before + 20):
-                publisher.publish(b"%d" % number)
-            daemon.kill()
-            os.kill(core, signal.SIGKILL)
-            daemon.wait()
-            daemon = serve()
-            publisher.flush(DEADLINE_S)
-            expected = [*range(before + 20)]
-            replay = client.subscribe(CHANNEL, start="all")
-            for subscription in (replay, live):
-                got = [subscription.receive(DEADLINE_S).payload for _ in expected]
-                assert [int(payload.rstrip(b".")) for payload in got] == expected
-    finally:
-        daemon.terminate()
-        daemon.wait()
-        log.close()
+        with client.publisher(CHANNEL) as another:
+            another.publish(b"again")
+            another.flush(DEADLINE_S)
+        with client.subscribe(CHANNEL, start="all") as replay:
+            assert [replay.receive(DEADLINE_S).payload for _ in range(2)] == [b"stored", b"again"]

@@ -94,6 +94,7 @@ class Door:
             written=self._written,
             refused=self._not_written,
             held=self._hold,
+            ended=self._end_source,
         )
         self.submit = submit
         self._values = ValuePages()
@@ -382,6 +383,10 @@ class Door:
     def _hold(self, session: SessionId, source: SourceId, error: TowpathError | None) -> None:
         if (connection := self._sessions.get(session)) is not None:
             connection.send(translate.held_frame(source, error))
+
+    def _end_source(self, session: SessionId, source: SourceId, error: TowpathError) -> None:
+        if (connection := self._sessions.get(session)) is not None:
+            connection.send(translate.notice_frame(effects.PublicationEnded(source, error)))
 
     def _descriptors_for(self, body: effects.NoticeBody, uid: int) -> tuple[wire.Descriptor, ...]:
         match body:

@@ -46,12 +46,15 @@ class Sources:
         is_there: whether a source's doorbell says that its publisher is there.
         left: nothing more is read of a source.
         broken: its ring breaks the rules; ``left`` follows.
+        failed: a source cannot be read, or no further; and why. Its publisher must not take for read what was
+            not.
         changed: there may be something to read.
     """
 
     is_there: Callable[[SourceId], bool]
     left: Callable[[SourceId], object]
     broken: Callable[[SourceId], object]
+    failed: Callable[[SourceId, str], object]
     changed: Callable[[], object]
 
 
@@ -105,37 +108,34 @@ class Intake:
             if self.is_reading(source):
                 self.reader.revive(source)
                 self.reader.set_doorbell(source, doorbell)
-            elif start == "start" or not (
-                self._add_at_cursor(source, slot, ring, doorbell)
-                or self._add_at(unread_from, source, slot, ring, doorbell)
-            ):
-                self.reader.add(ring, slot, source, self._channel, start, doorbell)
-                if start != "start":  # it was there before, and this page knows nothing of it
-                    log("core.source_from_now_on", level="warning", channel=self._channel, source=source)
+            elif start == "start" or not self._add_at_cursor(source, slot, ring, doorbell):
+                if start != "start" and unread_from is not None:
+                    self._add_at(unread_from, source, slot, ring, doorbell)
+                else:
+                    self.reader.add(ring, slot, source, self._channel, start, doorbell)
+                    if start != "start":  # it was there before, and this page knows nothing of it
+                        log("core.source_from_now_on", level="warning", channel=self._channel, source=source)
         except _ring.RingError as error:  # its own fault: it is not heard
-            log(
-                "core.source_not_read",
-                level="warning",
-                channel=self._channel,
-                source=source,
-                why=str(error),
-            )
+            self._fail("core.source_not_read", source, str(error))
         self._sources.changed()
+
+    def _fail(self, event: str, source: SourceId, why: str) -> None:
+        log(event, level="warning", channel=self._channel, source=source, why=why)
+        self._sources.failed(source, why)
 
     def recover(self, source: SourceId, slot: int, ring: int) -> None:
         """Go on with a publisher of an earlier core, which is away until the machine says that it is back."""
         self._add_at_cursor(source, slot, ring, -1)
         self._await_return(source)
 
-    def _add_at(self, position: int | None, source: SourceId, slot: int, ring: int, doorbell: int) -> bool:
-        """Go on where another page had read up to; False when that is not known, or cannot be."""
-        if position is None:
-            return False
-        try:
-            _ring.seed(self.reader, slot, source, position)
-        except _ring.RingError:
-            return False
-        return self._add_at_cursor(source, slot, ring, doorbell)
+    def _add_at(self, position: int, source: SourceId, slot: int, ring: int, doorbell: int) -> None:
+        """Go on where another page had read up to.
+
+        Raises:
+            RingError: that cannot be.
+        """
+        _ring.seed(self.reader, slot, source, position)
+        self.reader.add(ring, slot, source, self._channel, "cursor", doorbell)
 
     def _add_at_cursor(self, source: SourceId, slot: int, ring: int, doorbell: int) -> bool:
         """Go on where this page says that the source was read up to; False when it does not, or the ring
@@ -191,13 +191,11 @@ class Intake:
     def tend(self) -> None:
         """Let go of sources that were read to their end, or can be read no more."""
         for source, why in self.reader.take_violations():
-            log("core.source_left", level="warning", channel=self._channel, source=source, message=why)
+            self._fail("core.source_left", SourceId(source), why)
             self._sources.broken(SourceId(source))
             self._leave(SourceId(source))
         for source in self.reader.take_detached():
-            log(
-                "core.source_left", level="warning", channel=self._channel, source=source, message="overtaken"
-            )
+            self._fail("core.source_left", SourceId(source), "overtaken")
             self._leave(SourceId(source))
         for source in self.reader.take_drained():
             self._leave(SourceId(source))

@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 from towpath import _ring, wire
-from towpath.errors import ChannelUndeclared, TowpathError
+from towpath.errors import ChannelUndeclared, CorruptRing, TowpathError
 from towpath_broker.core import commands, effects
 from towpath_broker.core.data.commands import ForgetSource
 from towpath_broker.core.data.effects import Appended, NotTaken
@@ -87,6 +87,7 @@ class Mediator:
         written: Callable[[Publication, SourceId, int], None],
         refused: Callable[[Publication, TowpathError], None],
         held: Callable[[SessionId, SourceId, TowpathError | None], None],
+        ended: Callable[[SessionId, SourceId, TowpathError], None],
     ) -> None:
         self._descriptors = descriptors
         self._keeper = keeper
@@ -98,6 +99,7 @@ class Mediator:
         self._written = written
         self._refused = refused
         self._held = held
+        self._ended = ended
         self.logs: Logs | None = None
         self._log_ends: dict[
             str, int
@@ -173,6 +175,7 @@ class Mediator:
             broken=lambda publisher: self._submit(
                 commands.ReportBrokenSource(self._caller(), effect.reader, publisher)
             ),
+            failed=self._source_failed,
             changed=channel.wake,
         )
         channel.intake = Intake(reader, effect.channel, sources)
@@ -413,6 +416,15 @@ class Mediator:
             stored_seq = channel.stored_seq(body.source)
             if stored_seq:
                 intake.reader.pass_over(body.source, stored_seq)
+
+    def _source_failed(self, source: SourceId, why: str) -> None:
+        """Tell a durable topic's publisher that it is not read: what it has flushed is not stored."""
+        session = self._session_of.get(source)
+        if session is not None:
+            hint = "publish anew, by another publisher, what was not flushed"
+            self._ended(
+                session, source, CorruptRing(f"the publisher's ring cannot be read: {why}", hint=hint)
+            )
 
     def _source_left(self, channel: OwnChannel, source: SourceId) -> None:
         """The core reads nothing more of a publisher; its slot is free once the machine has let go too."""
