@@ -109,7 +109,7 @@ class Broken(Pipe):
     ("way", "told"),
     [
         (Losing, "it lost messages: "),
-        (Stuck, "it did not come to an end in 2 s"),
+        (Stuck, "it did not come to an end in time"),
         (Broken, "ValueError: no such luck"),
     ],
 )

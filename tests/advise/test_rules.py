@@ -47,7 +47,7 @@ def test_every_mechanism_is_ranked_once_and_the_refused_are_last() -> None:
 def test_the_fastest_where_no_rate_is_asked_for() -> None:
     assert advised(Requirements())[0] == "ring"
     assert reason(rank(Requirements(), measured(pipe=100, zmq_ipc=400, fifo=100)), Requirements()) == (
-        "It is the fastest: it carries 1,000,000 messages a second, 2.5 times as good as the next."
+        "It is the fastest: it carries 1,000,000 messages a second, 2.5 times as fast as the next."
     )
 
 
@@ -71,7 +71,7 @@ def test_what_carries_a_rate_just_about_comes_after_what_has_room() -> None:
     required = Requirements(rate=250_000)
     assert advised(required) == ["ring", "zmq-ipc", "pipe", "fifo", "zmq-tcp"]
     ranked = {candidate.mechanism.name: candidate for candidate in rank(required, measured())}
-    assert ranked["pipe"].extras == ("carries only 1.6 times what is needed",)
+    assert ranked["pipe"].extras == ("manages only 1.6 times what is needed",)
     assert ranked["unix"].refusals == ("carries 200,000 a second, 250,000 are needed",)
 
 
@@ -94,6 +94,22 @@ def test_an_answer_wants_what_knows_to_which_question_it_belongs() -> None:
     assert advised(required)[:3] == ["ring", "grpc", "pipe"]
     assert reason(rank(required, measured()), required).startswith(
         "It is the fastest: an answer takes 14.0 µs, 11"
+    )
+
+
+def test_answers_are_counted_one_after_the_other() -> None:
+    required = Requirements(is_sync=True, rate=20_000)
+    ranked = {candidate.mechanism.name: candidate for candidate in rank(required, measured())}
+    assert ranked["grpc"].refusals == ("answers 6,250 a second, 20,000 are needed",)
+    assert ranked["zmq-tcp"].extras[-1] == "manages only 1.1 times what is needed"
+    assert advised(required)[0] == "ring"
+
+
+def test_where_all_leave_something_to_the_programs_it_says_which_least() -> None:
+    required = Requirements(is_sync=True, is_durable=True, rate=20_000)
+    figures = {name: measured()[name] for name in ("ring", "zmq-tcp")}
+    assert reason(rank(required, figures), required).startswith(
+        "It leaves least to the programs, and an answer"
     )
 
 
@@ -127,7 +143,7 @@ def test_where_one_alone_will_do_it_says_so() -> None:
     required = Requirements(reach="network")
     figures = {name: each for name, each in measured().items() if name != "grpc"}
     assert reason(rank(required, figures), required) == (
-        "Nothing else that was measured will do. Here it carries 300,000 messages a second."
+        "Nothing else will do. Here it carries 300,000 messages a second."
     )
 
 

@@ -82,6 +82,9 @@ class Measurer:
         p50_us, p99_us = (median(column) for column in zip(*trips, strict=True))
         return Measurement(name, size_bytes, rate, p50_us, p99_us)
 
+    def _run(self, works: list[Work]) -> list[Any]:
+        return _run(works, min(time.monotonic() + DEADLINE_S, self._end_s))
+
     def _way(
         self, name: str, required: Requirements, made: ExitStack, *, fan_out: int = 1, batch_count: int = 1
     ) -> Way:
@@ -95,7 +98,7 @@ class Measurer:
         with ExitStack() as made:
             way = self._way(name, required, made, fan_out=required.fan_out, batch_count=BATCH_COUNT)
             roles = [_receiving(way, index) for index in range(required.fan_out)]
-            *received, (sent, began_s) = _run([*roles, _sending(way, self._run_s)])
+            *received, (sent, began_s) = self._run([*roles, _sending(way, self._run_s)])
         if any(count != sent for count, _ in received):
             raise _Failed(f"it lost messages: {min(count for count, _ in received)} of {sent} arrived")
         return float(sent / (max(ended_s for _, ended_s in received) - began_s))
@@ -106,12 +109,12 @@ class Measurer:
             pause_s = 0.0
         if name == "ring" and required.is_sync and not required.is_durable:
             asking, answering = open_calls(self._site, required.size_bytes)
-            times = _run([answering, _pinging(asking, required.size_bytes, self._run_s, pause_s)])[-1]
+            times = self._run([answering, _pinging(asking, required.size_bytes, self._run_s, pause_s)])[-1]
         else:
             with ExitStack() as made:
                 there, back = (self._way(name, required, made) for _ in range(2))
                 pinging = _pinging(_exchanging(there, back), required.size_bytes, self._run_s, pause_s)
-                times = _run([_echoing(there, back), pinging])[-1]
+                times = self._run([_echoing(there, back), pinging])[-1]
         times.sort()
         return times[len(times) // 2] / 1e3, times[len(times) * 99 // 100] / 1e3
 
@@ -225,14 +228,13 @@ def _pinging(
 # ---- the processes
 
 
-def _run(works: list[Work]) -> list[Any]:
+def _run(works: list[Work], deadline_s: float) -> list[Any]:
     """Have each work done in a process of its own; return what they found, in order.
 
     Raises:
         Obstacle: one could not open its end.
         _Failed: one broke, or the time is over.
     """
-    deadline_s = time.monotonic() + DEADLINE_S
     with _processes(works) as lines:
         _each(lines, deadline_s)  # opened
         for line in lines:
@@ -240,8 +242,7 @@ def _run(works: list[Work]) -> list[Any]:
         found = _each(lines, deadline_s)
         for line in lines:
             line.send("finish")
-        with contextlib.suppress(EOFError):
-            _each(lines, deadline_s)  # closed
+        _each(lines, deadline_s)  # closed
     return found
 
 
@@ -276,7 +277,7 @@ def _each(lines: list[Connection], deadline_s: float) -> list[Any]:
         left_s = deadline_s - time.monotonic()
         ready = wait([line for line in lines if line not in heard], timeout=max(left_s, 0))
         if not ready:
-            raise _Failed(f"it did not come to an end in {DEADLINE_S:g} s")
+            raise _Failed("it did not come to an end in time")
         for line in ready:
             assert isinstance(line, Connection)
             try:

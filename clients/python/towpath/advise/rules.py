@@ -66,26 +66,34 @@ def _judge(mechanism: Mechanism, measured: Measurement, required: Requirements) 
         refusals.append("keeps nothing when its programs or the host go down")
     if measured.obstacle:
         refusals += [] if refusals else [measured.obstacle]
-    elif required.rate is not None and measured.rate < required.rate:
-        refusals.append(f"carries {measured.rate:,.0f} a second, {required.rate:,.0f} are needed")
+    elif required.rate is not None and capacity(measured, required) < required.rate:
+        verb = "answers" if required.is_sync else "carries"
+        refusals.append(
+            f"{verb} {capacity(measured, required):,.0f} a second, {required.rate:,.15g} are needed"
+        )
     extras: list[str] = []
     if required.fan_out > 1 and not mechanism.fans_out:
         extras.append(f"the sender must write to each of the {required.fan_out} receivers")
     if required.is_sync and (required.is_durable or not mechanism.answers):
         extras.append("one each way, and the programs must match answers with questions")
-    if required.rate is not None and required.rate <= measured.rate < HEADROOM * required.rate:
-        extras.append(f"carries only {measured.rate / required.rate:.1f} times what is needed")
+    if required.rate is not None and not refusals:
+        times = capacity(measured, required) / required.rate
+        if times < HEADROOM:
+            extras.append(f"manages only {times:.1f} times what is needed")
     remarks = [f"programs need {mechanism.knows}"]
     if not mechanism.keeps_apart:
         remarks.append("it carries bytes: agree where a message ends, by lines for instance")
     return Candidate(mechanism, measured, tuple(refusals), tuple(extras), tuple(remarks))
 
 
+def capacity(measured: Measurement, required: Requirements) -> float:
+    """How many messages a second one sender gets rid of; where each is answered, one after the other."""
+    return 1e6 / measured.p50_us if required.is_sync else measured.rate
+
+
 def _cost(candidate: Candidate, required: Requirements) -> float:
     """What a message costs, in microseconds."""
-    if required.is_sync:
-        return candidate.measurement.p50_us
-    return 1e6 / candidate.measurement.rate
+    return 1e6 / capacity(candidate.measurement, required)
 
 
 def _sorted(candidates: list[Candidate], required: Requirements) -> list[Candidate]:
@@ -121,10 +129,11 @@ def reason(ranked: list[Candidate], required: Requirements) -> str:
     else:
         did = f"it carries {best.measurement.rate:,.0f} messages a second"
     if not others:
-        return f"Nothing else that was measured will do. Here {did}."
+        return f"Nothing else will do. Here {did}."
     peers = [candidate for candidate in others if len(candidate.extras) == len(best.extras)]
     if not peers:
-        return f"It alone does all this by itself, and {did}."
+        how = "It leaves least to the programs" if best.extras else "It alone does all this by itself"
+        return f"{how}, and {did}."
     ratio = min(_cost(candidate, required) for candidate in peers) / _cost(best, required)
     if required.rate is not None and not required.is_sync and best.measurement.rate >= required.rate:
         times = best.measurement.rate / required.rate
@@ -135,10 +144,10 @@ def reason(ranked: list[Candidate], required: Requirements) -> str:
             f"programs need only {best.mechanism.knows}."
         )
     if ratio >= ALIKE:
-        return f"It is the fastest: {did}, {ratio:.1f} times as good as the next."
+        return f"It is the fastest: {did}, {ratio:.1f} times as fast as the next."
     if ratio >= 1:
         return f"It is the fastest, and of those that come near it the simplest: {did}."
-    return f"It is the simplest of the fast ones: {did}; the fastest is {1 / ratio:.1f} times as good."
+    return f"It is the simplest of the fast ones: {did}; the fastest is {1 / ratio:.1f} times as fast."
 
 
 def _micros(span_us: float) -> str:

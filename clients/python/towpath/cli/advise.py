@@ -133,7 +133,7 @@ def _measure(measurer: Measurer, required: Requirements, progress: _Progress) ->
 
 def _circumstances(required: Requirements) -> str:
     """What is asked for, but the size."""
-    words = [] if required.rate is None else [f"{required.rate:,.10g} a second"]
+    words = [] if required.rate is None else [f"{required.rate:,.15g} a second"]
     words.append(plural(required.fan_out, "receiver"))
     for asked, word in (
         (required.is_sync, "each answered"),
