@@ -85,7 +85,7 @@ static inline void towpath_expire_(struct towpath *client) {
     client->grace_at_ns = TPR_FOREVER;
     for (struct towpath_publisher *each = client->publishers; each; each = each->next)
         while (each->orphans)
-            tpr_writer_detach(&each->writer, each->orphan[--each->orphans]);
+            tpr_writer_part(&each->writer, each->orphan[--each->orphans]); /* stopped, perhaps, and holds loans */
     for (struct towpath_subscription *each = client->subscriptions; each; each = each->next) {
         struct towpath_followed_ *followed = each->followed, *next;
         for (; followed; followed = next) {

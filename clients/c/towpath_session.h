@@ -350,7 +350,10 @@ static inline void towpath_reader_gone_(struct towpath *client, const struct tpw
     if (!publisher)
         return;
     towpath_forget_orphan_(publisher, frame->reader);
-    tpr_writer_detach(&publisher->writer, frame->reader);
+    if (frame->is_parted)
+        tpr_writer_part(&publisher->writer, frame->reader);
+    else
+        tpr_writer_detach(&publisher->writer, frame->reader);
 }
 
 #endif

@@ -135,7 +135,9 @@ class Hub:
         self._check(channel)
         return HubPublisher(self, channel, origin)
 
-    async def subscribe(self, channel: str, /, *, exclude_origin: str = "") -> HubSubscription:
+    async def subscribe(
+        self, channel: str, /, *, exclude_origin: str = "", held_max: int = 0
+    ) -> HubSubscription:
         self._check(channel)
         subscription = HubSubscription(self, channel, exclude_origin)
         self.subscriptions.append(subscription)

@@ -80,7 +80,7 @@ def frames() -> Iterator[Frame]:
             source=1, reader=2, slot=3, from_start=True, session=5, from_history=True
         ),
     )
-    yield Frame(reader_gone=frame_pb2.ReaderGone(source=1, reader=2))
+    yield Frame(reader_gone=frame_pb2.ReaderGone(source=1, reader=2, is_parted=True))
     yield Frame(subscription_ended=frame_pb2.SubscriptionEnded(reader=1, error=ERROR))
     yield Frame(publication_ended=frame_pb2.PublicationEnded(source=1, error=ERROR))
     yield Frame(source_detached=frame_pb2.SourceDetached(reader=1, source=2, error=ERROR))

@@ -230,7 +230,7 @@ def test_the_shell_parts_the_source_from_a_stalled_subscriber(core: Core) -> Non
     own = opened_source(publisher.publish("t")[1])
     reader, _ = subscriber.subscribe("t")
     effects = core.apply(c.DetachStalled(Caller("core", session=own.session), own.source, ReaderId(reader)))
-    assert notices(effects, own.session) == [e.ReaderGone(own.source, ReaderId(reader))]
+    assert notices(effects, own.session) == [e.ReaderGone(own.source, ReaderId(reader), is_parted=True)]
     (parted,) = notices(effects, subscriber.session)
     assert isinstance(parted, e.SourceDetached) and parted.reader == reader
     core.machine.assert_consistent()

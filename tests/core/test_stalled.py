@@ -32,7 +32,9 @@ def test_a_stalled_pair_is_parted(core: Core) -> None:
     other, _ = publisher.publish("a")
     effects = publisher.detach_stalled(source, reader)
     reply(effects, e.Done)
-    assert notices(effects, publisher.session) == [e.ReaderGone(SourceId(source), ReaderId(reader))]
+    assert notices(effects, publisher.session) == [
+        e.ReaderGone(SourceId(source), ReaderId(reader), is_parted=True)
+    ]
     (detached,) = notices(effects, subscriber.session)
     assert isinstance(detached, e.SourceDetached)
     assert (detached.reader, detached.source) == (reader, source)
@@ -42,6 +44,19 @@ def test_a_stalled_pair_is_parted(core: Core) -> None:
     assert notices(publisher.fetch(source), publisher.session) == []
     refusal(publisher.detach_stalled(source, reader), SubscriptionNotFound)
     assert core.machine._topics.sources[SourceId(other)].paired.keys() == {reader}
+    core.machine.assert_consistent()
+
+
+def test_a_source_hears_when_a_reader_that_it_was_parted_from_has_gone(core: Core) -> None:
+    """It may have held loaned messages until then."""
+    publisher, source, subscriber, reader = pair(core)
+    ended, _ = publisher.publish("a")
+    for each in (source, ended):
+        publisher.detach_stalled(each, reader)
+    reply(subscriber.release(reader, source), e.Done)
+    publisher.unpublish(ended)
+    effects = subscriber.unsubscribe(reader)
+    assert notices(effects, publisher.session) == [e.ReaderGone(SourceId(source), ReaderId(reader))]
     core.machine.assert_consistent()
 
 

@@ -92,6 +92,8 @@ class Publisher:
     """By reader: where it was told to begin, which must be what the source is told."""
     parted: set[int] = field(default_factory=set)
     """Readers that it was parted from because they stalled, by attachment's number."""
+    outlived: set[int] = field(default_factory=set)
+    """Readers that it was parted from and told so, and not yet told that they have gone."""
 
 
 @dataclass
@@ -224,7 +226,12 @@ class Comparison(RuleBasedStateMachine):
             case e.ReaderGone():
                 publisher = self.publishers[body.source]
                 assert publisher.party.session == session
-                del publisher.told[body.reader]
+                if body.is_parted or body.reader in publisher.told:
+                    del publisher.told[body.reader]
+                else:
+                    publisher.outlived.remove(body.reader)
+                if body.is_parted:
+                    publisher.outlived.add(body.reader)
             case e.SourceDetached():
                 subscriber = self.subscribers[body.reader]
                 assert subscriber.party.session == session

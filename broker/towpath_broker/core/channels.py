@@ -10,7 +10,8 @@ Theory of operation
                           its channel's cell change asks with FetchReaders, and gets ReaderAdded
         reader detaches   cell + 1; sources get ReaderGone when they ask
         source detaches   SourceGone to each reader, which drains the ring and then frees the slot
-        reader stalls     its source asks: ReaderGone to the source, SourceDetached to the reader
+        reader stalls     its source asks: ReaderGone to the source, SourceDetached to the reader; a second
+                          ReaderGone when the reader has gone
 
     A source and a reader that follow each other are a *pair*, which has a slot in the reader's control
     page. A pair is live while its source is; after that it is kept, slot and all, until the reader releases
@@ -223,6 +224,7 @@ class Topics:
         start = StartAt.TAIL if is_resumed else StartAt.START
         for reader in wanting:
             reader.take(source_id)
+            reader.parted.discard(source_id)
             source.paired[reader.id] = source.known[reader.id] = reader
             effects.append(reader_added(source, reader, start))
             effects.append(source_added(source, reader, start))
@@ -275,7 +277,8 @@ class Topics:
         source.starts.pop(reader_id, None)
         effects: list[Effect] = []
         if source.known.pop(reader_id, None) is not None:
-            effects.append(Notice(source.session.id, ReaderGone(source.id, reader_id)))
+            effects.append(Notice(source.session.id, ReaderGone(source.id, reader_id, is_parted=True)))
+            reader.parted = {each for each in reader.parted if each in self.sources} | {source.id}
         error = SlowConsumer(
             f"this subscription took nothing from publisher {source.id} of {source.topic.name!r} for"
             f" {stall_ms_max} ms while it waited, and is detached from it",
@@ -386,6 +389,11 @@ class Topics:
         waiting = [source for source in self._sources_of(reader) if source.is_told_at_once]
         self._remove_reader(reader)
         told = [effect for source in waiting for effect in self.fetch_readers(source)]
+        told.extend(
+            Notice(self.sources[each].session.id, ReaderGone(each, reader.id))
+            for each in sorted(reader.parted)
+            if each in self.sources
+        )
         return [*map(self._bump, touched), *told, DropReader(reader.id), *ended]
 
     def release_slot(self, reader: Reader, source: SourceId) -> None:

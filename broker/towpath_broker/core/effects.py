@@ -212,8 +212,15 @@ class ReaderAdded:
 
 @dataclass(frozen=True, slots=True)
 class ReaderGone:
+    """To a publisher.
+
+    Attributes:
+        is_parted: it was too slow, but lives, and may hold loaned messages. Another follows when it has gone.
+    """
+
     source: SourceId
     reader: ReaderId
+    is_parted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

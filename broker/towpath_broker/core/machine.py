@@ -271,6 +271,7 @@ class Machine:
         effects: list[Effect] = []
         # Readers first: then no source of the session has to tell a reader of the session that it is gone.
         for reader in tuple(session.readers):
+            self._topics.readers[reader].parted.difference_update(session.sources)
             effects.extend(self._topics.detach_reader(self._topics.readers[reader]))
         for source in tuple(session.sources):
             effects.extend(self._topics.detach_source(self._topics.sources[source]))

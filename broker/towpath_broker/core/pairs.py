@@ -86,6 +86,8 @@ class Reader:
         topic: the channel's; None for a pattern.
         matches: which channels it follows.
         free: bit i is set while slot i serves no source; ``slots`` has the others.
+        parted: live sources that it was parted from, and that must hear when it has gone: it may hold loaned
+            messages of theirs.
     """
 
     id: ReaderId
@@ -99,6 +101,7 @@ class Reader:
     free: int
     slots: dict[SourceId, int] = field(default_factory=dict)
     role: ReaderRole = ReaderRole.SUBSCRIBER
+    parted: set[SourceId] = field(default_factory=set)
 
     def wants(self, source: Source) -> bool:
         """Whether the source is for this reader: its channel, role and side of the core, not its own echo."""

@@ -406,7 +406,9 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
                 )
             )
         case effects.ReaderGone():
-            frame.reader_gone.CopyFrom(frame_pb2.ReaderGone(source=body.source, reader=body.reader))
+            frame.reader_gone.CopyFrom(
+                frame_pb2.ReaderGone(source=body.source, reader=body.reader, is_parted=body.is_parted)
+            )
         case effects.SourceDetached():
             frame.source_detached.reader = body.reader
             frame.source_detached.source = body.source

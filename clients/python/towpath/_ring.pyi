@@ -97,7 +97,7 @@ class Message:
         origin_seq: int = 0,
     ) -> Message: ...
 
-class LoansOut(Exception):
+class LoansOut(ValueError):
     """All of the slab is loaned out, or (overflow = drop) held by readers: waiting for them cannot help."""
 
 class Loan:

@@ -338,7 +338,8 @@ int tp_add_loan(PyObject *module) {
     loan_type = (PyTypeObject *)PyType_FromSpec(&loan_spec);
     held_type = (PyTypeObject *)PyType_FromSpec(&held_spec);
     loans_out = PyErr_NewExceptionWithDoc("towpath._ring.LoansOut",
-                                          "Nothing can be loaned, and waiting for readers cannot help.", NULL, NULL);
+                                          "Nothing can be loaned, and waiting for readers cannot help.",
+                                          PyExc_ValueError, NULL);
     if (!loan_type || !held_type || !loans_out || PyModule_AddObjectRef(module, "LoansOut", loans_out) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "Loan", (PyObject *)loan_type);

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from towpath import calls, model, wire
 from towpath.errors import ChannelUndeclared, MessageTooLarge, NotSupported, SourceNotFound, TowpathError
+from towpath.loans import LOAN_BYTES, SharedLoan, in_use, not_ours, too_large
 from towpath.names import is_pattern
 from towpath.v1 import frame_pb2
 from towpath.waiting import FOREVER
@@ -74,6 +75,7 @@ class SourceState:
         place: what it is on its channel.
         early: readers that began with the ring's first record, and so have missed nothing of it.
         stall_ns: how long a reader may hold the ring full without moving; 0 for ever.
+        loan_bytes_max: the largest loan.
         wake: makes a publisher that waits for room look again; set by the client that owns this.
     """
 
@@ -87,6 +89,7 @@ class SourceState:
         self.resume_token = b""
         self.stall_ns = channel.stall_ms_max * 1_000_000
         self.is_durable = channel.durable
+        self.place = place or calls.SourcePlace()
         # Where the core alone reads this ring it takes all of it: overflow and history are those of the ring
         # that it writes itself, from which subscribers read.
         is_taken_in = channel.order == "total" or channel.durable
@@ -95,12 +98,14 @@ class SourceState:
             channel.ring_bytes,
             overflow="drop" if channel.overflow == "drop" and not is_taken_in else "block",
             history=0 if is_taken_in else channel.history,
+            slab_bytes=LOAN_BYTES if self.place.role == frame_pb2.SOURCE_ROLE_UNSPECIFIED else 0,
         )
+        # What the core takes in goes on through a ring of its own, where it is an ordinary message.
+        self.loan_bytes_max = self.writer.message_bytes_max if is_taken_in else self.writer.slab_bytes
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
         self.held: TowpathError | None = None
         self.orphans: set[int] = set()
-        self.place = place or calls.SourcePlace()
         self.early: set[int] = set()
         self.wake: Callable[[], None] = self.writer.notify
 
@@ -140,11 +145,27 @@ class SourceState:
         self.wake = _nobody
         self.ended = why
 
+    def own_loan(self, loan: object, publisher: object, headers_raw: bytes | None) -> SharedLoan[Any]:
+        """A loan of this ring's that may be published with these headers, as far as sizes go.
+
+        Raises:
+            InvalidArgument: it is another publisher's.
+            MessageTooLarge: with its headers it is too large for the core's own ring.
+        """
+        if not isinstance(loan, SharedLoan) or loan.publisher is not publisher:
+            raise not_ours()
+        size = loan.nbytes + len(headers_raw or b"")
+        if size > self.loan_bytes_max and self.loan_bytes_max == self.writer.message_bytes_max:
+            raise too_large(size, self.loan_bytes_max)
+        return loan
+
     def refusal(self, error: ValueError | RuntimeError, done: int = 0, count: int = 1) -> Exception:
         """What a publisher is told for what the ring refused: a message too large, or a ring that was
         closed, here or by a fork.
         """
         so_far = f"; {done} of {count} were published" if count > 1 else ""
+        if isinstance(error, _ring.LoansOut):
+            return in_use(self.channel)
         if isinstance(error, _ring.MessageTooLarge):
             return MessageTooLarge(f"{error}{so_far}")
         return self.ended.again() if self.ended is not None else error
@@ -187,6 +208,7 @@ class ReaderState:
         wants_doorbell: bool,
         role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
         principal: str = "",
+        held_max: int = 0,
     ) -> None:
         self.channel = channel
         self.id = reader
@@ -198,7 +220,7 @@ class ReaderState:
         self.principal = principal
         is_wide = is_pattern(channel) or role == frame_pb2.READER_ROLE_SERVER
         self.slot_count = PATTERN_SLOTS if is_wide else SLOTS
-        self.reader = _ring.Reader(reader, self.slot_count)
+        self.reader = _ring.Reader(reader, self.slot_count, held_max=held_max)
         self.page = wire.Descriptor(self.reader.share())
         self.ended: TowpathError | None = None
         self.slots: dict[int, int] = {}

@@ -110,7 +110,7 @@ class Pairing:
         """Take for dead who has not come back."""
         for source in self.sources.values():
             for reader in source.orphans:
-                source.writer.detach(reader)
+                source.writer.part(reader)  # it may be stopped, and hold loaned messages
             if source.orphans:
                 source.orphans = set()
                 source.wake()
@@ -234,7 +234,10 @@ class Pairing:
         if state is not None:
             state.orphans.discard(notice.reader)
             state.early.discard(notice.reader)
-            state.writer.detach(notice.reader)
+            if notice.is_parted:
+                state.writer.part(notice.reader)
+            else:
+                state.writer.detach(notice.reader)
             state.wake()
 
 

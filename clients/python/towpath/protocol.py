@@ -196,6 +196,7 @@ class ClientProtocol(Exchange):
         wants_doorbell: bool,
         role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
         principal: str = "",
+        held_max: int = 0,
     ) -> ReaderState:
         """Make a control page, and queue the call that attaches it; ``done`` as for :meth:`new_source`.
 
@@ -206,7 +207,9 @@ class ClientProtocol(Exchange):
         require_ring()
         check_pattern(channel)
         with host_limits(f"a subscription to {channel!r}"):
-            state = ReaderState(channel, self._take_id(), exclude_origin, wants_doorbell, role, principal)
+            state = ReaderState(
+                channel, self._take_id(), exclude_origin, wants_doorbell, role, principal, held_max
+            )
         self.readers[state.id] = state
         self._attach_reader(state, done)
         return state

@@ -39,6 +39,7 @@ static void show(const struct tpw_frame *frame) {
     number("generation_index", frame->generation_index);
     number("from_start", frame->from_start);
     number("from_history", frame->from_history);
+    number("is_parted", frame->is_parted);
     number("kind", frame->kind);
     number("is_durable", frame->is_durable);
     number("overflow", frame->overflow);

@@ -83,7 +83,7 @@ class ChannelCarrier:
                 if (await client.channel_info(info.channel)).kind == "queue":
                     consumer = await client.consume(info.channel)
                 else:
-                    subscription = await client.subscribe(info.channel, exclude_origin=origin)
+                    subscription = await client.subscribe(info.channel, exclude_origin=origin, held_max=0)
         except BaseException:
             if publisher is not None:
                 await publisher.close()

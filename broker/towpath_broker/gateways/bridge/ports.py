@@ -104,7 +104,9 @@ class Client(Protocol):
     async def publisher(self, channel: str, /, *, origin: str = "") -> Publisher:
         """Open a source."""
 
-    async def subscribe(self, channel: str, /, *, exclude_origin: str = "") -> Subscription:
+    async def subscribe(
+        self, channel: str, /, *, exclude_origin: str = "", held_max: int = ...
+    ) -> Subscription:
         """Open a reader."""
 
     async def channel_info(self, name: str, /) -> ChannelInfo:

@@ -213,7 +213,9 @@ class ChannelsService:
         settings = self._gateway.settings
         channel = await window.opened()
         start, place = _forwarding.beginning(window.first)
-        async with await self._gateway.client.subscribe(channel, start=start, place=place) as subscription:
+        async with await self._gateway.client.subscribe(
+            channel, start=start, place=place, held_max=0
+        ) as subscription:
             subscribed = _forwarding.subscribed_to(subscription)
             await context.write(channels_pb2.SubscribeResponse(subscribed=subscribed))
             while count_max := await window.room(settings.batch_messages_max):

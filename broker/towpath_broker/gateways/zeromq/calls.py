@@ -300,7 +300,9 @@ class Calls:
     async def _subscribe(self, call: Call) -> Frame:
         request = call.request.subscribe_request
         start, place = _forwarding.beginning(request)
-        async with await self._client.subscribe(request.channel, start=start, place=place) as subscription:
+        async with await self._client.subscribe(
+            request.channel, start=start, place=place, held_max=0
+        ) as subscription:
             began = Frame(id=call.id)
             began.subscribe_response.subscribed.CopyFrom(_forwarding.subscribed_to(subscription))
             await self._deliver(call, began, None)

@@ -261,7 +261,7 @@ class Subscribers:
         anew.
         """
         async with self._opening:
-            subscription = await self._gateway.client.subscribe(channel)
+            subscription = await self._gateway.client.subscribe(channel, held_max=0)
         async with subscription:
             reader.settled.set()
             try:

@@ -9,17 +9,18 @@ import asyncio
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from towpath import calls, model
+from towpath import calls, loans, model
 from towpath._message import Message
 from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.handle import AsyncHandle as AsyncHandle
 from towpath.aio.kinds import AsyncKinds
 from towpath.asking import Listener
 from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
+from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt_async
 from towpath.services.aio_api import AsyncServices
@@ -88,7 +89,13 @@ class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
 
     @abstractmethod
     async def subscribe(
-        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+        self,
+        name: str,
+        *,
+        exclude_origin: str = "",
+        start: model.Start | None = None,
+        place: str = "",
+        held_max: int = HELD_MAX,
     ) -> AsyncSubscription:
         """Subscribe: nothing published after this returned is missed; see
         :meth:`towpath.Client.subscribe`.
@@ -160,6 +167,30 @@ class AsyncPublisher(AsyncHandle):
         mix.
         """
 
+    async def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[Awaitable[int]]:
+        """Give a buffer to fill in place and publish without a copy; see :meth:`towpath.Publisher.loan`."""
+        return loans.heap_loan(nbytes, self, self.message_bytes_max)
+
+    async def publish_loan(
+        self,
+        loan: Loan[Awaitable[int]],
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        """Publish what was loaned, as ``await loan.publish()`` does; see
+        :meth:`towpath.Publisher.publish_loan`.
+        """
+        heap = loans.data_of(loan, self)
+        with memoryview(heap) as data:
+            seq = await self.publish(
+                data, headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+            )
+        heap.end()
+        return seq
+
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was published is on disk; see :meth:`towpath.Publisher.flush`."""
 
@@ -171,6 +202,8 @@ class AsyncPublisher(AsyncHandle):
 
     try_publish = attempt_async(publish)
     try_publish_many = attempt_async(publish_many)
+    try_loan = attempt_async(loan)
+    try_publish_loan = attempt_async(publish_loan)
     try_flush = attempt_async(flush)
 
 
@@ -277,7 +310,7 @@ class AsyncChannel(AsyncHandle):
 
     async def publish(
         self,
-        data: Buffer,
+        data: Buffer | Loan[Awaitable[int]],
         *,
         headers: model.Headers | None = None,
         timeout: float | None = None,
@@ -292,7 +325,18 @@ class AsyncChannel(AsyncHandle):
             headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
         )
         publisher = await self.publisher()
-        return await publisher.publish(data, headers=headers, timeout=timeout, confirm=confirm)
+        if not isinstance(data, bytes) and loans.is_loan(data):
+            return await publisher.publish_loan(data, headers=headers, timeout=timeout, confirm=confirm)
+        return await publisher.publish(
+            data,  # type: ignore[arg-type]
+            headers=headers,
+            timeout=timeout,
+            confirm=confirm,
+        )
+
+    async def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[Awaitable[int]]:
+        """Give a buffer to fill in place and publish without a copy; see :meth:`towpath.Publisher.loan`."""
+        return await (await self.publisher()).loan(nbytes, timeout=timeout)
 
     async def publish_many(
         self,
@@ -306,9 +350,11 @@ class AsyncChannel(AsyncHandle):
         publisher = await self.publisher()
         return await publisher.publish_many(payloads, headers=headers, timeout=timeout, confirm=confirm)
 
-    async def subscribe(self, *, start: model.Start | None = None, place: str = "") -> AsyncSubscription:
+    async def subscribe(
+        self, *, start: model.Start | None = None, place: str = "", held_max: int = HELD_MAX
+    ) -> AsyncSubscription:
         """Subscribe; see :meth:`towpath.Client.subscribe`."""
-        return await self._client.subscribe(self.name, start=start, place=place)
+        return await self._client.subscribe(self.name, start=start, place=place, held_max=held_max)
 
     async def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> AsyncConsumer:
         """Consume, where it is a queue; see :meth:`towpath.Client.consume`."""
@@ -321,6 +367,7 @@ class AsyncChannel(AsyncHandle):
 
     try_publish = attempt_async(publish)
     try_publish_many = attempt_async(publish_many)
+    try_loan = attempt_async(loan)
     try_subscribe = attempt_async(subscribe)
     try_consume = attempt_async(consume)
 

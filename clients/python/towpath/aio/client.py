@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from towpath import addresses, asking, calls, model, tracing, wire
+from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.bells import Bells
@@ -41,6 +41,7 @@ from towpath.errors import (
     Unavailable,
     VersionMismatch,
 )
+from towpath.loans import HELD_MAX
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.aio_caller import AsyncCallers, LocalAsyncCaller
 from towpath.services.aio_server import LocalAsyncServer
@@ -172,12 +173,20 @@ class LocalAsyncClient(AsyncClient):
         return tracing.traced_async(await self._persist(attach))
 
     async def subscribe(
-        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+        self,
+        name: str,
+        *,
+        exclude_origin: str = "",
+        start: model.Start | None = None,
+        place: str = "",
+        held_max: int = HELD_MAX,
     ) -> LocalAsyncSubscription:
         protocol = self._protocol
 
         async def attach() -> LocalAsyncSubscription:
-            begin = functools.partial(protocol.new_reader, name, exclude_origin, wants_doorbell=True)
+            begin = functools.partial(
+                protocol.new_reader, name, exclude_origin, wants_doorbell=True, held_max=held_max
+            )
             state = await self._attach(begin, protocol.forget_reader, deadline)
             state.wake = lambda: self._wake(state)
             subscription = LocalAsyncSubscription(self, state)
@@ -189,6 +198,7 @@ class LocalAsyncClient(AsyncClient):
                     raise
             return subscription
 
+        loans.check_held_max(held_max)
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return await self._persist(attach)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
@@ -19,6 +19,7 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
 )
+from towpath.loans import PLACE_BYTES, Loan, SharedLoan, check_size, waited
 from towpath.stored import READ_BYTES, SavedPlace, StoredLog
 from towpath.waiting import FOREVER, PART_TIMEOUT_S, PAUSE_MAX_S, Buffer, deadline_ns, remaining_ns, seconds
 
@@ -81,6 +82,49 @@ class LocalAsyncPublisher(AsyncPublisher):
                     return seq
                 await self._make_way(seq, memoryview(data).nbytes + len(raw or b""), deadline)
 
+    async def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[Awaitable[int]]:
+        check_size(nbytes, self._state.loan_bytes_max)
+        deadline = deadline_ns(timeout)
+        try:
+            loan = self._writer.try_loan(nbytes, SharedLoan)
+            while isinstance(loan, int):
+                async with self._turn:
+                    await self._make_way(loan, nbytes, deadline, is_loan=True)
+                loan = self._writer.try_loan(nbytes, SharedLoan)
+        except (ValueError, RuntimeError) as error:
+            raise self._state.refusal(error) from None
+        loan.publisher = self
+        return loan
+
+    async def publish_loan(
+        self,
+        loan: Loan[Awaitable[int]],
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        if headers is not None:
+            headers_raw = convert.encode_headers(headers)
+        raw = headers_raw or None
+        confirmed_by = deadline_ns(timeout) if confirm else None
+        loan = self._state.own_loan(loan, self, raw)
+        try:
+            seq = 0 if self._turn.locked() else self._writer.try_publish_loan(loan, raw)
+            if seq <= 0:
+                deadline = deadline_ns(timeout)
+                async with self._turn:
+                    while (seq := self._writer.try_publish_loan(loan, raw)) <= 0:
+                        await self._make_way(seq, PLACE_BYTES + len(raw or b""), deadline)
+        except (ValueError, RuntimeError) as error:
+            raise self._state.refusal(error) from None
+        if self._writer.readers_changed:
+            await self._meet_readers()
+        if confirm:
+            await self._wait_stored(confirmed_by)
+        return seq
+
     async def publish_many(
         self,
         payloads: Sequence[Buffer],
@@ -112,18 +156,20 @@ class LocalAsyncPublisher(AsyncPublisher):
             await self._wait_stored(deadline)
         return last
 
-    async def _make_way(self, status: int, size: int, deadline: int | None) -> None:
-        """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
+    async def _make_way(self, status: int, size: int, deadline: int | None, *, is_loan: bool = False) -> None:
+        """Do what the ring asked for: tell it its readers (-1), or wait for room (0), in it or for a loan."""
         if self._state.ended is not None:
             raise self._state.ended.again()
         if status < 0:
             await self._fetch_readers(deadline)
             return
-        await self._client._room.wait(self._state, size, deadline)
+        room = self._client._room
+        await (room.wait_loan if is_loan else room.wait)(self._state, size, deadline)
         await self._part_from_stalled()
         if remaining_ns(deadline) == 0 and self._state.ended is None:
             held = self._state.held
-            raise calls.ring_full(self.channel) if held is None else held.again()
+            full = waited(self.channel) if is_loan else calls.ring_full(self.channel)
+            raise full if held is None else held.again()
 
     async def _part_from_stalled(self) -> None:
         """Go on without subscribers that have not moved for the channel's ``stall_ms_max``. While there is no

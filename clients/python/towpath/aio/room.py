@@ -6,6 +6,8 @@ Theory of operation
     must be read (``READ_TO``). The ring is armed for the room, which is had first as a rule; whoever else
     waits is looked after each time when the doorbell rings, when one of them leaves, and every ``LOOK_NS``.
 
+    Who waits for something to loan has the bell rung for that besides (``Writer.arm_loan``).
+
 Invariants
     While somebody waits the ring is armed, or the one who waits is about to look for himself.
 """
@@ -35,6 +37,7 @@ class Room:
     def __init__(self, sources: Container[int]) -> None:
         self._sources = sources
         self._line: dict[SourceState, list[_Waiter]] = {}
+        self._loans: dict[SourceState, _Waiter] = {}
 
     async def wait(self, state: SourceState, size: int, deadline: int | None) -> None:
         """Wait until a reader rings, or it is time to look again.
@@ -60,16 +63,36 @@ class Room:
                 state.writer.disarm_room()
                 self._arm(state)
 
+    async def wait_loan(self, state: SourceState, nbytes: int, deadline: int | None) -> None:
+        """The same for a loan of ``nbytes``; one at a time for each source."""
+        loop = asyncio.get_running_loop()
+        waiter = self._loans[state] = nbytes, loop.create_future()
+        span_ns = shorter_ns(shorter_ns(remaining_ns(deadline), state.look_ns), LOOK_NS)
+        timer = loop.call_later(span_ns / 1e9, _wake, waiter)
+        try:
+            if not state.writer.arm_loan(nbytes):
+                await waiter[1]
+        finally:
+            timer.cancel()
+            self._loans.pop(state, None)
+            if state.source in self._sources:
+                state.writer.disarm_loan()
+
     def wake(self, state: SourceState) -> None:
         """Have whoever waits for a source look again."""
         for waiter in self._line.get(state, ()):
             _wake(waiter)
+        if state in self._loans:
+            _wake(self._loans[state])
 
     def look(self) -> None:
         """The doorbell has rung."""
         for state in list(self._line):
             if state.source in self._sources:
                 self._arm(state)
+        for state, waiter in self._loans.items():
+            if state.source in self._sources and _has_loan(state, waiter[0]):
+                _wake(waiter)
 
     def _arm(self, state: SourceState) -> None:
         """Wake who need not wait; have the ring rung for the first of the others."""
@@ -84,6 +107,13 @@ class Room:
                 is_armed = not is_there
             if is_there:
                 _wake(waiter)
+
+
+def _has_loan(state: SourceState, nbytes: int) -> bool:
+    try:
+        return state.writer.arm_loan(nbytes)
+    except ValueError:  # nothing can be loaned any more, which who waits is about to be told
+        return True
 
 
 def _size(waiter: _Waiter) -> int:

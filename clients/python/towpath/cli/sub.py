@@ -44,7 +44,10 @@ def run(arguments: Namespace) -> int:
     refusals = Refusals("not printed")
     write = _writer(arguments, refusals)
     beginning = {"start": arguments.start, "place": arguments.place or ""}
-    with connect(arguments) as client, client.subscribe(arguments.channel, **beginning) as subscription:
+    with (
+        connect(arguments) as client,
+        client.subscribe(arguments.channel, held_max=0, **beginning) as subscription,
+    ):
         streams.leave_when_output_closes()
         try:
             _carry(subscription, write, arguments.count, arguments.timeout)

@@ -55,7 +55,7 @@ def run(arguments: Namespace) -> int:
         raise UsageError("--force is for --record", "try: towpath tap --help")
     if arguments.record is not None and arguments.json:
         raise UsageError("--json cannot go with --record", "a recording shows nothing")
-    with connect(arguments) as client, client.subscribe(arguments.channel) as subscription:
+    with connect(arguments) as client, client.subscribe(arguments.channel, held_max=0) as subscription:
         tap = Recorder(arguments) if arguments.record is not None else Viewer(arguments)
         _follow(arguments, subscription, tap)
     return 0

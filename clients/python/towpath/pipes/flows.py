@@ -103,7 +103,7 @@ class Outlet:
         if not is_pattern(channel) and client.channel_info(channel).kind == "queue":
             self._end = client.consume(channel)
         else:
-            self._end = client.subscribe(channel)
+            self._end = client.subscribe(channel, held_max=0)
 
     @property
     def refused(self) -> int:

@@ -10,6 +10,7 @@ from towpath import asking, calls, model, tracing
 from towpath.addresses import RemoteAddress
 from towpath.aio.api import AsyncClient, AsyncHandle, AsyncPublisher
 from towpath.errors import NotSupported, TowpathError
+from towpath.loans import HELD_MAX, check_held_max
 from towpath.remote.asking import RemoteAsking
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
@@ -105,10 +106,17 @@ class RemoteAsyncClient(AsyncClient):
         return publisher
 
     async def subscribe(
-        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+        self,
+        name: str,
+        *,
+        exclude_origin: str = "",
+        start: model.Start | None = None,
+        place: str = "",
+        held_max: int = HELD_MAX,
     ) -> RemoteAsyncSubscription:
         if exclude_origin:
             raise _needs_the_host("exclude_origin")
+        check_held_max(held_max)  # from afar all payloads are copies
         subscription = RemoteAsyncSubscription(
             self._session, name, self._handles.discard, start=start, place=place
         )

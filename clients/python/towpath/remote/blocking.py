@@ -26,6 +26,7 @@ from towpath import asking, calls, model, tracing
 from towpath._message import Message
 from towpath.addresses import RemoteAddress
 from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.loans import HELD_MAX
 from towpath.remote import aio
 from towpath.remote.following import RemoteAsyncSubscription, RemoteAsyncWatch
 from towpath.remote.publishing import RemoteAsyncPublisher
@@ -220,10 +221,18 @@ class RemoteClient(Client):
         return tracing.traced(RemotePublisher(self._portal, inner))
 
     def subscribe(
-        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+        self,
+        name: str,
+        *,
+        exclude_origin: str = "",
+        start: model.Start | None = None,
+        place: str = "",
+        held_max: int = HELD_MAX,
     ) -> RemoteSubscription:
         inner = self._portal.run(
-            self._inner.subscribe(name, exclude_origin=exclude_origin, start=start, place=place)
+            self._inner.subscribe(
+                name, exclude_origin=exclude_origin, start=start, place=place, held_max=held_max
+            )
         )
         return RemoteSubscription(self._portal, inner)
 

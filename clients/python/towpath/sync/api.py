@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from towpath import model
+from towpath import loans, model
 from towpath._message import Message
 from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
 from towpath.services.api import Services
@@ -85,7 +86,13 @@ class Client(Kinds, Services, Handle):
 
     @abstractmethod
     def subscribe(
-        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+        self,
+        name: str,
+        *,
+        exclude_origin: str = "",
+        start: model.Start | None = None,
+        place: str = "",
+        held_max: int = HELD_MAX,
     ) -> Subscription:
         """Subscribe: nothing published after this returned is missed.
 
@@ -95,10 +102,13 @@ class Client(Kinds, Services, Handle):
             place: of a durable topic: the name of this subscription, which the daemon remembers: it goes on
                 where the one of that name had come to, or, the first time, at ``start``. Whatever was
                 received counts as dealt with when the next is received (see ``save_place``).
+            held_max: how many loaned messages (:meth:`Publisher.loan`) it may hold at a time, 0 to 65,536.
+                Their payloads are read-only memoryviews of the publisher's memory, which stays as it is for
+                as long as somebody has one; beyond this number, and with 0, they are ``bytes``, copied.
 
         Raises:
             ChannelNotFound, LimitExceeded (subscribers per channel), QuotaExceeded.
-            InvalidArgument: ``start`` or ``place``, and it is no durable topic, or a pattern.
+            InvalidArgument: ``start`` or ``place``, and it is no durable topic, or a pattern; ``held_max``.
         """
 
     def open_pipe(self, name: str, mode: pipes.Mode, *, framing: FramingOptions | str = "line") -> io.FileIO:
@@ -241,6 +251,56 @@ class Publisher(Handle):
             ChannelUndeclared, InvalidArgument.
         """
 
+    def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[int]:
+        """Give a buffer to fill in place and publish without a copy: for large payloads.
+
+        On a topic of this host it is shared memory, of which subscribers then get a view; elsewhere (queues,
+        from afar) it is this program's own, and copied when it is published.
+
+        Args:
+            nbytes: 0 to 256 MiB; where the core takes part (durable, ``order = "total"``) or it is copied, to
+                ``message_bytes_max``.
+            timeout: seconds to wait while subscribers have not read, or still hold, what was published; None
+                for ever. Where the channel's overflow is drop the oldest messages that nobody holds are given
+                up instead.
+
+        Returns:
+            The loan. Released when it is collected unpublished.
+
+        Raises:
+            MessageTooLarge, InvalidArgument: about ``nbytes``.
+            Timeout: subscribers do not read, or do not let go.
+            LimitExceeded: this program itself has loaned all there is; or (drop) subscribers hold all.
+            ChannelUndeclared: the channel is gone.
+        """
+        return loans.heap_loan(nbytes, self, self.message_bytes_max)
+
+    def publish_loan(
+        self,
+        loan: Loan[int],
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        """Publish what was loaned, as ``loan.publish()`` does. It has no bytes any more after that.
+
+        Args, returns and raises as :meth:`publish`; and an error leaves the loan as it is.
+
+        Raises:
+            BufferError: the loan was published or released; or somebody has a buffer of it, and could write
+                to what others read: let go of it first (``del array``, ``memoryview.release()``).
+            InvalidArgument: it is another publisher's.
+        """
+        heap = loans.data_of(loan, self)
+        with memoryview(heap) as data:
+            seq = self.publish(
+                data, headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
+            )
+        heap.end()
+        return seq
+
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was published on a durable topic so far is on disk. On other channels, and
         from afar, where ``publish`` itself waits for that, there is nothing to wait for.
@@ -270,6 +330,8 @@ class Publisher(Handle):
 
     try_publish = attempt(publish)
     try_publish_many = attempt(publish_many)
+    try_loan = attempt(loan)
+    try_publish_loan = attempt(publish_loan)
     try_flush = attempt(flush)
 
 
@@ -414,7 +476,7 @@ class Channel(Handle):
 
     def publish(
         self,
-        data: Buffer,
+        data: Buffer | Loan[int],
         *,
         headers: model.Headers | None = None,
         timeout: float | None = None,
@@ -424,7 +486,8 @@ class Channel(Handle):
         message_id: str = "",
         deliver_at: float | None = None,
     ) -> int:
-        """Publish one message; see :meth:`Publisher.publish`. The rest goes into its headers:
+        """Publish one message, or what was loaned; see :meth:`Publisher.publish` and
+        :meth:`Publisher.publish_loan`. The rest goes into its headers:
 
         Args:
             key: what the message is about.
@@ -436,7 +499,18 @@ class Channel(Handle):
         headers = model.with_fields(
             headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
         )
-        return self.publisher().publish(data, headers=headers, timeout=timeout, confirm=confirm)
+        if not isinstance(data, bytes) and loans.is_loan(data):
+            return self.publisher().publish_loan(data, headers=headers, timeout=timeout, confirm=confirm)
+        return self.publisher().publish(
+            data,  # type: ignore[arg-type]
+            headers=headers,
+            timeout=timeout,
+            confirm=confirm,
+        )
+
+    def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[int]:
+        """Give a buffer to fill in place and publish without a copy; see :meth:`Publisher.loan`."""
+        return self.publisher().loan(nbytes, timeout=timeout)
 
     def publish_many(
         self,
@@ -449,9 +523,11 @@ class Channel(Handle):
         """Publish a batch; see :meth:`Publisher.publish_many`."""
         return self.publisher().publish_many(payloads, headers=headers, timeout=timeout, confirm=confirm)
 
-    def subscribe(self, *, start: model.Start | None = None, place: str = "") -> Subscription:
+    def subscribe(
+        self, *, start: model.Start | None = None, place: str = "", held_max: int = HELD_MAX
+    ) -> Subscription:
         """Subscribe; see :meth:`Client.subscribe`."""
-        return self._client.subscribe(self.name, start=start, place=place)
+        return self._client.subscribe(self.name, start=start, place=place, held_max=held_max)
 
     def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
         """Consume, where it is a queue; see :meth:`Client.consume`."""
@@ -464,6 +540,7 @@ class Channel(Handle):
 
     try_publish = attempt(publish)
     try_publish_many = attempt(publish_many)
+    try_loan = attempt(loan)
     try_subscribe = attempt(subscribe)
     try_consume = attempt(consume)
 

@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from towpath import addresses, asking, calls, model, tracing, wire
+from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import (
@@ -39,6 +39,7 @@ from towpath.errors import (
     VersionMismatch,
     host_limits,
 )
+from towpath.loans import HELD_MAX
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.api import Server
 from towpath.services.caller import Callers, LocalCaller
@@ -182,12 +183,20 @@ class LocalClient(Client):
         return tracing.traced(self._persist(attach))
 
     def subscribe(
-        self, name: str, *, exclude_origin: str = "", start: model.Start | None = None, place: str = ""
+        self,
+        name: str,
+        *,
+        exclude_origin: str = "",
+        start: model.Start | None = None,
+        place: str = "",
+        held_max: int = HELD_MAX,
     ) -> LocalSubscription:
         protocol = self._protocol
 
         def attach() -> LocalSubscription:
-            begin = functools.partial(protocol.new_reader, name, exclude_origin, wants_doorbell=False)
+            begin = functools.partial(
+                protocol.new_reader, name, exclude_origin, wants_doorbell=False, held_max=held_max
+            )
             subscription = LocalSubscription(self, self._attach(begin, protocol.forget_reader, deadline))
             if start is not None or place:
                 try:
@@ -197,6 +206,7 @@ class LocalClient(Client):
                     raise
             return subscription
 
+        loans.check_held_max(held_max)
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return self._persist(attach)
 

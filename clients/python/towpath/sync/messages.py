@@ -20,6 +20,7 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
 )
+from towpath.loans import PLACE_BYTES, Loan, SharedLoan, check_size, waited
 from towpath.stored import READ_BYTES, SavedPlace, StoredLog
 from towpath.sync.api import Publisher, Subscription
 from towpath.waiting import (
@@ -45,6 +46,7 @@ class LocalPublisher(Publisher):
         self._state = state
         self._writer = state.writer
         self._try_publish = state.writer.try_publish
+        self._try_loan = state.writer.try_loan
         self._room = threading.Lock()
         self.source = state.source
         self.channel = state.channel
@@ -85,6 +87,55 @@ class LocalPublisher(Publisher):
                 return seq
             self._make_way(seq, memoryview(data).nbytes + len(headers_raw or b""), deadline)
 
+    def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[int]:
+        state = self._state
+        check_size(nbytes, state.loan_bytes_max)
+        try:
+            loan = self._try_loan(nbytes, SharedLoan)
+            if isinstance(loan, int):
+                loan = self._loan_waiting(loan, nbytes, deadline_ns(timeout))
+        except (ValueError, RuntimeError) as error:
+            raise state.refusal(error) from None
+        loan.publisher = self
+        return loan
+
+    def _loan_waiting(self, status: int, nbytes: int, deadline: int | None) -> SharedLoan[int]:
+        while True:
+            self._make_way(status, nbytes, deadline, is_loan=True)
+            loan = self._try_loan(nbytes, SharedLoan)
+            if not isinstance(loan, int):
+                return loan
+            status = loan
+
+    def publish_loan(
+        self,
+        loan: Loan[int],
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        if headers is not None:
+            headers_raw = convert.encode_headers(headers)
+        raw = headers_raw or None
+        confirmed_by = deadline_ns(timeout) if confirm else None
+        loan = self._state.own_loan(loan, self, raw)
+        try:
+            seq = self._writer.try_publish_loan(loan, raw)
+            if seq <= 0:
+                deadline = deadline_ns(timeout)
+                while seq <= 0:
+                    self._make_way(seq, PLACE_BYTES + len(raw or b""), deadline)
+                    seq = self._writer.try_publish_loan(loan, raw)
+        except (ValueError, RuntimeError) as error:
+            raise self._state.refusal(error) from None
+        if self._writer.readers_changed:
+            self._meet_readers()
+        if confirm:
+            self._wait_stored(confirmed_by)
+        return seq
+
     def publish_many(
         self,
         payloads: Sequence[Buffer],
@@ -117,8 +168,8 @@ class LocalPublisher(Publisher):
             self._wait_stored(deadline)
         return last_seq
 
-    def _make_way(self, status: int, size: int, deadline: int | None) -> None:
-        """Do what the ring asked for: tell it its readers (-1), or wait for room (0)."""
+    def _make_way(self, status: int, size: int, deadline: int | None, *, is_loan: bool = False) -> None:
+        """Do what the ring asked for: tell it its readers (-1), or wait for room (0), in it or for a loan."""
         state = self._state
         if state.ended is not None:
             raise state.ended.again()
@@ -126,11 +177,13 @@ class LocalPublisher(Publisher):
             self._fetch_readers(deadline if deadline is not None else far_ns())
             return
         with self._room:  # one thread waits; the others wait for it
-            if state.writer.wait_room(size, shorter_ns(remaining_ns(deadline), state.look_ns)) > 0:
+            wait = state.writer.wait_loan if is_loan else state.writer.wait_room
+            if wait(size, shorter_ns(remaining_ns(deadline), state.look_ns)) > 0:
                 return
             self._part_from_stalled()
         if remaining_ns(deadline) == 0 and state.ended is None:
-            raise calls.ring_full(state.channel) if state.held is None else state.held.again()
+            full = waited(state.channel) if is_loan else calls.ring_full(state.channel)
+            raise full if state.held is None else state.held.again()
 
     def _part_from_stalled(self) -> None:
         """Go on without subscribers that have not moved for the channel's ``stall_ms_max``. While there is no

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -17,6 +17,7 @@ from towpath._message import Message
 from towpath._version import __version__
 from towpath.aio.api import AsyncPublisher
 from towpath.errors import InvalidArgument, TowpathError
+from towpath.loans import Loan, lent
 from towpath.sync.api import Publisher
 from towpath.waiting import Buffer
 
@@ -116,6 +117,10 @@ def _size(data: Buffer) -> dict[str, int]:
     return {"messaging.message.body.size": memoryview(data).nbytes}
 
 
+def _loaned(loan: Loan[Any]) -> dict[str, int]:
+    return {"messaging.message.body.size": loan.nbytes}
+
+
 def _count(payloads: Sequence[Buffer]) -> dict[str, int]:
     return {"messaging.batch.message_count": len(payloads)}
 
@@ -167,6 +172,27 @@ class TracedPublisher(Publisher):
 
     def flush(self, timeout: float | None = None) -> None:
         self._publisher.flush(timeout)
+
+    def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[int]:
+        loan: Any = self._publisher.loan(nbytes, timeout=timeout)
+        loan.publisher = self
+        return loan  # type: ignore[no-any-return]
+
+    def publish_loan(
+        self,
+        loan: Loan[int],
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        with _producer_span(self.channel, _loaned(loan)), lent(loan, self, self._publisher):
+            seq = self._publisher.publish_loan(
+                loan, headers=_one(headers, headers_raw), timeout=timeout, confirm=confirm
+            )
+        self.source = self._publisher.source
+        return seq
 
     def wait_drained(self, timeout: float | None = None) -> bool:
         return self._publisher.wait_drained(timeout)
@@ -223,6 +249,27 @@ class TracedAsyncPublisher(AsyncPublisher):
 
     async def flush(self, timeout: float | None = None) -> None:
         await self._publisher.flush(timeout)
+
+    async def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[Awaitable[int]]:
+        loan: Any = await self._publisher.loan(nbytes, timeout=timeout)
+        loan.publisher = self
+        return loan  # type: ignore[no-any-return]
+
+    async def publish_loan(
+        self,
+        loan: Loan[Awaitable[int]],
+        *,
+        headers: model.Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        with _producer_span(self.channel, _loaned(loan)), lent(loan, self, self._publisher):
+            seq = await self._publisher.publish_loan(
+                loan, headers=_one(headers, headers_raw), timeout=timeout, confirm=confirm
+            )
+        self.source = self._publisher.source
+        return seq
 
     async def wait_drained(self, timeout: float | None = None) -> bool:
         return await self._publisher.wait_drained(timeout)

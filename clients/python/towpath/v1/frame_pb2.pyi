@@ -1374,17 +1374,21 @@ class ReaderGone(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     READER_FIELD_NUMBER: _builtins.int
+    IS_PARTED_FIELD_NUMBER: _builtins.int
     source: _builtins.int
     reader: _builtins.int
+    is_parted: _builtins.bool
+    """It was too slow, but lives: what it holds of loaned messages stays as it is. Another ReaderGone says when it has gone."""
     def __init__(
         self,
         *,
         source: _builtins.int = ...,
         reader: _builtins.int = ...,
+        is_parted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_parted", b"is_parted", "reader", b"reader", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
