@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,21 +24,24 @@ T = TypeVar("T")
 class AsyncKinds(AsyncRegistry):
     """What is asked in frames, on every carrier; see :class:`towpath.sync.kinds.Kinds`."""
 
+    @abstractmethod
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
     ) -> Callable[[], object] | None:
-        raise NotImplementedError
+        """As :meth:`towpath.asking.Asking._post`."""
 
+    @abstractmethod
     def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
-        raise NotImplementedError
+        """As :meth:`towpath.asking.Asking._follow`."""
 
+    @abstractmethod
     def _check_not_forked(self) -> None:
-        raise NotImplementedError
+        """As :meth:`towpath.asking.Asking._check_not_forked`."""
 
     @property
+    @abstractmethod
     def _is_over(self) -> bool:
         """Whether the client is closed, or will not have a connection any more."""
-        raise NotImplementedError
 
     async def _value_page(self, name: str) -> Page:
         """The page of a state's value.

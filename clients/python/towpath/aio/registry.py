@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar, Unpack
@@ -13,13 +14,18 @@ from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
 T = TypeVar("T")
 
 
-class AsyncRegistry:
+class AsyncRegistry(ABC):
     """What can be asked of the registry; documented at :class:`towpath.Client`. :class:`AsyncClient` is
     one.
     """
 
+    @abstractmethod
     async def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
-        raise NotImplementedError
+        """Ask, and wait for the answer.
+
+        Args:
+            deadline: on the monotonic clock, in nanoseconds; None: the client's own.
+        """
 
     async def pass_on(self, call: calls.Call[T], *, timeout: float | None = CALL_TIMEOUT_S) -> T:
         """Ask what has no method of its own here: for gateways, which pass requests on as they came."""

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if (exit_code := quick.run(words)) is not None:
             return exit_code
-    except Exception as error:
+    except Exception as error:  # told of below, as the whole command line tells of it
         failure = error
     from towpath.cli.app import run, tell_failure
 

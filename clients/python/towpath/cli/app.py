@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.hint, EXIT_USAGE)
     except streams.StreamError as error:
         return _fail(str(error), "", EXIT_IO)
-    except Exception as error:
+    except Exception as error:  # the outermost: whatever it is, a person gets a line of it and an exit code
         return tell_failure(error)
 
 

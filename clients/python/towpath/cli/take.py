@@ -146,7 +146,7 @@ def _run_programs(arguments: Namespace, consumer: towpath.Consumer) -> None:
         try:
             while left.take_one():
                 _handle(arguments, consumer, consumer.receive(timeout=arguments.timeout), guard, printing)
-        except BaseException as error:
+        except BaseException as error:  # raised by the main thread, when all the others have ended
             left.error = left.error or error
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(arguments.concurrency)]

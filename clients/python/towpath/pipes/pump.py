@@ -66,7 +66,7 @@ def _pump(plan: Plan, report: int) -> NoReturn:
             os.close(report)
             pump.run()
             status = 0
-    except BaseException as error:
+    except BaseException as error:  # the process's outermost frame: what follows belongs to the parent
         _log(f"the pump of a pipe failed: {error!r}")
     finally:
         os._exit(status)

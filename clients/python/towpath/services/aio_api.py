@@ -17,6 +17,7 @@ from towpath.result import attempt_async
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns
 
 from .answering import needs_stream
+from .request import RequestBase
 
 if TYPE_CHECKING:
     from towpath._message import Message
@@ -28,55 +29,8 @@ iterable of which each item is a part of a stream."""
 AsyncHandler = Callable[["AsyncRequest"], AsyncAnswer]
 
 
-class AsyncRequest(ABC):
+class AsyncRequest(RequestBase):
     """One request to a service; see :class:`towpath.Request`."""
-
-    payload: bytes
-
-    @property
-    @abstractmethod
-    def message(self) -> Message:
-        """Payload and headers, with the caller's seq."""
-
-    @property
-    @abstractmethod
-    def channel(self) -> str:
-        """The service's name."""
-
-    @property
-    @abstractmethod
-    def principal(self) -> str:
-        """For whom is asked: ``uid:1000``."""
-
-    @property
-    @abstractmethod
-    def is_stream(self) -> bool:
-        """Whether the caller takes any number of replies."""
-
-    @property
-    @abstractmethod
-    def is_idempotent(self) -> bool:
-        """Whether the caller says that carrying it out twice does no harm."""
-
-    @property
-    def headers(self) -> model.Headers:
-        """What travels beside it."""
-        return self.message.headers
-
-    @property
-    @abstractmethod
-    def is_answered(self) -> bool:
-        """Whether it was answered, or nobody waits for an answer any more."""
-
-    @property
-    @abstractmethod
-    def is_cancelled(self) -> bool:
-        """Whether the caller has withdrawn it, is gone, or waits no more."""
-
-    @property
-    @abstractmethod
-    def time_left(self) -> float | None:
-        """How long the caller still waits, in seconds; None: for ever."""
 
     @abstractmethod
     def _when_cancelled(self, callback: Callable[[], object]) -> Callable[[], object]:

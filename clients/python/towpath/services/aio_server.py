@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from towpath import calls, model
-from towpath._message import Message
 from towpath.aio.messages import LocalAsyncPublisher
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import ConnectionLost, Timeout, TowpathError
@@ -30,6 +29,7 @@ from .aio_api import AsyncRequest, AsyncServer
 from .answering import ANSWER_TIMEOUT_S, Line, Ticket
 from .asking import READ_BYTES, READ_COUNT
 from .news import News
+from .request import TicketRequest
 
 if TYPE_CHECKING:
     from towpath.aio.client import LocalAsyncClient
@@ -236,37 +236,12 @@ class LocalAsyncServer(AsyncServer):
                 news.tell()
 
 
-class LocalAsyncRequest(AsyncRequest):
+class LocalAsyncRequest(TicketRequest, AsyncRequest):
     """One request that a server on this host has taken."""
 
     def __init__(self, server: LocalAsyncServer, ticket: Ticket) -> None:
+        super().__init__(server.channel, ticket)
         self._server = server
-        self._ticket = ticket
-        self.payload = ticket.payload
-
-    @property
-    def channel(self) -> str:
-        return self._server.channel
-
-    @property
-    def principal(self) -> str:
-        return self._ticket.principal
-
-    @property
-    def is_stream(self) -> bool:
-        return self._ticket.is_stream
-
-    @property
-    def is_idempotent(self) -> bool:
-        return self._ticket.is_idempotent
-
-    @property
-    def message(self) -> Message:
-        return self._ticket.message
-
-    @property
-    def is_answered(self) -> bool:
-        return self._ticket.is_over
 
     @property
     def is_cancelled(self) -> bool:

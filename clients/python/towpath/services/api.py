@@ -15,6 +15,7 @@ from towpath.sync.handle import Handle
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns
 
 from .answering import needs_stream
+from .request import RequestBase
 
 if TYPE_CHECKING:
     from towpath._message import Message
@@ -26,60 +27,13 @@ part of a stream."""
 Handler = Callable[["Request"], Answer]
 
 
-class Request(ABC):
+class Request(RequestBase):
     """One request to a service. Answer it once: by :meth:`reply`, by :meth:`fail`, or, when ``is_stream``, by
     any number of :meth:`send` and then :meth:`end` or :meth:`reply`.
 
     Attributes:
         payload: what is asked.
     """
-
-    payload: bytes
-
-    @property
-    @abstractmethod
-    def message(self) -> Message:
-        """Payload and headers, with the caller's seq."""
-
-    @property
-    @abstractmethod
-    def channel(self) -> str:
-        """The service's name."""
-
-    @property
-    @abstractmethod
-    def principal(self) -> str:
-        """For whom is asked: ``uid:1000``."""
-
-    @property
-    @abstractmethod
-    def is_stream(self) -> bool:
-        """Whether the caller takes any number of replies."""
-
-    @property
-    @abstractmethod
-    def is_idempotent(self) -> bool:
-        """Whether the caller says that carrying it out twice does no harm."""
-
-    @property
-    def headers(self) -> model.Headers:
-        """What travels beside it."""
-        return self.message.headers
-
-    @property
-    @abstractmethod
-    def is_answered(self) -> bool:
-        """Whether it was answered, or nobody waits for an answer any more."""
-
-    @property
-    @abstractmethod
-    def is_cancelled(self) -> bool:
-        """Whether the caller has withdrawn it, is gone, or waits no more. Looks, and does not wait."""
-
-    @property
-    @abstractmethod
-    def time_left(self) -> float | None:
-        """How long the caller still waits, in seconds; None: for ever."""
 
     @abstractmethod
     def reply(self, payload: Buffer = b"", *, headers: model.Headers | None = None) -> None:

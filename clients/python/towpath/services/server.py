@@ -18,7 +18,6 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from towpath import calls, model
-from towpath._message import Message
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import ConnectionLost, Timeout, TowpathError
 from towpath.sync.messages import LocalPublisher
@@ -30,6 +29,7 @@ from .answering import ANSWER_TIMEOUT_S, Line, Ticket
 from .api import Request, Server
 from .asking import READ_BYTES, READ_COUNT
 from .relay import Relay
+from .request import TicketRequest
 
 if TYPE_CHECKING:
     from towpath.sync.client import LocalClient
@@ -219,37 +219,12 @@ class LocalServer(Server):
             return self._line.forget_callers_gone()
 
 
-class LocalRequest(Request):
+class LocalRequest(TicketRequest, Request):
     """One request that a server on this host has taken."""
 
     def __init__(self, server: LocalServer, ticket: Ticket) -> None:
+        super().__init__(server.channel, ticket)
         self._server = server
-        self._ticket = ticket
-        self.payload = ticket.payload
-
-    @property
-    def channel(self) -> str:
-        return self._server.channel
-
-    @property
-    def principal(self) -> str:
-        return self._ticket.principal
-
-    @property
-    def is_stream(self) -> bool:
-        return self._ticket.is_stream
-
-    @property
-    def is_idempotent(self) -> bool:
-        return self._ticket.is_idempotent
-
-    @property
-    def message(self) -> Message:
-        return self._ticket.message
-
-    @property
-    def is_answered(self) -> bool:
-        return self._ticket.is_over
 
     @property
     def is_cancelled(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar, Unpack
@@ -13,11 +14,16 @@ from towpath.waiting import CALL_TIMEOUT_S, binding_failure, deadline_ns
 T = TypeVar("T")
 
 
-class Registry:
+class Registry(ABC):
     """What can be asked of the registry; :class:`towpath.Client` is one."""
 
+    @abstractmethod
     def _call(self, call: calls.Call[T], deadline: int | None = None) -> T:
-        raise NotImplementedError
+        """Ask, and wait for the answer.
+
+        Args:
+            deadline: on the monotonic clock, in nanoseconds; None: the client's own.
+        """
 
     def _all_pages(self, call: Callable[[str], calls.Call[tuple[list[T], str]]]) -> list[T]:
         listed, token = self._call(call(""))
