@@ -31,12 +31,12 @@ NO_GATEWAYS = "zeromq = false\ngrpc = false\n"
 CHANNEL = "orders"
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what nothing tells us of."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait for what nothing tells us of; raises TimeoutError."""
+    deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {PATIENCE_S} s in vain: {what}")
+            raise TimeoutError(f"waited {patience_s} s in vain: {what}")
         time.sleep(0.01)
 
 

@@ -20,12 +20,11 @@ def main() -> None:
             *lines, rest = (rest + data).split(b"\n")
             entries = array("Q")
             for line in lines:
-                number, sent_ns = line.split()
-                if sent_ns == b"end":
-                    ledger.write(entries)
-                    return
-                entries.extend((int(number), int(sent_ns), came_ns))
+                number, sent = line.split()
+                entries.extend((int(number), 0 if sent == b"end" else int(sent), came_ns))
             ledger.write(entries)
+            if entries and entries[-2] == 0:
+                return
 
 
 if __name__ == "__main__":
