@@ -35,9 +35,9 @@ CALM_ROUNDS: Final = 32
 """Rounds without anybody else after which the loop commits itself."""
 HERE_BYTES_MAX: Final = 64 << 10
 """Of a round that the loop commits itself."""
-HERE_NS_MAX: Final = 1_000_000
+HERE_NS_MAX: Final = 4_000_000
 """What most commits take, at most, while the loop makes them itself."""
-SLOW_NS: Final = 50_000_000
+SLOW_NS: Final = 250_000_000
 """After one commit that took so long the loop makes none for ``SLOW_ROUNDS`` rounds."""
 SLOW_ROUNDS: Final = 256
 STEP: Final = 16
@@ -128,14 +128,22 @@ class CommitPlace:
         self._usual_ns = HERE_NS_MAX
 
     def is_here(self, nbytes: int) -> bool:
-        """Whether the loop makes the next commit, of a round of so many bytes."""
-        events = self._events()
-        is_alone = events - self._seen <= self._expected
-        self._calm = self._calm + 1 if is_alone else min(self._calm, 0)
-        self._seen = events
-        is_here = self._calm >= CALM_ROUNDS and nbytes <= HERE_BYTES_MAX and self._usual_ns < HERE_NS_MAX
+        """Whether the loop would make a commit that began now, of a round of so many bytes."""
+        return (
+            self._is_alone()
+            and self._calm >= CALM_ROUNDS
+            and nbytes <= HERE_BYTES_MAX
+            and self._usual_ns < HERE_NS_MAX
+        )
+
+    def begin(self, *, is_here: bool) -> None:
+        """A commit begins."""
+        self._calm = self._calm + 1 if self._is_alone() else min(self._calm, 0)
+        self._seen = self._events()
         self._expected = 1 if is_here else 2
-        return is_here
+
+    def _is_alone(self) -> bool:
+        return self._events() - self._seen <= self._expected
 
     def took(self, span_ns: int) -> None:
         """The commit took so long."""

@@ -42,7 +42,7 @@ from .attention import Attention
 from .core.commands import Kind
 from .core.data import commands as c
 from .core.data import effects as e
-from .core.data.machine import DataMachine
+from .core.data.machine import DataMachine, Outcome
 from .core.data.rows import Row
 from .core.data.statistics import ChannelStatistics, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
@@ -118,6 +118,7 @@ class DataEngine:
         self._failure: BaseException | None = None
         self._is_stopping = False
         self._is_over = False
+        self._is_busy = True  # with a round of the durable lane, or before the first
         self._commits = self._rows = self._full = self._loaded = 0
         # One thread each: commits never queue behind reading, and never run two at a time.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
@@ -150,12 +151,14 @@ class DataEngine:
         try:
             while not self._failure:
                 if lane.line:
+                    self._is_busy = True
                     await self._durable_round(lane.take())
                     await asyncio.sleep(0)
                 elif self._is_stopping and not self._loads:
                     break
                 else:
                     self._arrived.clear()
+                    self._is_busy = False
                     await self._arrived.wait()
             if self._failure:
                 raise self._failure
@@ -225,6 +228,8 @@ class DataEngine:
                     self._refuse(command, why)
                 else:
                     self._durable.submit(command)
+            case c.TakeIn() if self._is_taken_in_now(command):
+                pass
             case c.Settle():
                 (self._durable if command.consumer % 2 else self._memory).submit(command)
             case _:
@@ -346,25 +351,66 @@ class DataEngine:
                 self._full += 1
                 await self._without_room(commands, outcome.changed, error)
                 return
-            self._commits += 1
-            self._rows += len(outcome.rows)
+        self._finish(outcome)
+
+    def _is_taken_in_now(self, command: c.TakeIn) -> bool:
+        """Take in what came out of a ring, at once, if nothing else waits and the loop makes the commit."""
+        lane, attention = self._durable, self._attention
+        if (
+            self._is_busy
+            or attention is None
+            or lane.line
+            or self._stuck
+            or self._lane_of.get(command.channel) is not lane
+            or not attention.place.is_here(command.content_bytes)
+            or lane.machine.needs(command) is not None
+        ):
+            return False
+        outcome = lane.apply([command])
+        try:
+            if outcome.rows:
+                self._commit_here(outcome.rows, attention)
+        except StoreFull:
+            lane.machine.undo()
+            return False  # a round by itself has an answer to that
+        except Exception as failure:  # it ends the run, as it would there
+            self._failure = failure
+            self._is_busy = True
+            self._arrived.set()
+            return True
+        self._finish(outcome)
+        return True
+
+    def _commit_here(self, rows: Sequence[Row], attention: Attention) -> None:
+        began_ns = time.monotonic_ns()
+        attention.place.begin(is_here=True)
+        self._store.commit(rows)
+        attention.committed_here()
+        attention.place.took(time.monotonic_ns() - began_ns)
+        self._commits += 1
+        self._rows += len(rows)
+
+    def _finish(self, outcome: Outcome) -> None:
+        """A round is committed: show what it led to."""
         for effect in outcome.effects:  # first: somebody waits for them
             self._carry_out(effect)
-        lane.machine.keep()
-        lane.set_timer()
+        self._durable.machine.keep()
+        self._durable.set_timer()
 
     async def _commit(self, rows: Sequence[Row]) -> None:
         """Commit rows, in the thread for that; or here, while nobody could have to wait for it."""
         attention = self._attention
-        began_ns = time.monotonic_ns()
         if attention is not None and attention.place.is_here(self._durable.round_bytes):
-            self._store.commit(rows)
-            attention.committed_here()
-        else:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._writer, self._store.commit, rows)
+            self._commit_here(rows, attention)
+            return
+        began_ns = time.monotonic_ns()
+        if attention is not None:
+            attention.place.begin(is_here=False)
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._store.commit, rows)
         if attention is not None:
             attention.place.took(time.monotonic_ns() - began_ns)
+        self._commits += 1
+        self._rows += len(rows)
 
     async def _without_room(
         self, commands: Sequence[c.DataCommand], changed: frozenset[int], error: StoreFull
