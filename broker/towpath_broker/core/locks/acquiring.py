@@ -38,6 +38,7 @@ from .guarded import end_of_grant
 from .limits import LOCKS_PER_REQUEST_MAX, NOTE_CHARS_MAX, NUMBER_MAX, WEIGHT_MAX
 from .modes import EXCLUSIVE, PERMITS, SHARED
 from .queue import advance, holders_before, is_grantable, waiters_before
+from .spaces import Space
 from .table import Table
 
 
@@ -428,9 +429,15 @@ def release(table: Table, request: Request, reason: EndReason) -> None:
     table.revision += 1
     table.forget(request)
     table.tell_released(request, tuple([claim.told() for claim in dropped]), reason)
+    looked_at: Space | None = None
     for claim in dropped:
         lock = claim.lock
-        if lock.queue or lock.space.waiting:
+        if lock.space.waiting:
+            if lock.space is not looked_at:  # all who wait there are looked at together
+                looked_at = lock.space
+                advance(table, lock)
+            table.tidy(lock)
+        elif lock.queue:
             advance(table, lock)
         elif not lock.holders:
             table.tidy(lock)

@@ -32,6 +32,7 @@ from heapq import heappop, heappush
 from towpath.errors import Deadlock
 
 from . import waits
+from .avoidance.banker import waits_elsewhere
 from .commands import Policy, Victim
 from .effects import Member
 from .grants import Claim, Lock, Owner, Request, Session
@@ -43,7 +44,10 @@ from .waits import Edge, waiting_of
 
 def resolve(table: Table, request: Request) -> None:
     """See that a request which has just begun to wait is in no deadlock; it may be granted, or refused."""
+    space = request.claims[0].lock.space
     if all(claim.lock.space.policy is Policy.TIMEOUT_ONLY for claim in request.claims):
+        return
+    if space.policy is Policy.BANKER and not waits_elsewhere(space):
         return
     while waiting_of(request.owner) is request and waits.may_close_circle(request):
         reduction = Reduction(request)

@@ -101,6 +101,7 @@ def declare_claims(table: Table, command: c.DeclareClaims) -> None:
     kept = {name: units for name, units in owner.claims.items() if not space.has(name)}
     owner.claims = {**kept, **{name: units for name, units in command.claims.items() if units}}
     space.members[owner] = None
+    space.state = None
     look_again(table, space)
 
 
@@ -113,6 +114,7 @@ def withdraw_claims(table: Table, owner: Owner) -> None:
     owner.claims = {}
     for space in spaces.values():
         space.members.pop(owner, None)
+        space.state = None
         look_again(table, space)
 
 

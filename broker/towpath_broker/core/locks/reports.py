@@ -376,7 +376,7 @@ def _edges(lock: Lock) -> Iterator[EdgeView]:
 
 def banker_view(space: Space) -> BankerView:
     """Return a lock space with the banker's algorithm as numbers. O(waiting requests * owners**2)."""
-    state = banker.State(space)
+    state = banker.state_of(space)
     return BankerView(
         space=space.prefix,
         resources=tuple(state.resources),
@@ -406,7 +406,7 @@ def _refusal(state: banker.State, request: Request) -> BankerRefusal:
         for owner in state.owners
         if owner is not request.owner and len(state.order_without(owner)) == len(state.owners)
     ]
-    state.give_back(request)
+    state.take(request, -1)
     return BankerRefusal(
         _id(request.owner), request.number, tuple(map(_id, stuck)), tuple(map(_id, remedies))
     )

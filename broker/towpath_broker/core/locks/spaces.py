@@ -7,6 +7,7 @@ A space is the lock of that very name and all below it: ``plant`` has ``plant`` 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from towpath.errors import InvalidArgument, LimitExceeded
 from towpath.names import check_name
@@ -14,6 +15,9 @@ from towpath.names import check_name
 from .commands import DefineSpace, Policy, Victim
 from .grants import Owner, Request
 from .limits import RANKS_MAX, WEIGHT_MAX
+
+if TYPE_CHECKING:
+    from .avoidance.banker import State
 
 
 class Space:
@@ -24,9 +28,10 @@ class Space:
         resources: of POLICY_BANKER, how much there is of each.
         waiting: of POLICY_BANKER, the requests that wait, by arrival.
         members: of POLICY_BANKER, the owners that have claims.
+        state: of POLICY_BANKER, all this as numbers; None: to be made when it is needed.
     """
 
-    __slots__ = ("members", "policy", "prefix", "ranks", "resources", "victim", "waiting")
+    __slots__ = ("members", "policy", "prefix", "ranks", "resources", "state", "victim", "waiting")
 
     def __init__(
         self, prefix: str, policy: Policy = Policy.DETECT, victim: Victim = Victim.REQUESTER
@@ -38,6 +43,7 @@ class Space:
         self.resources: dict[str, int] = {}
         self.waiting: dict[Request, None] = {}
         self.members: dict[Owner, None] = {}
+        self.state: State | None = None
 
     def has(self, name: str) -> bool:
         """Whether a name is below the prefix."""

@@ -272,6 +272,8 @@ class Table:
             return
         lock.holders[claim] = None
         lock.used += claim.weight
+        if lock.space.state is not None:
+            lock.space.state.move(claim, 1)
         if claim.mode == EXCLUSIVE:
             lock.exclusive = claim
         claim.owner.grants[claim] = None
@@ -282,6 +284,8 @@ class Table:
         self.revision += 1
         del lock.holders[claim]
         lock.used -= claim.weight
+        if lock.space.state is not None:
+            lock.space.state.move(claim, -1)
         if lock.exclusive is claim:
             lock.exclusive = None
         owner = claim.owner

@@ -11,10 +11,11 @@ Theory of operation
     give everything back, and what is left then is more than there was before the grant. So the search stops
     at the requester.
 
-    Owners whose needs are met finish one after the other; each gives back what it has. To find the next one
-    without looking at all of them, owners are sorted by need, one list for each resource, and a pointer moves
-    along each list as more becomes free; an owner is ready when all pointers have passed it. That is
-    O(owners * resources * log owners), instead of owners squared.
+    Owners whose needs are met finish, and give back what they have; and so on. To find them without looking
+    at all of them, the needs of each resource are sorted, and for each place in the sorted list there is a
+    set of those up to there, as the bits of a number; who is ready is in the intersection of one set for each
+    resource. That is O(resources * log owners) for each round of owners that finish together, and
+    O(resources) for each owner.
 
     Waiting requests are looked at in order of arrival after each release, and each that is safe is granted:
     strict first come, first served would let the head, which is unsafe, hold up just those who must finish
@@ -29,68 +30,93 @@ Sources: E. W. Dijkstra, EWD 108 and 623; A. N. Habermann, "Prevention of System
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from heapq import heappop, heappush
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from operator import add, le
 from typing import TYPE_CHECKING
 
 from towpath.errors import ClaimExceeded, InvalidArgument
-from towpath_broker.core.locks.grants import Lock, Owner, Request, is_free
+from towpath_broker.core.locks.grants import Claim, Lock, Owner, Request, is_free
 
 if TYPE_CHECKING:
     from towpath_broker.core.locks.spaces import Space
 
 
-def finish_order(
-    available: list[int], allocation: list[list[int]], need: list[list[int]], until: int = -1
-) -> list[int]:
-    """Return in which order processes can finish, each with what is available then; the lowest first where
-    several can.
+class Needs:
+    """What processes may still ask for, arranged for finding those whose needs are met.
 
     Args:
-        available: units of each resource that nobody has; not changed.
+        need: by process, units of each resource.
+    """
+
+    def __init__(self, need: Sequence[Sequence[int]]) -> None:
+        self._everybody = (1 << len(need)) - 1
+        self._columns = [_arranged(column) for column in zip(*need, strict=True)]
+
+    def renew(self, resource: int, need: Sequence[Sequence[int]]) -> None:
+        """The needs of one resource have changed. O(processes * log processes)."""
+        self._columns[resource] = _arranged([row[resource] for row in need])
+
+    def met_by(self, free: Sequence[int]) -> int:
+        """Return the processes that need no more than what is free, as bits."""
+        found = self._everybody
+        for (needs, sets), units in zip(self._columns, free, strict=True):
+            found &= sets[bisect_right(needs, units)]
+        return found
+
+
+def _arranged(column: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return needs, sorted, and for each place in that list the set of the processes before it."""
+    line = sorted(range(len(column)), key=column.__getitem__)
+    sets = [0]
+    for process in line:
+        sets.append(sets[-1] | 1 << process)
+    return [column[process] for process in line], sets
+
+
+def finish_order(
+    available: Sequence[int], allocation: Sequence[Sequence[int]], need: Sequence[Sequence[int]]
+) -> list[int]:
+    """Return in which order processes can finish, each with what is available then.
+
+    Args:
+        available: units of each resource that nobody has.
         allocation: by process, what it has of each resource.
         need: by process, what it may still ask for.
-        until: stop when this process has finished; -1: go on.
 
     Returns:
         The processes by index. The state is safe if none is missing.
     """
-    processes = len(allocation)
-    free = list(available)
-    by_need = (
-        [sorted(range(processes), key=lambda at: row[at]) for row in zip(*need, strict=True)] if need else []
-    )
-    columns = list(zip(*need, strict=True))
-    reached = [0] * len(free)
-    short = [len(free)] * processes  # of how many resources too little is free
-    ready = [] if free else list(range(processes))
-    order: list[int] = []
-    pending = list(range(len(free)))
-    while True:
-        for resource in pending:
-            line, column, units, at = by_need[resource], columns[resource], free[resource], reached[resource]
-            while at < processes and column[line[at]] <= units:
-                process = line[at]
-                short[process] -= 1
-                if not short[process]:
-                    heappush(ready, process)
-                at += 1
-            reached[resource] = at
-        if not ready:
-            return order
-        process = heappop(ready)
+    needs, free, order = Needs(need), list(available), list[int]()
+    for process, _ in _finishing(needs, free, allocation, 0):
         order.append(process)
-        if process == until:
-            return order
-        pending = []
-        for resource, units in enumerate(allocation[process]):
-            if units:
-                free[resource] += units
-                pending.append(resource)
+    return order
+
+
+def _finishing(
+    needs: Needs, free: list[int], allocation: Sequence[Sequence[int]], done: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the processes that finish, and what is free then, which is ``free`` itself.
+
+    Args:
+        done: those that have, or are not to be looked at, as bits.
+    """
+    while True:
+        ready = needs.met_by(free) & ~done
+        if not ready:
+            return
+        done |= ready
+        while ready:
+            bit = ready & -ready
+            ready ^= bit
+            process = bit.bit_length() - 1
+            free[:] = map(add, free, allocation[process])
+            yield process, free
 
 
 class State:
-    """The state of a lock space as numbers, to try things with.
+    """The state of a lock space as numbers. It is kept with the space (``Space.state``) and follows each
+    grant and release; when claims change it is made anew.
 
     Attributes:
         resources: their names, sorted; the columns of all else.
@@ -106,11 +132,12 @@ class State:
         self.allocation: list[list[int]] = []
         self.need: list[list[int]] = []
         self.available = list(self.total)
+        self._changed: set[int] = set()  # columns; in no order that could be seen
         for owner in self.owners:
             has = [0] * len(self.resources)
             for claim in owner.grants:
-                column = self.columns.get(claim.lock.name)
-                if column is not None:
+                if claim.lock.space is space:
+                    column = self.columns[claim.lock.name]
                     has[column] += claim.weight
                     self.available[column] -= claim.weight
             claims = owner.claims
@@ -118,29 +145,25 @@ class State:
             self.need.append(
                 [claims.get(name, 0) - units for name, units in zip(self.resources, has, strict=True)]
             )
+        self._needs = Needs(self.need)
 
-    def take(self, request: Request) -> None:
-        """Suppose that a request were granted."""
-        self._move(request, 1)
-
-    def give_back(self, request: Request) -> None:
-        """Suppose that it were not."""
-        self._move(request, -1)
-
-    def _move(self, request: Request, sign: int) -> None:
-        row = self.rows[request.owner]
-        has, need = self.allocation[row], self.need[row]
+    def take(self, request: Request, sign: int = 1) -> None:
+        """Suppose that a request were granted; with ``sign`` -1, that it were not."""
         for claim in request.claims:
-            column = self.columns[claim.lock.name]
-            units = sign * claim.weight
-            has[column] += units
-            need[column] -= units
-            self.available[column] -= units
+            self.move(claim, sign)
 
-    def order(self, until: Owner | None = None) -> list[Owner]:
+    def move(self, claim: Claim, sign: int) -> None:
+        """A claim is granted, or (``sign`` -1) given back."""
+        row, column = self.rows[claim.owner], self.columns[claim.lock.name]
+        units = sign * claim.weight
+        self.allocation[row][column] += units
+        self.need[row][column] -= units
+        self.available[column] -= units
+        self._changed.add(column)
+
+    def order(self) -> list[Owner]:
         """Return in which order owners can finish."""
-        row = -1 if until is None else self.rows[until]
-        return [self.owners[at] for at in finish_order(self.available, self.allocation, self.need, row)]
+        return [self.owners[at] for at in finish_order(self.available, self.allocation, self.need)]
 
     def order_without(self, owner: Owner) -> list[Owner]:
         """Return in which order owners could finish if one had given back all that it has."""
@@ -156,26 +179,47 @@ class State:
         """Whether the state, which is safe, would be so with a request granted."""
         if not all(map(is_free, request.claims)):
             return False
-        self.take(request)
-        order = self.order(request.owner)
-        self.give_back(request)
-        return bool(order) and order[-1] is request.owner
+        row = self.rows[request.owner]
+        free, need = list(self.available), list(self.need[row])
+        for claim in request.claims:
+            column = self.columns[claim.lock.name]
+            free[column] -= claim.weight
+            need[column] -= claim.weight
+        if all(map(le, need, free)):
+            return True
+        while self._changed:
+            self._needs.renew(self._changed.pop(), self.need)
+        finishing = _finishing(self._needs, free, self.allocation, 1 << row)
+        return any(all(map(le, need, units)) for _, units in finishing)
+
+
+def state_of(space: Space) -> State:
+    """Return a lock space's state, as it is now."""
+    if space.state is None:
+        space.state = State(space)
+    return space.state
 
 
 def is_grantable(space: Space, request: Request) -> bool:
     """Whether there is enough for a request, and granting it leaves the state safe."""
-    return all(map(is_free, request.claims)) and State(space).is_safe_with(request)
+    return all(map(is_free, request.claims)) and state_of(space).is_safe_with(request)
+
+
+def waits_elsewhere(space: Space) -> bool:
+    """Whether an owner that has claims waits for something else: what the algorithm relies on, that everybody
+    finishes who gets what it claimed, is not so then."""
+    for owner in space.members:
+        busy = owner.busy
+        if busy is not None and any(claim.lock.space is not space for claim in busy.claims):
+            return True
+    return False
 
 
 def next_grantable(space: Space) -> Iterator[Request]:
     """Yield the waiting requests that can be granted, in order of arrival; each must be granted before the
     next is asked for."""
-    if not space.waiting:
-        return
-    state = State(space)
     for request in tuple(space.waiting):
-        if state.is_safe_with(request):
-            state.take(request)
+        if state_of(space).is_safe_with(request):
             yield request
 
 
