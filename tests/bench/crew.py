@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -70,12 +71,11 @@ class Crew:
             self._reap(worker, ENDING_S if error is None else 0.0)
 
     def _reap(self, worker: _Worker, patience_s: float) -> None:
-        until = time.monotonic() + patience_s
-        while os.waitpid(worker.pid, os.WNOHANG)[0] == 0:
-            if time.monotonic() > until:
+        """Wait until a process has ended; after so long, end it."""
+        with open(os.pidfd_open(worker.pid), "rb", buffering=0) as ended:
+            if not select.select([ended], [], [], patience_s)[0]:
                 os.kill(worker.pid, signal.SIGKILL)
-                until = float("inf")
-            time.sleep(0.002)
+        os.waitpid(worker.pid, 0)
 
     def start(self, name: str, load: Load, acks: list[int], work: Callable[[Role], None]) -> None:
         """Fork a process that does its part and ends."""

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.results import Results
-from tests.bench.site import Daemon
+from tests.bench.site import Daemon, wait_for
 
 CHANNELS: Final = 1_000
-SETTLE_S: Final = 2.0
-"""What starting still does in the background is over by then."""
+LOOK_S: Final = 0.5
+IDLE_NS: Final = 5_000_000
+"""Time on a processor, of all together, between two looks: less is rest."""
 MB: Final = 1e6
 
 
@@ -105,14 +106,31 @@ def _wake(socket: str) -> None:
         client.channel("bench.idle").publish(b"end")
 
 
+def _rested(processes: Callable[[], list[int]]) -> list[int]:
+    """Wait until what was just started has come to rest, and return its processes.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    looks: list[tuple[list[int], int]] = []
+
+    def is_idle() -> bool:
+        time.sleep(LOOK_S)
+        pids = processes()
+        looks.append((pids, sum(map(cpu_ns, pids))))
+        return len(looks) > 1 and looks[-2][0] == pids and looks[-1][1] - looks[-2][1] < IDLE_NS
+
+    wait_for(is_idle, "rest after the start")
+    return looks[-1][0]
+
+
 def measure_idle(results: Results, idle_s: float) -> None:
     """CPU over a while in which nothing happens, and the core's memory."""
     with tempfile.TemporaryDirectory(prefix="towpath-bench-") as directory:
         daemon = Daemon(Path(directory))
         listener = Program(_listen, daemon.socket)
-        time.sleep(SETTLE_S)
+        pids = _rested(lambda: [*processes_below(daemon.process.pid), listener.pid])
         names = {core_pid(daemon): "core", daemon.process.pid: "supervisor", listener.pid: "subscriber"}
-        pids = [*processes_below(daemon.process.pid), listener.pid]
         before = {pid: cpu_ns(pid) for pid in pids}
         began_ns = time.monotonic_ns()
         time.sleep(idle_s)

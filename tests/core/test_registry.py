@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from towpath.errors import (
 )
 from towpath_broker.core import commands as c
 from towpath_broker.core import effects as e
+from towpath_broker.core.codec import encode_state
 from towpath_broker.core.commands import (
     Caller,
     ChannelOptions,
@@ -33,7 +35,7 @@ from towpath_broker.core.commands import (
     StatedOptions,
 )
 from towpath_broker.core.ids import BindingId
-from towpath_broker.core.limits import Limits
+from towpath_broker.core.limits import CELLS_MAX, Limits
 from towpath_broker.core.machine import Machine
 
 # ---- channels ----------------------------------------------------------------------------------------------
@@ -145,6 +147,27 @@ def test_channels_in_all() -> None:
     core = Core(Limits(channels_max=1))
     core.open("uid:1").declare("a")
     refusal(core.open("uid:2").declare("b"), LimitExceeded, "channels_max is 1")
+
+
+def test_there_are_never_more_channels_than_cells() -> None:
+    """A restored machine stands for one in which so many were declared, which would take long."""
+    core = Core(Limits(channels_per_principal_max=CELLS_MAX))
+    client = core.open()
+    reply(client.declare("first"), e.ChannelDeclared)
+    [first] = core.machine.durable_state().channels
+    others = (replace(first, name=f"c{number}") for number in range(CELLS_MAX - 2))
+    full = replace(core.machine.durable_state(), channels=(first, *others))
+    core = Core(Limits(channels_per_principal_max=CELLS_MAX))
+    core.machine = Machine(full.limits, full.defaults)
+    core.machine.restore(encode_state(full))
+    core.apply(core.machine.start_command())
+    client = core.open()
+    reply(client.declare("last"), e.ChannelDeclared)
+    refusal(
+        client.declare("more"), LimitExceeded, f"there are {CELLS_MAX} channels: channels_max is {CELLS_MAX}"
+    )
+    reply(client.undeclare("last"), e.Done)
+    reply(client.declare("more"), e.ChannelDeclared)  # its cell is free again
 
 
 def test_defaults_that_cannot_be_are_refused_at_once() -> None:
