@@ -120,6 +120,28 @@ def test_update_counts_every_change(connect: Any, name: str) -> None:
     assert client.state(name).get() is None
 
 
+def test_many_who_update_at_once_all_come_through(connect: Any, name: str) -> None:
+    """Everybody's compare-and-set is in everybody's way."""
+    connect().declare(name, kind="state")
+    failures: list[BaseException] = []
+
+    def count(state: Any) -> None:
+        try:
+            for _ in range(15):
+                state.update(lambda value: b"%d" % (1 + int(value.payload if value else 0)))
+        except errors.TowpathError as error:
+            failures.append(error)
+
+    states = [connect().state(name) for _ in range(8)]
+    threads = [threading.Thread(target=count, args=(state,)) for state in states]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert not failures
+    assert states[0].get().payload == b"120"
+
+
 def test_watch_begins_with_the_value_and_tells_each_change(state: Any) -> None:
     with state.watch() as watch:
         assert watch.receive(DEADLINE_S).version == 0

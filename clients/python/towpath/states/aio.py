@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ class AsyncState(AsyncHandle):
         """Change the value by what it is; see :meth:`towpath.State.update`. ``change`` is a plain
         function.
         """
-        for _ in range(requests.UPDATE_ATTEMPTS):
+        for tries in range(requests.UPDATE_ATTEMPTS):
+            if tries:
+                await asyncio.sleep(requests.update_pause_s(tries))
             value = await self.look()
             payload = change(value if value.is_set else None)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -92,7 +93,8 @@ class State(Handle):
         return self._client._call(requests.delete(self.name, if_version=if_version))
 
     def update(self, change: Callable[[Value | None], Buffer | None]) -> int:
-        """Change the value by what it is: compare-and-set, again until nobody was quicker.
+        """Change the value by what it is: compare-and-set, again until nobody was quicker, after pauses of
+        chance length up to 50 ms.
 
         Args:
             change: gets the value, or None, and returns what it shall be; None deletes it. It may be called
@@ -105,7 +107,9 @@ class State(Handle):
             VersionConflict: others were quicker, 64 times.
             As for :meth:`set`.
         """
-        for _ in range(requests.UPDATE_ATTEMPTS):
+        for tries in range(requests.UPDATE_ATTEMPTS):
+            if tries:
+                time.sleep(requests.update_pause_s(tries))
             value = self.look()
             payload = change(value if value.is_set else None)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,21 @@ from towpath.waiting import Buffer
 VALUE_BYTES_MAX: Final = wire.REQUEST_BYTES_MAX - 4096
 UPDATE_ATTEMPTS: Final = 64
 """How often ``update`` tries again when somebody else was quicker."""
+UPDATE_PAUSE_FIRST_S: Final = 0.0005
+UPDATE_PAUSE_MAX_S: Final = 0.05
+
+
+def update_pause_s(attempt: int) -> float:
+    """How long ``update`` waits before it tries again: anything up to a bound that doubles with each attempt.
+    Those who were in each other's way once would be again, were the pause the same for all.
+
+    Args:
+        attempt: how often it has tried, 1 or more.
+
+    Returns:
+        Seconds, 0 to ``UPDATE_PAUSE_MAX_S``.
+    """
+    return random.uniform(0, min(UPDATE_PAUSE_FIRST_S * 2 ** min(attempt - 1, 16), UPDATE_PAUSE_MAX_S))
 
 
 def value_from_proto(value: values_pb2.Value) -> Value:
