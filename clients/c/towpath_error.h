@@ -33,6 +33,7 @@ enum {
     TOWPATH_E_LIMIT_EXCEEDED = -33,
     TOWPATH_E_QUEUE_FULL = -34,
     TOWPATH_E_STORE_FULL = -35,
+    TOWPATH_E_SUBSCRIPTION_IN_USE = -36,
     /* Time and availability; trying again may help. */
     TOWPATH_E_TIMEOUT = -40,
     TOWPATH_E_CANCELLED = -41, /* a signal handler ran while a call waited */
@@ -72,6 +73,7 @@ static inline const char *towpath_error_name(int code) {
     case TOWPATH_E_LIMIT_EXCEEDED: return "LIMIT_EXCEEDED";
     case TOWPATH_E_QUEUE_FULL: return "QUEUE_FULL";
     case TOWPATH_E_STORE_FULL: return "STORE_FULL";
+    case TOWPATH_E_SUBSCRIPTION_IN_USE: return "SUBSCRIPTION_IN_USE";
     case TOWPATH_E_TIMEOUT: return "TIMEOUT";
     case TOWPATH_E_CANCELLED: return "CANCELLED";
     case TOWPATH_E_UNAVAILABLE: return "UNAVAILABLE";

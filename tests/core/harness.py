@@ -125,12 +125,23 @@ class Client:
         exclude_origin: str = "",
         held: Mapping[int, int] | None = None,
         wants_doorbell: bool = False,
+        place: str = "",
+        takes_over: bool = False,
     ) -> tuple[int, list[Effect]]:
         """Attach a reader; return its id too."""
         reader = self.next_id() if reader is None else reader
         holding = {SourceId(source): slot for source, slot in (held or {}).items()}
         command = c.AttachReader(
-            self.caller(), channel, ReaderId(reader), slots, resumed, exclude_origin, holding, wants_doorbell
+            self.caller(),
+            channel,
+            ReaderId(reader),
+            slots,
+            resumed,
+            exclude_origin,
+            holding,
+            wants_doorbell,
+            place=place,
+            takes_over=takes_over,
         )
         return reader, self.core.apply(command)
 

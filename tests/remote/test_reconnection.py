@@ -13,6 +13,7 @@ from tests.remote.relay import Relay
 from tests.support.daemon import DaemonHandle, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
+from towpath.remote import following
 
 
 def receive_exactly(subscription: Any, count: int) -> list[Any]:
@@ -98,6 +99,44 @@ def test_nothing_is_lost_silently_while_the_connection_breaks_again_and_again(
         assert before.seq + 1 + after.missed == after.seq
     assert len(received) + subscription.lost == received[-1].seq
     assert subscription.lost > 0
+
+
+def test_a_subscription_with_a_name_gets_it_back(
+    client: Any, relay: Relay, local: towpath.Client, name: str
+) -> None:
+    kept = f"{name}.kept"
+    local.declare(kept, durable=True)
+    publisher = local.publisher(kept)
+    with client.subscribe(kept, place="me", start="all") as subscription:
+        for round_ in range(5):
+            publisher.publish_many([b"%d" % (100 * round_ + n) for n in range(100)])
+            messages = receive_exactly(subscription, 100)
+            assert [int(message.payload) for message in messages] == [
+                *range(100 * round_, 100 * round_ + 100)
+            ]
+            relay.cut()
+            relay.mend()  # the gateway may not have noticed when the client is back
+            wait_until(lambda: client.is_connected)
+        publisher.publish(b"500")
+        assert receive_exactly(subscription, 1)[0].payload == b"500"
+        with pytest.raises(errors.SubscriptionInUse):
+            local.subscribe(kept, place="me")
+        assert subscription.lost == 0
+
+
+def test_who_has_lost_his_name_meanwhile_is_told(
+    client: Any, relay: Relay, local: towpath.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PLACE_S", 0.2)
+    kept = f"{name}.kept"
+    local.declare(kept, durable=True)
+    subscription = client.subscribe(kept, place="me")
+    relay.cut()
+    wait_subscribers(local, kept, 0)
+    with local.subscribe(kept, place="me"):
+        relay.mend()
+        with pytest.raises(errors.SubscriptionInUse):
+            subscription.receive(timeout=DEADLINE_S)
 
 
 def test_a_publisher_goes_on(client: Any, relay: Relay, local: towpath.Client, name: str) -> None:

@@ -20,6 +20,7 @@ from towpath.errors import (
     LimitExceeded,
     PermissionDenied,
     SourceNotFound,
+    SubscriptionInUse,
     SubscriptionNotFound,
     TowpathError,
 )
@@ -31,7 +32,7 @@ from . import effects as e
 from .commands import Caller
 from .effects import Effect
 from .ids import CallId, ReaderId, SourceId
-from .limits import ORIGIN_CHARS_MAX
+from .limits import ORIGIN_CHARS_MAX, PLACE_BYTES_MAX
 from .pairs import Reader, Source
 from .parts import Handlers, Parts
 from .roles import check_kind
@@ -118,6 +119,7 @@ class Attaching:
             check_kind(command.channel, self._registry.require(command.channel).options.kind, command.role)
         elif command.role is not c.ReaderRole.SUBSCRIBER:
             raise InvalidArgument(f"{command.channel!r} is a pattern: a service is served by its name")
+        self._check_place(command, session)
         effects = self._topics.attach_reader(
             name=command.channel,
             reader_id=command.reader,
@@ -130,9 +132,35 @@ class Attaching:
             has_history=lambda name: not command.resumed and self._parts.options(name).history > 0,
             limits=self._registry.limits,
             role=command.role,
+            place=command.place,
         )
         self._sessions.use(command.reader)
         return [*effects, *self._show_stored(command.channel), *self._parts.reply(command.caller, e.Done())]
+
+    def _check_place(self, command: c.AttachReader, session: Session) -> None:
+        """Let a reader go by a name that nobody else goes by, or whose holder it may end: its own
+        principal's. To the kernel all of a gateway's peers are the daemon; they end each other's alone.
+
+        Raises:
+            InvalidArgument: it is no name.
+            SubscriptionInUse: somebody else goes by it.
+            PermissionDenied: and may not be ended by this principal.
+        """
+        place, topic = command.place, self._topics.topics.get(command.channel)
+        if len(place.encode()) > PLACE_BYTES_MAX:
+            raise InvalidArgument(f"a subscription's name has at most {PLACE_BYTES_MAX} bytes")
+        holder = topic.places.get(place) if topic is not None else None
+        if holder is None:
+            return
+        whose = f"subscription {place!r} of {command.channel!r}"
+        if not command.takes_over:
+            raise SubscriptionInUse(
+                f"{whose} is in use, by {holder.session.name or 'a program'} (pid {holder.session.pid})"
+            )
+        is_same = bool(holder.session.gateway) is bool(session.gateway)
+        is_admin = command.caller.is_admin and not session.gateway
+        if not is_admin and not (is_same and holder.principal == command.caller.principal):
+            raise PermissionDenied(f"{whose} is another's, {holder.principal}: only they can take it over")
 
     def _detach_reader(self, command: c.DetachReader) -> list[Effect]:
         reader = self._reader_of(command.caller, command.reader)

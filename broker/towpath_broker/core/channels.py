@@ -66,6 +66,7 @@ from towpath.errors import (
     InvalidArgument,
     LimitExceeded,
     SlowConsumer,
+    SubscriptionInUse,
     SubscriptionNotFound,
     TowpathError,
 )
@@ -303,6 +304,7 @@ class Topics:
         has_history: Callable[[str], bool],
         limits: Limits,
         role: ReaderRole = ReaderRole.SUBSCRIBER,
+        place: str = "",
     ) -> list[Effect]:
         """Make a session a subscriber: raise the cell, then tell it of each publisher.
 
@@ -312,6 +314,7 @@ class Topics:
         Args:
             name: a channel's name, or a pattern. O(channels) for a pattern.
             has_history: whether this reader begins with the history of the channel of this name.
+            place: the name that it goes by; whoever went by it on this channel ends.
 
         Raises:
             InvalidArgument: the slots are too many, or those held are not slots of this page, or are so
@@ -335,6 +338,7 @@ class Topics:
             free=free,
             slots=dict(held),
             role=role,
+            place=place if topic else "",
         )
         matching = [topic] if topic else [each for each in self.topics.values() if reader.matches(each.name)]
         wanted = [source for each in matching for source in each.sources.values() if reader.wants(source)]
@@ -348,11 +352,12 @@ class Topics:
                 f"{name!r} has {len(wanted)} publishers; of {slots} slots {free.bit_count()} are free",
                 hint="subscribe with more slots",
             )
+        ended = self._end_place(topic, place)
         self._add_reader(reader, matching)
         # Whoever comes for replies changes nothing for who is there already: a service's cell stays as it is,
         # and the other callers need not ask.
         is_news = wanted if role is ReaderRole.REPLIES else True
-        effects: list[Effect] = [self._bump(each) for each in matching if is_news and (topic or each.sources)]
+        effects = ended + [self._bump(each) for each in matching if is_news and (topic or each.sources)]
         effects.extend(
             source_excluded(source, reader)
             for each in matching
@@ -424,12 +429,22 @@ class Topics:
             source.topic.own = None
         self.admission.remove_source(source)
 
+    def _end_place(self, topic: Topic | None, place: str) -> list[Effect]:
+        """End the reader that goes by a name on a topic, if there is one."""
+        holder = topic.places.get(place) if topic else None
+        if holder is None:
+            return []
+        error = SubscriptionInUse(f"another program took over the subscription {place!r} of {holder.name!r}")
+        return [Notice(holder.session.id, SubscriptionEnded(holder.id, error)), *self.detach_reader(holder)]
+
     def _add_reader(self, reader: Reader, matching: Iterable[Topic]) -> None:
         self.readers[reader.id] = reader
         reader.session.readers[reader.id] = None
         self.admission.add_reader(reader)
         if reader.topic is not None:
             reader.topic.readers[reader.id] = reader
+            if reader.place:
+                reader.topic.places[reader.place] = reader
             reader.topic.replies += reader.role is ReaderRole.REPLIES
             if reader.session.is_own:
                 reader.topic.intake = reader
@@ -447,6 +462,8 @@ class Topics:
         self.admission.remove_reader(reader)
         if reader.topic is not None:
             del reader.topic.readers[reader.id]
+            if reader.place:
+                del reader.topic.places[reader.place]
             reader.topic.replies -= reader.role is ReaderRole.REPLIES
             if reader.session.is_own:
                 reader.topic.intake = None
@@ -468,6 +485,8 @@ class Topics:
         listed = sum(len(topic.readers) for topic in self.topics.values())
         assert listed + len(self._patterns) == len(self.readers)
         for topic in self.topics.values():
+            named = {reader.place: reader for reader in topic.readers.values() if reader.place}
+            assert topic.places == named and len(named) == sum(bool(r.place) for r in topic.readers.values())
             assert topic.patterns == sum(reader.matches(topic.name) for reader in self._patterns.values())
         for source in self.sources.values():
             assert source.id in source.session.sources and source.topic.sources[source.id] is source

@@ -401,6 +401,8 @@ class AttachReader(Command):
         channel: a channel's name, or a pattern.
         slots: that the control page has.
         held: the slots in use by sources of before, of a reader that is resumed.
+        place: of a channel: the name that this reader goes by, alone; empty: none.
+        takes_over: whoever goes by that name ends.
     """
 
     caller: Caller
@@ -412,6 +414,8 @@ class AttachReader(Command):
     held: Mapping[SourceId, int] = field(default_factory=dict)
     wants_doorbell: bool = False
     role: ReaderRole = ReaderRole.SUBSCRIBER
+    place: str = ""
+    takes_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ HISTORY_MAX: Final = 65_536
 DAY_MS: Final = 86_400_000
 STALL_MS_LIMIT: Final = DAY_MS
 """A day: the longest that ``stall_ms_max`` can say, short of for ever (0)."""
+PLACE_BYTES_MAX: Final = 128
+"""Of a named subscription."""
 ORIGIN_CHARS_MAX: Final = 128
 OPTION_RANGES: Final = {
     "history": (0, HISTORY_MAX),

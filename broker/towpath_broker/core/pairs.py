@@ -24,6 +24,7 @@ class Topic:
         own: the core's own source, if there is one; one of ``sources``.
         intake: the core's own reader, where it stands between publishers and subscribers; one of ``readers``.
         answerers, replies: how many of ``sources`` and of ``readers`` have these roles.
+        places: those of ``readers`` that go by a name, by that.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Topic:
     replies: int = 0
     sources: dict[SourceId, Source] = field(default_factory=dict)
     readers: dict[ReaderId, Reader] = field(default_factory=dict)
+    places: dict[str, Reader] = field(default_factory=dict)
 
     @property
     def publishers(self) -> int:
@@ -88,6 +90,7 @@ class Reader:
         free: bit i is set while slot i serves no source; ``slots`` has the others.
         parted: live sources that it was parted from, and that must hear when it has gone: it may hold loaned
             messages of theirs.
+        place: the name that it alone goes by on its channel; empty: none.
     """
 
     id: ReaderId
@@ -102,6 +105,7 @@ class Reader:
     slots: dict[SourceId, int] = field(default_factory=dict)
     role: ReaderRole = ReaderRole.SUBSCRIBER
     parted: set[SourceId] = field(default_factory=set)
+    place: str = ""
 
     def wants(self, source: Source) -> bool:
         """Whether the source is for this reader: its channel, role and side of the core, not its own echo."""

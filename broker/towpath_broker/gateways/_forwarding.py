@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from google.protobuf.message import Message
 
@@ -125,13 +125,22 @@ class _Answers:
         return self._items.popleft()
 
 
-def beginning(request: SubscribeRequest) -> tuple[model.Start | None, str]:
-    """Where a peer's subscription begins, and the name of its place.
+class Beginning(TypedDict):
+    """How a peer's subscription begins, as ``AsyncClient.subscribe`` is told."""
+
+    start: model.Start | None
+    place: str
+    take_over: bool
+
+
+def beginning(request: SubscribeRequest) -> Beginning:
+    """How a peer's subscription begins.
 
     Raises:
         InvalidArgument: that is no place to begin.
     """
-    return (convert.start_from_proto(request.start) if request.HasField("start") else None), request.name
+    start = convert.start_from_proto(request.start) if request.HasField("start") else None
+    return {"start": start, "place": request.name, "take_over": request.takes_over}
 
 
 def subscribed_to(subscription: AsyncSubscription) -> Subscribed:

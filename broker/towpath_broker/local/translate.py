@@ -105,6 +105,8 @@ def _attach_reader(caller: Caller, body: frame_pb2.AttachReaderRequest) -> comma
         held,
         body.wants_doorbell,
         _role(ReaderRole, body.role),
+        body.name,
+        body.takes_over,
     )
 
 

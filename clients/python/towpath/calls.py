@@ -331,6 +331,17 @@ def detach_source(source: int) -> Call[None]:
     return Call("detach_source_request", body, "detach_source_response", _nothing)
 
 
+@dataclass(frozen=True, slots=True)
+class ReaderName:
+    """The name that a subscription of a durable topic goes by, and whether whoever has it ends."""
+
+    name: str = ""
+    takes_over: bool = False
+
+
+NAMELESS: Final = ReaderName()
+
+
 def attach_reader(
     channel: str,
     reader: int,
@@ -341,6 +352,7 @@ def attach_reader(
     held: Mapping[int, int] | None = None,
     role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
     principal: str = "",
+    name: ReaderName = NAMELESS,
 ) -> Call[None]:
     """With ``held`` (source to slot), a subscription is taken up again. ``channel`` may be a pattern. Goes
     with the control page's descriptor.
@@ -355,6 +367,8 @@ def attach_reader(
         resumed=held is not None,
         held=[frame_pb2.HeldSlot(source=source, slot=slot) for source, slot in (held or {}).items()],
         role=role,
+        name=name.name,
+        takes_over=name.takes_over,
     )
     return Call("attach_reader_request", body, "attach_reader_response", _nothing, principal)
 

@@ -17,7 +17,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from towpath import calls, model, wire
-from towpath.errors import ChannelUndeclared, MessageTooLarge, NotSupported, SourceNotFound, TowpathError
+from towpath.errors import (
+    ChannelUndeclared,
+    MessageTooLarge,
+    NotSupported,
+    SourceNotFound,
+    SubscriptionInUse,
+    TowpathError,
+)
 from towpath.loans import LOAN_BYTES, SharedLoan, in_use, not_ours, too_large
 from towpath.names import is_pattern
 from towpath.v1 import frame_pb2
@@ -193,6 +200,7 @@ class ReaderState:
         unconfirmed: sources of before a reconnection that have not come back yet.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
         troubles: what the program must be told once, although the subscription goes on.
+        place: of a durable topic: the name that it goes by; empty: none.
         role: a number of ``frame_pb2.ReaderRole``.
         principal: for whom a gateway reads; empty for the session's own.
         parties: of a service: of each source, the reader of its own session that belongs to it, and for whom
@@ -234,15 +242,25 @@ class ReaderState:
         self.overtaken: set[int] = set()
         self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
         self.parties: dict[int, tuple[int, str]] = {}
+        self.place = ""
         self.wake: Callable[[], None] = self.reader.notify
 
     def end(self, error: TowpathError) -> None:
-        """No new source will come; what is in the rings is still handed out."""
+        """No new source will come; what is in the rings is still handed out, unless another subscription
+        has taken this one's place: to that it is given.
+        """
         if self.ended is None:
             self.ended = error
             for source in self.following:
                 self.reader.finish(source)
+            if self.is_taken_over:
+                self.following.clear()
             self.wake()
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another subscription goes by this one's name now."""
+        return isinstance(self.ended, SubscriptionInUse)
 
     def close(self, why: TowpathError) -> None:
         """Hand out nothing more."""

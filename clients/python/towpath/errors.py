@@ -47,6 +47,7 @@ class Code(IntEnum):
     LIMIT_EXCEEDED = 33
     QUEUE_FULL = 34
     STORE_FULL = 35
+    SUBSCRIPTION_IN_USE = 36
     TIMEOUT = 40
     CANCELLED = 41
     UNAVAILABLE = 42
@@ -212,6 +213,14 @@ TABLE: Final[dict[Code, Row]] = {
         75,
         True,
         "make room on the disk of the state directory",
+    ),
+    Code.SUBSCRIPTION_IN_USE: Row(
+        Family.REFUSAL,
+        "FAILED_PRECONDITION",
+        _errno.EBUSY,
+        73,
+        True,
+        "end the other one, or take its place: take_over=True, --take-over",
     ),
     Code.TIMEOUT: Row(Family.REFUSAL, "DEADLINE_EXCEEDED", _errno.ETIMEDOUT, 124, True, ""),
     Code.CANCELLED: Row(Family.REFUSAL, "CANCELLED", _errno.ECANCELED, 130, True, ""),
@@ -513,6 +522,12 @@ class StoreFull(TowpathError):
     """There is no room on the disk, or the store has reached its bound; nothing of the call was kept."""
 
     code = Code.STORE_FULL
+
+
+class SubscriptionInUse(TowpathError):
+    """Another subscription goes by this name, or has taken this one's place."""
+
+    code = Code.SUBSCRIPTION_IN_USE
 
 
 class Timeout(TowpathError, TimeoutError):

@@ -197,6 +197,7 @@ class ClientProtocol(Exchange):
         role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
         principal: str = "",
         held_max: int = 0,
+        place: calls.ReaderName = calls.NAMELESS,
     ) -> ReaderState:
         """Make a control page, and queue the call that attaches it; ``done`` as for :meth:`new_source`.
 
@@ -210,11 +211,12 @@ class ClientProtocol(Exchange):
             state = ReaderState(
                 channel, self._take_id(), exclude_origin, wants_doorbell, role, principal, held_max
             )
+        state.place = place.name
         self.readers[state.id] = state
-        self._attach_reader(state, done)
+        self._attach_reader(state, done, takes_over=place.takes_over)
         return state
 
-    def _attach_reader(self, state: ReaderState, done: Handler) -> None:
+    def _attach_reader(self, state: ReaderState, done: Handler, *, takes_over: bool = False) -> None:
         call = calls.attach_reader(
             state.channel,
             state.id,
@@ -224,6 +226,7 @@ class ClientProtocol(Exchange):
             held=state.slots if state.is_attached else None,
             role=state.role,
             principal=state.principal,
+            name=calls.ReaderName(state.place, takes_over),
         )
         call.body.resume_token = state.resume_token
 

@@ -56,6 +56,7 @@ class SavedPlace:
         self._channel = channel
         self._seq = self._saved_seq = 0
         self._asked_seq = 0
+        self._is_stopped = False
 
     def dealt(self, next_seq: int) -> None:
         """Everything before this seq was dealt with."""
@@ -63,8 +64,12 @@ class SavedPlace:
         if not self._asked_seq:
             self._save()
 
+    def stop(self) -> None:
+        """The place is another's now: save no more."""
+        self._is_stopped = True
+
     def _save(self) -> None:
-        if self._seq == self._saved_seq:
+        if self._is_stopped or self._seq == self._saved_seq:
             return
         self._asked_seq = self._seq
         if self._client._post(calls.save_place(self._channel, self.name, self._seq), self._told) is None:

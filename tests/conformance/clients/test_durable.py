@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -220,6 +221,53 @@ def test_a_place_is_saved_when_the_next_is_received(client: Any, name: str) -> N
     subscription.close()
     publish_numbers(publisher, 6, 1)
     assert receive_exactly(client.subscribe(name, place="p"), 1)[0].seq == 6
+
+
+def test_one_subscription_at_a_time_goes_by_a_name(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publish_numbers(client.publisher(name), 1, 20)
+    first, other = client.subscribe(name, place="me", start="all"), connect()
+    for again in (client, other):
+        with pytest.raises(errors.SubscriptionInUse, match="'me'"):
+            again.subscribe(name, place="me", start="all")
+    with other.subscribe(name, place="you", start="all") as another:
+        assert numbers(receive_exactly(another, 20)) == [*range(1, 21)]
+    assert numbers(receive_exactly(first, 20)) == [*range(1, 21)]
+    first.save_place(DEADLINE_S)
+    first.close()
+    with wait_subscribed(other, name, "me") as successor:
+        publish_numbers(client.publisher(name), 21, 5)
+        assert numbers(receive_exactly(successor, 5)) == [*range(21, 26)]
+
+
+def wait_subscribed(client: Any, name: str, place: str) -> Any:
+    """Subscribe, as soon as the core has heard that the name is free."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return client.subscribe(name, place=place)
+        except errors.SubscriptionInUse:
+            assert time.monotonic() < deadline
+
+
+def test_a_name_is_taken_over_by_who_says_so(client: Any, connect: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    publish_numbers(client.publisher(name), 1, 100)
+    first = connect().subscribe(name, place="me", start="all")
+    assert numbers(first.receive_many(10, timeout=DEADLINE_S)) == [*range(1, 11)]
+    first.save_place(DEADLINE_S)
+    second = client.subscribe(name, place="me", take_over=True)
+    with pytest.raises(errors.SubscriptionInUse, match="took over"):
+        while True:  # at most what was in hand already
+            first.receive(timeout=DEADLINE_S)
+    with pytest.raises(errors.SubscriptionInUse):
+        first.save_place(DEADLINE_S)
+    assert numbers(receive_exactly(second, 90)) == [*range(11, 101)]
+    first.close()
+    publish_numbers(client.publisher(name), 101, 1)
+    assert numbers(receive_exactly(second, 1)) == [101]
+    second.save_place(DEADLINE_S)
+    assert [place.seq for place in client.places(name)] == [102]
 
 
 def test_a_message_with_an_id_is_stored_once(client: Any, name: str) -> None:

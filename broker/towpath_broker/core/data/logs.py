@@ -23,6 +23,7 @@ from typing import Final
 
 from towpath.errors import InvalidArgument, LimitExceeded, NotSupported, SubscriptionNotFound
 from towpath_broker.core.commands import ChannelOptions
+from towpath_broker.core.limits import PLACE_BYTES_MAX
 
 from .commands import FindStored, HeadsLoaded, Publish, ReadStored, SavePlace, StartAt, TakeIn
 from .dedupe import Ids
@@ -49,7 +50,6 @@ HEADS_MAX: Final = 1024
 READ_BYTES_MAX: Final = 4 << 20
 """Bytes of parcels that one call reads at most."""
 READ_BYTES_DEFAULT: Final = 1 << 20
-PLACE_BYTES_MAX: Final = 128
 NS_PER_MS: Final = 1_000_000
 
 

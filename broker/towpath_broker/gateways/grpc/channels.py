@@ -212,10 +212,8 @@ class ChannelsService:
     async def _send(self, context: Context, window: Window) -> None:
         settings = self._gateway.settings
         channel = await window.opened()
-        start, place = _forwarding.beginning(window.first)
-        async with await self._gateway.client.subscribe(
-            channel, start=start, place=place, held_max=0
-        ) as subscription:
+        beginning = _forwarding.beginning(window.first)
+        async with await self._gateway.client.subscribe(channel, held_max=0, **beginning) as subscription:
             subscribed = _forwarding.subscribed_to(subscription)
             await context.write(channels_pb2.SubscribeResponse(subscribed=subscribed))
             while count_max := await window.room(settings.batch_messages_max):

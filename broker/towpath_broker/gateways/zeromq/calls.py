@@ -299,10 +299,8 @@ class Calls:
 
     async def _subscribe(self, call: Call) -> Frame:
         request = call.request.subscribe_request
-        start, place = _forwarding.beginning(request)
-        async with await self._client.subscribe(
-            request.channel, start=start, place=place, held_max=0
-        ) as subscription:
+        beginning = _forwarding.beginning(request)
+        async with await self._client.subscribe(request.channel, held_max=0, **beginning) as subscription:
             began = Frame(id=call.id)
             began.subscribe_response.subscribed.CopyFrom(_forwarding.subscribed_to(subscription))
             await self._deliver(call, began, None)

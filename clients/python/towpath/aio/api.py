@@ -95,6 +95,7 @@ class AsyncClient(AsyncKinds, AsyncServices, AsyncHandle):
         exclude_origin: str = "",
         start: model.Start | None = None,
         place: str = "",
+        take_over: bool = False,
         held_max: int = HELD_MAX,
     ) -> AsyncSubscription:
         """Subscribe: nothing published after this returned is missed; see
@@ -351,10 +352,17 @@ class AsyncChannel(AsyncHandle):
         return await publisher.publish_many(payloads, headers=headers, timeout=timeout, confirm=confirm)
 
     async def subscribe(
-        self, *, start: model.Start | None = None, place: str = "", held_max: int = HELD_MAX
+        self,
+        *,
+        start: model.Start | None = None,
+        place: str = "",
+        take_over: bool = False,
+        held_max: int = HELD_MAX,
     ) -> AsyncSubscription:
         """Subscribe; see :meth:`towpath.Client.subscribe`."""
-        return await self._client.subscribe(self.name, start=start, place=place, held_max=held_max)
+        return await self._client.subscribe(
+            self.name, start=start, place=place, take_over=take_over, held_max=held_max
+        )
 
     async def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> AsyncConsumer:
         """Consume, where it is a queue; see :meth:`towpath.Client.consume`."""

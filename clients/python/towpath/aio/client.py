@@ -179,13 +179,19 @@ class LocalAsyncClient(AsyncClient):
         exclude_origin: str = "",
         start: model.Start | None = None,
         place: str = "",
+        take_over: bool = False,
         held_max: int = HELD_MAX,
     ) -> LocalAsyncSubscription:
         protocol = self._protocol
 
         async def attach() -> LocalAsyncSubscription:
             begin = functools.partial(
-                protocol.new_reader, name, exclude_origin, wants_doorbell=True, held_max=held_max
+                protocol.new_reader,
+                name,
+                exclude_origin,
+                wants_doorbell=True,
+                held_max=held_max,
+                place=calls.ReaderName(place, take_over),
             )
             state = await self._attach(begin, protocol.forget_reader, deadline)
             state.wake = lambda: self._wake(state)

@@ -43,10 +43,17 @@ def run(arguments: Namespace) -> int:
     check_pattern(arguments.channel)
     refusals = Refusals("not printed")
     write = _writer(arguments, refusals)
-    beginning = {"start": arguments.start, "place": arguments.place or ""}
+    if arguments.take_over and not arguments.place:
+        raise UsageError("--take-over without --place", "a name is taken over: say which")
     with (
         connect(arguments) as client,
-        client.subscribe(arguments.channel, held_max=0, **beginning) as subscription,
+        client.subscribe(
+            arguments.channel,
+            start=arguments.start,
+            place=arguments.place or "",
+            take_over=arguments.take_over,
+            held_max=0,
+        ) as subscription,
     ):
         streams.leave_when_output_closes()
         try:

@@ -112,13 +112,14 @@ class RemoteAsyncClient(AsyncClient):
         exclude_origin: str = "",
         start: model.Start | None = None,
         place: str = "",
+        take_over: bool = False,
         held_max: int = HELD_MAX,
     ) -> RemoteAsyncSubscription:
         if exclude_origin:
             raise _needs_the_host("exclude_origin")
         check_held_max(held_max)  # from afar all payloads are copies
         subscription = RemoteAsyncSubscription(
-            self._session, name, self._handles.discard, start=start, place=place
+            self._session, name, self._handles.discard, start=start, place=place, takes_over=take_over
         )
         subscription.save_with(self)
         await subscription.open(deadline_ns(CALL_TIMEOUT_S))

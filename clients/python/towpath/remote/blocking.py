@@ -227,11 +227,17 @@ class RemoteClient(Client):
         exclude_origin: str = "",
         start: model.Start | None = None,
         place: str = "",
+        take_over: bool = False,
         held_max: int = HELD_MAX,
     ) -> RemoteSubscription:
         inner = self._portal.run(
             self._inner.subscribe(
-                name, exclude_origin=exclude_origin, start=start, place=place, held_max=held_max
+                name,
+                exclude_origin=exclude_origin,
+                start=start,
+                place=place,
+                take_over=take_over,
+                held_max=held_max,
             )
         )
         return RemoteSubscription(self._portal, inner)

@@ -32,6 +32,7 @@ from towpath.errors import (
     ChannelUndeclared,
     ConnectionLost,
     SlowConsumer,
+    SubscriptionInUse,
     Timeout,
     TowpathError,
     Unavailable,
@@ -42,10 +43,20 @@ from towpath.remote.session import Session
 from towpath.stored import SavedPlace
 from towpath.v1.channels_pb2 import SubscribeRequest
 from towpath.v1.store_pb2 import Start
-from towpath.waiting import RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, remaining_ns, seconds
+from towpath.waiting import (
+    RECONNECT_FIRST_S,
+    RECONNECT_MAX_S,
+    deadline_ns,
+    remaining_ns,
+    seconds,
+    sooner_ns,
+)
 
 EVENTS_MAX: Final = 4_096
 """Changes of the registry that wait for the program; beyond, nothing more is read."""
+
+PLACE_S: Final = 30.0
+"""How long a subscription that goes by a name tries to get that back on a new connection."""
 
 _TRY_AGAIN: Final = (Cancelled, ConnectionLost, Timeout, Unavailable)
 """What ends a stream but not what is carried on it."""
@@ -66,11 +77,15 @@ class RemoteAsyncSubscription(AsyncSubscription):
         *,
         start: model.Start | None = None,
         place: str = "",
+        takes_over: bool = False,
     ) -> None:
         super().__init__(name)
         self._session = session
         self._begin = SubscribeRequest(
-            channel=name, start=None if start is None else convert.start_to_proto(start), name=place
+            channel=name,
+            start=None if start is None else convert.start_to_proto(start),
+            name=place,
+            takes_over=takes_over,
         )
         self._place = place
         self._saver: SavedPlace | None = None
@@ -107,7 +122,8 @@ class RemoteAsyncSubscription(AsyncSubscription):
     def _request(self) -> SubscribeRequest:
         """What to ask for: at first as the program said, then to go on behind what was received."""
         if self._inbox.is_stored and self._inbox.next_seq is not None:
-            return SubscribeRequest(channel=self.name, start=Start(seq=self._inbox.next_seq))
+            start = Start(seq=self._inbox.next_seq)
+            return SubscribeRequest(channel=self.name, start=start, name=self._place)
         request = SubscribeRequest()
         request.CopyFrom(self._begin)
         return request
@@ -122,12 +138,13 @@ class RemoteAsyncSubscription(AsyncSubscription):
     async def _follow(self, connection: Connection) -> None:
         """Fill the inbox until the subscription ends."""
         pause_s = RECONNECT_FIRST_S
+        place_deadline = 0
         while True:
             try:
                 if self._stream is None:
                     connection = await self._session.ready()
                     self._stream = await connection.subscribe(self._request(), len(self._inbox))
-                pause_s = RECONNECT_FIRST_S
+                pause_s, place_deadline = RECONNECT_FIRST_S, 0
                 await self._read(connection, self._stream)
             except SlowConsumer as error:
                 self._stream = None
@@ -137,7 +154,13 @@ class RemoteAsyncSubscription(AsyncSubscription):
                 if self._session.ended is not None:
                     self._end(self._session.ended)
                     return
-                if not isinstance(error, _TRY_AGAIN):
+                if stream is None and isinstance(error, SubscriptionInUse):
+                    # By ourselves, perhaps, on the connection that broke, until the gateway notices.
+                    place_deadline = place_deadline or sooner_ns(None, PLACE_S)
+                    if remaining_ns(place_deadline) == 0:
+                        self._end(error)
+                        return
+                elif not isinstance(error, _TRY_AGAIN):
                     self._end(self._reason(error))
                     if stream is not None:
                         await stream.close()
@@ -190,6 +213,10 @@ class RemoteAsyncSubscription(AsyncSubscription):
         return error
 
     def _end(self, error: TowpathError) -> None:
+        if isinstance(error, SubscriptionInUse):  # what is held is given to whoever took the place
+            self._inbox.close(error)
+            if self._saver is not None:
+                self._saver.stop()
         self._inbox.end(error)
         self._changed.set()
 
@@ -212,11 +239,15 @@ class RemoteAsyncSubscription(AsyncSubscription):
         """Remember that everything before a seq was dealt with; None: nothing is known to have been."""
         if not self._place:
             raise calls.no_place(self.name)
+        if isinstance(self._inbox.ended, SubscriptionInUse):
+            raise self._inbox.ended.again()
         if seq is not None:
             call = calls.save_place(self.name, self._place, seq)
             await self._session.ask(call, deadline_ns(timeout))
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
+        if isinstance(self._inbox.ended, SubscriptionInUse):
+            raise self._inbox.ended.again()
         if self._saver is not None and self._taken_seq is not None:
             self._saver.dealt(self._taken_seq)
         messages = await self._take_held(count_max, bytes_max, timeout)

@@ -92,6 +92,7 @@ class Client(Kinds, Services, Handle):
         exclude_origin: str = "",
         start: model.Start | None = None,
         place: str = "",
+        take_over: bool = False,
         held_max: int = HELD_MAX,
     ) -> Subscription:
         """Subscribe: nothing published after this returned is missed.
@@ -101,13 +102,18 @@ class Client(Kinds, Services, Handle):
             start: of a durable topic: where to begin. None: with what is published from now on.
             place: of a durable topic: the name of this subscription, which the daemon remembers: it goes on
                 where the one of that name had come to, or, the first time, at ``start``. Whatever was
-                received counts as dealt with when the next is received (see ``save_place``).
+                received counts as dealt with when the next is received (see ``save_place``). One subscription
+                at a time goes by a name.
+            take_over: end the one that goes by this name now, should there be one; it gets SubscriptionInUse,
+                and hands out nothing more. What it had handed out and not saved is handed out again.
             held_max: how many loaned messages (:meth:`Publisher.loan`) it may hold at a time, 0 to 65,536.
                 Their payloads are read-only memoryviews of the publisher's memory, which stays as it is for
                 as long as somebody has one; beyond this number, and with 0, they are ``bytes``, copied.
 
         Raises:
             ChannelNotFound, LimitExceeded (subscribers per channel), QuotaExceeded.
+            SubscriptionInUse: another one goes by this name.
+            PermissionDenied: and is another user's, so that it cannot be taken over.
             InvalidArgument: ``start`` or ``place``, and it is no durable topic, or a pattern; ``held_max``.
         """
 
@@ -524,10 +530,17 @@ class Channel(Handle):
         return self.publisher().publish_many(payloads, headers=headers, timeout=timeout, confirm=confirm)
 
     def subscribe(
-        self, *, start: model.Start | None = None, place: str = "", held_max: int = HELD_MAX
+        self,
+        *,
+        start: model.Start | None = None,
+        place: str = "",
+        take_over: bool = False,
+        held_max: int = HELD_MAX,
     ) -> Subscription:
         """Subscribe; see :meth:`Client.subscribe`."""
-        return self._client.subscribe(self.name, start=start, place=place, held_max=held_max)
+        return self._client.subscribe(
+            self.name, start=start, place=place, take_over=take_over, held_max=held_max
+        )
 
     def consume(self, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
         """Consume, where it is a queue; see :meth:`Client.consume`."""

@@ -189,13 +189,19 @@ class LocalClient(Client):
         exclude_origin: str = "",
         start: model.Start | None = None,
         place: str = "",
+        take_over: bool = False,
         held_max: int = HELD_MAX,
     ) -> LocalSubscription:
         protocol = self._protocol
 
         def attach() -> LocalSubscription:
             begin = functools.partial(
-                protocol.new_reader, name, exclude_origin, wants_doorbell=False, held_max=held_max
+                protocol.new_reader,
+                name,
+                exclude_origin,
+                wants_doorbell=False,
+                held_max=held_max,
+                place=calls.ReaderName(place, take_over),
             )
             subscription = LocalSubscription(self, self._attach(begin, protocol.forget_reader, deadline))
             if start is not None or place:

@@ -320,18 +320,28 @@ class LocalSubscription(Subscription):
     def save_place(self, timeout: float | None = None) -> None:
         if self._place is None:
             raise calls.no_place(self.name)
+        if self._state.is_taken_over:
+            raise self._ended_by_other()
         if self.next_seq is not None:
             self._client._call(
                 calls.save_place(self.name, self._place.name, self.next_seq), deadline_ns(timeout)
             )
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
+        if self._state.is_taken_over:
+            raise self._ended_by_other()
         if self._place is not None and self._taken_seq is not None:
             self._place.dealt(self._taken_seq)
         messages = self._take_sorted(count_max, bytes_max, deadline_ns(timeout))
         if messages and (self._state.stored or self._taken_seq is not None):
             self._taken_seq = messages[-1].seq + 1
         return messages
+
+    def _ended_by_other(self) -> TowpathError:
+        """Another subscription has taken the place, which is no longer ours to move."""
+        assert self._state.ended is not None and self._place is not None
+        self._place.stop()
+        return self._state.ended.again()
 
     def _take_sorted(self, count_max: int, bytes_max: int, deadline: int | None) -> list[Message]:
         """Take what comes next: of the store, where there is a gap, or of the rings."""

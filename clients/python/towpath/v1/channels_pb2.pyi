@@ -159,6 +159,7 @@ class SubscribeRequest(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    TAKES_OVER_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """Required in the first request, empty in later ones. A channel's name, or a pattern: in `plant.*.temp` the `*` stands
     for one level, in `plant.>` the `>` for one or more. A pattern follows channels that are declared later, too.
@@ -168,7 +169,11 @@ class SubscribeRequest(_message.Message):
     control alone (gRPC), or the server's default window (ZeroMQ, which has none of its own).
     """
     name: _builtins.str
-    """Durable topics: goes on where the subscription of that name has its place; SavePlace moves it."""
+    """Durable topics: goes on where the subscription of that name has its place; SavePlace moves it. One at a time has a
+    name: SUBSCRIPTION_IN_USE.
+    """
+    takes_over: _builtins.bool
+    """End the subscription that has the name now."""
     @_builtins.property
     def start(self) -> _store_pb2.Start:
         """Durable topics: where to begin; unset: with what is published from now on."""
@@ -180,10 +185,11 @@ class SubscribeRequest(_message.Message):
         credit: _builtins.int = ...,
         start: _store_pb2.Start | None = ...,
         name: _builtins.str = ...,
+        takes_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "credit", b"credit", "name", b"name", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "credit", b"credit", "name", b"name", "start", b"start", "takes_over", b"takes_over"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     ERROR_CODE_LIMIT_EXCEEDED: _ErrorCode.ValueType  # 33
     ERROR_CODE_QUEUE_FULL: _ErrorCode.ValueType  # 34
     ERROR_CODE_STORE_FULL: _ErrorCode.ValueType  # 35
+    ERROR_CODE_SUBSCRIPTION_IN_USE: _ErrorCode.ValueType  # 36
     ERROR_CODE_TIMEOUT: _ErrorCode.ValueType  # 40
     """Time and availability; trying again may help."""
     ERROR_CODE_CANCELLED: _ErrorCode.ValueType  # 41
@@ -115,6 +116,7 @@ ERROR_CODE_QUOTA_EXCEEDED: ErrorCode.ValueType  # 32
 ERROR_CODE_LIMIT_EXCEEDED: ErrorCode.ValueType  # 33
 ERROR_CODE_QUEUE_FULL: ErrorCode.ValueType  # 34
 ERROR_CODE_STORE_FULL: ErrorCode.ValueType  # 35
+ERROR_CODE_SUBSCRIPTION_IN_USE: ErrorCode.ValueType  # 36
 ERROR_CODE_TIMEOUT: ErrorCode.ValueType  # 40
 """Time and availability; trying again may help."""
 ERROR_CODE_CANCELLED: ErrorCode.ValueType  # 41

@@ -903,6 +903,8 @@ class AttachReaderRequest(_message.Message):
     WANTS_DOORBELL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TAKES_OVER_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """A channel's name, or a pattern: `plant.*.temp`, `plant.>`."""
     reader: _builtins.int
@@ -917,6 +919,10 @@ class AttachReaderRequest(_message.Message):
     role: Global___ReaderRole.ValueType
     resume_token: _builtins.bytes
     """With `resumed`: as in the response that gave the session this reader."""
+    name: _builtins.str
+    """Of a durable topic: the name of this subscription; SUBSCRIPTION_IN_USE while another one has it."""
+    takes_over: _builtins.bool
+    """End the one that has the name; those of one's own principal only."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldSlot]:
         """With `resumed`: the slots in use, so that each source keeps its own."""
@@ -933,10 +939,12 @@ class AttachReaderRequest(_message.Message):
         wants_doorbell: _builtins.bool = ...,
         role: Global___ReaderRole.ValueType = ...,
         resume_token: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+        takes_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "exclude_origin", b"exclude_origin", "held", b"held", "reader", b"reader", "resume_token", b"resume_token", "resumed", b"resumed", "role", b"role", "slots", b"slots", "wants_doorbell", b"wants_doorbell"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "exclude_origin", b"exclude_origin", "held", b"held", "name", b"name", "reader", b"reader", "resume_token", b"resume_token", "resumed", b"resumed", "role", b"role", "slots", b"slots", "takes_over", b"takes_over", "wants_doorbell", b"wants_doorbell"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class ConsumeRequest(_message.Message):
     """Consumes a queue: each message goes to one consumer, and stays until that consumer has settled it. Ends when the caller
     cancels; whatever is not settled then goes back into the queue at once.
+
+    A delivery that is not settled within `ack_ms` goes back too. A consumer that this happened to may be stopped or hang, so
+    it is dealt nothing more until it speaks: until a SettleRequest of it comes that settles or extends anything, be it too
+    late for that, or refused. Whoever consumes therefore settles all it gets, in the end; who lets a deadline pass on
+    purpose, instead of returning the delivery, waits for ever.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

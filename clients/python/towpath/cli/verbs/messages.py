@@ -72,6 +72,11 @@ def _sub(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="go on where the subscription of that name left off, and remember where this one does",
     )
+    stored.add_argument(
+        "--take-over",
+        action="store_true",
+        help="end the subscription that goes by that name now, if one does",
+    )
     add_framing(parser, "a newline after each message, whatever is in it")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object on each line")
