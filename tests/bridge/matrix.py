@@ -30,7 +30,6 @@ import sysv_ipc
 
 import towpath
 from tests.bridge.foreign import program
-from tests.support.daemon import DaemonHandle
 from tests.support.deadlines import DEADLINE_S
 from towpath.model import BindingInfo, BindingReport, Direction
 
@@ -46,6 +45,7 @@ class Keeps(StrEnum):
     VALUES = "all, in order; of each one integer"
     COALESCED = "the first, and then some, in order; of each one integer"
     LATEST = "the latest, never a torn one"
+    SEEN = "all, in order; what SUB misses, being best effort, shows in seq"
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,16 @@ MECHANISMS: Final = {
 }
 
 
+REMOTES: Final = {
+    each.name: each
+    for each in (
+        Mechanism("ZeroMQ PUSH and SUB, from npm", Keeps.SEEN, "", "zeromq"),
+        Mechanism("gRPC, from npm", Keeps.ALL, "", "grpc"),
+    )
+}
+ALL: Final = MECHANISMS | REMOTES
+
+
 class End:
     """One mechanism in one run: its place, its binding and the foreign program.
 
@@ -133,6 +143,8 @@ class End:
 
     def __init__(self, mechanism: Mechanism, direction: Direction, folder: Path, bridge_pid: int) -> None:
         self.mechanism = mechanism
+        self.name = mechanism.name
+        self.keeps = mechanism.keeps
         self._direction = direction
         self._bridge_pid = bridge_pid
         self._file = folder / f"{direction}-{mechanism.foreign}-{secrets.token_hex(4)}"
@@ -208,8 +220,17 @@ class End:
         """Whether the foreign program knows when it has done its part."""
         return self.mechanism.keeps is not Keeps.COALESCED
 
-    def received(self, report: Callable[[], BindingReport], published: Callable[[], int]) -> list[bytes]:
+    def report(self, client: towpath.Client, channel: str) -> Callable[[], BindingReport] | None:
+        """Return what asks for the binding's report; None where there is no binding."""
+        assert self.binding is not None
+        binding = self.binding.id
+        return lambda: next(info.report for info in client.bindings(channel) if info.id == binding)
+
+    def received(
+        self, report: Callable[[], BindingReport] | None, published: Callable[[], int]
+    ) -> list[bytes]:
         """Wait until the foreign program has received all that it will; return that."""
+        assert report is not None
         if self.process is None:
             _until(lambda: report().state == "stopped", report)
         else:
@@ -245,54 +266,44 @@ class Run:
 
     Attributes:
         published: what was on the channel, up to the last number.
-        report: of the binding that brought it.
+        report: of the binding that brought it; None where none did.
         received: by the mechanism it was carried into; an error in place of what one did not get.
     """
 
     published: list[bytes]
-    report: BindingReport
+    report: BindingReport | None
     received: dict[str, list[bytes] | Exception]
 
 
-def run(daemon: DaemonHandle, client: towpath.Client, folder: Path, source: str, sinks: Iterable[str]) -> Run:
-    """Carry the numbers from one mechanism into others, all at once."""
+def run(client: towpath.Client, source: End, sinks: Iterable[End]) -> Run:
+    """Carry the numbers from one end into others, all at once."""
     channel = f"matrix-{secrets.token_hex(4)}"
     client.declare(channel, stall_ms_max=0)
-    pid = daemon.gateway("bridge").pid
     with ExitStack() as stack:
         stack.callback(client.undeclare, channel, force=True)
         subscription = stack.enter_context(client.subscribe(channel))
-        outs: dict[str, End] = {}
-        for name in sinks:
-            outs[name] = End(MECHANISMS[name], "out", folder, pid)
-            stack.callback(outs[name].close)
-            outs[name].open(client, channel)
-        into = End(MECHANISMS[source], "in", folder, pid)
-        stack.callback(into.close)
-        into.open(client, channel)
-        into.go()
+        outs = list(sinks)
+        for end in (*outs, source):
+            stack.callback(end.close)
+            end.open(client, channel)
+        source.go()
         published = list(_until_last(subscription))
-        into.sent()
-        report = _reports(client, channel, into)
-        _until(lambda: report().messages_in >= len(published), report)  # told once a second
+        source.sent()
+        report = source.report(client, channel)
+        if report is not None:
+            _until(lambda: report().messages_in >= len(published), report)  # told once a second
         received: dict[str, list[bytes] | Exception] = {}
-        for name, out in outs.items():
+        for out in outs:
             try:
-                received[name] = out.received(_reports(client, channel, out), lambda: report().messages_in)
+                received[out.name] = out.received(
+                    out.report(client, channel),
+                    lambda: len(published) if report is None else report().messages_in,
+                )
             except (AssertionError, subprocess.TimeoutExpired, OSError) as error:
-                received[name] = error
-        if into.mechanism.keeps is Keeps.LATEST:
+                received[out.name] = error
+        if report is not None and source.keeps is Keeps.LATEST:
             _until(lambda: report().messages_in + report().refused >= COUNT, report)
-        return Run(published, report(), received)
-
-
-def _reports(client: towpath.Client, channel: str, end: End) -> Callable[[], BindingReport]:
-    def report() -> BindingReport:
-        assert end.binding is not None
-        binding = end.binding.id
-        return next(info.report for info in client.bindings(channel) if info.id == binding)
-
-    return report
+        return Run(published, report and report(), received)
 
 
 def _until(condition: Callable[[], bool], describe: Callable[[], object]) -> None:
