@@ -26,6 +26,9 @@
  * was stored before the subscription is not replayed, and a subscriber that is lapped is told how many it missed. A queue
  * can be published to (one round trip each), and not consumed from.
  *
+ * LARGE PAYLOADS. towpath_loan() gives a buffer to fill in place, towpath_publish_loan() publishes it, and towpath_receive_held()
+ * lets a subscriber look at it there until towpath_release(): nothing is copied.
+ *
  * EVENT LOOPS. towpath_fd() is one descriptor, the same for the client's whole life: when it is readable, call
  * towpath_receive() with timeout 0 until it answers 0, for each subscription (or towpath_process() without any). Only a
  * subscription whose last towpath_receive() answered 0 rings it.
@@ -44,14 +47,15 @@
  * at a time for one subscription, 4096 for a pattern.
  *
  * Not here: consuming from queues, state, services, transactions, bindings, replay of what is stored (other languages have
- * them); loans. Reading order: towpath_error.h, _wire.h, _headers.h, _door.h, _session.h, _connection.h,
- * _calls.h, _publisher.h, _subscription.h. The ring beneath: towpath_ring.h.
+ * them). Reading order: towpath_error.h, _wire.h, _headers.h, _door.h, _session.h, _connection.h,
+ * _calls.h, _publisher.h, _subscription.h, _loan.h. The ring beneath: towpath_ring.h.
  */
 #ifndef TOWPATH_H
 #define TOWPATH_H
 
 #include "towpath_publisher.h"
 #include "towpath_subscription.h"
+#include "towpath_loan.h"
 
 enum towpath_kind { TOWPATH_ANY_KIND, TOWPATH_TOPIC, TOWPATH_QUEUE, TOWPATH_STATE, TOWPATH_SERVICE };
 enum towpath_overflow { TOWPATH_ANY_OVERFLOW, TOWPATH_BLOCK, TOWPATH_DROP, TOWPATH_REJECT };
@@ -271,6 +275,71 @@ static inline int64_t towpath_publish(struct towpath_publisher *publisher, const
     return towpath_publish_many(publisher, &one, 1, headers, timeout_ms, NULL);
 }
 
+/* Have a buffer of `bytes` to fill where subscribers will look at it: then publishing costs nothing by its size. 256 MiB of a
+ * publisher can be out, or looked at, at a time; on durable channels and in total order one loan is no larger than a message. It is
+ * the caller's until towpath_publish_loan() or towpath_return_loan(); what it holds at first is not defined.
+ *
+ * Returns 0; or TOWPATH_E_MESSAGE_TOO_LARGE, _TIMEOUT (subscribers do not read, or do not release), _LIMIT_EXCEEDED (all is
+ * out, or, with overflow = drop, held), _CHANNEL_UNDECLARED, _CANCELLED, _CONNECTION_LOST (a forked child). */
+static inline int towpath_loan(struct towpath_publisher *publisher, size_t bytes, struct towpath_loan *loan,
+                               int timeout_ms) {
+    struct towpath *client = publisher->end.client;
+    int code = towpath_check_(client);
+    memset(loan, 0, sizeof *loan);
+    if (code < 0)
+        return code;
+    if (bytes > towpath_loan_bytes_max_(publisher))
+        return towpath_fail_(&client->error, TOWPATH_E_MESSAGE_TOO_LARGE, "", "a loan of %zu bytes; at most %llu are allowed",
+                             bytes, (unsigned long long)towpath_loan_bytes_max_(publisher));
+    if (!publisher->is_queue)
+        return towpath_loan_until_(publisher, bytes, loan, towpath_deadline_(timeout_ms));
+    loan->data = malloc(bytes + (bytes == 0));
+    loan->bytes = bytes;
+    return loan->data ? 0 : towpath_fail_system_(&client->error, "a loan");
+}
+
+/* Give a loan back unpublished; nobody sees what was written to it. More than once is fine. */
+static inline void towpath_return_loan(struct towpath_publisher *publisher, struct towpath_loan *loan) {
+    if (loan->data && publisher->is_queue)
+        free(loan->data);
+    else if (loan->data)
+        tpr_writer_return_loan(&publisher->writer, &loan->own);
+    loan->data = NULL;
+}
+
+/* Publish what was loaned, the first `loan->bytes` of it: it is the subscribers' then, and not to be touched any more.
+ * Returns and waits as towpath_publish(); on an error the loan stays the caller's. */
+static inline int64_t towpath_publish_loan(struct towpath_publisher *publisher, struct towpath_loan *loan,
+                                           const struct towpath_headers *headers, int timeout_ms) {
+    struct towpath *client = publisher->end.client;
+    struct towpath_bytes raw = {NULL, 0}, payload = {(const uint8_t *)loan->data, loan->bytes};
+    int code = towpath_check_headers_(client, headers);
+    if (code == 0)
+        code = towpath_check_(client);
+    if (code == 0 && !loan->data)
+        code = towpath_fail_loan_(publisher, TPR_E_LOAN);
+    if (code < 0)
+        return code;
+    if (headers) {
+        raw.data = headers->out.bytes;
+        raw.count = headers->out.count;
+    }
+    if (publisher->is_queue) {
+        code = towpath_enqueue_(publisher, payload, raw, towpath_deadline_(timeout_ms));
+        if (code == 0)
+            free(loan->data);
+    } else if (publisher->is_taken_in && loan->bytes + raw.count > tpr_message_bytes_max(publisher->writer.capacity)) {
+        code = towpath_fail_(&client->error, TOWPATH_E_MESSAGE_TOO_LARGE, "", "a loan of %zu bytes, and headers of %zu",
+                             loan->bytes, raw.count);
+    } else {
+        code = towpath_put_loan_(publisher, loan, raw, towpath_deadline_(timeout_ms));
+        towpath_after_batch_(publisher);
+    }
+    if (code == 0)
+        loan->data = NULL;
+    return code < 0 ? code : (int64_t)publisher->writer.last_seq;
+}
+
 /* Wait until every subscriber of now has read everything; on a channel in total order, until the core has taken it; on a
  * durable topic, until it is on disk; on a queue it is there already. Returns 0; or TOWPATH_E_TIMEOUT, _STORE_FULL, _CANCELLED, _CHANNEL_UNDECLARED, _CONNECTION_LOST. */
 static inline int towpath_wait_drained(struct towpath_publisher *publisher, int timeout_ms) {
@@ -295,7 +364,7 @@ static inline int towpath_wait_drained(struct towpath_publisher *publisher, int 
             return towpath_no_room_(publisher, TPR_ALL_READ);
         uint64_t soon_ns = tpr_monotonic_ns() + TOWPATH_LOOK_MS * UINT64_C(1000000);
         if (has_reader)
-            code = towpath_make_way_(publisher, TPR_ALL_READ, deadline_ns);
+            code = towpath_make_way_(publisher, TPR_ALL_READ, deadline_ns, 0);
         else if (tpr_monotonic_ns() >= deadline_ns)
             code = towpath_no_room_(publisher, TPR_ALL_READ);
         else
@@ -331,7 +400,23 @@ static inline int towpath_receive(struct towpath_subscription *subscription, str
     memset(message, 0, sizeof *message);
     if (code < 0)
         return code;
-    return towpath_receive_until_(subscription, message, timeout_ms == 0 ? 0 : towpath_deadline_(timeout_ms));
+    return towpath_receive_until_(subscription, message, NULL, towpath_take_copied_,
+                                  timeout_ms == 0 ? 0 : towpath_deadline_(timeout_ms));
+}
+
+/* The same, but `message->payload` stays where it is until towpath_release(hold), whatever is received, closed, or dies
+ * meanwhile: of a loaned message it is the publisher's own memory, read-only, of others a copy. (No 0 follows it; headers
+ * and channel are good until the next receive.) Hold few, and not for ever: a publisher has so much to loan and no more.
+ * `hold` is set up only when the answer is 1. */
+static inline int towpath_receive_held(struct towpath_subscription *subscription, struct towpath_message *message,
+                                       struct towpath_hold *hold, int timeout_ms) {
+    int code = towpath_check_(subscription->end.client);
+    memset(message, 0, sizeof *message);
+    memset(hold, 0, sizeof *hold);
+    if (code < 0)
+        return code;
+    return towpath_receive_until_(subscription, message, hold, towpath_take_held_,
+                                  timeout_ms == 0 ? 0 : towpath_deadline_(timeout_ms));
 }
 
 /* How many messages this subscription has lost, all in all (overflow = drop). */

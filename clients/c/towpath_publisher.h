@@ -14,9 +14,10 @@
 #define TOWPATH_LOOK_NS_MAX UINT64_C(500000000)
 #define TOWPATH_MEET_NS UINT64_C(1000000000)
 #define TOWPATH_LOOK_EVERY_NS UINT64_C(50000000) /* how often a busy program looks at what the daemon says */
+#define TOWPATH_LOAN_BYTES (UINT64_C(1) << 28) /* that a publisher may have loaned, or still looked at; address space until used */
 #define TOWPATH_REQUEST_BYTES_MAX (UINT64_C(1) << 20)
 
-enum { TOWPATH_KIND_TOPIC_ = 1, TOWPATH_KIND_QUEUE_ = 2, TOWPATH_OVERFLOW_DROP_ = 2 };
+enum { TOWPATH_KIND_TOPIC_ = 1, TOWPATH_KIND_QUEUE_ = 2, TOWPATH_OVERFLOW_DROP_ = 2, TOWPATH_ORDER_TOTAL_ = 2 };
 
 static inline void towpath_publisher_free_(struct towpath_publisher *publisher) {
     struct towpath_publisher **link = &publisher->end.client->publishers;
@@ -32,12 +33,13 @@ static inline void towpath_publisher_free_(struct towpath_publisher *publisher) 
 static inline int towpath_publisher_open_(struct towpath_publisher *publisher, const struct tpw_frame *channel) {
     publisher->is_queue = channel->kind == TOWPATH_KIND_QUEUE_;
     publisher->is_durable = channel->is_durable != 0;
+    publisher->is_taken_in = publisher->is_durable || channel->order == TOWPATH_ORDER_TOTAL_;
     publisher->stall_ns = (uint64_t)channel->stall_ms_max * 1000000;
     if (publisher->is_queue)
         return TPR_OK;
     int is_drop = channel->overflow == TOWPATH_OVERFLOW_DROP_ && !channel->is_durable;
-    return tpr_writer_open_with(&publisher->writer, publisher->end.id, channel->ring_bytes,
-                                is_drop ? TPR_OVERFLOW_DROP : TPR_OVERFLOW_BLOCK, channel->history);
+    return tpr_writer_open_loaning(&publisher->writer, publisher->end.id, channel->ring_bytes,
+                                   is_drop ? TPR_OVERFLOW_DROP : TPR_OVERFLOW_BLOCK, channel->history, TOWPATH_LOAN_BYTES);
 }
 
 static inline struct towpath_publisher *towpath_publisher_try_(struct towpath *client, const char *channel,
@@ -147,32 +149,52 @@ static inline int towpath_no_room_(struct towpath_publisher *publisher, uint64_t
                          "the ring of %s stayed full", publisher->end.channel);
 }
 
-/* Wait until there may be room for a message of `bytes` (TPR_ALL_READ: until all was read), or readers to attach. 0, or a
- * code. */
-static inline int towpath_make_way_(struct towpath_publisher *publisher, uint64_t bytes, uint64_t deadline_ns) {
+/* Have the doorbell rung for room, or for a loan. 1: look again; 0: armed; an error of the ring's. */
+static inline int towpath_arm_(struct towpath_publisher *publisher, uint64_t bytes, int is_loan) {
+    if (!is_loan)
+        return tpr_writer_arm_room(&publisher->writer, bytes);
+    int code = tpr_writer_arm_loan(&publisher->writer, bytes);
+    return code < 0 && code != TPR_E_LOANS ? code : code != TPR_FULL; /* E_LOANS: the next attempt says it */
+}
+
+static inline void towpath_disarm_(struct towpath_publisher *publisher, int is_loan) {
+    if (is_loan)
+        tpr_writer_disarm_loan(&publisher->writer);
+    else
+        tpr_writer_disarm_room(&publisher->writer);
+}
+
+/* Wait until there may be room for a message of `bytes` (TPR_ALL_READ: until all was read), or so much to loan, or readers
+ * to attach. 0, or a code. */
+static inline int towpath_make_way_(struct towpath_publisher *publisher, uint64_t bytes, uint64_t deadline_ns,
+                                    int is_loan) {
     struct towpath *client = publisher->end.client;
     uint64_t look_ns = TPR_FOREVER;
     if (publisher->stall_ns)
         look_ns = publisher->stall_ns / 4 < TOWPATH_LOOK_NS_MIN   ? TOWPATH_LOOK_NS_MIN
                   : publisher->stall_ns / 4 > TOWPATH_LOOK_NS_MAX ? TOWPATH_LOOK_NS_MAX
                                                                   : publisher->stall_ns / 4;
-    towpath_spin_for_room_(publisher, bytes, deadline_ns);
+    if (!is_loan)
+        towpath_spin_for_room_(publisher, bytes, deadline_ns);
     for (;;) {
-        int armed = tpr_writer_arm_room(&publisher->writer, bytes);
+        int armed = towpath_arm_(publisher, bytes, is_loan);
         if (armed < 0)
             return towpath_fail_ring_(&client->error, armed, publisher->end.channel);
-        if (armed || publisher->end.ended.code)
+        if (armed || publisher->end.ended.code) {
+            if (is_loan)
+                towpath_disarm_(publisher, 1);
             return 0;
+        }
         uint64_t began_ns = tpr_monotonic_ns();
         if (began_ns >= deadline_ns) {
-            tpr_writer_disarm_room(&publisher->writer);
+            towpath_disarm_(publisher, is_loan);
             return towpath_no_room_(publisher, bytes);
         }
         uint64_t until_ns = look_ns == TPR_FOREVER || deadline_ns < began_ns + look_ns ? deadline_ns : began_ns + look_ns;
         int code = towpath_wait_(client, until_ns);
         tpr_spin_slept_(&publisher->writer.spin, tpr_monotonic_ns() - began_ns);
         if (code == TOWPATH_E_CANCELLED) {
-            tpr_writer_disarm_room(&publisher->writer);
+            towpath_disarm_(publisher, is_loan);
             return towpath_fail_(&client->error, code, "", "a signal handler ran while %s was waited for",
                                  publisher->end.channel);
         }
@@ -193,7 +215,7 @@ static inline int towpath_put_(struct towpath_publisher *publisher, struct towpa
         if (code == TPR_OK)
             return 0;
         if (code == TPR_FULL)
-            code = towpath_make_way_(publisher, headers.count + payload.count, deadline_ns);
+            code = towpath_make_way_(publisher, headers.count + payload.count, deadline_ns, 0);
         else if (code == TPR_NEEDS_READERS)
             code = towpath_fetch_readers_(publisher, deadline_ns);
         else

@@ -45,7 +45,7 @@ struct towpath_publisher {
     struct towpath_end_ end;
     struct towpath_publisher *next;
     struct tpr_writer writer;
-    int is_queue, is_durable;
+    int is_queue, is_durable, is_taken_in;
     uint64_t stall_ns;
     struct towpath_error held; /* code 0: what is published can be stored */
     uint64_t *orphan;

@@ -12,6 +12,8 @@
 
 #define TOWPATH_LOOK_EVERY_MESSAGES 256u
 
+struct towpath_hold; /* towpath_loan.h */
+
 /* A message that was received. Its memory is the subscription's, until the next receive or the close. */
 struct towpath_message {
     const void *payload; /* a 0 follows it, which is not part of it */
@@ -52,7 +54,8 @@ static inline struct towpath_subscription *towpath_subscribe_try_(struct towpath
     subscription->end.client = client;
     subscription->end.id = id;
     snprintf(subscription->end.channel, sizeof subscription->end.channel, "%s", channel);
-    int code = tpr_reader_open(&subscription->reader, id, is_pattern ? TPR_SLOTS_MAX : TPR_SLOTS_DEFAULT);
+    int code = tpr_reader_open_holding(&subscription->reader, id, is_pattern ? TPR_SLOTS_MAX : TPR_SLOTS_DEFAULT,
+                                       TPR_HELD_DEFAULT);
     if (code != TPR_OK) {
         towpath_fail_ring_(&client->error, code, "a subscription's page");
         towpath_subscription_free_(subscription);
@@ -89,6 +92,37 @@ static inline void towpath_tend_(struct towpath_subscription *subscription) {
     }
 }
 
+/* Copy a message out of its ring. 0, or TPR_E_SYSTEM. */
+static inline int towpath_copy_(struct towpath_subscription *subscription, const void *payload, size_t payload_bytes,
+                                const void *headers, size_t headers_bytes) {
+    size_t needed = payload_bytes + 1 + headers_bytes;
+    if (needed > subscription->copy_room) {
+        void *grown = realloc(subscription->copy, needed * 2);
+        if (!grown)
+            return TPR_E_SYSTEM;
+        subscription->copy = (uint8_t *)grown;
+        subscription->copy_room = needed * 2;
+    }
+    if (payload_bytes)
+        memcpy(subscription->copy, payload, payload_bytes);
+    subscription->copy[payload_bytes] = 0;
+    memcpy(subscription->copy + payload_bytes + 1, headers, headers_bytes);
+    return 0;
+}
+
+/* What there is to say of a message that was consumed, but for its payload. */
+static inline void towpath_message_of_(const struct towpath_subscription *subscription, struct towpath_message *message,
+                                       const struct tpr_view *view) {
+    message->payload_bytes = view->payload_bytes;
+    message->headers.data = subscription->copy + 1; /* behind a payload of 0 bytes */
+    message->headers.count = view->headers_bytes;
+    message->channel = ((struct towpath_followed_ *)view->from->tag)->channel;
+    message->source = view->from->source;
+    message->seq = view->seq;
+    message->time_ns = view->time_ns;
+    message->missed = view->missed;
+}
+
 /* Take the next message that is there. 1; 0: there is none; a code. */
 static inline int towpath_take_(struct towpath_subscription *subscription, struct towpath_message *message) {
     struct tpr_reader *reader = &subscription->reader;
@@ -98,31 +132,15 @@ static inline int towpath_take_(struct towpath_subscription *subscription, struc
         return towpath_fail_ring_(&subscription->end.client->error, code, "this subscription");
     memset(&view, 0, sizeof view);
     while (tpr_reader_peek(reader, &view)) {
-        size_t payload_bytes = view.payload_bytes, headers_bytes = view.headers_bytes;
-        size_t needed = payload_bytes + 1 + headers_bytes;
-        if (needed > subscription->copy_room) {
-            void *grown = realloc(subscription->copy, needed * 2);
-            if (!grown) {
-                tpr_reader_end(reader);
-                return towpath_fail_system_(&subscription->end.client->error, "a message");
-            }
-            subscription->copy = (uint8_t *)grown;
-            subscription->copy_room = needed * 2;
+        if (towpath_copy_(subscription, view.payload, view.payload_bytes, view.headers, view.headers_bytes) < 0) {
+            tpr_reader_end(reader);
+            return towpath_fail_system_(&subscription->end.client->error, "a message");
         }
-        memcpy(subscription->copy, view.payload, payload_bytes);
-        subscription->copy[payload_bytes] = 0;
-        memcpy(subscription->copy + payload_bytes + 1, view.headers, headers_bytes);
         if (!tpr_reader_consume(reader, &view))
             continue; /* overwritten while it was copied */
+        towpath_message_of_(subscription, message, &view);
         message->payload = subscription->copy;
-        message->payload_bytes = payload_bytes;
-        message->headers.data = subscription->copy + payload_bytes + 1;
-        message->headers.count = headers_bytes;
-        message->channel = ((struct towpath_followed_ *)view.from->tag)->channel;
-        message->source = view.from->source;
-        message->seq = view.seq;
-        message->time_ns = view.time_ns;
-        message->missed = view.missed;
+        message->headers.data = subscription->copy + view.payload_bytes + 1;
         tpr_reader_end(reader);
         return 1;
     }
@@ -167,13 +185,22 @@ static inline int towpath_rest_(struct towpath_subscription *subscription) {
     return tpr_reader_arm(&subscription->reader);
 }
 
+/* Looks for a message, and takes it: towpath_take_(), or what holds it besides. */
+typedef int (*towpath_take_function_)(struct towpath_subscription *, struct towpath_message *, struct towpath_hold *);
+
+static inline int towpath_take_copied_(struct towpath_subscription *subscription, struct towpath_message *message,
+                                       struct towpath_hold *hold) {
+    (void)hold;
+    return towpath_take_(subscription, message);
+}
+
 /* The next message, before the deadline. 1; 0: the time is over; a code. */
 static inline int towpath_receive_until_(struct towpath_subscription *subscription, struct towpath_message *message,
-                                         uint64_t deadline_ns) {
+                                         struct towpath_hold *hold, towpath_take_function_ take, uint64_t deadline_ns) {
     struct towpath *client = subscription->end.client;
     int is_spun = deadline_ns == 0;
     for (;;) {
-        int code = towpath_take_(subscription, message);
+        int code = take(subscription, message, hold);
         if (code == 1 && ++subscription->taken >= TOWPATH_LOOK_EVERY_MESSAGES) {
             subscription->taken = 0; /* while messages come all the time, so do publishers */
             towpath_wait_(client, 0);

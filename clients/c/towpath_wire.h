@@ -222,7 +222,7 @@ struct tpw_frame {
     struct towpath_bytes error_message, error_hint;
     uint64_t source, reader, session, first_id, generation, first_seq, ring_bytes;
     uint32_t version, id_count, slot, generation_index, from_start, from_history, is_parted;
-    uint32_t kind, is_durable, overflow, history, stall_ms_max;
+    uint32_t kind, is_durable, overflow, order, history, stall_ms_max;
     struct towpath_bytes channel, token;
 };
 
@@ -250,6 +250,7 @@ static const struct tpw_rule tpw_rules[] = {
     {TPW_IN_OPTIONS, 2, TPW_TO_(TPW_AS_BOOL, is_durable)},
     {TPW_IN_OPTIONS, 3, TPW_TO_(TPW_AS_U32, overflow)},
     {TPW_IN_OPTIONS, 4, TPW_TO_(TPW_AS_U64, ring_bytes)},
+    {TPW_IN_OPTIONS, 5, TPW_TO_(TPW_AS_U32, order)},
     {TPW_IN_OPTIONS, 6, TPW_TO_(TPW_AS_U32, history)},
     {TPW_IN_OPTIONS, 7, TPW_TO_(TPW_AS_U32, stall_ms_max)},
     {TPW_PUBLISHED, 1, TPW_TO_(TPW_AS_U64, source)},

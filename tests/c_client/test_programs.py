@@ -38,7 +38,7 @@ def test_it_builds_without_a_warning_and_runs(
     assert running.end()[0] == f"{name} 1 [] from Python\n"
 
 
-@pytest.mark.parametrize("name", ["producer.c", "consumer.c"])
+@pytest.mark.parametrize("name", ["producer.c", "consumer.c", "frames.c"])
 def test_an_example_is_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 40
 
@@ -212,3 +212,41 @@ def test_drained_means_stored(start: Start, client: towpath.Client, name: str) -
             assert [m.payload for m in (subscription.receive(timeout=DEADLINE_S) for _ in range(number))] == [
                 b"kept %d" % each for each in range(1, number + 1)
             ]
+
+
+def test_loans_from_c_to_python_and_back(start: Start, client: towpath.Client, name: str) -> None:
+    """More than a publisher has to loan at a time, each looked at where it was made."""
+    client.declare(name)
+    watcher = start(name, "100", source=EXAMPLES / "frames.c")
+    wait_until(lambda: client.channel_info(name).subscribers == 1)
+    with client.subscribe(name) as subscription:
+        publisher = start(name, source=EXAMPLES / "frames.c")
+        for number in range(1, 101):
+            payload = subscription.receive(timeout=DEADLINE_S).payload
+            assert isinstance(payload, memoryview)
+            assert payload == bytes([number]) * (1 << 20)
+        publisher.end()
+    assert watcher.end()[0] == "".join(f"1048576 bytes of {number}\n" for number in range(1, 101))
+    watcher = start(name, "3", source=EXAMPLES / "frames.c")
+    wait_until(lambda: client.channel_info(name).subscribers == 1)
+    with client.publisher(name) as python:
+        for number in range(2):
+            loan = python.loan(5000)
+            loan[0] = number
+            loan.publish()
+        python.publish(b"\7 copied")
+        assert watcher.end()[0] == "5000 bytes of 0\n5000 bytes of 1\n8 bytes of 7\n"
+
+
+def test_what_c_may_not_loan(start: Start, client: towpath.Client, name: str) -> None:
+    client.declare(name, ring_bytes=4096)
+    client.declare(f"{name}.durable", ring_bytes=4096, durable=True)
+    client.declare(f"{name}.queue", kind="queue")
+    with client.subscribe(f"{name}.durable") as stored, client.consume(f"{name}.queue") as consumer:
+        program = start("loans", name)
+        assert stored.receive(timeout=DEADLINE_S).payload == b"d" * 900
+        delivery = consumer.receive(timeout=DEADLINE_S)
+        assert delivery.payload == b"q" * 900
+        delivery.ack()
+        program.expect("ok")
+        program.end()

@@ -144,7 +144,7 @@ def decode(programs: Callable[[Path], Path]) -> Decode:
 
 UNUSED = {
     "software", "incarnation", "error_principal", "principal", "created", "name", "owner", "publishers",
-    "declared_at_ns", "order", "capacity", "origin", "count", "duplicates",
+    "declared_at_ns", "capacity", "origin", "count", "duplicates",
 }  # fmt: skip
 """Fields that a C client passes over."""
 

@@ -31,7 +31,12 @@ else:
     try:
         from towpath._ring import Loan as _RingLoan
     except ImportError:
-        _RingLoan = object
+
+        class _RingLoan:
+            """There is no shared memory here, and nothing of this kind."""
+
+            __slots__ = ()
+
 
 LOAN_BYTES: Final = 1 << 28
 """How much one publisher can have loaned, or published and still read by somebody, at a time. It is address

@@ -300,11 +300,53 @@ static void command_lines(char **argument) {
     }
 }
 
+static void expect_refusal(int64_t code, int wanted, const char *what) {
+    if (code != wanted || last()->code != wanted)
+        fail(what);
+}
+
+/* What may be loaned of a topic (CHANNEL), of CHANNEL.durable and of CHANNEL.queue, and what not. */
+static void command_loans(char **argument) {
+    char name[256];
+    struct towpath_loan loan, other;
+    struct towpath_headers headers = TOWPATH_HEADERS_NONE;
+    struct towpath_publisher *publisher = publisher_of(argument[0]);
+    if (towpath_loan(publisher, 200 << 20, &loan, 0) < 0)
+        refused();
+    expect_refusal(towpath_loan(publisher, 100 << 20, &other, 1000), TOWPATH_E_LIMIT_EXCEEDED, "all was loaned");
+    expect_refusal(towpath_loan(publisher, 300 << 20, &other, 0), TOWPATH_E_MESSAGE_TOO_LARGE, "too large");
+    towpath_return_loan(publisher, &loan);
+    towpath_return_loan(publisher, &loan);
+    expect_refusal(towpath_publish_loan(publisher, &loan, NULL, 0), TOWPATH_E_INVALID_ARGUMENT, "returned");
+
+    snprintf(name, sizeof name, "%s.durable", argument[0]);
+    publisher = publisher_of(name);
+    expect_refusal(towpath_loan(publisher, 993, &loan, 0), TOWPATH_E_MESSAGE_TOO_LARGE, "no message is so large");
+    if (towpath_loan(publisher, 992, &loan, 0) < 0)
+        refused();
+    towpath_headers_key(&headers, "k", 1);
+    expect_refusal(towpath_publish_loan(publisher, &loan, &headers, 0), TOWPATH_E_MESSAGE_TOO_LARGE, "with headers");
+    loan.bytes = 900;
+    memset(loan.data, 'd', loan.bytes);
+    if (towpath_publish_loan(publisher, &loan, &headers, 10000) < 0 || towpath_wait_drained(publisher, 10000) < 0)
+        refused();
+    towpath_headers_free(&headers);
+
+    snprintf(name, sizeof name, "%s.queue", argument[0]);
+    publisher = publisher_of(name);
+    if (towpath_loan(publisher, 900, &loan, 0) < 0)
+        refused();
+    memset(loan.data, 'q', loan.bytes);
+    if (towpath_publish_loan(publisher, &loan, NULL, 10000) < 0)
+        refused();
+    say("ok");
+}
+
 static const struct {
     const char *name;
     void (*run)(char **argument);
 } commands[] = {
-    {"many", command_many},     {"count", command_count},           {"poll", command_poll},   {"headers", command_headers},
+    {"loans", command_loans},   {"many", command_many},     {"count", command_count},           {"poll", command_poll},   {"headers", command_headers},
     {"full", command_full},     {"stalled", command_stalled},       {"fork", command_fork},   {"signal", command_signal},
     {"errors", command_errors}, {"undeclared", command_undeclared}, {"lines", command_lines}, {"echo", command_echo},
 };

@@ -43,6 +43,7 @@ static void show(const struct tpw_frame *frame) {
     number("kind", frame->kind);
     number("is_durable", frame->is_durable);
     number("overflow", frame->overflow);
+    number("order", frame->order);
     number("history", frame->history);
     number("stall_ms_max", frame->stall_ms_max);
     span("channel", frame->channel);
