@@ -13,6 +13,7 @@ import posix_ipc
 import pytest
 
 from tests.bridge import foreign
+from tests.bridge.killed_peers import assert_each_sender_in_order, kill_receivers
 from tests.bridge.rig import Rig, on_loop, open_descriptors, within
 from towpath.bindings import MQ
 from towpath.errors import BindingFailed, Code
@@ -301,39 +302,18 @@ async def test_sender_is_killed_a_hundred_times(name: str) -> None:
             await rig.until_published(before + 20)
             sender.kill()
             await sender.wait()
-        # What each had sent before it died came, whole and in order.
         await within(foreign.run("mq_send", name, "1", "16", "0"))
         await rig.until(lambda: rig.tally.messages_in == len(rig.carrier.published))
-        expected = 0
-        for payload in rig.carrier.published:
-            number = int(payload.split()[0])
-            assert number == expected or number == 0
-            assert len(payload) == 16
-            expected = number + 1
+        assert_each_sender_in_order(rig.carrier.published, message_bytes=16)
         assert rig.tally.refused == 0
 
 
 @on_loop
 async def test_receiver_is_killed_a_hundred_times(name: str) -> None:
-    """A receiver that dies takes with it what it had just taken, at most one message each time."""
     async with Rig() as rig:
         start(rig, name, "out")
         await rig.until_state("running")
-        sent, seen = 0, list[int]()
-        for _ in range(100):
-            if len(rig.carrier.waiting) < 10_000:  # more than a receiver can take before it is killed
-                rig.carrier.send([b"%d ." % number for number in range(sent, sent + 10_000)])
-                sent += 10_000
-            receiver = await foreign.start("mq_receive", name, "1000000", reads=True)
-            assert receiver.stdout is not None
-            lines = [await within(receiver.stdout.readline()) for _ in range(20)]
-            receiver.kill()
-            lines += (await within(receiver.stdout.read())).splitlines()
-            await receiver.wait()
-            seen += [int(line.split()[2]) for line in lines]
-        assert seen == sorted(set(seen))
-        assert seen[-1] + 1 - len(seen) <= 100
-        assert rig.tally.refused == 0
+        await kill_receivers(rig, "mq_receive", name)
 
 
 @on_loop

@@ -16,6 +16,7 @@ import pytest
 import sysv_ipc
 
 from tests.bridge import foreign
+from tests.bridge.killed_peers import assert_each_sender_in_order, kill_receivers
 from tests.bridge.rig import Rig, has_children, on_loop, open_descriptors, processes_gone, within
 from tests.support.deadlines import DEADLINE_S
 from towpath.bindings import SYSV
@@ -306,37 +307,17 @@ async def test_sender_is_killed_a_hundred_times(key: str) -> None:
         await within(foreign.run("sysv_send", key, "1", "99"))
         last = Headers(user={"sysv.type": "99"})
         await rig.until(lambda: rig.carrier.published_headers[-1] == last)
-        expected = 0
-        for payload in rig.carrier.published:
-            number = int(payload.split()[0])
-            assert number in (expected, 0)
-            assert len(payload) == 16
-            expected = number + 1
+        assert_each_sender_in_order(rig.carrier.published, message_bytes=16)
         assert rig.tally.refused == 0
         await rig.stop()
 
 
 @on_loop
 async def test_receiver_is_killed_a_hundred_times(key: str) -> None:
-    """A receiver that dies takes with it what it had just taken, at most one message each time."""
     async with Rig() as rig:
         start(rig, key, "out")
         await rig.until_state("running")
-        sent, seen = 0, list[int]()
-        for _ in range(100):
-            if len(rig.carrier.waiting) < 10_000:  # more than a receiver can take before it is killed
-                rig.carrier.send([b"%d ." % number for number in range(sent, sent + 10_000)])
-                sent += 10_000
-            receiver = await foreign.start("sysv_receive", key, "1000000", reads=True)
-            assert receiver.stdout is not None
-            lines = [await within(receiver.stdout.readline()) for _ in range(20)]
-            receiver.kill()
-            lines += (await within(receiver.stdout.read())).splitlines()
-            await receiver.wait()
-            seen += [int(line.split()[2]) for line in lines]
-        assert seen == sorted(set(seen))
-        assert seen[-1] + 1 - len(seen) <= 100
-        assert rig.tally.refused == 0
+        await kill_receivers(rig, "sysv_receive", key)
 
 
 @on_loop
