@@ -55,7 +55,7 @@ def test_durable_ones_are_measured_as_such(measurer: Measurer, name: str) -> Non
     check(measurer.measure(name, Requirements(is_durable=True)))
 
 
-@pytest.mark.parametrize("name", ["pipe", "fifo", "unix", "ring", "zmq-ipc", "zmq-tcp", "grpc"])
+@pytest.mark.parametrize("name", ["pipe", "fifo", "unix", "ring", "loan", "zmq-ipc", "zmq-tcp", "grpc"])
 def test_a_large_message_crosses_too(measurer: Measurer, name: str) -> None:
     check(measurer.measure(name, Requirements(size_bytes=1 << 20)))
 

@@ -53,12 +53,12 @@ def test_where_nothing_will_do_it_says_why_and_a_terminal_sees_what_is_measured(
         ) as process:
             os.close(theirs)
             seen = b""
-            while b"measuring 8 of 8: gRPC, 1 KiB" not in seen:
+            while b"measuring 9 of 9: gRPC, 1 KiB" not in seen:
                 seen += os.read(ours, 4096)
             text = process.communicate(timeout=100)[0].decode()
     finally:
         os.close(ours)
-    assert b"measuring 1 of 8: pipe, 1 KiB" in seen
+    assert b"measuring 1 of 9: pipe, 1 KiB" in seen
     assert process.returncode == 1
     assert "None of these will do." in text
     # Others may have all the message queues that this user may have.

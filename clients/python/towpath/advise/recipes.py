@@ -34,13 +34,17 @@ _SEND_MQ: Final = (
     "python3 -c \"import posix_ipc; q = posix_ipc.MessageQueue('/orders-in'); "
     "[q.send(b'%d' % n) for n in (1, 2, 3)]\""
 )
+_SEND_LOAN: Final = (
+    "python3 -c \"import towpath; p = towpath.connect().publisher('orders'); "
+    "[(b := p.loan(1), b.__setitem__(0, n), b.publish()) for n in b'123']; p.wait_drained()\""
+)
 _RECEIVE_ZMQ: Final = (
     "python3 -c \"import zmq; s = zmq.Context().socket(zmq.SUB); s.connect('ipc:///tmp/orders.sub'); "
     "s.subscribe('orders'); [print(s.recv_multipart()[1].decode(), flush=True) for _ in iter(int, 1)]\""
 )
 _SEND_ZMQ: Final = (
-    "python3 -c \"import zmq; s = zmq.Context().socket(zmq.PUSH); s.connect('ipc:///tmp/orders.push'); "
-    "[s.send_multipart([b'orders', b'%d' % n]) for n in (1, 2, 3)]\""
+    "python3 -c \"import zmq; c = zmq.Context(); s = c.socket(zmq.PUSH); s.connect('ipc:///tmp/orders.push'); "
+    "[s.send_multipart([b'orders', b'%d' % n]) for n in (1, 2, 3)]; s.close(); c.term()\""
 )
 _ASK: Final = "sh -c 'echo order 1; read -r answer; echo \"$answer\" >&2'"
 _WORK: Final = "sed -u 's/^/done: /'"
@@ -82,12 +86,12 @@ def recipe(name: str, required: Requirements) -> list[Line]:
     return [*daemon, *_one_way(name, required, where)]
 
 
-def _declare(channel: str, required: Requirements) -> Line:
+def _declare(name: str, channel: str, required: Requirements) -> Line:
     words = f"towpath declare {channel}"
     if required.is_durable:
         words += " --durable"
-    # A message may take a quarter of the ring.
-    if 4 * required.size_bytes > _RING_BYTES_DEFAULT:
+    # A message may take a quarter of the ring; one on loan lies beside it.
+    if 4 * required.size_bytes > _RING_BYTES_DEFAULT and name != "loan":
         words += f" --ring-bytes {1 << (4 * required.size_bytes - 1).bit_length() - 20}M"
     return Line("once", words)
 
@@ -102,7 +106,7 @@ def _bind(name: str, channel: str, direction: str, required: Requirements) -> Li
 
 
 def _one_way(name: str, required: Requirements, where: str) -> Iterator[Line]:
-    yield _declare(CHANNEL, required)
+    yield _declare(name, CHANNEL, required)
     if name in ("fifo", "unix", "mq"):
         yield _bind(name, CHANNEL, "in", required)
         yield _bind(name, CHANNEL, "out", required)
@@ -111,6 +115,7 @@ def _one_way(name: str, required: Requirements, where: str) -> Iterator[Line]:
         "fifo": ("cat /tmp/orders.out", "seq 3 > /tmp/orders.in"),
         "unix": (_RECEIVE_UNIX, _SEND_UNIX),
         "mq": (_RECEIVE_MQ, _SEND_MQ),
+        "loan": (f"towpath sub {CHANNEL}", _SEND_LOAN),
         "zmq-ipc": (_RECEIVE_ZMQ, _SEND_ZMQ),
     }.get(name, (f"towpath sub {CHANNEL}{where}", f"seq 3 | towpath pub {CHANNEL}{where}"))
     if required.is_durable:
@@ -121,17 +126,17 @@ def _one_way(name: str, required: Requirements, where: str) -> Iterator[Line]:
 
 def _asked(name: str, required: Requirements, where: str) -> Iterator[Line]:
     if name in ("ring", "zmq-tcp", "grpc") and not required.is_durable:
-        declared = _declare(CHANNEL, required)
+        declared = _declare(name, CHANNEL, required)
         yield Line(declared.role, f"{declared.command} --kind service")
         yield Line("receiver", f"towpath answer {CHANNEL}{where} -- {_WORK}")
         yield Line("sender", f"towpath call {CHANNEL}{where} 'order 1'")
         return
     # A channel each way; which answer belongs to which question is for the programs to know.
     for channel in (CHANNEL, REPLIES):
-        yield _declare(channel, required)
+        yield _declare(name, channel, required)
         if name in ("fifo", "unix", "mq"):
             yield _bind(name, channel, "in", required)
             yield _bind(name, channel, "out", required)
-    if name in ("pipe", "ring", "zmq-tcp", "grpc"):
+    if name in ("pipe", "ring", "loan", "zmq-tcp", "grpc"):
         yield Line("receiver", f"towpath run{where} --in {CHANNEL} --out {REPLIES} -- {_WORK}")
         yield Line("sender", f"towpath run{where} --out {CHANNEL} --in {REPLIES} -- {_ASK}")

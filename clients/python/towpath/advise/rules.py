@@ -83,6 +83,8 @@ def _judge(mechanism: Mechanism, measured: Measurement, required: Requirements) 
     remarks = [f"programs need {mechanism.knows}"]
     if not mechanism.keeps_apart:
         remarks.append("it carries bytes: agree where a message ends, by lines for instance")
+    if mechanism.note:
+        remarks.append(mechanism.note)
     return Candidate(mechanism, measured, tuple(refusals), tuple(extras), tuple(remarks))
 
 

@@ -265,9 +265,11 @@ class Ring(Way):
         import towpath
 
         with towpath.connect(self.site.socket) as client:
-            client.declare(
-                self.word, ring_bytes=_ring_bytes(self.load.size_bytes), durable=self.load.is_durable
-            )
+            client.declare(self.word, ring_bytes=self.ring_bytes(), durable=self.load.is_durable)
+
+    def ring_bytes(self) -> int:
+        """Of each publisher's ring."""
+        return _ring_bytes(self.load.size_bytes)
 
     def address(self) -> str:
         """Where the ends connect."""
@@ -295,6 +297,34 @@ class Ring(Way):
 
         with towpath.connect(self.site.socket) as client:
             client.undeclare(self.word, force=True)
+
+
+class Loan(Ring):
+    """A topic, with messages that are made where they are read. They are looked at, and not copied out."""
+
+    def ring_bytes(self) -> int:
+        return RING_BYTES_MIN
+
+    def sender(self, stack: ExitStack) -> Send:
+        import towpath
+
+        client = stack.enter_context(towpath.connect(self.url))
+        publisher = stack.enter_context(client.publisher(self.word))
+        stack.callback(publisher.wait_drained, OPEN_S)
+        return partial(_publish_loan, publisher, self.load.size_bytes)
+
+    def receiver(self, stack: ExitStack, index: int) -> Receive:
+        import towpath
+
+        client = stack.enter_context(towpath.connect(self.url))
+        subscription = stack.enter_context(client.subscribe(self.word))
+        return lambda: bytes(subscription.receive().payload[:1])
+
+
+def _publish_loan(publisher: towpath.Publisher, size_bytes: int, message: bytes) -> None:
+    loan = publisher.loan(size_bytes)
+    loan[0] = message[0]
+    loan.publish()
 
 
 def _publishing_durably(publisher: towpath.Publisher, batch_count: int) -> Send:
@@ -482,6 +512,7 @@ WAYS: Final[dict[str, Callable[[Site, Load], Way]]] = {
     "unix": Unix,
     "mq": Mq,
     "ring": Ring,
+    "loan": Loan,
     "zmq-ipc": ZmqIpc,
     "zmq-tcp": lambda site, load: (RingByZmq if load.is_durable else ZmqTcp)(site, load),
     "grpc": lambda site, load: (RingByGrpc if load.is_durable else Grpc)(site, load),

@@ -24,6 +24,7 @@ _LOOKS: Final = {
     "unix": ("#9d9da1", "D"),
     "mq": ("#b279a2", "^"),
     "ring": ("#0b6e4f", "o"),
+    "loan": ("#86bc25", "*"),
     "zmq-ipc": ("#f0a43a", "v"),
     "zmq-tcp": ("#e45756", "P"),
     "grpc": ("#6b4c3b", "X"),
