@@ -43,8 +43,9 @@ _RECEIVE_ZMQ: Final = (
     "s.subscribe('orders'); [print(s.recv_multipart()[1].decode(), flush=True) for _ in iter(int, 1)]\""
 )
 _SEND_ZMQ: Final = (
-    "python3 -c \"import zmq; c = zmq.Context(); s = c.socket(zmq.PUSH); s.connect('ipc:///tmp/orders.push'); "
-    "[s.send_multipart([b'orders', b'%d' % n]) for n in (1, 2, 3)]; s.close(); c.term()\""
+    'python3 -c "import zmq; c = zmq.Context(); s = c.socket(zmq.PUSH); '
+    "s.connect('ipc:///tmp/orders.push'); [s.send_multipart([b'orders', b'%d' % n]) for n in (1, 2, 3)]; "
+    's.close(); c.term()"'
 )
 _ASK: Final = "sh -c 'echo order 1; read -r answer; echo \"$answer\" >&2'"
 _WORK: Final = "sed -u 's/^/done: /'"

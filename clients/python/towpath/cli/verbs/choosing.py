@@ -54,9 +54,9 @@ VERBS: Final = (
         "measure the mechanisms on this machine, and advise one",
         _advise,
         "Measures pipe, FIFO, UNIX socket, message queue, Towpath's ring and loan, ZeroMQ and gRPC for what "
-        "the conversation needs, and says which one suits, why, and by which commands it is set up. Takes about "
-        "15 s, with --quick 6, with --plot a minute; at most 2 minutes, with --plot 4. No daemon need run. "
-        "Exits with 1 when none will do.",
+        "the conversation needs, and says which one suits, why, and by which commands it is set up. Takes "
+        "about 15 s, with --quick 6, with --plot a minute; at most 2 minutes, with --plot 4. No daemon need "
+        "run. Exits with 1 when none will do.",
         (
             "towpath advise",
             "towpath advise --size 64 --rate 20000 --fan-out 3",
