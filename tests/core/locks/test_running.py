@@ -103,6 +103,44 @@ def test_after_a_reboot_nothing_is_granted_before_the_longest_lease_has_passed()
     assert len(rig.granted()) == 1
 
 
+def test_a_second_reboot_does_not_end_the_quiet_time() -> None:
+    rig = Rig()
+    remote = rig.open(lease_ms=30_000)
+    rig.acquire(remote, "a")
+    rig = again(rig, "boot-2")
+    settled_at_ns = rig.machine.next_deadline_ns()
+    rig.acquire(rig.open(), "a")
+    rig.at(5_000)
+    rig = again(rig, "boot-3", lost=1)
+    assert rig.machine.next_deadline_ns() == settled_at_ns
+
+
+def test_leases_of_sessions_that_have_ended_make_no_quiet_time() -> None:
+    rig = Rig()
+    rig.end(rig.open(lease_ms=30_000), EndReason.SESSION_CLOSED)
+    rig = again(rig, "boot-1")
+    rig.acquire(rig.open(), "a")
+    rig = again(rig, "boot-2")
+    assert rig.machine.next_deadline_ns() is None
+
+
+def test_deadlines_of_waits_that_ended_early_are_forgotten() -> None:
+    rig = Rig()
+    one, two = rig.open(), rig.open()
+    held = rig.acquire(one, "a")
+    for _ in range(3_000):
+        waiting = rig.acquire(two, "a", timeout_ms=3_600_000)
+        rig.release(one, held)
+        one, two, held = two, one, waiting
+    assert len(rig.machine.table.deadlines) <= 1_003
+    leases = Leases()
+    leases.open(1, 3_000, 0, expires_connected=True)
+    for at in range(3_000):
+        leases.heard(1, at)
+    assert leases.take_expired(2_998 + 3_000 * MS) == []
+    assert leases.take_expired(2_999 + 3_000 * MS) == [1]
+
+
 def test_a_crash_does_not_hold_anybody_up() -> None:
     rig = Rig()
     rig.open(lease_ms=30_000)

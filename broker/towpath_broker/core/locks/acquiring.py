@@ -271,6 +271,9 @@ def check_may_wait(table: Table, request: Request, timeout_ms: int) -> list[Clai
         policy = claim.lock.space.policy
         if timeout_ms == 0 or policy is Policy.NO_WAIT:
             _refuse_now(table, request)
+        if policy is Policy.ORDERED and claim.converts is not None:
+            others = [*holders_before(claim), *waiters_before(claim)]
+            raise Blocked(ordering.no_upgrade(claim.lock), others[0])
         if policy in (Policy.WAIT_DIE, Policy.WOUND_WAIT):
             in_the_way = [*holders_before(claim), *waiters_before(claim)]
             if policy is Policy.WOUND_WAIT:

@@ -15,7 +15,11 @@ Pure, and not journaled: the engine's own.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+DEADLINES_LEFT_OVER: Final = 1_000
+"""Of earlier times at which a session was heard of; kept beside as many as there are sessions."""
 
 
 class Leases:
@@ -81,5 +85,9 @@ class Leases:
 
     def _set(self, session: int, until_ns: int) -> None:
         self._until_ns[session] = until_ns
-        if until_ns:
-            heappush(self._deadlines, (until_ns, session))
+        if not until_ns:
+            return
+        heappush(self._deadlines, (until_ns, session))
+        if len(self._deadlines) > 2 * len(self._until_ns) + DEADLINES_LEFT_OVER:
+            self._deadlines = [(at_ns, each) for each, at_ns in self._until_ns.items() if at_ns]
+            heapify(self._deadlines)

@@ -140,7 +140,8 @@ class LockMachine:
         if table.next_token + tokens <= table.tokens_end and lease_ms <= table.lease_ms:
             return None
         end = max(table.tokens_end, table.next_token + tokens + TOKENS_PER_BLOCK)
-        return c.Reserve(end, max(lease_ms, table.lease_ms))
+        # Leases of sessions that have ended need no quiet time any more: the sync covers their ends, too.
+        return c.Reserve(end, max(lease_ms, *(each.lease_ms for each in table.sessions.values()), 0))
 
     def next_deadline_ns(self) -> int | None:
         """Return when a ``Tick`` is due; None: none is."""
@@ -193,11 +194,12 @@ class LockMachine:
         had_boot, table.boot = table.boot, command.boot
         if not had_boot:
             return
-        settled_at_ns = table.now_ns + table.lease_ms * 1_000_000
-        table.settled_at_ns = max(settled_at_ns, 1)  # nothing is granted while sessions end
+        # The quiet time of an earlier reboot may not be over.
+        settled_at_ns = max(table.settled_at_ns, table.now_ns + table.lease_ms * 1_000_000)
+        table.settled_at_ns = settled_at_ns  # nothing is granted while sessions end
         for session in tuple(table.sessions.values()):
             self._end(session, EndReason.REBOOT)
-        table.settled_at_ns = settled_at_ns if table.lease_ms else 0
+        table.settled_at_ns = settled_at_ns if settled_at_ns > table.now_ns else 0
 
     def _reserve(self, command: c.Reserve) -> None:
         table = self.table

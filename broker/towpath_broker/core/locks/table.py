@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from typing import Final
 
 from towpath.errors import LimitExceeded, QuotaExceeded, SessionLost, TowpathError
 from towpath.names import check_name
@@ -32,6 +33,10 @@ from .grants import HELD, OVER, WAITING, Claim, Data, Lock, Owner, Request, Sess
 from .limits import LockLimits
 from .modes import EXCLUSIVE
 from .spaces import Spaces
+
+DEADLINES_LEFT_OVER: Final = 1_000
+"""Deadlines of waits that have ended, which are kept before somebody sweeps; beside as many as there are
+waits."""
 
 
 class Table:
@@ -170,6 +175,8 @@ class Table:
         request.deadline_ns = self.now_ns + timeout_ms * 1_000_000 if timeout_ms >= 0 else 0
         if request.deadline_ns:
             heappush(self.deadlines, (request.deadline_ns, request.seq, request))
+            if len(self.deadlines) > 2 * self.waits + DEADLINES_LEFT_OVER:
+                self._sweep_deadlines()
         self._count_wait(request)
 
     def _count_wait(self, request: Request) -> None:
@@ -212,6 +219,13 @@ class Table:
             self.waits_by_principal[principal] = left
         else:
             del self.waits_by_principal[principal]
+
+    def _sweep_deadlines(self) -> None:
+        """Forget the deadlines of waits that ended before them. O(1) for each wait, over all."""
+        self.deadlines = [
+            entry for entry in self.deadlines if (entry[2].deadline_ns, entry[2].seq) == entry[:2]
+        ]
+        heapify(self.deadlines)
 
     def next_deadline_ns(self) -> int | None:
         """Return when the next wait is over; None: none ends by itself."""

@@ -3,6 +3,9 @@
 The ranks of a lock space are declared, lock by lock; or they are the names themselves, level by level, so
 that ``a`` comes before ``a.b``, and that before ``b``. An owner may acquire what ranks above everything that
 it holds in the space. Locks that are taken at one moment may have any ranks among them.
+
+An upgrade takes nothing of a higher rank: while others read, it does not wait but is refused. Who may want to
+write acquires exclusively.
 """
 
 from __future__ import annotations
@@ -43,3 +46,11 @@ def check(owner: Owner, lock: Lock) -> tuple[LockOrder, Claim] | None:
             error = LockOrder(f"{lock.name!r} comes before {held.lock.name!r}, which the owner holds already")
             return error, held
     return None
+
+
+def no_upgrade(lock: Lock) -> LockOrder:
+    """Return what speaks against waiting for an upgrade."""
+    return LockOrder(
+        f"others hold {lock.name!r}, and waiting to upgrade it would be out of order",
+        hint="acquire it exclusively from the beginning, or release it first",
+    )
