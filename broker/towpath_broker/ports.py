@@ -55,6 +55,11 @@ class Journal(Protocol):
             The position of the first. When this returns, the records survive a loss of power.
         """
 
+    def append_unsynced(self, records: Sequence[bytes]) -> int:
+        """The same, but it need only survive what the kernel survives: the end of this process, not a loss of
+        power. A later :meth:`append` makes it as safe as itself. Does not wait for the disk.
+        """
+
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record of all that come after a position, in order."""
 

@@ -25,6 +25,10 @@ class MemoryJournal:
         self._records.extend(records)
         return first
 
+    def append_unsynced(self, records: Sequence[bytes]) -> int:
+        """The same."""
+        return self.append(records)
+
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record; see ``ports.Journal``."""
         start = max(after - self._dropped, 0)

@@ -48,6 +48,7 @@ class SqliteJournal:
 
     Args:
         path: the file; made if it is not there, and so is its directory.
+        is_lazy: the log is folded into the file by ``save_snapshot`` alone, so that no append waits for it.
 
     Raises:
         InvalidConfiguration: another daemon has the journal, it is of a later version, or the file is
@@ -55,8 +56,9 @@ class SqliteJournal:
         OSError, sqlite3.Error: the host refuses.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, is_lazy: bool = False) -> None:
         self._path = Path(path)
+        self._is_lazy = is_lazy
         missing = [each for each in self._path.parents if not each.exists()]
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in missing:
@@ -92,6 +94,16 @@ class SqliteJournal:
         self._last += len(records)
         return first
 
+    def append_unsynced(self, records: Sequence[bytes]) -> int:
+        """The same, but it survives only what the kernel survives: the end of this process, not a loss of
+        power. A later :meth:`append` makes it as safe as itself. Does not wait for the disk.
+        """
+        self._database.execute("PRAGMA synchronous=NORMAL")  # the log is synced before it is checkpointed
+        try:
+            return self.append(records)
+        finally:
+            self._database.execute("PRAGMA synchronous=FULL")
+
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record; see ``ports.Journal``."""
         rows = self._database.execute(
@@ -108,6 +120,8 @@ class SqliteJournal:
                 "INSERT OR REPLACE INTO snapshot (id, position, data) VALUES (1, ?, ?)", (position, snapshot)
             )
             self._database.execute("DELETE FROM record WHERE position <= ?", (position,))
+        if self._is_lazy:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def load_snapshot(self) -> tuple[int, bytes] | None:
         """Return the latest snapshot; see ``ports.Journal``."""
@@ -139,6 +153,8 @@ class SqliteJournal:
                 )
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
+        if self._is_lazy:
+            database.execute("PRAGMA wal_autocheckpoint=0")
         if is_empty:
             with _Transaction(database):
                 for statement in filter(str.strip, _SCHEMA.split(";")):

@@ -124,10 +124,17 @@ class KeptStream(Generic[T]):
         try:
             item = _item(self._call, answer)
         except TowpathError as error:
-            self._exchange.kept.discard(self)
+            self._finish()
             self._listener.ended(error)
         else:
+            if self._call.is_last is not None and self._call.is_last(item):
+                self._finish()
             self._listener.came(item)
+
+    def _finish(self) -> None:
+        """It was answered for the last time."""
+        self._exchange.kept.discard(self)
+        self._exchange.finish(self._call_id)
 
 
 def _item(call: Call[Any], answer: Frame) -> Any:

@@ -40,6 +40,7 @@ class Call(Generic[T]):
         response: the field that answers.
         decode: from that message to what the caller gets.
         principal: for whom a gateway asks; empty for the session's own.
+        is_last: of a stream: whether what was decoded ends it. None: an error or an ``end`` does.
     """
 
     request: str
@@ -47,6 +48,7 @@ class Call(Generic[T]):
     response: str
     decode: Callable[[Any], T]
     principal: str = ""
+    is_last: Callable[[T], bool] | None = None
 
     def frame(self, call_id: int) -> Frame:
         """The request as a frame."""

@@ -220,6 +220,11 @@ class Exchange:
             frame.cancel.SetInParent()
             self._outgoing.append((frame, ()))
 
+    def finish(self, call_id: int) -> None:
+        """A stream has been answered for the last time, though the answer did not say so."""
+        self._streams.discard(call_id)
+        self._pending.pop(call_id, None)
+
     def withdraw(self, call_id: int) -> None:
         """Ask that a call be given up; its answer, which says what became of it, is still waited for."""
         if call_id in self._pending and self.is_ready:

@@ -93,10 +93,14 @@ class RemoteAsking:
         while True:
             try:
                 connection = await self._session.ready()
-                stream = await connection.open_stream(make())
+                call = make()
+                stream = await connection.open_stream(call)
                 try:
                     while True:
-                        listener.came(await stream.receive())
+                        item = await stream.receive()
+                        listener.came(item)
+                        if call.is_last is not None and call.is_last(item):
+                            return
                         pause_s = RECONNECT_FIRST_S
                 finally:
                     stream.close()

@@ -1,0 +1,409 @@
+"""Lock sessions and lock calls at the door: who keeps which session, and who waits for which answer.
+
+Theory of operation
+    A lock session is kept by the connection that has its stream open. One with a lease of 0 ends with the
+    stream, be it that the connection ended or the process; one with a lease may be taken up again, by whoever
+    shows the token that came with it, until the lease has run out (``core.locks.leases``). One that came by a
+    gateway must also be heard of meanwhile. That a session has ended is told to the machine as a command, and
+    so stands in the journal.
+
+    After a restart of the core nobody keeps the sessions that the journal has. Each has its lease, or
+    ``GRACE_MS``, to be taken up again; one whose process is gone ends at once.
+
+    A wait is known by its session and the number that the session gave it; a call that waits is the one that
+    last asked with that number. So a session that was taken up asks again, and is told how things stand.
+
+Invariants
+    A connection acts only for sessions that it keeps, on behalf of the principal that opened them.
+    Each call is answered once; after that nothing is sent for it.
+
+Not here: decisions about locks (``core.locks``), frames (``translate_locks``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from towpath.errors import InvalidArgument, PermissionDenied, SessionLost
+from towpath_broker.core.commands import Caller
+from towpath_broker.core.ids import CallId
+from towpath_broker.core.locks import commands as c
+from towpath_broker.core.locks import effects as e
+from towpath_broker.core.locks.leases import Leases
+from towpath_broker.core.locks.machine import LockMachine
+
+from . import translate_locks
+from .lock_watches import LockWatches
+from .tokens import ResumeTokens
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+GRACE_MS: Final = 5_000
+"""How long the sessions of local programs may take to come back after a restart of the core."""
+PLACE_CHARS_MAX: Final = 512
+
+Submit = Callable[[c.LockCommand], None]
+Look = Callable[[Callable[[LockMachine], None]], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call that is to be answered. ``session``, ``number``: of one that waits."""
+
+    connection: Connection
+    call: CallId
+    request: str
+    session: int = 0
+    number: int = 0
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it."""
+
+    principal: str
+    lease_ms: int
+    call: _Call | None = None
+
+
+class LockCalls:
+    """All of the door's.
+
+    Args:
+        submit: gives a command to the lock machine's engine; never waits.
+        look: has something done with the machine, after what was submitted before.
+        tokens: what proves that who takes a session up had it.
+    """
+
+    def __init__(self, submit: Submit, look: Look, tokens: ResumeTokens) -> None:
+        self._submit = submit
+        self._look = look
+        self._tokens = tokens
+        self._kept: dict[int, _Kept] = {}
+        self._of_call: dict[tuple[Connection, int], _Call] = {}
+        self._by_reference: dict[int, _Call] = {}
+        self._waits: dict[tuple[int, int], _Call] = {}
+        self._opening: dict[int, _Kept] = {}
+        self._next_reference = 1
+        self._watches = LockWatches(look)
+        self._leases = Leases()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    def recovered(self, machine: LockMachine) -> None:
+        """The machine has replayed its journal: let those who had sessions come back."""
+        for session in machine.sessions():
+            self._kept[session.id] = _Kept(session.principal, session.lease_ms)
+            if session.pid and not session.lease_ms and not _is_alive(session.pid):
+                self._submit(c.EndSession(session.id, c.EndReason.SESSION_DIED))
+            else:
+                self._leases.recovered(session.id, session.lease_ms, GRACE_MS, time.monotonic_ns())
+        self._set_timer()
+
+    # ---- what connections ask ------------------------------------------------------------------------------
+
+    def ask(self, connection: Connection, caller: Caller, request: str, body: Any) -> None:
+        """Carry out a request.
+
+        Raises:
+            TowpathError: it cannot be; nothing has changed.
+        """
+        call = _Call(connection, caller.call, request)
+        if request == translate_locks.KEEP:
+            self._keep(call, caller, body)
+        elif request in translate_locks.LOOKING:
+            self._watches.ask(connection, caller.call, request, body)
+        elif request in translate_locks.WAITING:
+            self._wait(call, caller, body)
+        else:
+            self._plain(call, caller, request, body)
+
+    def go_on(self, connection: Connection, call: int, body: Any) -> None:
+        """Take a later message of a session's stream."""
+        stream = self._of_call.get((connection, call))
+        if stream is None or not stream.session:
+            return
+        if body.WhichOneof("event") == "close":
+            self._submit(c.EndSession(stream.session, c.EndReason.SESSION_CLOSED))
+        else:
+            self._leases.heard(stream.session, time.monotonic_ns())
+
+    def _keep(self, call: _Call, caller: Caller, body: Any) -> None:
+        if body.WhichOneof("event") != "open":
+            raise InvalidArgument("the first message of a lock session's stream opens it")
+        opening = body.open
+        self._of_call[call.connection, call.call] = call
+        if opening.resumed:
+            try:
+                self._resume(call, caller, opening)
+            except BaseException:
+                del self._of_call[call.connection, call.call]
+                raise
+            return
+        reference = self._refer(call)
+        self._opening[reference] = _Kept(caller.principal, opening.lease_ms, call)
+        self._submit(
+            c.OpenSession(
+                caller.principal,
+                opening.name,
+                call.connection.peer.pid if not call.connection.gateway else 0,
+                _place(call.connection.peer.pid) if not call.connection.gateway else "",
+                opening.lease_ms,
+                opening.priority,
+                reference,
+            )
+        )
+
+    def _resume(self, call: _Call, caller: Caller, opening: Any) -> None:
+        session = int(opening.resumed)
+        self._tokens.check(session, f"lock {caller.principal}", opening.resume_token)
+        kept = self._kept.get(session)
+        if kept is None:
+            raise SessionLost(f"lock session {session} is gone")
+        kept.call = call
+        call.session = session
+        self._connected(session, kept)
+        token = bytes(opening.resume_token)
+
+        def tell(machine: LockMachine) -> None:
+            if kept.call is not call:
+                return
+            grants, waits = machine.told_of(session)
+            frame = translate_locks.session_frame(call.call, session, kept.lease_ms, token, grants, waits)
+            call.connection.send(frame)
+
+        self._look(tell)
+
+    def _wait(self, call: _Call, caller: Caller, body: Any) -> None:
+        call.session = self._check_kept(call.connection, caller, translate_locks.session_of(call.request, body))
+        call.number = int(body.request)
+        command = translate_locks.WAITING[call.request](body)
+        key = (call.session, call.number)
+        if key in self._waits:
+            raise InvalidArgument(f"request {call.number} is waited for already")
+        self._waits[key] = self._of_call[call.connection, call.call] = call
+        self._submit(command)
+
+    def _plain(self, call: _Call, caller: Caller, request: str, body: Any) -> None:
+        if request in translate_locks.OF_OPERATORS:
+            if not caller.is_admin:
+                raise PermissionDenied(
+                    "only the daemon's own user and administrators may do this to others' locks",
+                    hint="ask as root, or as a member of the admin group",
+                )
+        else:
+            self._check_kept(call.connection, caller, translate_locks.session_of(request, body))
+        reference = self._refer(call)
+        try:
+            self._submit(translate_locks.PLAIN[request](body, caller.principal, reference))
+        except BaseException:
+            del self._by_reference[reference]
+            raise
+
+    def _check_kept(self, connection: Connection, caller: Caller, session: int) -> int:
+        kept = self._kept.get(session)
+        if kept is None:
+            raise SessionLost(f"lock session {session} is gone")
+        if kept.call is None or kept.call.connection is not connection or kept.principal != caller.principal:
+            raise PermissionDenied(f"lock session {session} is not yours", hint="open one, or resume your own")
+        return session
+
+    def _refer(self, call: _Call) -> int:
+        reference = self._next_reference
+        self._next_reference += 1
+        self._by_reference[reference] = call
+        return reference
+
+    # ---- the end of calls and connections ------------------------------------------------------------------
+
+    def cancel(self, connection: Connection, number: int) -> bool:
+        """A call is not wanted any more.
+
+        Returns:
+            Whether it is over: nothing more is sent for it. Others are answered all the same.
+        """
+        call = self._of_call.pop((connection, number), None)
+        if call is None:
+            return self._watches.cancel(connection, number)
+        if call.request == translate_locks.KEEP:
+            self._stream_ended(call, c.EndReason.SESSION_CLOSED)
+        else:
+            self._waits.pop((call.session, call.number), None)
+            self._submit(c.Cancel(call.session, call.number))
+        return True
+
+    def connection_closed(self, connection: Connection) -> None:
+        """A connection has ended, and with it its streams."""
+        ended = [call for (of, _), call in self._of_call.items() if of is connection]
+        for call in ended:
+            del self._of_call[connection, call.call]
+            if call.request == translate_locks.KEEP:
+                self._stream_ended(call, c.EndReason.SESSION_DIED)
+            else:
+                self._waits.pop((call.session, call.number), None)
+        self._watches.connection_closed(connection)
+
+    def _stream_ended(self, call: _Call, reason: c.EndReason) -> None:
+        kept = self._kept.get(call.session)
+        if kept is None or kept.call is not call or self._is_over:
+            return
+        kept.call = None
+        if self._leases.disconnected(call.session, time.monotonic_ns()):
+            self._set_timer()
+        else:
+            self._submit(c.EndSession(call.session, reason))
+
+    def stop(self) -> None:
+        """The core is about to end, and its successor takes the sessions over: connections that close now
+        end none of them."""
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ---- leases --------------------------------------------------------------------------------------------
+
+    def _connected(self, session: int, kept: _Kept) -> None:
+        """A session is kept by its ``call`` from now on."""
+        assert kept.call is not None
+        is_remote = bool(kept.call.connection.gateway)
+        self._leases.open(session, kept.lease_ms, time.monotonic_ns(), expires_connected=is_remote)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ns = self._leases.next_deadline_ns()
+        if due_ns is not None and not self._is_over:
+            delay_s = max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        for session in self._leases.take_expired(time.monotonic_ns()):
+            kept = self._kept.get(session)
+            has_lease = kept is not None and kept.lease_ms
+            reason = c.EndReason.LEASE_EXPIRED if has_lease else c.EndReason.SESSION_DIED
+            self._submit(c.EndSession(session, reason))
+        self._set_timer()
+
+    # ---- what the machine wants done -----------------------------------------------------------------------
+
+    def emit(self, effect: e.LockEffect) -> None:
+        """Carry out one effect."""
+        match effect:
+            case e.Granted() | e.Refused() | e.BarrierOpened():
+                self._answer_wait(effect)
+            case e.Waiting():
+                self._tell_wait(effect)
+            case e.Done():
+                if (call := self._by_reference.pop(effect.reference, None)) is not None:
+                    _answer(call, translate_locks.done_frame(call.call, call.request, effect))
+            case e.Failed():
+                self._failed(effect)
+            case e.SessionOpened():
+                self._opened(effect)
+            case e.SessionEnded():
+                self._ended(effect)
+            case e.Revoked():
+                if (stream := self._stream_of(effect.session)) is not None:
+                    stream.connection.send(translate_locks.revoked_frame(stream.call, effect))
+            case e.Wounded():
+                if (stream := self._stream_of(effect.session)) is not None:
+                    stream.connection.send(translate_locks.wounded_frame(stream.call, effect))
+        self._watches.tell(effect)
+
+    def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
+        call = self._waits.pop((effect.session, effect.request), None)
+        if call is None:
+            return
+        del self._of_call[call.connection, call.call]
+        match effect:
+            case e.Granted():
+                _answer(call, translate_locks.granted_frame(call.call, call.request, effect))
+            case e.Refused():
+                _answer(call, translate_locks.refused_frame(call.call, call.request, effect))
+            case e.BarrierOpened():
+                _answer(call, translate_locks.opened_frame(call.call, effect))
+
+    def _tell_wait(self, effect: e.Waiting) -> None:
+        """Say how it stands, if it still does when the machine is looked at."""
+
+        def tell(machine: LockMachine) -> None:
+            call = self._waits.get((effect.session, effect.request))
+            if call is not None:
+                call.connection.waits(call.call)
+                waits = machine.waits_of(effect.session, effect.request)
+                call.connection.send(translate_locks.waiting_frame(call.call, call.request, waits))
+
+        self._look(tell)
+
+    def _failed(self, effect: e.Failed) -> None:
+        call = self._by_reference.pop(effect.reference, None)
+        self._opening.pop(effect.reference, None)
+        if call is not None:
+            self._of_call.pop((call.connection, call.call), None)
+            if call.connection.request_of(call.call) is not None:
+                call.connection.refuse(call.call, effect.error)
+
+    def _opened(self, effect: e.SessionOpened) -> None:
+        call = self._by_reference.pop(effect.reference, None)
+        kept = self._opening.pop(effect.reference, None)
+        assert call is not None and kept is not None
+        self._kept[effect.session] = kept
+        call.session = effect.session
+        self._connected(effect.session, kept)
+        if self._of_call.get((call.connection, call.call)) is not call:  # it has ended meanwhile
+            self._stream_ended(call, c.EndReason.SESSION_DIED)
+            return
+        token = self._tokens.token(effect.session, f"lock {kept.principal}")
+        call.connection.send(
+            translate_locks.session_frame(call.call, effect.session, kept.lease_ms, token)
+        )
+
+    def _ended(self, effect: e.SessionEnded) -> None:
+        kept = self._kept.pop(effect.session, None)
+        if kept is None:
+            return
+        self._leases.close(effect.session)
+        call = kept.call
+        if call is not None and self._of_call.pop((call.connection, call.call), None) is not None:
+            _answer(call, translate_locks.lost_frame(call.call, effect.session, effect.reason))
+
+    def _stream_of(self, session: int) -> _Call | None:
+        kept = self._kept.get(session)
+        return None if kept is None else kept.call
+
+
+def _answer(call: _Call, frame: Any) -> None:
+    """End a call, unless it was cancelled meanwhile."""
+    if call.connection.request_of(call.call) is not None:
+        call.connection.answer(frame)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether there is a process of this number. (Another one may have it by now: that session has to wait.)"""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _place(pid: int) -> str:
+    """Return a process's command line, as far as it can be read; for people."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4 * PLACE_CHARS_MAX)
+    except OSError:
+        return ""
+    text = words.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    return "".join(char if char.isprintable() else "?" for char in text)[:PLACE_CHARS_MAX]

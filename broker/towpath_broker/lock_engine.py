@@ -1,0 +1,262 @@
+"""The lock machine's engine: rounds of commands, their journal, and time.
+
+Theory of operation
+    Whoever has a command calls :meth:`LockEngine.submit`. One task takes all that wait, applies them, appends
+    the records of those that changed something in one transaction, and then emits. Nothing is emitted before
+    the append that covers it has returned; where that fails :meth:`run` fails, and the process ends.
+
+    A record need not be on the disk: locks of the host end with the host, and what the kernel has been given
+    survives the core. So most appends are short, and made right here. Two kinds of rounds wait for the disk,
+    in a worker thread: those with a ``Reserve`` (tokens must grow over a loss of power too), and those that
+    write a value whose writer asked for it.
+
+    Time enters as ``Tick``, which one timer submits when the machine has something due. There is no polling.
+
+Invariants
+    Effects are emitted in the order in which commands were submitted. Times in the journal never go back.
+
+Not here: what commands mean (``core.locks``), who is connected (``local.lock_calls``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from towpath.errors import InvalidConfiguration
+
+from .core.locks import codec
+from .core.locks import commands as c
+from .core.locks.effects import LockEffect
+from .core.locks.limits import LockLimits
+from .core.locks.machine import LockMachine
+from .ports import Clock, Journal
+
+BATCH_MAX: Final = 256
+SNAPSHOT_EVERY_RECORDS: Final = 20_000
+"""Bounds the replay at start, and the journal's log, which has a page for each append."""
+TIMER_S_MAX: Final = 60.0
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+Look = Callable[[LockMachine], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LockEngineStatistics:
+    """What the engine has done in this run."""
+
+    commands: int
+    records: int
+    appends: int
+    syncs: int
+    snapshots: int
+
+
+class LockEngine:
+    """Runs a lock machine on a journal.
+
+    Args:
+        machine: one that was just made.
+        journal: stays the caller's, who closes it after :meth:`run` has returned.
+        clock: tells the time of commands.
+        emit: carries out effects; called from the engine's task only.
+        limits: the bounds that hold from this run on.
+    """
+
+    def __init__(
+        self,
+        machine: LockMachine,
+        journal: Journal,
+        clock: Clock,
+        emit: Callable[[LockEffect], None],
+        limits: LockLimits,
+    ) -> None:
+        self._machine = machine
+        self._limits = limits
+        self._journal = journal
+        self._clock = clock
+        self._emit = emit
+        self._line: deque[c.LockCommand | Look] = deque()
+        self._arrived = asyncio.Event()
+        self._is_stopping = self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._uncovered = 0
+        self._commands = self._records = self._appends = self._syncs = self._snapshots = 0
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="lock-journal")
+
+    # ---- for the daemon ------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Bring the machine to where the journal says it was, and begin a run of it. Nothing is emitted.
+
+        Raises:
+            InvalidConfiguration: the journal is of a later version, or damaged.
+            OSError, sqlite3.Error: the journal failed.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._worker, self._replay)
+            boot = (await loop.run_in_executor(self._worker, BOOT_ID.read_text)).strip()
+            begin = c.Begin(boot, self._limits)
+            now_ns = self._now_ns()
+            self._machine.apply(begin, now_ns)
+            await self._append([codec.encode_command(begin, now_ns)], is_synced=True)
+        except BaseException:
+            self._end()
+            raise
+
+    def _replay(self) -> None:
+        machine = self._machine
+        position = 0
+        saved = self._journal.load_snapshot()
+        if saved is not None:
+            position, snapshot = saved
+            codec.restore(machine, snapshot)
+        for expected, (found, record) in enumerate(self._journal.replay(position), position + 1):
+            if found != expected:
+                raise InvalidConfiguration(
+                    f"record {expected} of the locks' journal is missing",
+                    hint="restore the state directory from a backup",
+                )
+            command, now_ns = codec.decode_command(record)
+            machine.apply(command, now_ns)
+            self._uncovered += 1
+
+    async def run(self) -> None:
+        """Carry out commands until :meth:`stop`, and then those that still wait; at last take a snapshot.
+
+        Raises:
+            OSError, sqlite3.Error: the journal failed. The machine must not be used any more.
+        """
+        try:
+            while self._line or not self._is_stopping:
+                if not self._line:
+                    self._set_timer()
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    continue
+                await self._round([self._line.popleft() for _ in range(min(len(self._line), BATCH_MAX))])
+                if self._uncovered >= SNAPSHOT_EVERY_RECORDS:
+                    await self._save_snapshot()
+                await asyncio.sleep(0)
+            if self._uncovered:
+                await self._save_snapshot()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Let :meth:`run` return when the line is empty."""
+        self._is_stopping = True
+        self._arrived.set()
+
+    def submit(self, command: c.LockCommand) -> None:
+        """Put a command in line. After :meth:`run` has returned commands are ignored."""
+        if not self._is_over:
+            self._line.append(command)
+            self._arrived.set()
+
+    def look(self, what: Look) -> None:
+        """Have something look at the machine, when what was submitted before has been emitted."""
+        if not self._is_over:
+            self._line.append(what)
+            self._arrived.set()
+
+    def statistics(self) -> LockEngineStatistics:
+        """Return counts of what was done in this run."""
+        return LockEngineStatistics(
+            commands=self._commands,
+            records=self._records,
+            appends=self._appends,
+            syncs=self._syncs,
+            snapshots=self._snapshots,
+        )
+
+    # ---- rounds --------------------------------------------------------------------------------------------
+
+    async def _round(self, batch: list[c.LockCommand | Look]) -> None:
+        """Apply, append, emit."""
+        machine = self._machine
+        now_ns = self._now_ns()
+        commands = [each for each in batch if isinstance(each, c.LockCommand)]
+        records: list[bytes] = []
+        is_synced = False
+        if (reserve := machine.reservation(commands)) is not None:
+            machine.apply(reserve, now_ns)
+            records.append(codec.encode_command(reserve, now_ns))
+            is_synced = True
+        outcomes: list[list[LockEffect] | Look] = []
+        for each in batch:
+            if not isinstance(each, c.LockCommand):
+                outcomes.append(each)
+                continue
+            before = machine.revision
+            outcomes.append(machine.apply(each, now_ns))
+            self._commands += 1
+            if machine.revision != before:
+                records.append(codec.encode_command(each, now_ns))
+                is_synced = is_synced or (isinstance(each, c.Release | c.WriteGuarded) and each.is_durable)
+        if records:
+            await self._append(records, is_synced=is_synced)
+        for outcome in outcomes:
+            if isinstance(outcome, list):
+                for effect in outcome:
+                    self._emit(effect)
+            else:
+                outcome(machine)
+
+    async def _append(self, records: list[bytes], *, is_synced: bool) -> None:
+        self._appends += 1
+        self._records += len(records)
+        self._uncovered += len(records)
+        if is_synced:
+            self._syncs += 1
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._worker, self._journal.append, records)
+        else:
+            self._journal.append_unsynced(records)
+
+    async def _save_snapshot(self) -> None:
+        snapshot = codec.encode_state(self._machine)
+        position = self._journal.last_position
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, snapshot)
+        self._uncovered = 0
+        self._snapshots += 1
+
+    # ---- time ----------------------------------------------------------------------------------------------
+
+    def _now_ns(self) -> int:
+        return max(self._clock.now_ns(), self._machine.now_ns)
+
+    def _set_timer(self) -> None:
+        due_ns = self._machine.next_deadline_ns()
+        if self._timer is not None:
+            if due_ns == self._timer_ns:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due_ns is not None:
+            self._timer_ns = due_ns
+            delay_s = min(max(0.0, (due_ns - self._clock.now_ns()) / 1e9), TIMER_S_MAX)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        due_ns = self._machine.next_deadline_ns()
+        if due_ns is not None and due_ns <= self._clock.now_ns():
+            self.submit(c.Tick())
+        else:
+            self._set_timer()
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._line.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._worker.shutdown(wait=True)

@@ -1,0 +1,381 @@
+"""Locks, waiting in the caller's thread."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from towpath.errors import LockHeld, NotHeld, Timeout, TowpathError
+from towpath.locks import model, requests
+from towpath.locks.model import Mode
+from towpath.locks.requests import Wanted
+from towpath.locks.session import LEASE_MS_DEFAULT, Hold, LockSession, Pending
+from towpath.names import check_name
+from towpath.result import attempt
+from towpath.waiting import program_name
+
+if TYPE_CHECKING:
+    from towpath.sync.kinds import Kinds
+
+LATE_S = 5.0
+"""How much longer than its timeout a request waits for the daemon to say that it is over."""
+
+
+class Locks:
+    """What one client has to do with locks: its lock session, made when it is first used."""
+
+    def __init__(self, client: Kinds, *, is_local: bool) -> None:
+        self._client = client
+        self._is_local = is_local
+        self._session: LockSession | None = None
+        self._opening = threading.Lock()
+        self._owners = threading.local()
+        self._numbers = itertools.count(1)
+        self.on_lost: list[Callable[[TowpathError], object]] = []
+
+    def owner(self) -> int:
+        """The number of the calling thread in the session."""
+        number: int | None = getattr(self._owners, "number", None)
+        if number is None:
+            number = self._owners.number = next(self._numbers)
+        return number
+
+    def session(self) -> LockSession:
+        """The session; another one if that there was has ended."""
+        self._client._check_not_forked()
+        session = self._session
+        if session is not None and session.why_lost is None:
+            return session
+        with self._opening:
+            if self._session is None or self._session.why_lost is not None:
+                self._session = LockSession(
+                    self._client,
+                    name=program_name(""),
+                    lease_ms=0 if self._is_local else LEASE_MS_DEFAULT,
+                    on_lost=self._lost,
+                )
+            return self._session
+
+    def wait(
+        self,
+        session: LockSession,
+        make: Callable[[int, int], requests.Call[requests.Standing]],
+        timeout: float | None,
+        number: int = 0,
+    ) -> Pending:
+        """Ask, and wait until it is over.
+
+        Raises:
+            Timeout: nothing was heard for longer than the timeout.
+        """
+        over = threading.Event()
+        pending = session.begin(make, over.set, number)
+        try:
+            if not over.wait(None if timeout is None else timeout + LATE_S):
+                raise Timeout(f"the daemon did not answer within {timeout} s", hint="")
+        except BaseException:
+            session.give_up(pending)
+            raise
+        return pending
+
+    def acquire(
+        self, wanted: Sequence[Wanted], timeout: float | None, *, is_reentrant: bool = False, note: str = ""
+    ) -> Hold:
+        """Take locks together."""
+        owner = self.owner()
+        session = self.session()
+
+        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+            return requests.acquire(
+                session_id, owner, number, wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
+            )
+
+        make(0, 1)  # what cannot be asked is refused here
+        return session.hold(self.wait(session, make, timeout))
+
+    def close(self) -> None:
+        """Release everything. More than once is fine."""
+        session = self._session
+        if session is not None:
+            session.close()
+
+    def _lost(self, error: TowpathError) -> None:
+        for told in tuple(self.on_lost):
+            told(error)
+
+
+class Guard:
+    """Proof that the program holds a lock, or several; releases them when it is closed.
+
+    Attributes:
+        grants: one for each lock, in the order in which they were asked for.
+    """
+
+    def __init__(self, locks: Locks, hold: Hold) -> None:
+        self._locks = locks
+        self._hold = hold
+
+    @property
+    def grants(self) -> tuple[model.Grant, ...]:
+        return self._hold.grants
+
+    @property
+    def name(self) -> str:
+        """The lock's name; of several, the first one's."""
+        return self._hold.grants[0].lock
+
+    @property
+    def mode(self) -> Mode:
+        """How it is held now."""
+        return self._hold.grants[0].mode
+
+    @property
+    def token(self) -> int:
+        """The fencing token: above that of every grant before, for ever."""
+        return self._hold.grants[0].token
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is held, as far as this program can know. Whoever must be certain has the token checked
+        by what is written to."""
+        return self._hold.is_valid
+
+    def check(self) -> None:
+        """Do nothing while it is held.
+
+        Raises:
+            NotHeld: it was released.
+            LockRevoked, SessionLost: it was lost.
+        """
+        self._hold.check()
+
+    def release(self) -> None:
+        """Give it back. Does not wait.
+
+        Raises:
+            NotHeld: it was released already.
+            LockRevoked, SessionLost: it had been lost: what was done meanwhile was perhaps not alone.
+        """
+        self._hold.session.release(self._hold)
+
+    def upgrade(self, timeout: float | None = None) -> None:
+        """Make what is held shared exclusive, with a new token. Nobody else has it exclusively in between.
+
+        Raises:
+            Timeout, Deadlock: it is still shared. Two that upgrade are a deadlock.
+            NotHeld, LockRevoked, SessionLost.
+        """
+        hold = self._hold
+        hold.check()
+
+        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+            return requests.upgrade(session_id, number, timeout)
+
+        hold.session.hold(self._locks.wait(hold.session, make, timeout, hold.number))
+
+    def downgrade(self) -> None:
+        """Make what is held exclusively shared; the token stays.
+
+        Raises:
+            NotHeld, LockRevoked, SessionLost.
+        """
+        hold = self._hold
+        hold.check()
+        self._locks._client._call(requests.downgrade(hold.session.id, hold.number))
+        hold.grants = tuple(model.in_mode(grant, Mode.SHARED) for grant in hold.grants)
+
+    def wait(self, condition: str = "", timeout: float | None = None) -> bool:
+        """Give the lock up until somebody notifies, and take it again.
+
+        Args:
+            condition: a lock may have several.
+
+        Returns:
+            Whether somebody notified; else the time ran out. The lock is held either way, with a new token.
+
+        Raises:
+            NotHeld: it is not held exclusively.
+            LockRevoked, SessionLost.
+        """
+        hold = self._hold
+        hold.check()
+
+        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+            return requests.wait_condition(session_id, number, condition, timeout)
+
+        pending = self._locks.wait(hold.session, make, None, hold.number)
+        hold.session.hold(pending)
+        outcome = pending.outcome
+        return isinstance(outcome, requests.Standing) and not outcome.is_timed_out
+
+    def notify(self, condition: str = "", count: int = 1) -> int:
+        """Notify so many who wait, the longest first; 0: all. Returns how many there were.
+
+        Raises:
+            NotHeld: it is not held exclusively.
+            LockRevoked, SessionLost.
+        """
+        hold = self._hold
+        hold.check()
+        return self._locks._client._call(
+            requests.notify_condition(hold.session.id, hold.number, condition, count)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release, unless it was released inside. If the lock was lost inside and nothing else is wrong, that is
+        raised."""
+        try:
+            self.release()
+        except NotHeld:
+            pass
+        except TowpathError:
+            if error is None:
+                raise
+
+    def __repr__(self) -> str:
+        state = "" if self.is_valid else ", not valid"
+        return f"<towpath.Guard {self.name} {self.mode.name.lower()} token {self.token}{state}>"
+
+    try_upgrade = attempt(upgrade)
+    try_release = attempt(release)
+
+
+class Lock:
+    """A lock by name; asks nobody until it is used. Any number of threads may use it: each is an owner of its
+    own.
+
+    ``with lock:`` acquires it exclusively, for ever if need be, and releases it.
+
+    Attributes:
+        name: dotted, as a channel's.
+    """
+
+    def __init__(self, locks: Locks, name: str, *, reentrant: bool = False, note: str = "") -> None:
+        self.name = check_name(name, "a lock's name")
+        self._locks = locks
+        self._is_reentrant = reentrant
+        self._note = note
+        self._entered = threading.local()
+
+    def acquire(self, timeout: float | None = None, *, shared: bool = False) -> Guard:
+        """Take the lock.
+
+        Args:
+            timeout: seconds; None waits for ever, 0 does not wait.
+            shared: together with others that hold it shared.
+
+        Raises:
+            Timeout, or LockHeld where it was not to wait: somebody else has it.
+            Deadlock: waiting would have closed a circle; ``error.cycle`` is the whole of it.
+            LockOrder, WaitRefused, Wounded: the lock space's policy does not allow it.
+            SessionLost, ConnectionLost, Unavailable, LimitExceeded, QuotaExceeded, InvalidArgument.
+        """
+        wanted = [Wanted(self.name, Mode.SHARED if shared else Mode.EXCLUSIVE)]
+        hold = self._locks.acquire(wanted, timeout, is_reentrant=self._is_reentrant, note=self._note)
+        return Guard(self._locks, hold)
+
+    def acquire_nowait(self, *, shared: bool = False) -> Guard | None:
+        """Take the lock if it is free, and return its guard; else None. Errors as for :meth:`acquire`."""
+        try:
+            return self.acquire(0, shared=shared)
+        except (LockHeld, Timeout):
+            return None
+
+    def __enter__(self) -> Guard:
+        guard = self.acquire()
+        stack: list[Guard] = self._entered.__dict__.setdefault("guards", [])
+        stack.append(guard)
+        return guard
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.guards.pop().__exit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<towpath.Lock {self.name}>"
+
+    try_acquire = attempt(acquire)
+
+
+class Semaphore:
+    """A counting semaphore by name: so many permits, of which one request may take several.
+
+    Args:
+        permits: how many there are in all; everybody must say the same, 1 to 2**31 - 1.
+    """
+
+    def __init__(self, locks: Locks, name: str, permits: int) -> None:
+        self.name = check_name(name, "a lock's name")
+        self.permits = permits
+        self._locks = locks
+
+    def acquire(self, weight: int = 1, timeout: float | None = None) -> Guard:
+        """Take permits, in turn: who needs many is not passed by for ever. Errors as for
+        :meth:`Lock.acquire`, and LockConflict: others say that there are more or fewer permits."""
+        wanted = [Wanted(self.name, Mode.PERMITS, weight, self.permits)]
+        return Guard(self._locks, self._locks.acquire(wanted, timeout))
+
+    def acquire_nowait(self, weight: int = 1) -> Guard | None:
+        """Take permits if there are enough; else None."""
+        try:
+            return self.acquire(weight, 0)
+        except (LockHeld, Timeout):
+            return None
+
+    try_acquire = attempt(acquire)
+
+
+class Barrier:
+    """Where so many wait for each other.
+
+    Args:
+        parties: how many; everybody must say the same, 1 to 65,536.
+    """
+
+    def __init__(self, locks: Locks, name: str, parties: int) -> None:
+        self.name = check_name(name, "a barrier's name")
+        self.parties = parties
+        self._locks = locks
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Arrive, and wait until all have. Returns which of them this was: 0 is the first.
+
+        Raises:
+            Timeout: not all came in time.
+            BarrierBroken: one that had arrived left.
+            LockConflict: others say that it is for more or fewer.
+        """
+        locks = self._locks
+        owner, session = locks.owner(), locks.session()
+
+        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+            return requests.arrive(session_id, owner, number, self.name, self.parties, timeout)
+
+        make(0, 1)
+        outcome = locks.wait(session, make, timeout).outcome
+        if isinstance(outcome, requests.Standing):
+            return outcome.index
+        assert outcome is not None
+        raise outcome
+
+    try_wait = attempt(wait)
+
+
+def listed(client: Kinds, prefix: str) -> Iterator[model.LockInfo]:
+    """Yield the locks that are in use, by name."""
+    token = ""
+    while True:
+        page = client._call(requests.list_locks(prefix, token))
+        yield from page.locks
+        token = page.next_token
+        if not token:
+            return

@@ -1,0 +1,271 @@
+"""What is asked about locks, as calls. Sans-I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from towpath import convert
+from towpath.calls import Call
+from towpath.errors import Deadlock, InvalidArgument, TowpathError
+from towpath.locks import model
+from towpath.names import check_name
+from towpath.v1 import locks_pb2
+
+M = TypeVar("M", bound=Message)
+
+TIMEOUT_MS_MAX: Final = (1 << 32) - 1
+PAGE: Final = 100
+
+
+class Wanted(NamedTuple):
+    """One lock of a request. ``weight``, ``capacity``: of a semaphore."""
+
+    name: str
+    mode: model.Mode = model.Mode.EXCLUSIVE
+    weight: int = 1
+    capacity: int = 0
+
+
+def make(kind: type[M], **fields: Any) -> M:
+    """Make a request.
+
+    Raises:
+        InvalidArgument: a field is of the wrong type or out of its range.
+    """
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{kind.__name__.removesuffix('Request')}: {error}") from None
+
+
+def timeout_ms(timeout_s: float | None) -> int | None:
+    """A timeout as it is told: whole milliseconds, rounded up; None for never.
+
+    Raises:
+        InvalidArgument: it is negative or not a number.
+    """
+    if timeout_s is None:
+        return None
+    if not timeout_s >= 0:
+        raise InvalidArgument(f"a timeout of {timeout_s} seconds", hint="None waits for ever, 0 does not wait")
+    return min(TIMEOUT_MS_MAX, -int(-timeout_s * 1000 // 1))
+
+
+# ---- sessions ----------------------------------------------------------------------------------------------
+
+
+def keep(
+    *, name: str, lease_ms: int, priority: int, resumed: int, resume_token: bytes
+) -> Call[locks_pb2.KeepLockSessionResponse]:
+    """Open a lock session, or take one up again; answered by notices for as long as it lives."""
+    opening = make(
+        locks_pb2.OpenLockSession,
+        name=name,
+        lease_ms=lease_ms,
+        priority=priority,
+        resumed=resumed,
+        resume_token=resume_token,
+    )
+    request = locks_pb2.KeepLockSessionRequest(open=opening)
+    return Call("keep_lock_session_request", request, "keep_lock_session_response", lambda response: response)
+
+
+# ---- waiting -----------------------------------------------------------------------------------------------
+
+
+class Standing(NamedTuple):
+    """An answer to what waits: how it stands (``waits``), or that it is over (``is_over``)."""
+
+    is_over: bool
+    grants: tuple[model.Grant, ...] = ()
+    waits: tuple[model.Wait, ...] = ()
+    is_timed_out: bool = False
+    generation: int = 0
+    index: int = 0
+
+
+def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
+    """Return the error that a refusal is, with what is known beside it."""
+    error = convert.error_from_proto(refused.error)
+    if isinstance(error, Deadlock):
+        error.cycle = tuple(map(model.member_from_proto, refused.deadlock.cycle))
+    return error
+
+
+def _standing(response: Any) -> Standing:
+    match response.WhichOneof("event"):
+        case "refused":
+            raise refusal(response.refused)
+        case "granted":
+            grants = tuple(map(model.grant_from_proto, response.granted.grants))
+            return Standing(True, grants, is_timed_out=response.granted.is_timed_out)
+        case "opened":
+            return Standing(True, generation=response.opened.generation, index=response.opened.index)
+        case _:
+            return Standing(False, waits=tuple(map(model.wait_from_proto, response.waiting.waits)))
+
+
+def _waiting_call(request: str, body: Any) -> Call[Standing]:
+    return Call(
+        f"{request}_request", body, f"{request}_response", _standing, is_last=lambda standing: standing.is_over
+    )
+
+
+def acquire(
+    session: int,
+    owner: int,
+    number: int,
+    wanted: Sequence[Wanted],
+    *,
+    timeout_s: float | None,
+    is_reentrant: bool = False,
+    is_guarded: bool = False,
+    note: str = "",
+) -> Call[Standing]:
+    """Take locks."""
+    request = make(
+        locks_pb2.AcquireRequest,
+        owner=locks_pb2.LockOwner(session=session, owner=owner),
+        request=number,
+        timeout_ms=timeout_ms(timeout_s),
+        is_reentrant=is_reentrant,
+        is_guarded=is_guarded,
+        note=note,
+    )
+    for each in wanted:
+        request.locks.append(
+            make(
+                locks_pb2.WantedLock,
+                name=check_name(each.name),
+                mode=locks_pb2.LockMode.ValueType(each.mode),
+                weight=each.weight,
+                capacity=each.capacity,
+            )
+        )
+    return _waiting_call("acquire", request)
+
+
+def upgrade(session: int, number: int, timeout_s: float | None) -> Call[Standing]:
+    """Make a shared lock exclusive."""
+    request = make(
+        locks_pb2.UpgradeLockRequest, session=session, request=number, timeout_ms=timeout_ms(timeout_s)
+    )
+    return _waiting_call("upgrade_lock", request)
+
+
+def wait_condition(session: int, number: int, condition: str, timeout_s: float | None) -> Call[Standing]:
+    """Wait to be notified, without the lock meanwhile."""
+    request = make(
+        locks_pb2.WaitConditionRequest,
+        session=session,
+        request=number,
+        condition=condition,
+        timeout_ms=timeout_ms(timeout_s),
+    )
+    return _waiting_call("wait_condition", request)
+
+
+def arrive(
+    session: int, owner: int, number: int, name: str, parties: int, timeout_s: float | None
+) -> Call[Standing]:
+    """Arrive at a barrier, and wait for the others."""
+    request = make(
+        locks_pb2.ArriveBarrierRequest,
+        owner=locks_pb2.LockOwner(session=session, owner=owner),
+        request=number,
+        name=check_name(name),
+        parties=parties,
+        timeout_ms=timeout_ms(timeout_s),
+    )
+    return _waiting_call("arrive_barrier", request)
+
+
+# ---- answered at once --------------------------------------------------------------------------------------
+
+
+def release(
+    session: int,
+    number: int,
+    *,
+    value: bytes | None = None,
+    is_durable: bool = False,
+    is_recovered: bool = False,
+) -> Call[None]:
+    """Give back what a request holds."""
+    request = make(
+        locks_pb2.ReleaseRequest,
+        session=session,
+        request=number,
+        value=value,
+        is_durable=is_durable,
+        is_recovered=is_recovered,
+    )
+    return Call("release_request", request, "release_response", lambda _: None)
+
+
+def downgrade(session: int, number: int) -> Call[None]:
+    """Make an exclusive lock shared."""
+    request = locks_pb2.DowngradeLockRequest(session=session, request=number)
+    return Call("downgrade_lock_request", request, "downgrade_lock_response", lambda _: None)
+
+
+def write_guarded(
+    session: int, number: int, value: bytes, *, is_durable: bool, is_recovered: bool
+) -> Call[None]:
+    """Write the value that a lock owns."""
+    request = make(
+        locks_pb2.WriteGuardedRequest,
+        session=session,
+        request=number,
+        value=value,
+        is_durable=is_durable,
+        is_recovered=is_recovered,
+    )
+    return Call("write_guarded_request", request, "write_guarded_response", lambda _: None)
+
+
+def notify_condition(session: int, number: int, condition: str, count: int) -> Call[int]:
+    """Notify who waits; answered by how many those were."""
+    request = make(
+        locks_pb2.NotifyConditionRequest, session=session, request=number, condition=condition, count=count
+    )
+    return Call(
+        "notify_condition_request", request, "notify_condition_response", lambda response: response.notified
+    )
+
+
+def force_release(name: str, token: int, reason: str) -> Call[tuple[model.Grant, ...]]:
+    """Take a lock from whoever has it."""
+    request = make(locks_pb2.ForceReleaseRequest, name=check_name(name), token=token, reason=reason)
+    return Call(
+        "force_release_request",
+        request,
+        "force_release_response",
+        lambda response: tuple(map(model.grant_from_proto, response.grants)),
+    )
+
+
+def list_locks(prefix: str, page_token: str) -> Call[model.LocksPage]:
+    """Ask for a page of the locks in use."""
+    request = make(locks_pb2.ListLocksRequest, prefix=prefix, page_size=PAGE, page_token=page_token)
+    return Call("list_locks_request", request, "list_locks_response", model.page_from_proto)
+
+
+def explain(*, lock: str = "", session: int = 0) -> Call[model.Explanation]:
+    """Ask who waits for whom: of a lock, of a session, or (neither) of all."""
+    request = locks_pb2.ExplainLocksRequest()
+    if lock:
+        request.lock = check_name(lock)
+    elif session:
+        request.session = session
+    else:
+        request.is_all = True
+    return Call("explain_locks_request", request, "explain_locks_response", model.explanation_from_proto)
+
+
+def names_of(wanted: Iterable[Wanted]) -> str:
+    """Name the locks of a request; for people."""
+    return ", ".join(each.name for each in wanted)
