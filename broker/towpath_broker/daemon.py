@@ -45,6 +45,8 @@ from .core import effects
 from .core.commands import ChannelOptions, Kind
 from .core.ids import first_id
 from .core.limits import CELLS_MAX
+from .core.locks.limits import LockLimits
+from .core.locks.machine import LockMachine
 from .core.machine import Machine
 from .data_engine import DataEngine
 from .engine import Engine
@@ -55,6 +57,7 @@ from .local import translate
 from .local.credentials import Admins
 from .local.door import Door
 from .local.tokens import ResumeTokens, read_key
+from .lock_engine import LockEngine
 from .log import log, set_level
 from .ports import WallClock
 from .rings.durable_channel import Logs
@@ -65,6 +68,7 @@ from .store.database import STORE_NAME
 from .store.sqlite import SqliteStore
 
 JOURNAL_NAME: Final = "journal.sqlite"
+LOCKS_NAME: Final = "locks.sqlite"
 KEY_NAME: Final = "resume.key"
 STATUS_INTERVAL_S: Final = 1.0
 """The line for ``systemctl status`` is told at most this often, and only while it changes."""
@@ -94,6 +98,15 @@ class Daemon:
         self._status_text = ""
         self._journal = SqliteJournal(Path(settings.daemon.state_dir) / JOURNAL_NAME)
         self._kept = SqliteStore(Path(settings.daemon.state_dir) / STORE_NAME)
+        self._locks_journal = SqliteJournal(Path(settings.daemon.state_dir) / LOCKS_NAME, is_lazy=True)
+        self._lock_machine = LockMachine()
+        self._locks = LockEngine(
+            self._lock_machine,
+            self._locks_journal,
+            WallClock(),
+            lambda effect: self._door.locks.emit(effect),
+            LockLimits(),
+        )
         self._data: DataEngine  # made when the incarnation is known, before the door opens
         self._machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
         self._engine = Engine(self._machine, self._journal, WallClock(), self._emit, self._messages_of)
@@ -108,6 +121,8 @@ class Daemon:
         self._door = Door(
             submit=self._engine.submit,
             submit_data=lambda command: self._data.submit(command),
+            submit_lock=self._locks.submit,
+            look_at_locks=self._locks.look,
             has_data=lambda name: self._data.has(name),
             contents_of=self._contents_of,
             table=_ring.GenerationTable(CELLS_MAX),
@@ -135,6 +150,10 @@ class Daemon:
         await self._engine.recover()
         self._board.incarnation = self._machine.incarnation
         data = await self._begin_data_plane()
+        await self._locks.recover()
+        locks = asyncio.create_task(self._locks.run(), name="lock engine")
+        locks.add_done_callback(lambda _: self._draining.set())
+        self._door.locks.recovered(self._lock_machine)
         engine = asyncio.create_task(self._engine.run(), name="engine")
         engine.add_done_callback(lambda _: self._draining.set())
         await self._configure()
@@ -154,16 +173,20 @@ class Daemon:
         )
         await self._draining.wait()
         self._door.stop_listening()
+        self._door.locks.stop()  # who comes back finds its locks
         if not self._must_keep:
             await self._door.close()
         self._engine.stop()
         await engine
         self._data.stop()
         await data
+        self._locks.stop()
+        await locks
         if not self._must_keep:
             self._door.mediator.close()
         loop.remove_reader(self._control)
         self._journal.close()
+        self._locks_journal.close()
         self._kept.close()
         return self._must_keep
 

@@ -117,7 +117,7 @@ class LockEngine:
         saved = self._journal.load_snapshot()
         if saved is not None:
             position, snapshot = saved
-            codec.restore(machine, snapshot)
+            restore(machine, saved_state)
         for expected, (found, record) in enumerate(self._journal.replay(position), position + 1):
             if found != expected:
                 raise InvalidConfiguration(
@@ -222,7 +222,7 @@ class LockEngine:
             self._journal.append_unsynced(records)
 
     async def _save_snapshot(self) -> None:
-        snapshot = codec.encode_state(self._machine)
+        snapshot = encode_state(self._machine)
         position = self._journal.last_position
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, snapshot)

@@ -37,7 +37,7 @@ from towpath_broker.core.effects import SessionOpened
 from towpath_broker.core.ids import CallId, ConnectionId, ReaderId, SessionId, SourceId
 from towpath_broker.rings.own_channel import partly
 
-from . import translate, translate_data
+from . import translate, translate_data, translate_locks
 from .credentials import Peer, open_pidfd
 from .doorbells import Doorbells
 from .order import CONCERNED, Definitions
@@ -128,7 +128,10 @@ class Connection:
                 self._cancel(frame.id)
             return
         if frame.id in self._calls:
-            raise ProtocolViolation(f"call {frame.id} is used again before it was answered")
+            if request != translate_locks.KEEP or self._calls[frame.id] != request:
+                raise ProtocolViolation(f"call {frame.id} is used again before it was answered")
+            self._door.locks.go_on(self, frame.id, frame.keep_lock_session_request)
+            return
         if request == "hello":
             self._take_hello(frame, descriptors)
             return
@@ -216,6 +219,11 @@ class Connection:
                 self._watches.add(frame.id)
             self._door.submit_data(translate_data.command_from(caller, request, body))
             return
+        if request in translate_locks.REQUESTS:
+            if request in translate_locks.STREAMS:
+                self._watches.add(frame.id)
+            self._door.locks.ask(self, caller, request, body)
+            return
         if request == "watch_request":
             self._watches.add(frame.id)
         self._door.submit(translate.command_from(caller, request, body))
@@ -242,6 +250,10 @@ class Connection:
 
     def _cancel(self, call: int) -> None:
         if self.session is not None and call in self._calls:
+            if self._calls[call] in translate_locks.REQUESTS:
+                if self._door.locks.cancel(self, call):
+                    self._end(call)
+                return
             if call in self._data_calls:
                 self._door.submit_data(data_commands.CancelCall(self.session, CallId(call)))
                 if self._calls[call] in translate_data.STREAMS:

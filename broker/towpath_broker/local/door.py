@@ -42,6 +42,7 @@ from towpath_broker.rings.values import PAGE_VALUE_BYTES, ValuePages
 from . import translate, translate_data
 from .connection import Connection
 from .credentials import Admins, Peer, peer_of
+from .lock_calls import LockCalls, Look, Submit
 from .tokens import ResumeTokens
 
 UNWELCOMED_MAX: Final = 512
@@ -58,6 +59,8 @@ class Door:
     Args:
         submit: gives a command to the engine; never waits.
         submit_data: gives one to the data plane's engine.
+        submit_lock: gives one to the lock machine's engine.
+        look_at_locks: has something done with the lock machine.
         has_data: whether a channel is of the data plane.
         contents_of: what a channel of the data plane holds.
         table: the generation table, written on the core's behalf.
@@ -75,6 +78,8 @@ class Door:
         *,
         submit: Callable[[commands.Command], None],
         submit_data: Callable[[data_commands.DataCommand], None],
+        submit_lock: Submit,
+        look_at_locks: Look,
         has_data: Callable[[str], bool],
         contents_of: translate.ContentsOf,
         table: _ring.GenerationTable,
@@ -102,6 +107,7 @@ class Door:
         self.has_data = has_data
         self._contents_of = contents_of
         self.tokens = tokens
+        self.locks = LockCalls(submit_lock, look_at_locks, tokens)
         self.counters: Counter[str] = Counter()
         self._table = table
         self._shared_table = wire.Descriptor(table.share())
@@ -204,6 +210,7 @@ class Door:
             )
         del self._connections[connection.number]
         self._unwelcomed.pop(connection.number, None)
+        self.locks.connection_closed(connection)
         if connection.session is not None:
             del self._sessions[connection.session]
             self.descriptors.drop_session(connection.session)

@@ -38,7 +38,6 @@ from towpath_broker.core.locks.leases import Leases
 from towpath_broker.core.locks.machine import LockMachine
 
 from . import translate_locks
-from .lock_watches import LockWatches
 from .tokens import ResumeTokens
 
 if TYPE_CHECKING:
@@ -91,14 +90,13 @@ class LockCalls:
         self._waits: dict[tuple[int, int], _Call] = {}
         self._opening: dict[int, _Kept] = {}
         self._next_reference = 1
-        self._watches = LockWatches(look)
         self._leases = Leases()
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
 
     def recovered(self, machine: LockMachine) -> None:
         """The machine has replayed its journal: let those who had sessions come back."""
-        for session in machine.sessions():
+        for session in machine.table.sessions.values():
             self._kept[session.id] = _Kept(session.principal, session.lease_ms)
             if session.pid and not session.lease_ms and not _is_alive(session.pid):
                 self._submit(c.EndSession(session.id, c.EndReason.SESSION_DIED))
@@ -117,9 +115,7 @@ class LockCalls:
         call = _Call(connection, caller.call, request)
         if request == translate_locks.KEEP:
             self._keep(call, caller, body)
-        elif request in translate_locks.LOOKING:
-            self._watches.ask(connection, caller.call, request, body)
-        elif request in translate_locks.WAITING:
+        elif request in translate_locks.WAITS:
             self._wait(call, caller, body)
         else:
             self._plain(call, caller, request, body)
@@ -174,16 +170,18 @@ class LockCalls:
         def tell(machine: LockMachine) -> None:
             if kept.call is not call:
                 return
-            grants, waits = machine.told_of(session)
+            grants, waits = translate_locks.told_of(machine, session)
             frame = translate_locks.session_frame(call.call, session, kept.lease_ms, token, grants, waits)
             call.connection.send(frame)
 
         self._look(tell)
 
     def _wait(self, call: _Call, caller: Caller, body: Any) -> None:
-        call.session = self._check_kept(call.connection, caller, translate_locks.session_of(call.request, body))
+        call.session = self._check_kept(
+            call.connection, caller, translate_locks.session_of(call.request, body)
+        )
         call.number = int(body.request)
-        command = translate_locks.WAITING[call.request](body)
+        command = translate_locks.WAITS[call.request](body)
         key = (call.session, call.number)
         if key in self._waits:
             raise InvalidArgument(f"request {call.number} is waited for already")
@@ -211,7 +209,9 @@ class LockCalls:
         if kept is None:
             raise SessionLost(f"lock session {session} is gone")
         if kept.call is None or kept.call.connection is not connection or kept.principal != caller.principal:
-            raise PermissionDenied(f"lock session {session} is not yours", hint="open one, or resume your own")
+            raise PermissionDenied(
+                f"lock session {session} is not yours", hint="open one, or resume your own"
+            )
         return session
 
     def _refer(self, call: _Call) -> int:
@@ -230,7 +230,7 @@ class LockCalls:
         """
         call = self._of_call.pop((connection, number), None)
         if call is None:
-            return self._watches.cancel(connection, number)
+            return False
         if call.request == translate_locks.KEEP:
             self._stream_ended(call, c.EndReason.SESSION_CLOSED)
         else:
@@ -247,7 +247,6 @@ class LockCalls:
                 self._stream_ended(call, c.EndReason.SESSION_DIED)
             else:
                 self._waits.pop((call.session, call.number), None)
-        self._watches.connection_closed(connection)
 
     def _stream_ended(self, call: _Call, reason: c.EndReason) -> None:
         kept = self._kept.get(call.session)
@@ -317,7 +316,6 @@ class LockCalls:
             case e.Wounded():
                 if (stream := self._stream_of(effect.session)) is not None:
                     stream.connection.send(translate_locks.wounded_frame(stream.call, effect))
-        self._watches.tell(effect)
 
     def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
         call = self._waits.pop((effect.session, effect.request), None)
@@ -339,7 +337,7 @@ class LockCalls:
             call = self._waits.get((effect.session, effect.request))
             if call is not None:
                 call.connection.waits(call.call)
-                waits = machine.waits_of(effect.session, effect.request)
+                waits = translate_locks.waits_of(machine, effect.session, effect.request)
                 call.connection.send(translate_locks.waiting_frame(call.call, call.request, waits))
 
         self._look(tell)
@@ -363,9 +361,7 @@ class LockCalls:
             self._stream_ended(call, c.EndReason.SESSION_DIED)
             return
         token = self._tokens.token(effect.session, f"lock {kept.principal}")
-        call.connection.send(
-            translate_locks.session_frame(call.call, effect.session, kept.lease_ms, token)
-        )
+        call.connection.send(translate_locks.session_frame(call.call, effect.session, kept.lease_ms, token))
 
     def _ended(self, effect: e.SessionEnded) -> None:
         kept = self._kept.pop(effect.session, None)
@@ -388,7 +384,7 @@ def _answer(call: _Call, frame: Any) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether there is a process of this number. (Another one may have it by now: that session has to wait.)"""
+    """Whether there is a process of this number; maybe another one by now: that session has to wait."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
 """Between frames and the lock machine: a command from a request, a frame from an effect. Pure.
 
-Requests come in two sorts. Those in ``WAITING`` are answered, maybe after others have done something, by
+Requests come in two sorts. Those in ``WAITS`` are answered, maybe after others have done something, by
 ``Granted``, ``Refused`` or ``BarrierOpened`` for their session and number; those in ``PLAIN``, by ``Done`` or
 ``Failed`` with the reference that was given to their command.
 """
@@ -16,6 +16,8 @@ from towpath.v1 import locks_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
+from towpath_broker.core.locks.grants import HELD, WAITING, Claim, Request
+from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.locks.modes import EXCLUSIVE, PERMITS
 
 KEEP: Final = "keep_lock_session_request"
@@ -24,6 +26,8 @@ LIST_SPACES: Final = "list_lock_spaces_request"
 EXPLAIN: Final = "explain_locks_request"
 WATCH: Final = "watch_locks_request"
 LOOKING: Final = frozenset({LIST, LIST_SPACES, EXPLAIN, WATCH})
+STREAMS: Final = frozenset({KEEP, WATCH})
+"""Those that are answered until they are cancelled, or what they follow has ended."""
 
 
 # ---- from requests -----------------------------------------------------------------------------------------
@@ -69,7 +73,7 @@ def _arrive(body: locks_pb2.ArriveBarrierRequest) -> c.LockCommand:
     )
 
 
-WAITING: Final[Mapping[str, Callable[[Any], c.LockCommand]]] = {
+WAITS: Final[Mapping[str, Callable[[Any], c.LockCommand]]] = {
     "acquire_request": _acquire,
     "upgrade_lock_request": lambda body: c.Upgrade(body.session, body.request, _timeout_ms(body)),
     "wait_condition_request": lambda body: c.WaitCondition(
@@ -107,7 +111,7 @@ PLAIN: Final[Mapping[str, Callable[[Any, str, int], c.LockCommand]]] = {
 
 OF_OPERATORS: Final = frozenset({"force_release_request", "define_lock_space_request"})
 """Those that act for no session. Who may is the door's to judge."""
-REQUESTS: Final = frozenset({KEEP, *LOOKING, *WAITING, *PLAIN})
+REQUESTS: Final = frozenset({KEEP, *LOOKING, *WAITS, *PLAIN})
 
 
 def _define(body: locks_pb2.DefineLockSpaceRequest, reference: int) -> c.LockCommand:
@@ -126,6 +130,51 @@ def session_of(request: str, body: Any) -> int:
     """Return the lock session that a request acts for."""
     owned = request in ("acquire_request", "arrive_barrier_request", "declare_claims_request")
     return int(body.owner.session if owned else body.session)
+
+
+# ---- from the machine's records ----------------------------------------------------------------------------
+
+
+def _wait_to_proto(request: Request, claim: Claim) -> locks_pb2.LockWait:
+    lock = claim.lock
+    queue = list(lock.queue or ())
+    is_first = not queue or queue[0] is claim
+    return locks_pb2.LockWait(
+        lock=lock.name,
+        mode=locks_pb2.LockMode.ValueType(claim.mode),
+        weight=claim.weight,
+        since_ns=request.since_ns,
+        deadline_ns=request.deadline_ns,
+        owner=locks_pb2.LockOwner(session=request.session.id, owner=request.owner.number),
+        request=request.number,
+        place=queue.index(claim) if claim in queue else 0,
+        reason=locks_pb2.WAIT_REASON_HELD if is_first else locks_pb2.WAIT_REASON_QUEUED,
+        note=request.note,
+    )
+
+
+def waits_of(machine: LockMachine, session: int, number: int) -> list[locks_pb2.LockWait]:
+    """Return what a request waits for; empty when it does not."""
+    found = machine.table.sessions.get(session)
+    request = found.requests.get(number) if found is not None else None
+    if request is not None and request.conversion is not None:
+        request = request.conversion
+    if request is None or request.state != WAITING:
+        return []
+    return [_wait_to_proto(request, claim) for claim in request.claims]
+
+
+def told_of(machine: LockMachine, session: int) -> tuple[list[locks_pb2.LockGrant], list[locks_pb2.LockWait]]:
+    """Return what a session holds, and what it waits for."""
+    found = machine.table.sessions.get(session)
+    grants: list[locks_pb2.LockGrant] = []
+    waits: list[locks_pb2.LockWait] = []
+    for request in found.requests.values() if found is not None else ():
+        if request.state == HELD:
+            for grant in machine.table.grants_of(request):
+                grants.append(grant_to_proto(grant, session, request.number, request.owner.number))
+        waits.extend(waits_of(machine, session, request.number))
+    return grants, waits
 
 
 # ---- from effects ------------------------------------------------------------------------------------------
@@ -224,7 +273,6 @@ def refused_frame(call: int, request: str, effect: e.Refused) -> Frame:
 def opened_frame(call: int, effect: e.BarrierOpened) -> Frame:
     """Return the end of a wait at a barrier."""
     frame, response = _answer(call, "arrive_barrier_request")
-    response.opened.generation = effect.generation
     response.opened.index = effect.index
     return frame
 

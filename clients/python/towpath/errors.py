@@ -20,7 +20,7 @@ import errno as _errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 
 class Code(IntEnum):
@@ -639,9 +639,14 @@ class Fenced(TowpathError):
 
 
 class Deadlock(TowpathError):
-    """Waiting would have closed a cycle, and this request is the one that was given up."""
+    """Waiting would have closed a cycle, and this request is the one that was given up.
+
+    Attributes:
+        cycle: the whole of it, :class:`towpath.locks.model.DeadlockMember` each, the one that is told first.
+    """
 
     code = Code.DEADLOCK
+    cycle: tuple[Any, ...] = ()
 
 
 class LockOrder(TowpathError):

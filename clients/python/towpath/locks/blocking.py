@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from towpath.calls import Call
 from towpath.errors import LockHeld, NotHeld, Timeout, TowpathError
 from towpath.locks import model, requests
 from towpath.locks.model import Mode
-from towpath.locks.requests import Wanted
-from towpath.locks.session import LEASE_MS_DEFAULT, Hold, LockSession, Pending
+from towpath.locks.requests import Standing, Wanted
+from towpath.locks.session import Hold, LockSession, Pending
 from towpath.names import check_name
 from towpath.result import attempt
 from towpath.waiting import program_name
@@ -27,9 +28,9 @@ LATE_S = 5.0
 class Locks:
     """What one client has to do with locks: its lock session, made when it is first used."""
 
-    def __init__(self, client: Kinds, *, is_local: bool) -> None:
+    def __init__(self, client: Kinds, *, lease_ms: int) -> None:
         self._client = client
-        self._is_local = is_local
+        self._lease_ms = lease_ms
         self._session: LockSession | None = None
         self._opening = threading.Lock()
         self._owners = threading.local()
@@ -54,7 +55,7 @@ class Locks:
                 self._session = LockSession(
                     self._client,
                     name=program_name(""),
-                    lease_ms=0 if self._is_local else LEASE_MS_DEFAULT,
+                    lease_ms=self._lease_ms,
                     on_lost=self._lost,
                 )
             return self._session
@@ -62,7 +63,7 @@ class Locks:
     def wait(
         self,
         session: LockSession,
-        make: Callable[[int, int], requests.Call[requests.Standing]],
+        make: Callable[[int, int], Call[Standing]],
         timeout: float | None,
         number: int = 0,
     ) -> Pending:
@@ -88,7 +89,7 @@ class Locks:
         owner = self.owner()
         session = self.session()
 
-        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+        def make(session_id: int, number: int) -> Call[Standing]:
             return requests.acquire(
                 session_id, owner, number, wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
             )
@@ -171,7 +172,7 @@ class Guard:
         hold = self._hold
         hold.check()
 
-        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+        def make(session_id: int, number: int) -> Call[Standing]:
             return requests.upgrade(session_id, number, timeout)
 
         hold.session.hold(self._locks.wait(hold.session, make, timeout, hold.number))
@@ -203,13 +204,13 @@ class Guard:
         hold = self._hold
         hold.check()
 
-        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+        def make(session_id: int, number: int) -> Call[Standing]:
             return requests.wait_condition(session_id, number, condition, timeout)
 
         pending = self._locks.wait(hold.session, make, None, hold.number)
         hold.session.hold(pending)
         outcome = pending.outcome
-        return isinstance(outcome, requests.Standing) and not outcome.is_timed_out
+        return isinstance(outcome, Standing) and not outcome.is_timed_out
 
     def notify(self, condition: str = "", count: int = 1) -> int:
         """Notify so many who wait, the longest first; 0: all. Returns how many there were.
@@ -230,8 +231,8 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release, unless it was released inside. If the lock was lost inside and nothing else is wrong, that is
-        raised."""
+        """Release, unless it was released inside. If the lock was lost inside, and nothing else is wrong,
+        that is raised."""
         try:
             self.release()
         except NotHeld:
@@ -357,13 +358,13 @@ class Barrier:
         locks = self._locks
         owner, session = locks.owner(), locks.session()
 
-        def make(session_id: int, number: int) -> requests.Call[requests.Standing]:
+        def make(session_id: int, number: int) -> Call[Standing]:
             return requests.arrive(session_id, owner, number, self.name, self.parties, timeout)
 
         make(0, 1)
         outcome = locks.wait(session, make, timeout).outcome
-        if isinstance(outcome, requests.Standing):
-            return outcome.index
+        if isinstance(outcome, Standing):
+            return outcome.place
         assert outcome is not None
         raise outcome
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from towpath.v1 import locks_pb2
@@ -110,7 +110,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class DeadlockMember:
-    """One owner of a deadlock: it holds what the one before it waits for, and waits for what the next holds."""
+    """One owner of a deadlock: it holds what the one before waits for; the next holds what it waits for."""
 
     session: Session
     owner: Owner
@@ -266,6 +266,14 @@ def explanation_from_proto(response: locks_pb2.ExplainLocksResponse) -> Explanat
     return Explanation(
         tuple(map(session_from_proto, response.sessions)),
         tuple(map(_lock, response.locks)),
-        tuple(Edge(_owner(each.waiter), _owner(each.blocker), each.lock, each.is_soft) for each in response.edges),
+        tuple(
+            Edge(_owner(each.waiter), _owner(each.blocker), each.lock, each.is_soft)
+            for each in response.edges
+        ),
         response.is_cut,
     )
+
+
+def in_mode(grant: Grant, mode: Mode) -> Grant:
+    """Return the grant, held in another way."""
+    return replace(grant, mode=mode)

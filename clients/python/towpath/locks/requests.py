@@ -50,7 +50,9 @@ def timeout_ms(timeout_s: float | None) -> int | None:
     if timeout_s is None:
         return None
     if not timeout_s >= 0:
-        raise InvalidArgument(f"a timeout of {timeout_s} seconds", hint="None waits for ever, 0 does not wait")
+        raise InvalidArgument(
+            f"a timeout of {timeout_s} seconds", hint="None waits for ever, 0 does not wait"
+        )
     return min(TIMEOUT_MS_MAX, -int(-timeout_s * 1000 // 1))
 
 
@@ -83,8 +85,7 @@ class Standing(NamedTuple):
     grants: tuple[model.Grant, ...] = ()
     waits: tuple[model.Wait, ...] = ()
     is_timed_out: bool = False
-    generation: int = 0
-    index: int = 0
+    place: int = 0
 
 
 def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
@@ -103,14 +104,18 @@ def _standing(response: Any) -> Standing:
             grants = tuple(map(model.grant_from_proto, response.granted.grants))
             return Standing(True, grants, is_timed_out=response.granted.is_timed_out)
         case "opened":
-            return Standing(True, generation=response.opened.generation, index=response.opened.index)
+            return Standing(True, place=response.opened.index)
         case _:
             return Standing(False, waits=tuple(map(model.wait_from_proto, response.waiting.waits)))
 
 
 def _waiting_call(request: str, body: Any) -> Call[Standing]:
     return Call(
-        f"{request}_request", body, f"{request}_response", _standing, is_last=lambda standing: standing.is_over
+        f"{request}_request",
+        body,
+        f"{request}_response",
+        _standing,
+        is_last=lambda standing: standing.is_over,
     )
 
 

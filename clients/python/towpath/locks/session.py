@@ -24,8 +24,10 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
+from towpath import convert
 from towpath.asking import Asking
 from towpath.calls import Call
 from towpath.errors import (
@@ -92,7 +94,7 @@ class Pending:
                 self._round += 1
                 listener, identifier = _Heard(self, self._round), session.id
             try:
-                leave = asking._follow(lambda identifier=identifier: self._make(identifier), listener)
+                leave = asking._follow(partial(self._make, identifier), listener)
             except TowpathError as error:
                 self.finish(error)
                 return
@@ -318,7 +320,7 @@ class LockSession:
                 grant = notice.revoked.grant
                 self._revoked(grant.request, LockRevoked(f"{grant.lock!r} was {notice.revoked.reason}"))
             case "lost":
-                self._lose(requests.convert.error_from_proto(notice.lost.error))
+                self._lose(convert.error_from_proto(notice.lost.error))
 
     def broke(self, error: TowpathError) -> None:
         """The connection is gone. The session is taken up on the next."""
@@ -356,7 +358,7 @@ class LockSession:
             each.ask(self._asking)
 
     def _withdraw(self, number: int) -> None:
-        """Give up what waits at the daemon and is wanted by nobody here: ask how it stands, and cancel that."""
+        """Give up what waits at the daemon and nobody here wants: ask how it stands, and cancel that."""
         anything = [requests.Wanted("withdrawn")]
         call = requests.acquire(self.id, 0, number, anything, timeout_s=0)
         self._asking._follow(lambda: call, _Nobody())()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cached_property
+from typing import ClassVar, TypeVar
 
 from towpath import calls, model
 from towpath.asking import Listener
 from towpath.errors import NotSupported, TowpathError
+from towpath.locks import requests
+from towpath.locks.blocking import Barrier, Guard, Lock, Locks, Semaphore
+from towpath.locks.model import Grant
+from towpath.locks.requests import Wanted
+from towpath.locks.session import LEASE_MS_DEFAULT
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
 from towpath.states.blocking import State
@@ -52,6 +58,63 @@ class Kinds(Registry):
             NotSupported: it is on another host.
         """
         raise NotSupported("a value page is memory of the daemon's host")
+
+    _LOCK_LEASE_MS: ClassVar[int] = LEASE_MS_DEFAULT
+    """Of the client's lock session; 0 for programs of the daemon's host, which die with their process."""
+
+    @cached_property
+    def _locks(self) -> Locks:
+        return Locks(self, lease_ms=self._LOCK_LEASE_MS)
+
+    def lock(self, name: str, *, reentrant: bool = False, note: str = "") -> Lock:
+        """Return a handle for a lock by name; asks nobody until it is used.
+
+        Args:
+            name: dotted, as a channel's; locks and channels do not know of each other.
+            reentrant: the thread that has it may take it again, and releases it as often.
+            note: for people who wonder who has it.
+
+        Raises:
+            InvalidName.
+        """
+        return Lock(self._locks, name, reentrant=reentrant, note=note)
+
+    def semaphore(self, name: str, permits: int) -> Semaphore:
+        """Return a handle for a counting semaphore by name, of so many permits in all."""
+        return Semaphore(self._locks, name, permits)
+
+    def barrier(self, name: str, parties: int) -> Barrier:
+        """Return a handle for a place where so many wait for each other."""
+        return Barrier(self._locks, name, parties)
+
+    def acquire_all(self, *locks: Lock | str, timeout: float | None = None) -> Guard:
+        """Take several locks exclusively, all at one moment or none: no order of taking them can be wrong.
+
+        Args:
+            locks: 1 to 64 different ones.
+            timeout: seconds; None waits for ever, 0 does not wait.
+
+        Returns:
+            One guard for all; ``grants`` are in the order of the arguments.
+
+        Raises:
+            As :meth:`towpath.Lock.acquire`.
+        """
+        wanted = [Wanted(lock if isinstance(lock, str) else lock.name) for lock in locks]
+        return Guard(self._locks, self._locks.acquire(wanted, timeout))
+
+    def force_release(self, name: str, *, token: int = 0, reason: str = "") -> tuple[Grant, ...]:
+        """Take a lock from whoever has it; they are told.
+
+        Args:
+            token: this grant only; 0: all that there are.
+            reason: for people, and for the journal.
+
+        Raises:
+            PermissionDenied: the caller is no administrator.
+            NotHeld: nobody has it.
+        """
+        return self._call(requests.force_release(name, token, reason))
 
     def state(self, name: str) -> State:
         """Return a handle for a state channel by name; asks nobody until it is used."""
