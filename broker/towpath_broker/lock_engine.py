@@ -30,7 +30,7 @@ from typing import Final
 
 from towpath.errors import InvalidConfiguration
 
-from .core.locks import codec
+from .core.locks import codec, snapshot
 from .core.locks import commands as c
 from .core.locks.effects import LockEffect
 from .core.locks.limits import LockLimits
@@ -116,8 +116,8 @@ class LockEngine:
         position = 0
         saved = self._journal.load_snapshot()
         if saved is not None:
-            position, snapshot = saved
-            restore(machine, saved_state)
+            position, state = saved
+            snapshot.restore(machine, state)
         for expected, (found, record) in enumerate(self._journal.replay(position), position + 1):
             if found != expected:
                 raise InvalidConfiguration(
@@ -200,7 +200,7 @@ class LockEngine:
             self._commands += 1
             if machine.revision != before:
                 records.append(codec.encode_command(each, now_ns))
-                is_synced = is_synced or (isinstance(each, c.Release | c.WriteGuarded) and each.is_durable)
+                is_synced = is_synced or _must_be_on_disk(each)
         if records:
             await self._append(records, is_synced=is_synced)
         for outcome in outcomes:
@@ -222,10 +222,10 @@ class LockEngine:
             self._journal.append_unsynced(records)
 
     async def _save_snapshot(self) -> None:
-        snapshot = encode_state(self._machine)
+        state = snapshot.encode(self._machine)
         position = self._journal.last_position
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, snapshot)
+        await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, state)
         self._uncovered = 0
         self._snapshots += 1
 
@@ -260,3 +260,14 @@ class LockEngine:
         if self._timer is not None:
             self._timer.cancel()
         self._worker.shutdown(wait=True)
+
+
+def _must_be_on_disk(command: c.LockCommand) -> bool:
+    """Whether a command's record must survive a loss of power."""
+    match command:
+        case c.Release() | c.WriteGuarded():
+            return command.is_durable
+        case c.DefineSpace():
+            return True
+        case _:
+            return False

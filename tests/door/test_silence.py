@@ -31,6 +31,8 @@ class InProcess:
         self.door = door.Door(
             submit=self.engine.submit,
             submit_data=lambda command: None,
+            submit_lock=lambda command: None,
+            look_at_locks=lambda look: None,
             has_data=lambda name: False,
             contents_of=lambda name: None,
             table=_ring.GenerationTable(16),

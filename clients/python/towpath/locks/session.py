@@ -82,11 +82,15 @@ class Pending:
     def is_over(self) -> bool:
         return self.outcome is not None
 
+    @property
+    def _is_not_to_be_asked(self) -> bool:
+        return self.outcome is not None or not self._session._is_open
+
     def ask(self, asking: Asking) -> None:
         """Ask, if the session is open and it is not asked for yet. From any thread: one of them does it."""
         session = self._session
         with session._mutex:
-            if self._is_asking or self._leave is not None or self.is_over or not session._is_open:
+            if self._is_asking or self._leave is not None or self._is_not_to_be_asked:
                 return
             self._is_asking = True
         while True:
@@ -100,7 +104,7 @@ class Pending:
                 return
             with session._mutex:
                 is_good = not listener.is_void and not self.is_over
-                is_done = is_good or self.is_over or not session._is_open
+                is_done = is_good or self._is_not_to_be_asked
                 if is_good:
                     self._leave = leave
                 if is_done:

@@ -97,6 +97,8 @@ class _Answer(Generic[A]):
 class LocalClient(Client):
     """A session with the daemon of this host."""
 
+    _LOCK_LEASE_MS = 0
+
     def __init__(self, url: str | None, *, timeout: float | None, name: str) -> None:
         super().__init__()
         self._url = url
