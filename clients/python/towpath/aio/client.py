@@ -80,6 +80,8 @@ OUTBOX_BYTES_MAX: Final = 16 << 20
 class LocalAsyncClient(AsyncClient):
     """A session with the daemon of this host."""
 
+    _LOCK_LEASE_MS = 0
+
     def __init__(self, url: str | None, name: str) -> None:
         super().__init__()
         self._url = url

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cached_property
+from typing import ClassVar, TypeVar
 
 from towpath import calls, model
 from towpath.aio.consuming import AsyncConsumer
@@ -12,6 +13,11 @@ from towpath.aio.registry import AsyncRegistry
 from towpath.aio.transactions import AsyncTransaction
 from towpath.asking import Listener
 from towpath.errors import NotSupported, TowpathError
+from towpath.locks import requests
+from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncLocks, AsyncSemaphore
+from towpath.locks.model import Grant
+from towpath.locks.requests import Wanted
+from towpath.locks.session import LEASE_MS_DEFAULT
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt_async
 from towpath.states.aio import AsyncState
@@ -50,6 +56,33 @@ class AsyncKinds(AsyncRegistry):
             NotSupported: it is on another host.
         """
         raise NotSupported("a value page is memory of the daemon's host")
+
+    _LOCK_LEASE_MS: ClassVar[int] = LEASE_MS_DEFAULT
+
+    @cached_property
+    def _locks(self) -> AsyncLocks:
+        return AsyncLocks(self, lease_ms=self._LOCK_LEASE_MS)
+
+    def lock(self, name: str, *, reentrant: bool = False, note: str = "") -> AsyncLock:
+        """Return a handle for a lock by name; see :meth:`towpath.Client.lock`."""
+        return AsyncLock(self._locks, name, reentrant=reentrant, note=note)
+
+    def semaphore(self, name: str, permits: int) -> AsyncSemaphore:
+        """Return a handle for a counting semaphore by name; see :meth:`towpath.Client.semaphore`."""
+        return AsyncSemaphore(self._locks, name, permits)
+
+    def barrier(self, name: str, parties: int) -> AsyncBarrier:
+        """Return a handle for a place where so many wait for each other."""
+        return AsyncBarrier(self._locks, name, parties)
+
+    async def acquire_all(self, *locks: AsyncLock | str, timeout: float | None = None) -> AsyncGuard:
+        """Take several locks at one moment or none; see :meth:`towpath.Client.acquire_all`."""
+        wanted = [Wanted(lock if isinstance(lock, str) else lock.name) for lock in locks]
+        return AsyncGuard(self._locks, await self._locks.acquire(wanted, timeout))
+
+    async def force_release(self, name: str, *, token: int = 0, reason: str = "") -> tuple[Grant, ...]:
+        """Take a lock from whoever has it; see :meth:`towpath.Client.force_release`."""
+        return await self._call(requests.force_release(name, token, reason))
 
     def state(self, name: str) -> AsyncState:
         """Return a handle for a state channel by name; asks nobody until it is used."""
