@@ -194,6 +194,10 @@ class LockSession:
         lease_ms: 0 for a local program.
         priority: a higher one is less likely to be a deadlock's victim.
         on_lost: told when locks are lost that were held; must not wait.
+
+    Attributes:
+        on_change: told whenever the connection has broken, or the session has been taken up or lost, by the
+            thread that hears of it; must not wait.
     """
 
     def __init__(
@@ -213,6 +217,7 @@ class LockSession:
         self._priority = priority
         self._on_lost = on_lost
         self._token = b""
+        self.on_change: list[Callable[[], object]] = []
         self._is_open = False
         self._broken_at_ns = 0
         self._mutex = threading.Lock()
@@ -220,6 +225,11 @@ class LockSession:
         self._pending: dict[Pending, None] = {}
         self._holds: dict[int, Hold] = {}
         self._leave = asking._follow(self._opening, self)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the daemon can be heard."""
+        return self._is_open
 
     @property
     def may_be_gone(self) -> bool:
@@ -335,6 +345,7 @@ class LockSession:
             pending = list(self._pending)
         for each in pending:
             each.stop_asking()
+        self._changed()
 
     def ended(self, error: TowpathError) -> None:
         """The session is gone."""
@@ -360,6 +371,11 @@ class LockSession:
                 self._revoked(number, LockRevoked("it was taken away while the daemon could not be heard"))
         for each in pending:
             each.ask(self._asking)
+        self._changed()
+
+    def _changed(self) -> None:
+        for told in tuple(self.on_change):
+            told()
 
     def _withdraw(self, number: int) -> None:
         """Give up what waits at the daemon and nobody here wants: ask how it stands, and cancel that."""
@@ -374,6 +390,7 @@ class LockSession:
             hold.why_lost = error
             if self._on_lost is not None:
                 self._on_lost(error)
+            self._changed()
 
     def _lose(self, error: TowpathError, *, is_told: bool = True) -> None:
         with self._mutex:
@@ -390,6 +407,7 @@ class LockSession:
             each.stop_asking()
         if holds and is_told and self._on_lost is not None:
             self._on_lost(error)
+        self._changed()
 
     def _finish(self, pending: Pending, outcome: Standing | TowpathError) -> bool:
         """A request is over. Returns whether that is news."""
