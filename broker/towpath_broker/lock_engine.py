@@ -141,7 +141,7 @@ class LockEngine:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
-                await self._round([self._line.popleft() for _ in range(min(len(self._line), BATCH_MAX))])
+                await self._go_on()
                 if self._uncovered >= SNAPSHOT_EVERY_RECORDS:
                     await self._save_snapshot()
                 await asyncio.sleep(0)
@@ -179,36 +179,42 @@ class LockEngine:
 
     # ---- rounds --------------------------------------------------------------------------------------------
 
-    async def _round(self, batch: list[c.LockCommand | Look]) -> None:
+    async def _go_on(self) -> None:
+        """Carry out the commands that wait, up to the first who only looks; or let that one look."""
+        line = self._line
+        first = line[0]
+        if not isinstance(first, c.LockCommand):
+            line.popleft()
+            first(self._machine)
+            return
+        commands: list[c.LockCommand] = []
+        while line and len(commands) < BATCH_MAX and isinstance(next_ := line[0], c.LockCommand):
+            commands.append(next_)
+            line.popleft()
+        await self._round(commands)
+
+    async def _round(self, commands: list[c.LockCommand]) -> None:
         """Apply, append, emit."""
         machine = self._machine
         now_ns = self._now_ns()
-        commands = [each for each in batch if isinstance(each, c.LockCommand)]
         records: list[bytes] = []
         is_synced = False
         if (reserve := machine.reservation(commands)) is not None:
             machine.apply(reserve, now_ns)
             records.append(codec.encode_command(reserve, now_ns))
             is_synced = True
-        outcomes: list[list[LockEffect] | Look] = []
-        for each in batch:
-            if not isinstance(each, c.LockCommand):
-                outcomes.append(each)
-                continue
+        effects: list[LockEffect] = []
+        for each in commands:
             before = machine.revision
-            outcomes.append(machine.apply(each, now_ns))
+            effects += machine.apply(each, now_ns)
             self._commands += 1
             if machine.revision != before:
                 records.append(codec.encode_command(each, now_ns))
                 is_synced = is_synced or _must_be_on_disk(each)
         if records:
             await self._append(records, is_synced=is_synced)
-        for outcome in outcomes:
-            if isinstance(outcome, list):
-                for effect in outcome:
-                    self._emit(effect)
-            else:
-                outcome(machine)
+        for effect in effects:
+            self._emit(effect)
 
     async def _append(self, records: list[bytes], *, is_synced: bool) -> None:
         self._appends += 1

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from towpath.errors import InvalidArgument, PermissionDenied, SessionLost
+from towpath.errors import InvalidArgument, PermissionDenied, SessionLost, TowpathError
 from towpath_broker.core.commands import Caller
 from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import commands as c
@@ -37,7 +37,8 @@ from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks.leases import Leases
 from towpath_broker.core.locks.machine import LockMachine
 
-from . import translate_locks
+from . import translate_lock_views, translate_locks
+from .lock_watches import LockWatches
 from .tokens import ResumeTokens
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class LockCalls:
         self._waits: dict[tuple[int, int], _Call] = {}
         self._opening: dict[int, _Kept] = {}
         self._next_reference = 1
+        self._watches = LockWatches(look)
         self._leases = Leases()
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
@@ -115,6 +117,8 @@ class LockCalls:
         call = _Call(connection, caller.call, request)
         if request == translate_locks.KEEP:
             self._keep(call, caller, body)
+        elif request in translate_locks.LOOKING:
+            self._look_for(call, body)
         elif request in translate_locks.WAITS:
             self._wait(call, caller, body)
         else:
@@ -170,7 +174,10 @@ class LockCalls:
         def tell(machine: LockMachine) -> None:
             if kept.call is not call:
                 return
-            grants, waits = translate_locks.told_of(machine, session)
+            try:
+                grants, waits = translate_lock_views.holdings(machine.table, session)
+            except SessionLost:
+                return  # and it is told so
             frame = translate_locks.session_frame(call.call, session, kept.lease_ms, token, grants, waits)
             call.connection.send(frame)
 
@@ -204,6 +211,30 @@ class LockCalls:
             del self._by_reference[reference]
             raise
 
+    def _look_for(self, call: _Call, body: Any) -> None:
+        if call.request == translate_locks.WATCH:
+            self._watches.add(call.connection, call.call, body.prefix)
+            return
+
+        def tell(machine: LockMachine) -> None:
+            if call.connection.request_of(call.call) is None:
+                return
+            try:
+                frame = translate_lock_views.looked_frame(
+                    call.call, call.request, body, machine, self._is_kept
+                )
+            except TowpathError as error:
+                call.connection.refuse(call.call, error)
+            else:
+                call.connection.answer(frame)
+
+        self._look(tell)
+
+    def _is_kept(self, session: int) -> bool:
+        """Whether a session's stream is open."""
+        kept = self._kept.get(session)
+        return kept is not None and kept.call is not None
+
     def _check_kept(self, connection: Connection, caller: Caller, session: int) -> int:
         kept = self._kept.get(session)
         if kept is None:
@@ -230,7 +261,7 @@ class LockCalls:
         """
         call = self._of_call.pop((connection, number), None)
         if call is None:
-            return False
+            return self._watches.cancel(connection, number)
         if call.request == translate_locks.KEEP:
             self._stream_ended(call, c.EndReason.SESSION_CLOSED)
         else:
@@ -247,6 +278,7 @@ class LockCalls:
                 self._stream_ended(call, c.EndReason.SESSION_DIED)
             else:
                 self._waits.pop((call.session, call.number), None)
+        self._watches.connection_closed(connection)
 
     def _stream_ended(self, call: _Call, reason: c.EndReason) -> None:
         kept = self._kept.get(call.session)
@@ -316,6 +348,7 @@ class LockCalls:
             case e.Wounded():
                 if (stream := self._stream_of(effect.session)) is not None:
                     stream.connection.send(translate_locks.wounded_frame(stream.call, effect))
+        self._watches.tell(effect)
 
     def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
         call = self._waits.pop((effect.session, effect.request), None)
@@ -337,7 +370,7 @@ class LockCalls:
             call = self._waits.get((effect.session, effect.request))
             if call is not None:
                 call.connection.waits(call.call)
-                waits = translate_locks.waits_of(machine, effect.session, effect.request)
+                waits = translate_lock_views.waits_of(machine.table, effect.session, effect.request)
                 call.connection.send(translate_locks.waiting_frame(call.call, call.request, waits))
 
         self._look(tell)

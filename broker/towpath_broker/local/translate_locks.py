@@ -16,8 +16,6 @@ from towpath.v1 import locks_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
-from towpath_broker.core.locks.grants import HELD, WAITING, Claim, Request
-from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.locks.modes import EXCLUSIVE, PERMITS
 
 KEEP: Final = "keep_lock_session_request"
@@ -130,51 +128,6 @@ def session_of(request: str, body: Any) -> int:
     """Return the lock session that a request acts for."""
     owned = request in ("acquire_request", "arrive_barrier_request", "declare_claims_request")
     return int(body.owner.session if owned else body.session)
-
-
-# ---- from the machine's records ----------------------------------------------------------------------------
-
-
-def _wait_to_proto(request: Request, claim: Claim) -> locks_pb2.LockWait:
-    lock = claim.lock
-    queue = list(lock.queue or ())
-    is_first = not queue or queue[0] is claim
-    return locks_pb2.LockWait(
-        lock=lock.name,
-        mode=locks_pb2.LockMode.ValueType(claim.mode),
-        weight=claim.weight,
-        since_ns=request.since_ns,
-        deadline_ns=request.deadline_ns,
-        owner=locks_pb2.LockOwner(session=request.session.id, owner=request.owner.number),
-        request=request.number,
-        place=queue.index(claim) if claim in queue else 0,
-        reason=locks_pb2.WAIT_REASON_HELD if is_first else locks_pb2.WAIT_REASON_QUEUED,
-        note=request.note,
-    )
-
-
-def waits_of(machine: LockMachine, session: int, number: int) -> list[locks_pb2.LockWait]:
-    """Return what a request waits for; empty when it does not."""
-    found = machine.table.sessions.get(session)
-    request = found.requests.get(number) if found is not None else None
-    if request is not None and request.conversion is not None:
-        request = request.conversion
-    if request is None or request.state != WAITING:
-        return []
-    return [_wait_to_proto(request, claim) for claim in request.claims]
-
-
-def told_of(machine: LockMachine, session: int) -> tuple[list[locks_pb2.LockGrant], list[locks_pb2.LockWait]]:
-    """Return what a session holds, and what it waits for."""
-    found = machine.table.sessions.get(session)
-    grants: list[locks_pb2.LockGrant] = []
-    waits: list[locks_pb2.LockWait] = []
-    for request in found.requests.values() if found is not None else ():
-        if request.state == HELD:
-            for grant in machine.table.grants_of(request):
-                grants.append(grant_to_proto(grant, session, request.number, request.owner.number))
-        waits.extend(waits_of(machine, session, request.number))
-    return grants, waits
 
 
 # ---- from effects ------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from towpath.aio.transactions import AsyncTransaction
 from towpath.asking import Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.locks import requests
-from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncLocks, AsyncSemaphore
-from towpath.locks.model import Grant
+from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncLocks, AsyncSemaphore, listed
+from towpath.locks.model import Explanation, Grant, Listing
 from towpath.locks.requests import Wanted
 from towpath.locks.session import LEASE_MS_DEFAULT
 from towpath.queues import PREFETCH_DEFAULT
@@ -83,6 +83,14 @@ class AsyncKinds(AsyncRegistry):
     async def force_release(self, name: str, *, token: int = 0, reason: str = "") -> tuple[Grant, ...]:
         """Take a lock from whoever has it; see :meth:`towpath.Client.force_release`."""
         return await self._call(requests.force_release(name, token, reason))
+
+    async def list_locks(self, prefix: str = "") -> Listing:
+        """Return the locks in use whose names begin so; see :meth:`towpath.Client.list_locks`."""
+        return await listed(self, prefix)
+
+    async def explain_locks(self, lock: str = "", *, session: int = 0) -> Explanation:
+        """Say who waits for whom; see :meth:`towpath.Client.explain_locks`."""
+        return await self._call(requests.explain(lock=lock, session=session))
 
     def state(self, name: str) -> AsyncState:
         """Return a handle for a state channel by name; asks nobody until it is used."""

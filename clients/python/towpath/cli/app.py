@@ -85,6 +85,14 @@ def _run_verb(arguments: Namespace) -> int:
         from towpath.cli import services
 
         return services.call(arguments) if verb == "call" else services.answer(arguments)
+    if verb == "lock":
+        from towpath.cli import lock
+
+        return lock.run(arguments)
+    if verb == "locks":
+        from towpath.cli import locks
+
+        return locks.run(arguments)
     if verb in ("get", "set"):
         from towpath.cli import states
 

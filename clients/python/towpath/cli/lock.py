@@ -1,14 +1,15 @@
 """``towpath lock``: a program that runs while a lock is held.
 
 Theory of operation
-    The lock is acquired first, then the program is started, as the head of a process group of its own that is
-    given the terminal, if there is one. When it ends, the lock is released and its exit status is ours: 128 + N
-    when signal N ended it.
+    The lock is acquired first, then the program is started, as the head of a process group of its own that
+    is given the terminal, if there is one. When it ends, the lock is released and its exit status is ours:
+    128 + N when signal N ended it.
 
     Whoever runs without the lock may do harm. So if the lock is lost (an operator takes it, or the daemon has
     not been heard of for as long as it keeps locks without that), the program is ended, and all that it has
-    started: we are the reaper of its orphans (PR_SET_CHILD_SUBREAPER, prctl(2)), so also what has made itself
-    a session of its own is found below us. If we are killed ourselves, a guard does it (``running.Guard``).
+    started: we are the reaper of its orphans (PR_SET_CHILD_SUBREAPER, prctl(2)), so also what has made
+    itself a session of its own is found below us. If we are killed ourselves, a guard does it
+    (``running.Guard``).
 
     Nothing is looked at again and again: one poll(2) waits for the program's end and for news of the lock; with
     a timeout only while the daemon is not there.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from towpath.cli.connection import connect
@@ -87,13 +88,15 @@ def _run_held(arguments: Namespace, held: Held) -> int:
         try:
             why_lost = _wait(process, held)
         except BaseException:
-            _end_tree(process)
+            _end_tree(process, guard.pid)
             raise
         if why_lost is not None:
-            _end_tree(process)
-            print(f"towpath: {held.name} was lost, and the program ended: {why_lost.message}", file=sys.stderr)
+            _end_tree(process, guard.pid)
+            print(
+                f"towpath: {held.name} was lost, and the program ended: {why_lost.message}", file=sys.stderr
+            )
             return EXIT_LOST
-        guard.remove(process)
+        guard.dismiss()  # what it left behind goes on, as after flock(1)
     with contextlib.suppress(TowpathError):  # it has ended in time all the same
         held.release()
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
@@ -132,7 +135,7 @@ def _wait(process: subprocess.Popen[bytes], held: Held) -> TowpathError | None:
 
 
 @contextlib.contextmanager
-def _terminal() -> Iterator[object]:
+def _terminal() -> Iterator[Callable[[int], None]]:
     """Give a function that makes a process group the terminal's foreground; it is taken back at the end."""
     ours = None
     with contextlib.suppress(OSError):
@@ -162,11 +165,11 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _end_tree(process: subprocess.Popen[bytes]) -> None:
+def _end_tree(process: subprocess.Popen[bytes], guard: int) -> None:
     """End the program and all that it has started: SIGTERM, then SIGKILL until nothing is below us."""
     deadline = time.monotonic() + GRACE_S
     told: set[int] = set()
-    while below := _descendants(os.getpid()):
+    while below := _descendants(os.getpid()) - {guard}:
         number = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
         for pid in below:
             if number is signal.SIGKILL or pid not in told:
@@ -190,9 +193,9 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
                 os.waitpid(found.si_pid, 0)
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return the processes below one, but for the guard, which ends when we do."""
-    found: list[int] = []
+def _descendants(pid: int) -> set[int]:
+    """Return the processes below one."""
+    found: set[int] = set()
     waiting = [pid]
     while waiting:
         parent = waiting.pop()
@@ -203,5 +206,5 @@ def _descendants(pid: int) -> list[int]:
         for task in tasks:
             with contextlib.suppress(OSError), open(f"/proc/{parent}/task/{task}/children") as file:
                 waiting.extend(children := [int(word) for word in file.read().split()])
-                found.extend(children)
+                found.update(children)
     return found

@@ -101,6 +101,17 @@ class Guard:
             self._is_over = True
         self._process.communicate()
 
+    def dismiss(self) -> None:
+        """What still runs may go on, whatever becomes of us."""
+        with self._lock:
+            self._is_over = True
+        self._process.kill()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that does it."""
+        return self._process.pid
+
     def add(self, process: subprocess.Popen[bytes]) -> None:
         """The head of a process group was started; it is killed when this is over already."""
         if not self._tell(f"+{process.pid}"):

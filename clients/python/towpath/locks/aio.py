@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
@@ -290,13 +290,15 @@ class AsyncBarrier:
     try_wait = attempt_async(wait)
 
 
-async def listed(client: AsyncKinds, prefix: str) -> AsyncIterator[model.LockInfo]:
-    """Yield the locks that are in use, by name."""
+async def listed(client: AsyncKinds, prefix: str) -> model.Listing:
+    """Return the locks that are in use."""
+    locks: list[model.LockInfo] = []
+    sessions: dict[int, model.Session] = {}
     token = ""
     while True:
         page = await client._call(requests.list_locks(prefix, token))
-        for lock in page.locks:
-            yield lock
+        locks.extend(page.locks)
+        sessions.update((session.id, session) for session in page.sessions)
         token = page.next_token
         if not token:
-            return
+            return model.Listing(locks, list(sessions.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -122,6 +122,11 @@ class Guard:
     @property
     def grants(self) -> tuple[model.Grant, ...]:
         return self._hold.grants
+
+    @property
+    def session(self) -> LockSession:
+        """Whose it is."""
+        return self._hold.session
 
     @property
     def name(self) -> str:
@@ -371,12 +376,15 @@ class Barrier:
     try_wait = attempt(wait)
 
 
-def listed(client: Kinds, prefix: str) -> Iterator[model.LockInfo]:
-    """Yield the locks that are in use, by name."""
+def listed(client: Kinds, prefix: str) -> model.Listing:
+    """Return the locks that are in use."""
+    locks: list[model.LockInfo] = []
+    sessions: dict[int, model.Session] = {}
     token = ""
     while True:
         page = client._call(requests.list_locks(prefix, token))
-        yield from page.locks
+        locks.extend(page.locks)
+        sessions.update((session.id, session) for session in page.sessions)
         token = page.next_token
         if not token:
-            return
+            return model.Listing(locks, list(sessions.values()))

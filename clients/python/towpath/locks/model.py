@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 from towpath.v1 import locks_pb2
 
@@ -145,6 +146,13 @@ class LocksPage:
     locks: tuple[LockInfo, ...]
     sessions: tuple[Session, ...]
     next_token: str
+
+
+class Listing(NamedTuple):
+    """The locks that are in use, by name, and the sessions that are named there."""
+
+    locks: list[LockInfo]
+    sessions: list[Session]
 
 
 @dataclass(frozen=True, slots=True)

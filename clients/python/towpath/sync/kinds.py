@@ -11,8 +11,8 @@ from towpath import calls, model
 from towpath.asking import Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.locks import requests
-from towpath.locks.blocking import Barrier, Guard, Lock, Locks, Semaphore
-from towpath.locks.model import Grant
+from towpath.locks.blocking import Barrier, Guard, Lock, Locks, Semaphore, listed
+from towpath.locks.model import Explanation, Grant, Listing
 from towpath.locks.requests import Wanted
 from towpath.locks.session import LEASE_MS_DEFAULT
 from towpath.queues import PREFETCH_DEFAULT
@@ -115,6 +115,18 @@ class Kinds(Registry):
             NotHeld: nobody has it.
         """
         return self._call(requests.force_release(name, token, reason))
+
+    def list_locks(self, prefix: str = "") -> Listing:
+        """Return the locks in use whose names begin so, and the sessions that have or want them."""
+        return listed(self, prefix)
+
+    def explain_locks(self, lock: str = "", *, session: int = 0) -> Explanation:
+        """Say who waits for whom: of a lock, of a session, or (without either) of all.
+
+        Raises:
+            NotHeld: nobody uses the lock. SessionLost: there is no such session.
+        """
+        return self._call(requests.explain(lock=lock, session=session))
 
     def state(self, name: str) -> State:
         """Return a handle for a state channel by name; asks nobody until it is used."""

@@ -1,0 +1,103 @@
+"""Verbs about locks.
+
+Not here: what they do (``lock`` and ``locks`` of ``towpath.cli``).
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Final
+
+from towpath.cli import values
+
+from .verb import Verb
+
+
+def _lock(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the lock's: dotted, as a channel's")
+    parser.add_argument(
+        "command", metavar="CMD", nargs="+", type=values.data, help="and its arguments, after --"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("-s", "--shared", action="store_true", help="together with others that hold it shared")
+    mode.add_argument(
+        "-x",
+        "--exclusive",
+        action="store_true",
+        help="alone (this is so without it, too; as flock(1) has it)",
+    )
+    mode.add_argument(
+        "--permits",
+        metavar="N",
+        type=values.count,
+        help="it is a semaphore of so many permits; everybody must say the same",
+    )
+    parser.add_argument(
+        "--weight", metavar="N", type=values.count, default=1, help="how many permits to take. Default: 1"
+    )
+    waiting = parser.add_mutually_exclusive_group()
+    waiting.add_argument("-n", "--nonblock", action="store_true", help="do not wait: it is free, or exit 1")
+    waiting.add_argument(
+        "-w", "--timeout", metavar="SECONDS", type=values.seconds, help="the longest wait; then exit 1"
+    )
+    parser.add_argument(
+        "-E",
+        "--conflict-exit-code",
+        metavar="N",
+        type=values.number,
+        default=1,
+        help="exit so if the lock could not be had in time. Default: 1",
+    )
+    parser.add_argument(
+        "--note", metavar="TEXT", default="", help="for people who wonder. Default: the command"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what happens")
+
+
+def _locks(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        metavar="WHAT",
+        nargs="*",
+        help="a prefix of names; or: why NAME, why SESSION, release NAME",
+    )
+    parser.add_argument("--reason", metavar="TEXT", default="", help="for release: told to the holder")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    form.add_argument("--dot", action="store_true", help="who waits for whom, for dot(1) of Graphviz")
+
+
+VERBS: Final = (
+    Verb(
+        "lock",
+        "Locks",
+        "run a program while a lock is held",
+        _lock,
+        "Waits until the lock is free, runs CMD, releases the lock and exits as CMD did (128 + N if signal N "
+        "ended it). CMD finds the lock's name in TOWPATH_LOCK, and in TOWPATH_FENCE the fencing token: a "
+        "number above that of every holder before, for others to check. If the lock is lost meanwhile, CMD "
+        "and all that it has started is ended, and the exit status is 79. Exit 1 (-E): it was not free in "
+        "time. Other refusals have the exit status of their error.",
+        (
+            "towpath lock nightly -- ./backup.sh",
+            "towpath lock -n nightly -- ./backup.sh || echo another one runs",
+            "towpath lock gpu --permits 4 --weight 2 -- ./train",
+        ),
+    ),
+    Verb(
+        "locks",
+        "Locks",
+        "show the locks in use; say why one waits; take one away",
+        _locks,
+        "Without more it lists what is held and waited for, by whom and since when. `towpath locks why NAME` "
+        "tells who waits behind whom, and where that ends; with a session's number, for that session. "
+        "`towpath locks release NAME` takes a lock from whoever has it (administrators only); the holder is "
+        "told.",
+        (
+            "towpath locks",
+            "towpath locks why nightly",
+            "towpath locks --dot | dot -Tsvg > locks.svg",
+            'towpath locks release nightly --reason "host b is gone"',
+        ),
+    ),
+)
