@@ -16,12 +16,22 @@ from typing import Any
 
 import towpath.aio
 from towpath.aio.api import AsyncHandle
+from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncSemaphore
 from towpath.queues import Delivery
 from towpath.result import Ok
 from towpath.services.aio_api import AsyncRequest
 from towpath.transactions import TransactionBase
 
-LIVING = (AsyncHandle, Delivery, TransactionBase, AsyncRequest)
+LIVING = (
+    AsyncHandle,
+    Delivery,
+    TransactionBase,
+    AsyncRequest,
+    AsyncLock,
+    AsyncGuard,
+    AsyncSemaphore,
+    AsyncBarrier,
+)
 """What is wrapped when it is handed out: it is used on the loop, too."""
 
 

@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         WaitRefused,
         Wounded,
     )
+    from towpath.locks.blocking import Barrier, Guard, Lock, Semaphore
     from towpath.model import (
         BindingInfo,
         BindingReport,
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
 
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
+    **dict.fromkeys(("Barrier", "Guard", "Lock", "Semaphore"), "towpath.locks.blocking"),
     "Committed": "towpath.transactions",
     "Consumer": "towpath.sync.consuming",
     "Delivery": "towpath.queues",
@@ -194,6 +196,7 @@ _HOMES = {
 __all__ = [
     "BadDescriptor",
     "BadFrame",
+    "Barrier",
     "BarrierBroken",
     "BindingConflict",
     "BindingFailed",
@@ -222,12 +225,14 @@ __all__ = [
     "Fenced",
     "FrameTooLarge",
     "GatewayInfo",
+    "Guard",
     "Headers",
     "InternalError",
     "InvalidArgument",
     "InvalidConfiguration",
     "InvalidName",
     "LimitExceeded",
+    "Lock",
     "LockConflict",
     "LockHeld",
     "LockInUse",
@@ -247,6 +252,7 @@ __all__ = [
     "QuotaExceeded",
     "Request",
     "Result",
+    "Semaphore",
     "Server",
     "ServerLost",
     "ServiceFailed",

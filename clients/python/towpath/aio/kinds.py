@@ -84,6 +84,11 @@ class AsyncKinds(AsyncRegistry):
         """Take a lock from whoever has it; see :meth:`towpath.Client.force_release`."""
         return await self._call(requests.force_release(name, token, reason))
 
+    def on_lock_lost(self, told: Callable[[TowpathError], object]) -> None:
+        """Have a function told whenever locks are lost that this client holds: taken away, or with its
+        session. It is called by the thread, or on the loop, that hears of it, and must not wait."""
+        self._locks.on_lost.append(told)
+
     async def list_locks(self, prefix: str = "") -> Listing:
         """Return the locks in use whose names begin so; see :meth:`towpath.Client.list_locks`."""
         return await listed(self, prefix)

@@ -11,8 +11,8 @@ Theory of operation
     itself a session of its own is found below us. If we are killed ourselves, a guard does it
     (``running.Guard``).
 
-    Nothing is looked at again and again: one poll(2) waits for the program's end and for news of the lock; with
-    a timeout only while the daemon is not there.
+    Nothing is looked at again and again: one poll(2) waits for the program's end and for news of the lock;
+    with a timeout only while the daemon is not there.
 
 Exit statuses are those of flock(1) where it has them: 1 (``-E``) if the lock could not be had in time.
 """

@@ -270,8 +270,9 @@ class LockSession:
     def give_up(self, pending: Pending) -> None:
         """Withdraw a request, or give back what it was granted meanwhile."""
         with self._mutex:
-            was_pending = self._pending.pop(pending, None) is None
-        if not was_pending:
+            is_pending = pending in self._pending
+            self._pending.pop(pending, None)
+        if is_pending:
             pending.outcome = ConnectionLost("it was given up", hint="")
             pending.stop_asking()
         elif isinstance(pending.outcome, Standing) and (hold := self._holds.get(pending.number)) is not None:

@@ -1,0 +1,486 @@
+"""Locks through the client library, in both ways of waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import towpath
+import towpath.aio
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
+from towpath import errors
+from towpath.locks.model import Mode
+from towpath.result import Err, Ok
+
+HOLDER = """
+import sys, towpath
+client = towpath.connect(sys.argv[1])
+guard = client.lock(sys.argv[2]).acquire()
+print(guard.token, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
+    with running_daemon(tmp_path) as handle:
+        yield handle
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    executor = ThreadPoolExecutor(8)
+    yield executor
+    executor.shutdown(wait=False)  # after a failure some may wait until their clients are closed
+
+
+def waiting(client: Any, name: str) -> int:
+    """How many wait for a lock."""
+    locks, _ = client.list_locks(name)
+    return sum(len(lock.waiters) for lock in locks if lock.name == name)
+
+
+def wait_waiting(client: Any, name: str, count: int) -> None:
+    wait_until(lambda: waiting(client, name) == count, lambda: f"{count} wait for {name}")
+
+
+def holder(daemon: DaemonHandle, name: str) -> tuple[subprocess.Popen[str], int]:
+    """A process that holds a lock; and its token."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(daemon.socket), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+# ---- one lock ----------------------------------------------------------------------------------------------
+
+
+def test_one_holds_it_and_the_next_gets_it_with_a_higher_token(
+    connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor
+) -> None:
+    one, two = connect(), connect()
+    guard = one.lock(name).acquire()
+    assert guard.is_valid and guard.mode is Mode.EXCLUSIVE and guard.name == name
+    assert two.lock(name).acquire_nowait() is None
+    with pytest.raises(errors.LockHeld):
+        two.lock(name).acquire(0)
+    with pytest.raises(errors.Timeout):
+        two.lock(name).acquire(0.01)
+    next_guard = threads.submit(two.lock(name).acquire)
+    wait_waiting(one, name, 1)
+    guard.release()
+    got = next_guard.result(DEADLINE_S)
+    assert got.token > guard.token
+    assert not guard.is_valid
+    with pytest.raises(errors.NotHeld):
+        guard.release()
+    got.release()
+
+
+def test_who_came_first_is_first(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
+    first = connect()
+    guard = first.lock(name).acquire()
+    others: list[Future[Any]] = []
+    for count in range(1, 5):
+        others.append(threads.submit(connect().lock(name).acquire))
+        wait_waiting(first, name, count)
+    guard.release()
+    tokens = []
+    for other in others:
+        got = other.result(DEADLINE_S)
+        tokens.append(got.token)
+        got.release()
+    assert tokens == sorted(tokens)
+
+
+def test_readers_together_and_a_writer_is_not_passed_by(
+    connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor
+) -> None:
+    one, two, three = connect(), connect(), connect()
+    first, second = one.lock(name).acquire(shared=True), two.lock(name).acquire(shared=True)
+    writer = threads.submit(three.lock(name).acquire)
+    wait_waiting(one, name, 1)
+    assert one.lock(name).acquire_nowait(shared=True) is None  # it stands behind the writer
+    first.release()
+    second.release()
+    writer.result(DEADLINE_S).release()
+
+
+def test_up_and_down(connect: Callable[[], Any], name: str) -> None:
+    one, two = connect(), connect()
+    guard = one.lock(name).acquire(shared=True)
+    other = two.lock(name).acquire(shared=True)
+    with pytest.raises(errors.Timeout):
+        guard.upgrade(0.01)
+    assert guard.is_valid and guard.mode is Mode.SHARED
+    other.release()
+    before = guard.token
+    guard.upgrade(DEADLINE_S)
+    assert guard.mode == Mode.EXCLUSIVE and guard.token > before
+    guard.downgrade()
+    assert guard.mode == Mode.SHARED
+    two.lock(name).acquire(DEADLINE_S, shared=True).release()
+
+
+def test_a_thread_may_take_its_own_lock_again_if_it_says_so(daemon: DaemonHandle, name: str) -> None:
+    with towpath.connect(str(daemon.socket)) as client:
+        lock = client.lock(name, reentrant=True)
+        with lock, lock:
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(lock.acquire_nowait).result(DEADLINE_S) is None
+        assert not client.list_locks(name).locks
+
+
+def test_errors_as_values(client: Any, connect: Callable[[], Any], name: str) -> None:
+    match client.lock(name).try_acquire():
+        case Ok(guard):
+            assert guard.is_valid
+        case Err(error):
+            raise error
+    match connect().lock(name).try_acquire(0):
+        case Err(errors.LockHeld()):
+            pass
+        case other:
+            raise AssertionError(other)
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a.*", "x" * 300])
+def test_names_that_are_none(client: Any, bad: str) -> None:
+    with pytest.raises(errors.InvalidName):
+        client.lock(bad)
+
+
+def test_timeouts_that_are_none(client: Any, name: str) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        client.lock(name).acquire(-1)
+    assert not client.list_locks(name).locks
+
+
+# ---- several -----------------------------------------------------------------------------------------------
+
+
+def test_all_at_one_moment_or_none(
+    connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor
+) -> None:
+    one, two = connect(), connect()
+    held = one.lock(f"{name}.b").acquire()
+    both = threads.submit(two.acquire_all, f"{name}.a", f"{name}.b")
+    wait_waiting(one, f"{name}.b", 1)
+    free = next(lock for lock in one.list_locks(name).locks if lock.name == f"{name}.a")
+    assert not free.holders and len(free.waiters) == 1  # it has not been taken meanwhile
+    held.release()
+    guard = both.result(DEADLINE_S)
+    assert [grant.lock for grant in guard.grants] == [f"{name}.a", f"{name}.b"]
+    assert one.lock(f"{name}.a").acquire_nowait() is None
+    guard.release()
+    assert not one.list_locks(name).locks
+
+
+def test_permits(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
+    one, two = connect(), connect()
+    guard = one.semaphore(name, 3).acquire(2)
+    assert two.semaphore(name, 3).acquire_nowait(2) is None
+    small = two.semaphore(name, 3).acquire(1)
+    with pytest.raises(errors.LockConflict):
+        two.semaphore(name, 4).acquire(1, 0)
+    with pytest.raises(errors.LockConflict):
+        two.lock(name).acquire(0)
+    large = threads.submit(two.semaphore(name, 3).acquire, 3)
+    wait_waiting(one, name, 1)
+    small.release()
+    assert one.semaphore(name, 3).acquire_nowait(1) is None  # who needs many is not passed by
+    guard.release()
+    large.result(DEADLINE_S).release()
+
+
+def test_a_barrier(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
+    waits = [threads.submit(connect().barrier(name, 3).wait) for _ in range(3)]
+    assert sorted(wait.result(DEADLINE_S) for wait in waits) == [0, 1, 2]
+    with pytest.raises(errors.Timeout):
+        connect().barrier(name, 2).wait(0.01)
+
+
+def test_a_condition(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
+    one, two = connect(), connect()
+    guard = one.lock(name).acquire()
+    notified = threads.submit(guard.wait, "full")
+    other = two.lock(name).acquire(DEADLINE_S)  # it was given up meanwhile
+    assert other.notify("empty") == 0
+    assert other.notify("full") == 1
+    assert not notified.done()
+    other.release()
+    assert notified.result(DEADLINE_S) is True
+    assert guard.is_valid and guard.token > other.token
+    assert guard.wait("full", timeout=0.01) is False
+    assert guard.is_valid
+    guard.release()
+
+
+# ---- deadlocks ---------------------------------------------------------------------------------------------
+
+
+def test_the_one_who_would_close_a_circle_is_refused_and_told_all_of_it(
+    daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
+) -> None:
+    a, b = f"{name}.a", f"{name}.b"
+    with towpath.connect(str(daemon.socket)) as one, towpath.connect(str(daemon.socket)) as two:
+        first = one.lock(a).acquire()
+
+        def crosswise() -> towpath.Guard:
+            with two.lock(b):
+                return two.lock(a).acquire()
+
+        other = threads.submit(crosswise)
+        wait_waiting(one, a, 1)
+        with pytest.raises(errors.Deadlock) as caught:
+            one.lock(b).acquire()
+        cycle = caught.value.cycle
+        assert [member.waits.lock for member in cycle] == [b, a]
+        assert [member.holds.lock for member in cycle] == [a, b]
+        assert {member.session.pid for member in cycle} == {os.getpid()}
+        first.release()
+        assert other.result(DEADLINE_S).token > first.token
+
+
+def test_two_that_upgrade_are_a_deadlock(
+    daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
+) -> None:
+    with towpath.connect(str(daemon.socket)) as one, towpath.connect(str(daemon.socket)) as two:
+        first = one.lock(name).acquire(shared=True)
+
+        def upgrade() -> towpath.Guard:
+            guard = two.lock(name).acquire(shared=True)
+            guard.upgrade()
+            return guard
+
+        other = threads.submit(upgrade)
+        wait_waiting(one, name, 1)
+        with pytest.raises(errors.Deadlock):
+            first.upgrade()
+        assert first.is_valid
+        first.release()
+        assert other.result(DEADLINE_S).mode is Mode.EXCLUSIVE
+
+
+def test_tasks_of_one_program_are_owners_of_their_own(daemon: DaemonHandle, name: str) -> None:
+    a, b = f"{name}.a", f"{name}.b"
+
+    async def crossed(client: towpath.aio.AsyncClient, first: str, second: str, met: asyncio.Barrier) -> int:
+        async with client.lock(first):
+            await met.wait()
+            try:
+                async with client.lock(second):
+                    return 0
+            except errors.Deadlock:
+                return 1
+
+    async def both() -> list[int]:
+        met = asyncio.Barrier(2)
+        async with await towpath.aio.connect(str(daemon.socket)) as client:
+            return list(await asyncio.gather(crossed(client, a, b, met), crossed(client, b, a, met)))
+
+    assert sorted(asyncio.run(both())) == [0, 1]
+
+
+def test_a_task_that_is_cancelled_waits_no_more(daemon: DaemonHandle, name: str) -> None:
+    async def cancelled() -> None:
+        async with await towpath.aio.connect(str(daemon.socket)) as client:
+            guard = await client.lock(name).acquire()
+            task = asyncio.create_task(client.lock(name).acquire())
+            while not (await client.list_locks(name)).locks[0].waiters:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            while (await client.list_locks(name)).locks[0].waiters:
+                await asyncio.sleep(0)
+            guard.release()
+            assert (await client.lock(name).acquire(DEADLINE_S)).is_valid
+
+    asyncio.run(asyncio.wait_for(cancelled(), DEADLINE_S))
+
+
+# ---- ends --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_holder_has_nothing_and_a_stopped_one_still_has_it(
+    client: Any, daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
+) -> None:
+    process, token = holder(daemon, name)
+    with process:
+        process.send_signal(signal.SIGSTOP)
+        assert client.lock(name).acquire_nowait() is None
+        waiter = threads.submit(client.lock(name).acquire)
+        wait_waiting(client, name, 1)
+        process.kill()
+        assert waiter.result(DEADLINE_S).token > token
+
+
+def test_a_waiter_that_is_killed_is_in_nobodys_way(
+    client: Any, daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
+) -> None:
+    guard = client.lock(name).acquire()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(daemon.socket), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        wait_waiting(client, name, 1)
+        process.kill()
+        wait_waiting(client, name, 0)
+    guard.release()
+    client.lock(name).acquire(DEADLINE_S).release()
+
+
+def test_closing_a_client_releases_what_it_holds(
+    connect: Callable[[], Any], name: str, daemon: DaemonHandle
+) -> None:
+    with towpath.connect(str(daemon.socket)) as other:
+        other.lock(name).acquire()
+    connect().lock(name).acquire(DEADLINE_S)
+
+
+def test_an_operator_takes_a_lock_away_and_the_holder_is_told(connect: Callable[[], Any], name: str) -> None:
+    one, two = connect(), connect()
+    guard = one.lock(name).acquire()
+    told: list[towpath.TowpathError] = []
+    heard = threading.Event()
+
+    def lost(error: towpath.TowpathError) -> None:
+        told.append(error)
+        heard.set()
+
+    one.on_lock_lost(lost)
+    taken = two.force_release(name, reason="stuck since monday")
+    assert [grant.token for grant in taken] == [guard.token]
+    assert heard.wait(DEADLINE_S)
+    assert not guard.is_valid and "stuck since monday" in str(told[0])
+    with pytest.raises(errors.LockRevoked):
+        guard.release()
+    with pytest.raises(errors.LockRevoked):
+        guard.check()
+    assert two.lock(name).acquire(DEADLINE_S).is_valid
+    with pytest.raises(errors.NotHeld):
+        two.force_release(f"{name}.other")
+
+
+def test_a_core_that_is_killed_takes_nobodys_lock_and_nobodys_place(
+    own_daemon: DaemonHandle, threads: ThreadPoolExecutor
+) -> None:
+    with towpath.connect(str(own_daemon.socket)) as one, towpath.connect(str(own_daemon.socket)) as two:
+        guard = one.lock("a").acquire()
+        second = threads.submit(two.lock("a").acquire)
+        wait_waiting(one, "a", 1)
+        with towpath.connect(str(own_daemon.socket)) as three:
+            third = threads.submit(three.lock("a").acquire)
+            wait_waiting(one, "a", 2)
+            own_daemon.kill_core()
+            wait_until(lambda: one.is_connected and two.is_connected and three.is_connected)
+            wait_waiting(one, "a", 2)
+            assert guard.is_valid
+            assert not second.done() and not third.done()
+            guard.release()
+            got = second.result(DEADLINE_S)
+            assert got.token > guard.token
+            assert not third.done()
+            got.release()
+            assert third.result(DEADLINE_S).token > got.token
+
+
+def test_what_is_released_while_the_core_is_away_is_free_when_it_is_back(own_daemon: DaemonHandle) -> None:
+    with towpath.connect(str(own_daemon.socket)) as one, towpath.connect(str(own_daemon.socket)) as two:
+        guards = [one.lock(f"a{number}").acquire() for number in range(20)]
+        own_daemon.kill_core()
+        for guard in guards:
+            guard.release()
+        for number in range(20):
+            assert two.lock(f"a{number}").acquire(DEADLINE_S).is_valid
+
+
+def test_who_died_with_the_core_is_found_dead_by_the_next(own_daemon: DaemonHandle) -> None:
+    process, token = holder(own_daemon, "a")
+    with process, towpath.connect(str(own_daemon.socket)) as client:
+        core = own_daemon.core_pid
+        os.kill(core, signal.SIGSTOP)
+        process.kill()
+        process.wait()
+        os.kill(core, signal.SIGKILL)
+        assert client.lock("a").acquire(DEADLINE_S).token > token
+
+
+def test_tokens_grow_over_restarts_of_the_daemon(tmp_path: Path) -> None:
+    tokens = []
+    for _ in range(3):
+        with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+            for _ in range(3):
+                with client.lock("a") as guard:
+                    tokens.append(guard.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_forked_child_has_no_locks(daemon: DaemonHandle, name: str) -> None:
+    program = """
+import os, sys, towpath
+client = towpath.connect(sys.argv[1])
+guard = client.lock(sys.argv[2]).acquire()
+if os.fork() == 0:
+    try:
+        client.lock("other").acquire()
+    except towpath.ConnectionLost:
+        os._exit(7)
+    os._exit(1)
+_, status = os.wait()
+assert os.waitstatus_to_exitcode(status) == 7
+assert guard.is_valid
+guard.release()
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(daemon.socket), name],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+# ---- looking -----------------------------------------------------------------------------------------------
+
+
+def test_who_has_what_and_who_waits_for_whom(
+    daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
+) -> None:
+    with towpath.connect(str(daemon.socket)) as one, towpath.connect(str(daemon.socket)) as two:
+        guard = one.lock(name, note="the nightly run").acquire()
+        second = threads.submit(two.lock(name).acquire)
+        wait_waiting(one, name, 1)
+        (lock,), sessions = one.list_locks(name)
+        assert lock.holders[0].note == "the nightly run" and lock.holders[0].token == guard.token
+        assert lock.waiters[0].reason == "held"
+        assert {session.pid for session in sessions} == {os.getpid()}
+        assert all(session.is_connected and "pytest" in session.place for session in sessions)
+        found = one.explain_locks(name)
+        assert [(edge.lock, edge.is_soft) for edge in found.edges] == [(name, False)]
+        waiter = found.edges[0].waiter.session
+        assert one.explain_locks(session=waiter).edges == found.edges
+        guard.release()
+        second.result(DEADLINE_S).release()
+        with pytest.raises(errors.NotHeld):
+            one.explain_locks(name)
