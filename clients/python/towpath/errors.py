@@ -639,14 +639,11 @@ class Fenced(TowpathError):
 
 
 class Deadlock(TowpathError):
-    """Waiting would have closed a cycle, and this request is the one that was given up.
-
-    Attributes:
-        cycle: the whole of it, :class:`towpath.locks.model.DeadlockMember` each, the one that is told first.
-    """
+    """Waiting would have closed a cycle, and this request is the one that was given up."""
 
     code = Code.DEADLOCK
     cycle: tuple[Any, ...] = ()
+    """The whole of it: a :class:`towpath.locks.model.DeadlockMember` each, first the one that is told."""
 
 
 class LockOrder(TowpathError):

@@ -51,7 +51,7 @@ def _list(arguments: Namespace, prefix: str) -> None:
     if arguments.json:
         _print(json.dumps({"locks": list(map(asdict, locks)), "sessions": list(map(asdict, sessions))}))
     elif not locks:
-        _print("no locks are in use")
+        _print(f"no locks are in use{f' that begin with {prefix}' if prefix else ''}")
     else:
         by_id = {session.id: session for session in sessions}
         for lock in locks:

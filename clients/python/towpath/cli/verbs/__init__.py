@@ -2,9 +2,9 @@
 
 Theory of operation
     A family of verbs is a module: ``daemon``, ``messages``, ``requests``, ``locks``, ``channels``,
-    ``choosing``, ``shell``, in the order of the general help. ``VERBS`` is the single place that names a verb; the parsers,
-    the general help, completion and the manual page are made of it. What a placeholder is called decides how
-    it is completed (``completion``): CHANNEL by the channels there are, PATH by files.
+    ``choosing``, ``shell``, in the order of the general help. ``VERBS`` is the single place that names a
+    verb; the parsers, the general help, completion and the manual page are made of it. What a placeholder is
+    called decides how it is completed (``completion``): CHANNEL by the channels there are, PATH by files.
 
 Not here: how a command line is taken apart (``grammar``), what verbs do.
 """
