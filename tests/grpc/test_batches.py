@@ -4,62 +4,18 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath._message import Message
-from towpath.convert import HEADERS_BYTES_MAX
-from towpath.errors import InvalidArgument
-from towpath.v1.channels_pb2 import PublishRequest
 from towpath.v1.message_pb2 import Headers
-from towpath_broker.gateways.grpc.batches import PAYLOADS_MAX, pack, unpack
+from towpath_broker.gateways.grpc.batches import pack
 
 
 def message(source: int, seq: int, payload: bytes = b"", headers_raw: bytes = b"") -> Message:
     return Message(
         payload, seq=seq, source=source, time_ns=1_000 * seq + source, channel="a.b", headers_raw=headers_raw
     )
-
-
-def test_payloads_without_headers_have_no_headers_column() -> None:
-    assert unpack(PublishRequest(payloads=[b"one", b""])) == ([b"one", b""], None)
-
-
-def test_headers_come_out_serialized_and_empty_ones_as_nothing() -> None:
-    headers = Headers(content_type="text/plain", user={"a": "b"})
-    payloads, column = unpack(PublishRequest(payloads=[b"one", b"two"], headers=[headers, Headers()]))
-    assert payloads == [b"one", b"two"]
-    assert column is not None
-    assert Headers.FromString(column[0]) == headers
-    assert column[1] == b""
-
-
-@pytest.mark.parametrize(
-    ("payloads", "headers", "what"),
-    [
-        (0, [], "0 payloads"),
-        (PAYLOADS_MAX + 1, [], "10001 payloads"),
-        (2, [Headers()], "2 payloads and 1 headers"),
-        (1, [Headers(), Headers()], "1 payloads and 2 headers"),
-        (2, [Headers(), Headers(priority=32)], "message 1 has priority 32"),
-        (1, [Headers(user={str(number): "" for number in range(65)})], "65 user headers"),
-        (1, [Headers(user={"": ""})], "user header ''"),
-        (1, [Headers(user={"x" * 129: ""})], "user header 'xxx"),
-        (1, [Headers(key=b"x" * HEADERS_BYTES_MAX)], "bytes of headers"),
-    ],
-)
-def test_a_request_out_of_bounds_is_refused(payloads: int, headers: list[Headers], what: str) -> None:
-    with pytest.raises(InvalidArgument, match=what):
-        unpack(PublishRequest(payloads=[b""] * payloads, headers=headers))
-
-
-def test_the_largest_request_is_accepted() -> None:
-    payloads, column = unpack(
-        PublishRequest(payloads=[b""] * PAYLOADS_MAX, headers=[Headers(priority=31)] * PAYLOADS_MAX)
-    )
-    assert len(payloads) == PAYLOADS_MAX
-    assert column is not None and len(column) == PAYLOADS_MAX
 
 
 def test_one_source_in_order_is_one_response() -> None:

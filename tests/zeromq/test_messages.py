@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from towpath import Headers, Message
 from towpath.convert import encode_headers
 from towpath.errors import BadFrame, InvalidArgument, TowpathError
-from towpath.v1.channels_pb2 import PublishRequest
 from towpath.v1.message_pb2 import Headers as HeadersProto
 from towpath.v1.message_pb2 import MessageBatch
-from towpath_broker.gateways.zeromq.messages import META, checked_headers, checked_publish, fill_batch, runs
+from towpath_broker.gateways.zeromq.messages import META, checked_headers, fill_batch, runs
 
 
 def message(source: int, seq: int, headers: bytes = b"") -> Message:
@@ -55,23 +54,6 @@ def test_any_bytes_as_headers_are_taken_or_refused(raw: bytes) -> None:
     except (BadFrame, InvalidArgument):
         return
     assert checked_headers(again) == again
-
-
-def test_a_publish_request_is_checked_as_a_whole() -> None:
-    assert checked_publish(PublishRequest(payloads=[b"a", b""])) == ([b"a", b""], None)
-    column = [HeadersProto(), HeadersProto(priority=3)]
-    assert checked_publish(PublishRequest(payloads=[b"a", b"b"], headers=column)) == (
-        [b"a", b"b"],
-        [b"", column[1].SerializeToString()],
-    )
-    for request in (
-        PublishRequest(),
-        PublishRequest(payloads=[b""] * 10_001),
-        PublishRequest(payloads=[b"a", b"b"], headers=[HeadersProto()]),
-        PublishRequest(payloads=[b"a"], headers=[HeadersProto(priority=99)]),
-    ):
-        with pytest.raises(InvalidArgument):
-            checked_publish(request)
 
 
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 3)), max_size=12))

@@ -156,8 +156,10 @@ def decode_headers(raw: bytes) -> model.Headers:
         raise BadFrame("a message's headers are not towpath.v1.Headers") from None
 
 
-def checked_publish(request: channels_pb2.PublishRequest) -> tuple[list[bytes], list[bytes] | None]:
-    """Check a publish request as a whole and take its columns out.
+def checked_publish(
+    request: channels_pb2.PublishRequest | channels_pb2.PublishStreamRequest,
+) -> tuple[list[bytes], list[bytes] | None]:
+    """Check a publish request as a whole and take its columns out; its channel is not looked at.
 
     Returns:
         The payloads, and their serialized headers (``b""`` for a message without), or None when none has any.
@@ -175,7 +177,16 @@ def checked_publish(request: channels_pb2.PublishRequest) -> tuple[list[bytes], 
             f"the request has {count} payloads and {len(request.headers)} headers",
             hint="leave `headers` empty, or give one per payload, an empty one for a message without",
         )
-    return list(request.payloads), [encode_headers(headers_from_proto(each)) for each in request.headers]
+    return list(request.payloads), [
+        _checked_headers(index, each) for index, each in enumerate(request.headers)
+    ]
+
+
+def _checked_headers(index: int, headers: message_pb2.Headers) -> bytes:
+    try:
+        return encode_headers(headers_from_proto(headers))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"message {index}: {error.message}", hint=error.hint) from None
 
 
 # ---- channels --------------------------------------------------------------------------------------------

@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
+from towpath.convert import checked_publish
 from towpath.errors import InvalidArgument, LimitExceeded
 from towpath.names import check_name
 from towpath.v1 import channels_pb2, services_pb2
 from towpath_broker.gateways import _forwarding, _services
 from towpath_broker.gateways._common import GatewayContext
-from towpath_broker.gateways.grpc.batches import pack, unpack
+from towpath_broker.gateways.grpc.batches import pack
 from towpath_broker.gateways.grpc.calls import Calls, next_request
 from towpath_broker.gateways.grpc.publishers import SharedPublishers, publish_batch
 from towpath_broker.gateways.grpc.registry import CALL_TIMEOUT_S, PRINCIPAL
@@ -153,7 +154,7 @@ class ChannelsService:
     async def _publish(
         self, request: channels_pb2.PublishRequest, context: Context
     ) -> channels_pb2.PublishResponse:
-        payloads, headers_raw = unpack(request)
+        payloads, headers_raw = checked_publish(request)
         if await self._queues.has(request.channel):
             self._gateway.count("messages_in", len(payloads))
             return await self._queues.publish(request, _publish_timeout_s(context))
@@ -169,7 +170,7 @@ class ChannelsService:
         try:
             while (request := await next_request(context)) is not None:
                 channel = check_name(request.channel or channel)
-                payloads, headers_raw = unpack(request)
+                payloads, headers_raw = checked_publish(request)
                 if await self._queues.has(channel):
                     await self._publish_on_queue(channel, request, context)
                     continue

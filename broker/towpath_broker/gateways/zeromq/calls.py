@@ -43,7 +43,7 @@ from typing import Final
 import zmq
 
 from towpath._version import __version__
-from towpath.convert import watch_event_to_proto
+from towpath.convert import checked_publish, watch_event_to_proto
 from towpath.errors import InvalidArgument, ProtocolViolation, TowpathError, Unavailable
 from towpath.services.envelope import part_bytes
 from towpath.v1.channels_pb2 import PublishResponse
@@ -52,7 +52,7 @@ from towpath.v1.services_pb2 import CallResponse, ServeResponse
 from towpath_broker.gateways import _forwarding, _services
 from towpath_broker.gateways._common import GatewayContext, log
 from towpath_broker.gateways.zeromq.endpoint import Endpoint
-from towpath_broker.gateways.zeromq.messages import checked_publish, fill_batch, runs
+from towpath_broker.gateways.zeromq.messages import fill_batch, runs
 from towpath_broker.gateways.zeromq.outlets import Outlets
 from towpath_broker.gateways.zeromq.registry_feed import RegistryFeed
 from towpath_broker.gateways.zeromq.rpc import (

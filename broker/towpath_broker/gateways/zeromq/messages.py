@@ -16,9 +16,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from towpath.convert import decode_headers, encode_headers, headers_from_proto
-from towpath.errors import InvalidArgument
-from towpath.v1 import channels_pb2, message_pb2
+from towpath.convert import decode_headers, encode_headers
+from towpath.v1 import message_pb2
 
 if TYPE_CHECKING:
     from towpath import Message
@@ -32,9 +31,6 @@ payload and a meta of zeros, as soon as what was subscribed to before is being r
 begins so. Whoever subscribes to everything sees these messages too, and tells them by their source, which
 is 0."""
 
-PAYLOADS_MAX: Final = 10_000
-"""Payloads in one publish_request."""
-
 
 def checked_headers(raw: bytes) -> bytes:
     """Return a peer's serialized headers as they may go into a ring.
@@ -44,30 +40,6 @@ def checked_headers(raw: bytes) -> bytes:
         InvalidArgument: a field is out of its range, or they are too long.
     """
     return encode_headers(decode_headers(raw)) if raw else b""
-
-
-def checked_publish(request: channels_pb2.PublishRequest) -> tuple[list[bytes], list[bytes] | None]:
-    """Check a publish request as a whole and take its columns out.
-
-    Returns:
-        The payloads, and their serialized headers (``b""`` for a message without), or None when none has any.
-
-    Raises:
-        InvalidArgument: the number of payloads or headers, or a header, is out of its range.
-    """
-    count = len(request.payloads)
-    if not 1 <= count <= PAYLOADS_MAX:
-        raise InvalidArgument(f"the request has {count} payloads; 1 to {PAYLOADS_MAX} are allowed")
-    if not request.headers:
-        return list(request.payloads), None
-    if len(request.headers) != count:
-        raise InvalidArgument(
-            f"the request has {count} payloads and {len(request.headers)} headers",
-            hint="leave `headers` empty, or give one per payload, an empty one for a message without",
-        )
-    return list(request.payloads), [
-        encode_headers(headers_from_proto(headers)) for headers in request.headers
-    ]
 
 
 def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
