@@ -3,8 +3,12 @@
 Theory of operation
     Each appends records of ``RECORD_BYTES`` and has them on disk before it goes on: one at a time, or as many
     at a time as it takes. They take turns, in slices, since a disk that others use is another disk a second
-    later; a figure is the median of the slices', a ratio that of the ratios within each turn. A slice of
-    single records is long enough that the store's log is brought into its file in each.
+    later; a figure is the median of the slices', a ratio that of the ratios within each turn. What the store
+    does now and then (bringing its log into its file, after some 1,000 single records or 16 MiB) is in some
+    slices of single records, and in most of the others.
+
+    Where other programs want the cores, whoever was woken by the disk waits for one of them, for some
+    milliseconds: then all of these are alike. ``chrt -r 1`` before the command takes that out.
 
 Not here: servers (``stored_peers``).
 """
@@ -32,7 +36,7 @@ from tests.bench.stored_peers import (
 )
 
 SINGLES: Final = 256
-"""Records of a slice, one at a time: a page of the log each."""
+"""Records of a slice, one at a time."""
 BATCHED: Final = 10_000
 SLOW_BATCHED: Final = 400
 """Records of a slice, as many at a time as it takes; of JetStream."""

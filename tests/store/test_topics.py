@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,10 @@ from tests.conformance.store.test_store import parcel
 from towpath.errors import StoreFull
 from towpath_broker.core.commands import Kind
 from towpath_broker.core.data import rows
-from towpath_broker.store.database import PAGE_BYTES
+from towpath_broker.store.database import PAGE_BYTES, WAL_PAGES
 from towpath_broker.store.sqlite import SqliteStore
 from towpath_broker.store.topics import TAKEN_PARCELS
 
-FRAME_BYTES = PAGE_BYTES + 24
 OPENING = [rows.OpenChannel("t", 1, Kind.TOPIC), rows.OpenChannel("q", 1, Kind.QUEUE)]
 
 
@@ -28,16 +28,37 @@ def test_a_small_commit_writes_one_page_to_a_topic_and_two_to_a_queue(tmp_path: 
     store.commit(OPENING)
     store.commit([])  # looks what is left of channels that were dropped
 
-    def pages(written: Sequence[rows.Row]) -> float:
-        before = (tmp_path / "store.sqlite-wal").stat().st_size
-        store.commit(written)
-        return ((tmp_path / "store.sqlite-wal").stat().st_size - before) / FRAME_BYTES
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
 
+    def pages(written: Sequence[rows.Row]) -> int:
+        store.commit(written)
+        _, logged, _ = other.execute("PRAGMA wal_checkpoint").fetchone()  # the next commit begins it anew
+        return int(logged)
+
+    pages([])
     assert [pages(taken_in(seq)) for seq in range(1, 30)] == [1] * 29
     queued = rows.AddParcel("q", 1, 1, 8, 1, 1, rows.Run([b"x" * 8]))
     assert pages([queued, rows.Totals("q", 1, 2, 1, 8)]) == 2
     assert pages([rows.Settle("q", 1, None), rows.Totals("q", 1, 2, 0, 0)]) == 2
+    other.close()
     store.close()
+
+
+def test_the_log_has_its_length_from_the_beginning(tmp_path: Path) -> None:
+    """So fdatasync writes nothing about the file."""
+    path = tmp_path / "store.sqlite"
+    log = tmp_path / "store.sqlite-wal"
+    lengths = set()
+    for seq in range(1, 4):
+        store = SqliteStore(path)
+        if seq == 1:
+            store.commit(OPENING)
+        lengths.add(log.stat().st_size)
+        store.commit(taken_in(seq))
+        lengths.add(log.stat().st_size)
+        assert store.load()[0].next_seq == seq + 1
+        store.close()
+    assert lengths == {32 + WAL_PAGES * (PAGE_BYTES + 24)}
 
 
 def test_what_was_taken_in_is_known_whenever_the_store_is_closed(tmp_path: Path) -> None:

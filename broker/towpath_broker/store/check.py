@@ -67,7 +67,7 @@ class Report:
     """What was read.
 
     Attributes:
-        log_bytes: of the log beside the file that is not brought into it yet.
+        log_bytes: of the log beside the file, whatever of it is brought into the file already.
         findings: empty: the store is whole.
     """
 

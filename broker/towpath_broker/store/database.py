@@ -5,8 +5,10 @@ Theory of operation
     Pages are of 16 KiB: messages come in batches, and a batch of 500 KiB then costs a third of what it costs
     in pages of 4 KiB, while a single small one costs the same (tests/bench has the figures). The log is
     brought into the file whenever it has ``WAL_PAGES`` pages, by the writer itself, after its commit: the log
-    stays small enough to stay in the cache, and its pages are written over again, which fdatasync(2) likes
-    better than a growing file. Should readers keep it from being begun anew, it is cut at ``WAL_BYTES_MAX``.
+    stays small enough to stay in the cache, and its pages are written over again. fdatasync(2) of a file that
+    does not grow takes less: nothing about the file has to be written. So the log is given its full length
+    when the store is opened; SQLite takes what has never been written for the end. Should readers keep it
+    from being begun anew, it is cut at ``WAL_BYTES_MAX``.
 
     A file of its own, ``NAME-lock``, is locked (flock(2)) while a store is open for writing, since any number
     of processes may read. (A second descriptor of the database itself would, when closed, take SQLite's own
@@ -39,12 +41,13 @@ STORE_NAME: Final = "store.sqlite"
 APPLICATION_ID: Final = 0x546F7773  # "Tows": file(1) and we know our files by it
 SCHEMA_VERSION: Final = 2
 PAGE_BYTES: Final = 16_384
-WAL_PAGES: Final = 256
-"""The log is brought into the file when it has so many pages: 4 MiB."""
+WAL_PAGES: Final = 512
+"""The log is brought into the file when it has so many pages: 8 MiB."""
 WAL_BYTES_MAX: Final = 64 << 20
 """Above this the log is cut, which waits for readers, for ``BUSY_S`` at most."""
 BUSY_S: Final = 0.5
 CACHE_KIB: Final = 16_384
+_LOG_BYTES: Final = 32 + WAL_PAGES * (24 + PAGE_BYTES)
 PROBE_BYTES: Final = 4 * PAGE_BYTES
 
 _SCHEMA: Final = """
@@ -206,8 +209,9 @@ def open_for_writing(path: Path, bytes_max: int) -> sqlite3.Connection:
     try:
         database.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a file that is still empty
         version = check_version(database, path)
+        if database.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):  # it says no otherwise
+            raise sqlite3.OperationalError(f"{path}: its log cannot be written")
         for pragma in (
-            "journal_mode=WAL",
             "synchronous=FULL",
             f"wal_autocheckpoint={WAL_PAGES}",
             f"journal_size_limit={WAL_PAGES * PAGE_BYTES * 2}",
@@ -225,6 +229,28 @@ def open_for_writing(path: Path, bytes_max: int) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def lay_out_log(path: Path) -> None:
+    """Give the log of a store that is open the length that it will have; as far as there is room.
+
+    Raises:
+        OSError: the host refuses, and not for want of room.
+    """
+    descriptor = os.open(f"{path}-wal", os.O_WRONLY | os.O_CLOEXEC)  # no lock of SQLite's is on this file
+    try:
+        at = os.fstat(descriptor).st_size
+        missing = memoryview(bytes(max(0, _LOG_BYTES - at)))
+        while missing:
+            written = os.pwrite(descriptor, missing, at)
+            at += written
+            missing = missing[written:]
+            os.fdatasync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

@@ -108,6 +108,7 @@ class SqliteStore:
         try:
             self._wal_bytes = database.wal_bytes(self.path)
             self._database = self._opened(bytes_max)
+            database.lay_out_log(self.path)
         except BaseException:
             self._lock.release()
             raise
