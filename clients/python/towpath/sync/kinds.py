@@ -140,6 +140,10 @@ class Kinds(Registry):
     def consume(self, name: str, *, prefetch: int = PREFETCH_DEFAULT) -> Consumer:
         """Consume a queue: each message goes to one of its consumers, until it is settled.
 
+        Settle all that is received: acknowledge it, or give it back. A consumer that lets the deadline of a
+        delivery (the queue's ``ack_ms``) pass is taken to hang, and is given nothing more until it settles
+        or extends something, be it too late for that.
+
         Args:
             name: the queue's.
             prefetch: how many deliveries may be unsettled at a time, 1 to 65,536.
