@@ -220,17 +220,16 @@ class LockMachine:
 
     def _time_out(self, request: Request) -> None:
         table = self.table
-        match request.state:
-            case 1:  # WAITING
-                names = ", ".join(claim.lock.name for claim in request.claims)
-                acquiring.withdraw(table, request, Timeout(f"{names!r} was not free in time"))
-            case 3:  # ON_CONDITION
-                lock = request.claims[0].lock
-                conditions.take_again(table, request, is_timed_out=True)
-                advance(table, lock)
-            case _:
-                self.barriers.leave(table, request)
-                table.refuse(request, Timeout(f"not all arrived at {request.place!r} in time"))
+        if request.state == WAITING:
+            names = ", ".join(claim.lock.name for claim in request.claims)
+            acquiring.withdraw(table, request, Timeout(f"{names!r} was not free in time"))
+        elif request.state == ON_CONDITION:
+            lock = request.claims[0].lock
+            conditions.take_again(table, request, is_timed_out=True)
+            advance(table, lock)
+        else:
+            self.barriers.leave(table, request)
+            table.refuse(request, Timeout(f"not all arrived at {request.place!r} in time"))
 
     # ---- sessions ------------------------------------------------------------------------------------------
 
@@ -265,7 +264,7 @@ class LockMachine:
         self._end(self.table.session(command.session), EndReason(command.reason))
 
     def _end(self, session: Session, reason: EndReason) -> None:
-        """End a session. What it waits for goes first, so that nothing is granted to it on the way."""
+        """End a session: first what it waits for, so that nothing of it stands in a queue any more."""
         table = self.table
         gone = Cancelled("the session has ended")
         for request in tuple(session.requests.values()):
