@@ -98,6 +98,13 @@ class Stuck(Pipe):
         return lambda message: os.read(os.pipe()[0], 1)
 
 
+class Dying(Pipe):
+    """A pipe whose sender is gone at once."""
+
+    def sender(self, stack: ExitStack) -> Send:
+        os._exit(1)
+
+
 class Broken(Pipe):
     """A pipe whose sender fails."""
 
@@ -110,6 +117,7 @@ class Broken(Pipe):
     [
         (Losing, "it lost messages: "),
         (Stuck, "it did not come to an end in time"),
+        (Dying, "a process of it ended early"),
         (Broken, "ValueError: no such luck"),
     ],
 )

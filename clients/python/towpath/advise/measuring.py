@@ -140,7 +140,7 @@ def _sending(way: Way, run_s: float) -> Work:
 
         def work() -> tuple[int, float]:
             count, began_s = 0, time.monotonic()
-            while time.monotonic() - began_s < run_s:
+            while not count or time.monotonic() - began_s < run_s:
                 for _ in batch:
                     send(message)
                 count += len(batch)
@@ -211,7 +211,7 @@ def _pinging(
             for _ in range(WARM_UPS):
                 trip(message)
             end_ns = clock() + round(run_s * 1e9)
-            while clock() < end_ns and len(times) < TRIPS_MAX:
+            while not times or (clock() < end_ns and len(times) < TRIPS_MAX):
                 if pause_s:
                     time.sleep(pause_s)
                 began_ns = clock()
@@ -249,8 +249,9 @@ def _run(works: list[Work], deadline_s: float) -> list[Any]:
 @contextlib.contextmanager
 def _processes(works: list[Work]) -> Iterator[list[Connection]]:
     pairs = [_FORK.Pipe() for _ in works]
+    ends = [end for pair in pairs for end in pair]
     processes = [
-        _FORK.Process(target=_child, args=(work, theirs, [ours for ours, _ in pairs]), daemon=True)
+        _FORK.Process(target=_child, args=(work, theirs, ends), daemon=True)
         for work, (_, theirs) in zip(works, pairs, strict=True)
     ]
     try:
@@ -292,11 +293,12 @@ def _each(lines: list[Connection], deadline_s: float) -> list[Any]:
     return [heard[line] for line in lines]
 
 
-def _child(work: Work, line: Connection, others: list[Connection]) -> None:
+def _child(work: Work, line: Connection, ends: list[Connection]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
-    for other in others:
-        other.close()
+    for end in ends:
+        if end is not line:  # else nobody would see when another ends
+            end.close()
     try:
         with ExitStack() as stack:
             do = work(stack)
