@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ KINDS = {
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.scheme}: {case.what}")
 @on_loop
 async def test_each_kind_of_bad_input_has_its_error(case: Case, place: Path) -> None:
+    gc.collect()  # what other tests have left
     before = open_descriptors()
     async with Rig() as rig:
         site = Site(rig, place)

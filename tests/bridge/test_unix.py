@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import stat
@@ -350,6 +351,7 @@ async def test_what_was_sent_before_the_stop_is_carried(place: Path, kind: str) 
 async def test_nothing_is_left_open_after_a_stop_or_a_cancellation(
     place: Path, direction: str, role: str
 ) -> None:
+    gc.collect()  # what other tests have left
     for is_asked in (True, False):
         async with Rig() as rig:
             before = open_descriptors()
