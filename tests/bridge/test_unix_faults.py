@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.bridge import foreign
+from tests.bridge.bad_input import without_privileges
 from tests.bridge.rig import Rig, on_loop, open_descriptors, within
 from tests.bridge.test_keeping import Keeper
 from tests.bridge.test_unix import CONNECTIONS, exists, numbers
@@ -36,6 +37,7 @@ from towpath.errors import (
     ChannelUndeclared,
     FrameTooLarge,
     LimitExceeded,
+    PermissionDenied,
     SlowConsumer,
 )
 from towpath_broker.gateways.bridge.adapters import unix
@@ -438,6 +440,28 @@ async def test_without_a_descriptor_left_who_comes_waits(
             await send(end, b"text\n")
             await rig.until_published(2)
         await rig.stop()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@on_loop
+async def test_an_abstract_name_admits_whom_its_mode_does(kind: str) -> None:
+    """As root: by another user; otherwise all that can be tried is that the own user comes in."""
+    for mode, is_admitted in (("0600", os.geteuid() != 0), ("0602", True)):
+        name = f"@towpath-test-{os.getpid()}-{os.urandom(4).hex()}"
+        async with Rig() as rig:
+            start(rig, name, "in", socket=kind, mode=mode)
+            await rig.until_state("running")
+            with without_privileges():
+                end = connected(name, kind)
+                if kind == "dgram" or is_admitted:
+                    await send(end, b"text\n")
+            if is_admitted:
+                await rig.until_published(1)
+            else:
+                await rig.until(lambda: isinstance(rig.tally.last_error, PermissionDenied))
+            end.close()
+            await rig.stop()
+            assert len(rig.carrier.published) == int(is_admitted)
 
 
 # -- the channel ---------------------------------------------------------------------------------------------

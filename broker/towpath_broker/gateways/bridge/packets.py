@@ -19,10 +19,11 @@ import functools
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from towpath.bindings.unix import PACKET_BYTES_MAX_LIMIT
-from towpath.errors import FrameTooLarge
+from towpath.errors import FrameTooLarge, PermissionDenied
 from towpath.model import Headers
 from towpath_broker.gateways.bridge.inflow import Ended
 from towpath_broker.gateways.bridge.messages import BATCH_BYTES_MAX, BATCH_COUNT_MAX
@@ -50,6 +51,11 @@ def headers_of(pid: int, uid: int, gid: int, peer: int = 0) -> Headers:
     return Headers(user=user)
 
 
+def not_admitted(uid: int) -> PermissionDenied:
+    """The error for somebody whom the binding's mode keeps out."""
+    return PermissionDenied(f"uid {uid} may not use this socket", hint="see option mode, and its owner's uid")
+
+
 class PacketInflow:
     """One socket's way into a channel.
 
@@ -59,6 +65,7 @@ class PacketInflow:
         publishing: the way into the channel.
         tally: the binding's account.
         headers: of each message; None to say of each who sent it.
+        admits: whose packets are carried, by uid and gid.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class PacketInflow:
         tally: Tally,
         *,
         headers: Headers | None = None,
+        admits: Callable[[int, int], bool] = lambda uid, gid: True,
     ) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._end = end
@@ -76,6 +84,7 @@ class PacketInflow:
         self._publishing = publishing
         self._tally = tally
         self._headers = headers
+        self._admits = admits
         self._ended: Ended | None = None
 
     async def carry(self, stop: Stop) -> Ended:
@@ -129,18 +138,23 @@ class PacketInflow:
             [self._buffer], _ANCILLARY_BYTES, socket.MSG_DONTWAIT | socket.MSG_TRUNC
         )
         sender = self._headers
-        is_packet = False
+        is_packet, is_admitted, uid = False, True, 0
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 is_packet = True
+                pid, uid, gid = CREDENTIALS.unpack(data[: CREDENTIALS.size])
+                is_admitted = self._admits(uid, gid)
                 if sender is None:
-                    sender = headers_of(*CREDENTIALS.unpack(data[: CREDENTIALS.size]))
+                    sender = headers_of(pid, uid, gid)
             elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 for (descriptor,) in struct.iter_unpack("i", data[: len(data) // 4 * 4]):
                     os.close(descriptor)
         if not is_packet:
             return None
         assert sender is not None
+        if not is_admitted:
+            self._tally.refuse(1, not_admitted(uid))
+            return None, sender
         if size > len(self._buffer):
             self._tally.refuse(
                 1,

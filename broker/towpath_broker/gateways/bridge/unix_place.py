@@ -181,10 +181,12 @@ class Listener:
             return
         path = self.address.place
         try:
-            self._handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            made = os.fstat(self._handle)
+            handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            made = os.fstat(handle)
             if not stat.S_ISSOCK(made.st_mode) or made.st_uid != os.geteuid() or made.st_nlink != 1:
+                os.close(handle)  # somebody else's, and not to be removed
                 raise BindingFailed(f"{path} was replaced while it was made", retryable=True)
+            self._handle = handle
             if user >= 0 or group >= 0:
                 os.chown(self.link, user, group)
             os.chmod(self.link, self._options.mode)
@@ -264,6 +266,14 @@ class Listener:
     def _keep(self) -> None:
         self._keeping.store(_SOCKET, self.socket.fileno())
         self._keeping.store_bytes(_FILE, _identity(self._handle).encode())
+
+    def admits(self, uid: int, gid: int) -> bool:
+        """Whether somebody may come. Of a file the kernel decides; an abstract name has no permissions, and
+        everybody on the host could come: there ``mode`` is held against who it is, as it would be of a file.
+        """
+        if not self.address.is_abstract or uid in (0, os.geteuid()):
+            return True
+        return bool(self._options.mode & (0o020 if gid == os.getegid() else 0o002))
 
     def leave(self) -> None:
         """Leave the socket, and who waits there, to a successor."""

@@ -157,7 +157,7 @@ _OPTIONS: Final = (
         choices=tuple(choice.value for choice in Role),
     ),
     *framings.OPTIONS,
-    Option("mode", "octal", "0600", "Permissions of the socket's file: who may connect.", maximum=0o777),
+    Option("mode", "octal", "0600", "Permissions of the socket: who may connect.", maximum=0o777),
     Option(
         "owner", "text", None, "Whom the socket's file is given to: USER, USER:GROUP or :GROUP.",
         minimum=1, maximum=129,

@@ -22,13 +22,15 @@ What users should know
     *A frame that is not complete* when its peer leaves is refused and counted: end each line. Frames that
     cannot be followed (a malformed netstring) end that connection, and no other.
     *A peer that has ended its sending* (``nc -N``) still gets what comes, with direction ``both``. What peers
-    send to an ``out`` binding is thrown away and counted.
+    send to an ``out`` binding is thrown away, and told.
     *What a peer has not read* is in its socket, and goes with it when it dies. See ``fanout`` for one that is
     slow, and for none. Peers are counted in ``towpath status``; one more than ``peers_max`` is turned away.
     *The file* is made with ``mode`` and ``owner``, replaces a socket that nobody has any more, and is removed
     with the binding if it is still the same. While the bridge is started again the supervisor keeps it: who
     connects waits, and what was sent to a dgram socket stays there; connections end. A file that is removed
     or replaced meanwhile is noticed, and made again.
+    *An abstract name* has no file and no permissions: there the bridge itself holds ``mode`` against the
+    credentials of whoever comes (of groups, only the one that is in force), and turns others away.
     *A dgram socket that is full* (net.unix.max_dgram_qlen) makes its senders wait.
 
 Sources: unix(7), socket(7), recvmsg(2).
@@ -53,7 +55,7 @@ from towpath_broker.gateways.bridge.hangups import Hangups
 from towpath_broker.gateways.bridge.inflow import Ended, Inflow
 from towpath_broker.gateways.bridge.inotify import IN_ATTRIB, IN_MOVE_SELF, PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
-from towpath_broker.gateways.bridge.packets import CREDENTIALS, PacketInflow, headers_of
+from towpath_broker.gateways.bridge.packets import CREDENTIALS, PacketInflow, headers_of, not_admitted
 from towpath_broker.gateways.bridge.ports import Carrier
 from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
@@ -244,19 +246,19 @@ class UnixAdapter:
 
     async def _accept(self, listener: Listener) -> None:
         """Take whoever comes; at the end whoever waits already, unless a successor does."""
-        await self._accept_until(listener.socket, self._ending)
+        await self._accept_until(listener, self._ending)
         if not self._keeping.hands_over:
             listener.unlink()  # nobody who comes now would be heard
             with contextlib.suppress(OSError):
                 for _ in range(BACKLOG_PEERS + 1):
-                    self._welcome(listener.socket.accept()[0])
+                    self._welcome(listener, listener.socket.accept()[0])
 
-    async def _accept_until(self, listening: socket.socket, stop: Stop) -> None:
+    async def _accept_until(self, listener: Listener, stop: Stop) -> None:
         while not stop.is_set:
             try:
-                end, _ = listening.accept()
+                end, _ = listener.socket.accept()
             except BlockingIOError:
-                await stop.readable(listening.fileno())
+                await stop.readable(listener.socket.fileno())
             except ConnectionAbortedError:
                 continue
             except OSError as error:
@@ -265,11 +267,16 @@ class UnixAdapter:
                 self._tally.refuse(0, no_room(error))
                 await stop.sleep(ACCEPT_PAUSE_S)
             else:
-                self._welcome(end)
+                self._welcome(listener, end)
                 await asyncio.sleep(0)  # a crowd at the door must not keep the loop from the others
 
-    def _welcome(self, end: socket.socket) -> None:
+    def _welcome(self, listener: Listener, end: socket.socket) -> None:
         end.setblocking(False)
+        _, uid, gid = _credentials(end)
+        if not listener.admits(uid, gid):
+            end.close()
+            self._tally.refuse(0, not_admitted(uid))
+            return
         if len(self._peers) >= self._options.peers_max:
             end.close()
             error = LimitExceeded(
@@ -280,7 +287,9 @@ class UnixAdapter:
         self._begin(end)
 
     async def _take_datagrams(self, listener: Listener) -> None:
-        inflow = PacketInflow(listener.socket, self._buffer, self._publishing, self._tally)
+        inflow = PacketInflow(
+            listener.socket, self._buffer, self._publishing, self._tally, admits=listener.admits
+        )
         await inflow.carry(self._ending)
         if not self._keeping.hands_over:
             listener.unlink()  # before the last read: nobody who comes now can send what would not be read

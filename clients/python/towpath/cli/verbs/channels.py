@@ -202,7 +202,7 @@ VERBS: Final = (
     Verb(
         "bind",
         "Channels and bindings",
-        "attach a FIFO, a command, a message queue, a signal or shared memory to a channel",
+        "attach a FIFO, a command, a message queue, a signal, shared memory or a UNIX socket to a channel",
         _bind,
         "Waits until the binding is up. One that cannot is taken away again, and the error says why.",
         (
