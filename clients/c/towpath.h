@@ -419,6 +419,16 @@ static inline int towpath_receive_held(struct towpath_subscription *subscription
                                   timeout_ms == 0 ? 0 : towpath_deadline_(timeout_ms));
 }
 
+/* Look at it no more. More than once is fine, also after the subscription and the client are closed. */
+static inline void towpath_release(struct towpath_hold *hold) {
+    if (hold->held)
+        tpr_hold_release(hold->held);
+    free(hold->held);
+    free(hold->copy);
+    hold->held = NULL;
+    hold->copy = NULL;
+}
+
 /* How many messages this subscription has lost, all in all (overflow = drop). */
 static inline uint64_t towpath_lost(const struct towpath_subscription *subscription) {
     return subscription->reader.lost;

@@ -93,16 +93,6 @@ struct towpath_hold {
     void *copy;            /* or a copy of our own: the message was not loaned, or as many as may be are held */
 };
 
-/* Look at it no more. More than once is fine, also after the subscription and the client are closed. */
-static inline void towpath_release(struct towpath_hold *hold) {
-    if (hold->held)
-        tpr_hold_release(hold->held);
-    free(hold->held);
-    free(hold->copy);
-    hold->held = NULL;
-    hold->copy = NULL;
-}
-
 /* Take the next message that is there, its payload held or copied for `hold`. 1; 0: there is none; a code. */
 static inline int towpath_take_held_(struct towpath_subscription *subscription, struct towpath_message *message,
                                      struct towpath_hold *hold) {

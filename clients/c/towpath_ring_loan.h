@@ -259,6 +259,7 @@ struct tpr_loan_wait {
     uint64_t generation;
     const uint32_t *wake_word;
     uint32_t wake_seen;
+    struct tpr_spin *spin;
 };
 
 /* Whose cursor is it that does not move past the oldest message that somebody has not read? Who only holds is not stuck. */
@@ -296,6 +297,7 @@ static inline int tpr_loans_want_(struct tpr_writer *writer, uint64_t bytes, uin
     wait->generation_cell = writer->generation_cell;
     wait->generation = writer->generation;
     wait->wake_word = &writer->wake_word;
+    wait->spin = &writer->spin;
     code = tpr_loans_take_(writer, bytes, &block);
     if (code == TPR_OK)
         tpr_slab_free_(writer->slab, block);
@@ -311,6 +313,42 @@ static inline int tpr_loans_want_(struct tpr_writer *writer, uint64_t bytes, uin
  * tpr_loan_wait_sleep(), which must follow. */
 static inline int tpr_writer_loan_wait_begin(struct tpr_writer *writer, uint64_t bytes, struct tpr_loan_wait *wait) {
     return tpr_loans_want_(writer, bytes, TPR_LOANS_WANTED_FUTEX, wait);
+}
+
+/* Is it worth a spin to see whether readers get on by themselves? Then `spin` is filled in for tpr_loan_spin(): until they
+ * have read a quarter of what is published. Nobody is asked to wake anybody meanwhile. */
+static inline int tpr_writer_loan_spin_begin(struct tpr_writer *writer, struct tpr_room_wait *spin) {
+    struct tpr_slab *slab = writer->slab;
+    uint64_t lowest;
+    if (!writer->spin.budget_ns || tpr_is_forked_(&writer->memory) || !slab || !slab->published_count)
+        return 0;
+    tpr_writer_flush(writer);
+    struct tpr_peer *slowest = tpr_writer_scan_(writer, &lowest);
+    uint64_t needed = slab->block[slab->published[slab->published_count / 4]].end;
+    if (!slowest || lowest >= needed)
+        return 0;
+    spin->cursor = &slowest->slot->cursor;
+    spin->cursor_word = slowest->word;
+    spin->needed = needed;
+    spin->generation_cell = writer->generation_cell;
+    spin->generation = writer->generation;
+    spin->wake_word = &writer->wake_word;
+    spin->wake_seen = __atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE);
+    spin->spin = &writer->spin;
+    return 1;
+}
+
+/* Touches nothing but `spin`, and what it points at. */
+static inline void tpr_loan_spin(const struct tpr_room_wait *spin, uint64_t deadline_ns) {
+    struct tpr_spinning_ spinning;
+    tpr_spin_begin_(spin->spin, &spinning, tpr_monotonic_ns(), deadline_ns);
+    while (tpr_spin_goes_on_(&spinning)) {
+        if (tpr_room_wait_is_over_(spin)) {
+            tpr_spin_answered_(spin->spin, &spinning);
+            return;
+        }
+    }
+    tpr_spin_failed_(spin->spin);
 }
 
 static inline int tpr_loan_wait_is_over_(const struct tpr_loan_wait *wait) {
@@ -332,11 +370,13 @@ static inline int tpr_loan_wait_sleep(const struct tpr_loan_wait *wait, uint64_t
     if (wait->generation_cell)
         entry[count++] = tpr_waitv_entry_(wait->generation_cell, wait->generation, 0);
     entry[count++] = tpr_waitv_entry_(wait->wake_word, wait->wake_seen, 1);
+    uint64_t began_ns = tpr_monotonic_ns();
     uint64_t slice_end_ns = wait->is_partial ? tpr_monotonic_ns() + TPR_SLICE_NS : deadline_ns;
     int is_slice = slice_end_ns < deadline_ns;
     while (code == TPR_OK && !tpr_loan_wait_is_over_(wait))
         code = tpr_wait_any_(entry, count, is_slice ? slice_end_ns : deadline_ns);
     TPR_STORE(LOANS_WANTED, wait->wanted, TPR_LOANS_WANTED_NOT, __ATOMIC_RELEASE);
+    tpr_spin_slept_(wait->spin, tpr_monotonic_ns() - began_ns);
     return code == TPR_TIMEOUT && is_slice ? TPR_OK : code;
 }
 
@@ -344,7 +384,10 @@ static inline int tpr_loan_wait_sleep(const struct tpr_loan_wait *wait, uint64_t
  * TPR_INTERRUPTED. */
 static inline int tpr_writer_loan_wait(struct tpr_writer *writer, uint64_t bytes, uint64_t deadline_ns) {
     struct tpr_loan_wait wait;
+    struct tpr_room_wait spin;
     for (;;) {
+        if (tpr_writer_loan_spin_begin(writer, &spin))
+            tpr_loan_spin(&spin, deadline_ns);
         int code = tpr_writer_loan_wait_begin(writer, bytes, &wait);
         if (code != TPR_FULL)
             return code;

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.bench import environment, footprint, kinds, message_queues, report, scaling, whole_process
+from tests.bench import environment, footprint, kinds, loans, message_queues, report, scaling, whole_process
 from tests.bench.cases import IMPORTS, SIZES, Case, cases, load_of, mechanism_named, obstacle
 from tests.bench.crew import CaseFailed, measure
 from tests.bench.load import Pattern
@@ -41,7 +41,7 @@ from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Placement, Site
 
 FAMILIES: Final = ("local", "peers")
-PARTS: Final = (*FAMILIES, "kinds", "bridge", "process", "footprint", "scaling")
+PARTS: Final = (*FAMILIES, "kinds", "bridge", "loans", "process", "footprint", "scaling")
 PATTERNS: Final[tuple[Pattern, ...]] = ("one-way", "fan-out", "round trip")
 FULL_S, QUICK_S = 17 * 60.0, 70.0
 """For the rounds of all placements together."""
@@ -158,6 +158,9 @@ def run_parts(options: argparse.Namespace, results: Results) -> None:
     if "bridge" in options.only:
         with part(results, "bridge"):
             message_queues.measure(results, 20_000 if options.quick else 100_000, 3 if options.quick else 9)
+    if "loans" in options.only:
+        with part(results, "loans"):
+            loans.measure(results, 10_000 if options.quick else 50_000, 3 if options.quick else 9)
     if "footprint" in options.only:
         with part(results, "channels"):
             footprint.measure_channels(results)

@@ -221,6 +221,7 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
     static const struct tp_signature signature = {"wait_loan", names, 2, 2};
     PyObject *value[2];
     struct tpr_loan_wait wait;
+    struct tpr_room_wait spin;
     uint64_t bytes;
     int64_t timeout_ns;
     if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_uint64(value[0], "nbytes", &bytes) < 0 ||
@@ -233,6 +234,15 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
         if (self->ring.is_waiting) {
             PyErr_SetString(PyExc_RuntimeError, "another thread is waiting for room in this writer");
             return NULL;
+        }
+        if (timeout_ns != 0 && tpr_writer_loan_spin_begin(&self->ring, &spin)) {
+            self->ring.is_waiting = 1;
+            Py_BEGIN_ALLOW_THREADS
+            tpr_loan_spin(&spin, deadline_ns);
+            Py_END_ALLOW_THREADS
+            tp_writer_slept(self, TPR_OK, 0);
+            if (!tp_writer_usable(self))
+                return NULL;
         }
         int code = tpr_writer_loan_wait_begin(&self->ring, bytes, &wait);
         if (code == TPR_OK)

@@ -22,6 +22,9 @@
 /* The most messages that one call of Reader.receive returns, whatever it is asked for. */
 #define TP_RECEIVE_COUNT_MAX 1024
 
+/* A loaned message that is held counts for a sixteenth of its bytes against the bound of Reader.receive. */
+#define TP_HELD_SHARE 16
+
 extern PyObject *tp_ring_error;
 extern PyObject *tp_message_too_large;
 

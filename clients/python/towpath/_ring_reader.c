@@ -263,7 +263,9 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
         count_max = TP_RECEIVE_COUNT_MAX;
     tpr_reader_begin(&self->ring);
     while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
-        int64_t more = (int64_t)view.headers_bytes + view.payload_bytes;
+        /* What is held is not copied; but it is memory that its publisher cannot use. */
+        int is_held = view.is_loan && self->ring.held_count < self->ring.held_max;
+        int64_t more = (int64_t)view.headers_bytes + (is_held ? view.payload_bytes / TP_HELD_SHARE : view.payload_bytes);
         if ((bytes + more > bytes_max && count) || !(message[count] = reader_message(self, &view)))
             break;
         if (tpr_reader_consume(&self->ring, &view)) {

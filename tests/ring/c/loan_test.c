@@ -22,6 +22,7 @@ static void attach_reader(struct tpr_reader *to, uint64_t id, enum tpr_start sta
 static void open_both(uint32_t overflow, uint32_t history, uint64_t pages, uint32_t held_max) {
     CHECK(tpr_writer_open_loaning(&writer, 7, 4096, overflow, history, pages * PAGE) == TPR_OK);
     CHECK(tpr_reader_open_holding(&reader, 9, 4, held_max) == TPR_OK);
+    no_spin(&writer.spin);
     attach_reader(&reader, 9, TPR_START_BEGIN);
 }
 
