@@ -177,3 +177,37 @@ def test_meta_precedes_each_line(client: library.Client, channel: str, start: St
     assert code == 0
     assert [(row[2], row[3]) for row in rows] == [(b"1", b"a"), (b"2", b"b")]
     assert all(row[0].endswith(b"Z") and row[1].isdigit() for row in rows)
+
+
+def test_what_was_published_on_a_durable_channel_is_on_disk_when_pub_leaves(
+    client: library.Client, channel: str, env: dict[str, str]
+) -> None:
+    kept = f"{channel}.kept"
+    client.declare(kept, durable=True)
+    published = 0
+    for stream in (b"one\n", b"".join(b"%d\n" % number for number in range(200_000))):
+        left = towpath("pub", kept, env=env, stdin=stream)
+        assert (left.returncode, left.stderr) == (0, b"")
+        published += stream.count(b"\n")
+        contents = client.channel_info(kept).contents
+        assert contents is not None and contents.next_seq == published + 1
+
+
+def test_a_name_that_is_in_use_is_taken_over_when_asked_to(
+    client: library.Client, channel: str, env: dict[str, str]
+) -> None:
+    kept = f"{channel}.named"
+    client.declare(kept, durable=True)
+    client.channel(kept).publish_many([b"1", b"2"], confirm=True)
+    held = client.subscribe(kept, place="me", start="all")
+    assert held.receive(timeout=DEADLINE_S).payload == b"1"
+    arguments = ("sub", kept, "--place", "me", "--start", "all", "--count", "2")
+    refused = towpath(*arguments, env=env)
+    assert refused.returncode == 73 and b"--take-over" in refused.stderr
+    taken = towpath(*arguments, "--take-over", env=env)
+    assert (taken.returncode, taken.stdout) == (0, b"1\n2\n")
+    assert held.receive(timeout=DEADLINE_S).payload == b"2"  # it was in hand
+    with pytest.raises(library.SubscriptionInUse):
+        held.receive(timeout=DEADLINE_S)
+    wrong = towpath("sub", kept, "--take-over", env=env)
+    assert wrong.returncode == 2 and b"--place" in wrong.stderr

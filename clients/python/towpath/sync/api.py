@@ -104,8 +104,9 @@ class Client(Kinds, Services, Handle):
                 where the one of that name had come to, or, the first time, at ``start``. Whatever was
                 received counts as dealt with when the next is received (see ``save_place``). One subscription
                 at a time goes by a name.
-            take_over: end the one that goes by this name now, should there be one; it gets SubscriptionInUse,
-                and hands out nothing more. What it had handed out and not saved is handed out again.
+            take_over: end the one that goes by this name now, should there be one; it gets SubscriptionInUse
+                behind what it has in hand (a batch), and saves its place no more. What it had not saved is
+                handed out again.
             held_max: how many loaned messages (:meth:`Publisher.loan`) it may hold at a time, 0 to 65,536.
                 Their payloads are read-only memoryviews of the publisher's memory, which stays as it is for
                 as long as somebody has one; beyond this number, and with 0, they are ``bytes``, copied.
