@@ -4,7 +4,7 @@ same."""
 from __future__ import annotations
 
 from tests.core.locks.model import EXCLUSIVE, PERMITS, SHARED, Model, Outcome, Owner, Part, Wish
-from tests.core.locks.rig import Rig
+from tests.core.locks.rig import Rig, tallies
 from towpath.errors import Cancelled, Deadlock, LockHeld, Timeout
 from towpath_broker.core.locks import codec, snapshot
 from towpath_broker.core.locks import commands as c
@@ -213,6 +213,7 @@ class Compared:
         restored = LockMachine()
         snapshot.restore(restored, state)
         assert snapshot.encode(restored) == state
+        assert tallies(restored) == tallies(machine) == tallies(self.rig.machine)
 
 
 def _at(state: bytes, machine: LockMachine) -> bytes:

@@ -27,6 +27,22 @@ def permits(name: str, weight: int = 1, capacity: int = 0) -> Wanted:
     return Wanted(name, PERMITS, weight, capacity)
 
 
+def tallies(machine: LockMachine) -> list[object]:
+    """Return what the machine counts, and a snapshot does not say."""
+    table = machine.table
+    counted: list[object] = [table.waits, table.waiting_claims, table.data_bytes, table.next_deadline_ns()]
+    quotas = (
+        table.claims_by_principal,
+        table.sessions_by_principal,
+        table.values_by_principal,
+        table.waits_by_principal,
+    )
+    counted.extend(sorted(each.items()) for each in quotas)
+    locks = table.locks.values()
+    counted.extend((lock.name, lock.used, lock.joint, lock.exclusive_waiting) for lock in locks)
+    return counted
+
+
 class Rig:
     """A machine that has begun, and a clock that ticks with each command.
 

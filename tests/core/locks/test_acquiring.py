@@ -285,6 +285,30 @@ def test_bounds() -> None:
     assert isinstance(rig.error(), QuotaExceeded)
 
 
+def test_a_principal_cannot_take_all_locks() -> None:
+    rig = Rig(LockLimits(claims_per_principal_max=3, values_per_principal_max=1))
+    one, two, other = rig.open("uid:1"), rig.open("uid:1"), rig.open("uid:2")
+    both = rig.acquire(one, "a", "b")
+    waiting = rig.acquire(two, "a")
+    assert rig.waits(two, waiting)
+    rig.acquire(one, "c", owner=5)
+    assert isinstance(rig.error(), QuotaExceeded)
+    held = rig.acquire(other, "c", is_guarded=True)
+    assert rig.granted() == [(other, held)]
+    rig.do(c.ForceRelease("uid:0", "b"))
+    third = rig.acquire(one, "d", owner=5)
+    assert rig.granted() == [(one, third)]
+    rig.release(one, both)
+    rig.do(c.Cancel(two, waiting))
+    rig.release(one, third, value=b"1")
+    fourth = rig.acquire(one, "e")
+    rig.release(one, fourth, value=b"2")
+    assert isinstance(rig.error(), QuotaExceeded)
+    rig.release(one, fourth)
+    rig.release(other, held, value=b"3")
+    assert rig.machine.table.claims_by_principal == {}
+
+
 def test_upgrade_waits_for_the_other_readers_and_comes_before_those_who_wait() -> None:
     rig = Rig()
     one, two, writer = (rig.open() for _ in range(3))

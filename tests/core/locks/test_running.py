@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.core.locks.rig import MS, Rig, permits, shared
+from tests.core.locks.rig import MS, Rig, permits, shared, tallies
 from towpath.errors import Fenced, InvalidArgument, InvalidConfiguration, SessionLost
 from towpath_broker.core.locks import codec, elections, snapshot
 from towpath_broker.core.locks import commands as c
@@ -357,6 +357,7 @@ def test_a_snapshot_of_everything() -> None:
     restored = LockMachine()
     snapshot.restore(restored, state)
     assert snapshot.encode(restored) == state
+    assert tallies(restored) == tallies(rig.machine)
     for command in (
         c.Acquire(one, 9, 1_000, (Wanted("m"),)),
         c.NotifyCondition(one, 1_000, "go"),

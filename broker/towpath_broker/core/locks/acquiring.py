@@ -23,6 +23,7 @@ from towpath.errors import (
     LockConflict,
     LockHeld,
     NotHeld,
+    QuotaExceeded,
     TowpathError,
     WaitRefused,
     Wounded,
@@ -87,6 +88,9 @@ def acquire(table: Table, command: c.Acquire) -> None:
         request.claims.append(_claim(table, request, each))
     if len(wanted) > 1 and len({claim.lock.name for claim in request.claims}) < len(wanted):
         raise InvalidArgument("one request names a lock twice")
+    has = table.claims_by_principal.get(session.principal, 0)
+    if has + len(wanted) > table.limits.claims_per_principal_max:
+        raise QuotaExceeded(f"{session.principal} holds or waits for {has} locks: claims_per_principal_max")
     if owner.grants and _reenter(table, request, command):
         return
     check_policies(request, command.timeout_ms)
@@ -428,7 +432,7 @@ def release(table: Table, request: Request, reason: EndReason) -> None:
             table.drop(claim)
             dropped.append(claim)
             if request.is_guarded:
-                end_of_grant(claim, reason)
+                end_of_grant(table, claim, reason)
     table.revision += 1
     table.forget(request)
     table.tell_released(request, tuple([claim.told() for claim in dropped]), reason)

@@ -181,13 +181,15 @@ class Data:
     """The value that a lock owns.
 
     Attributes:
+        principal: to whom it is charged: who first wrote it.
         written_by: the token of the grant that wrote it; 0: none has, and there is none.
         poisoned_by: the token of the grant that ended in the middle; 0: it is in order.
     """
 
-    __slots__ = ("payload", "poisoned_by", "written_by")
+    __slots__ = ("payload", "poisoned_by", "principal", "written_by")
 
-    def __init__(self) -> None:
+    def __init__(self, principal: str) -> None:
+        self.principal = principal
         self.payload = b""
         self.written_by = 0
         self.poisoned_by = 0

@@ -15,10 +15,10 @@ Not here: codecs. The value is bytes.
 
 from __future__ import annotations
 
-from towpath.errors import LimitExceeded, MessageTooLarge, NotHeld, Poisoned
+from towpath.errors import LimitExceeded, MessageTooLarge, NotHeld, Poisoned, QuotaExceeded
 
 from .commands import EndReason
-from .grants import Claim, Data, Request
+from .grants import Claim, Request
 from .modes import EXCLUSIVE
 from .table import Table
 
@@ -30,6 +30,7 @@ def check_write(table: Table, request: Request, value: bytes, *, is_recovered: b
         NotHeld: the request does not hold one lock exclusively.
         Poisoned: and does not say that the value is in order.
         MessageTooLarge, LimitExceeded: the value is too large.
+        QuotaExceeded: the principal gave values to as many locks as it may.
     """
     claim = _exclusive_claim(request)
     lock, limits = claim.lock, table.limits
@@ -38,6 +39,9 @@ def check_write(table: Table, request: Request, value: bytes, *, is_recovered: b
             f"a value of {len(value)} bytes is too large: guarded_bytes_max is {limits.guarded_bytes_max}",
             hint="keep it in a durable state channel, written with fence=guard",
         )
+    principal = request.session.principal
+    if lock.data is None and table.values_by_principal.get(principal, 0) >= limits.values_per_principal_max:
+        raise QuotaExceeded(f"{principal} gave values to as many locks as it may: values_per_principal_max")
     old = len(lock.data.payload) if lock.data is not None else 0
     if table.data_bytes - old + len(value) > limits.guarded_bytes_total_max:
         raise LimitExceeded("the values of all locks are as large as they may be: guarded_bytes_total_max")
@@ -51,7 +55,7 @@ def write(table: Table, claim: Claim, value: bytes) -> None:
     lock = claim.lock
     data = lock.data
     if data is None:
-        data = lock.data = Data()
+        data = table.give_value(lock, claim.request.session.principal)
     table.revision += 1
     table.data_bytes += len(value) - len(data.payload)
     data.payload = value
@@ -71,14 +75,13 @@ def recover(table: Table, request: Request) -> None:
         data.poisoned_by = 0
 
 
-def end_of_grant(claim: Claim, reason: EndReason) -> None:
+def end_of_grant(table: Table, claim: Claim, reason: EndReason) -> None:
     """A grant to a request that asked for the value has ended: poison it if that was in the middle."""
     if claim.mode != EXCLUSIVE or reason in (EndReason.RELEASED, EndReason.CONDITION):
         return
     lock = claim.lock
-    if lock.data is None:
-        lock.data = Data()
-    lock.data.poisoned_by = claim.token
+    data = table.give_value(lock, claim.request.session.principal) if lock.data is None else lock.data
+    data.poisoned_by = claim.token
 
 
 def _exclusive_claim(request: Request) -> Claim:

@@ -32,6 +32,8 @@ class LockLimits:
     Attributes:
         sessions_max, sessions_per_principal_max: lock sessions at one time.
         locks_max: names that are held, waited for, or own a value.
+        claims_per_principal_max: locks that the sessions of one principal hold or wait for.
+        values_per_principal_max: locks to which one principal gave a value.
         grants_per_session_max: requests of one session that hold or wait.
         waits_max, waits_per_principal_max: requests that wait.
         guarded_bytes_max: of one lock's value.
@@ -43,6 +45,8 @@ class LockLimits:
     sessions_max: int = 65_536
     sessions_per_principal_max: int = 16_384
     locks_max: int = 262_144
+    claims_per_principal_max: int = 65_536
+    values_per_principal_max: int = 16_384
     grants_per_session_max: int = 4096
     waits_max: int = 262_144
     waits_per_principal_max: int = 65_536

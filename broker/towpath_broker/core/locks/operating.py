@@ -51,6 +51,7 @@ def force_release(table: Table, command: c.ForceRelease) -> e.Done:
         table.drop(claim)
         for request in _requests_of(claim):
             request.claims.remove(claim)
+            table.charge(request.session.principal, -1)
             if not request.claims:
                 table.forget(request)
     advance(table, lock)
@@ -66,7 +67,7 @@ def _take(table: Table, claim: Claim, request: Request, error: TowpathError) -> 
     if request.conversion is not None:
         acquiring.withdraw(table, request.conversion, error)
     if request.is_guarded:
-        guarded.end_of_grant(claim, EndReason.FORCED)
+        guarded.end_of_grant(table, claim, EndReason.FORCED)
     table.tell_released(request, (claim.told(),), EndReason.FORCED)
 
 

@@ -24,7 +24,7 @@ from towpath.errors import InvalidConfiguration
 
 from .barriers import Barrier
 from .commands import Policy, Victim
-from .grants import HELD, Claim, Data, Lock, Owner, Request, Session
+from .grants import HELD, Claim, Lock, Owner, Request, Session
 from .limits import LockLimits
 from .machine import LockMachine
 from .modes import EXCLUSIVE
@@ -123,7 +123,7 @@ def _lock_out(lock: Lock, claims: dict[Claim, int]) -> _Json:
     }
     if lock.data is not None:
         payload = b64encode(lock.data.payload).decode()
-        out["data"] = [payload, lock.data.written_by, lock.data.poisoned_by]
+        out["data"] = [payload, lock.data.principal, lock.data.written_by, lock.data.poisoned_by]
     if lock.conditions:
         out["conditions"] = {
             name: [[request.session.id, request.number] for request in waiters]
@@ -260,10 +260,11 @@ class _Restoring:
         lock = Lock(each["name"], table.spaces.of(each["name"]), each["capacity"])
         lock.token, lock.back = each["token"], each["back"]
         if "data" in each:
-            lock.data = Data()
-            payload, lock.data.written_by, lock.data.poisoned_by = each["data"]
-            lock.data.payload = b64decode(payload, validate=True)
-            table.data_bytes += len(lock.data.payload)
+            payload, principal, written_by, poisoned_by = each["data"]
+            data = table.give_value(lock, principal)
+            data.payload = b64decode(payload, validate=True)
+            data.written_by, data.poisoned_by = written_by, poisoned_by
+            table.data_bytes += len(data.payload)
         table.locks[lock.name] = lock
 
     def _request(self, each: _Json) -> None:
@@ -302,6 +303,8 @@ class _Restoring:
                 assert request.conversion is not None
                 request = request.conversion
             request.claims = [self._claims[at] for at in each["claims"]]
+            if request.upgrades is None:
+                table.charge(request.session.principal, len(request.claims))
             if request.state != HELD:
                 table.restore_wait(request)
         for each in data["locks"]:

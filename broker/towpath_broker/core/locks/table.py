@@ -44,6 +44,7 @@ class Table:
 
     __slots__ = (
         "boot",
+        "claims_by_principal",
         "data_bytes",
         "deadlines",
         "deadlocks",
@@ -61,6 +62,7 @@ class Table:
         "settled_at_ns",
         "spaces",
         "tokens_end",
+        "values_by_principal",
         "waiting_claims",
         "waits",
         "waits_by_principal",
@@ -86,6 +88,8 @@ class Table:
         self.waiting_claims = 0  # for locks, or to take one again
         self.waits_by_principal: dict[str, int] = {}
         self.deadlines: list[tuple[int, int, Request]] = []
+        self.claims_by_principal: dict[str, int] = {}
+        self.values_by_principal: dict[str, int] = {}
         self.data_bytes = 0
         self.deadlocks = 0
 
@@ -125,6 +129,7 @@ class Table:
         session = request.session
         session.requests[request.number] = request
         session.owners.setdefault(request.owner.number, request.owner)
+        self.charge(session.principal, len(request.claims))
 
     def forget(self, request: Request) -> None:
         """A request is over."""
@@ -135,6 +140,7 @@ class Table:
         session = request.session
         if session.requests.get(request.number) is request:
             del session.requests[request.number]
+            self.charge(session.principal, -len(request.claims))
         if owner.number:
             self.forget_idle(owner)
 
@@ -142,6 +148,20 @@ class Table:
         """Forget an owner that has nothing and wants nothing; a session's number 0 stays."""
         if owner.number and owner.is_idle:
             owner.session.owners.pop(owner.number, None)
+
+    def charge(self, principal: str, claims: int) -> None:
+        """A principal's sessions lay more claims to locks, or fewer."""
+        count = self.claims_by_principal.get(principal, 0) + claims
+        if count:
+            self.claims_by_principal[principal] = count
+        else:
+            self.claims_by_principal.pop(principal, None)
+
+    def give_value(self, lock: Lock, principal: str) -> Data:
+        """Let a lock own a value, which is charged to a principal for as long as the lock does."""
+        lock.data = Data(principal)
+        self.values_by_principal[principal] = self.values_by_principal.get(principal, 0) + 1
+        return lock.data
 
     # ---- waiting -------------------------------------------------------------------------------------------
 
@@ -368,7 +388,7 @@ class Table:
 
 def data_of(lock: Lock) -> Data:
     """Return what a lock owns; of one that owns nothing yet, an empty value."""
-    return Data() if lock.data is None else lock.data
+    return Data("") if lock.data is None else lock.data
 
 
 def rearrange(lock: Lock, order: Sequence[Claim]) -> None:
