@@ -19,7 +19,7 @@ from towpath.errors import (
 )
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
-from towpath_broker.core.locks.commands import EndReason
+from towpath_broker.core.locks.commands import EndReason, Policy
 from towpath_broker.core.locks.limits import LockLimits
 
 # ---- conditions --------------------------------------------------------------------------------------------
@@ -88,6 +88,24 @@ def test_one_that_waits_for_a_condition_dies_or_does_not_want_to_any_more() -> N
     assert rig.granted() == [(two, request)], "the lock comes back first"
     rig.release(two, request)
     assert rig.machine.statistics().locks == 0
+
+
+@pytest.mark.parametrize("policy", [Policy.NO_WAIT, Policy.WAIT_DIE, Policy.WOUND_WAIT, Policy.ORDERED])
+def test_who_comes_back_waits_whatever_the_lock_space_says(policy: Policy) -> None:
+    rig = Rig()
+    rig.space("", policy)
+    old, young = rig.open(), rig.open()
+    held = rig.acquire(young, "a")
+    for _ in range(3):
+        rig.do(c.WaitCondition(young, held))
+        notifier = rig.acquire(old, "a")
+        rig.do(c.NotifyCondition(old, notifier, reference=1))
+        assert rig.effects == [e.Done(1, 1)]
+        rig.release(old, notifier)
+        assert rig.granted() == [(young, held)]
+    assert rig.machine.table.claims_by_principal == {"uid:1": 1}
+    rig.release(young, held)
+    assert rig.machine.table.claims_by_principal == {}
 
 
 def test_conditions_are_for_exclusive_holders() -> None:

@@ -249,6 +249,17 @@ def wait(table: Table, request: Request, timeout_ms: int) -> None:
     wounded = check_may_wait(table, request, timeout_ms)
     if request.upgrades is None:
         _keep(table, request)
+    _stand(table, request, timeout_ms, wounded)
+
+
+def wait_again(table: Table, request: Request) -> None:
+    """Let a request that had its lock, and gave it up for a condition, wait for it; as long as it takes, and
+    whatever the lock space says of who may wait. Deadlocks are found all the same."""
+    _stand(table, request, c.NO_TIMEOUT, [])
+
+
+def _stand(table: Table, request: Request, timeout_ms: int, wounded: list[Claim]) -> None:
+    """Stand in the queues, and see what comes of that."""
     table.begin_wait(request, WAITING, timeout_ms)
     for claim in request.claims:
         table.enqueue(claim)

@@ -9,18 +9,21 @@ Theory of operation
 
     When its time runs out a waiter stands in the queue likewise, and is told with the grant.
 
+    Who comes back waits for the lock whatever its lock space says of waiting: it must, to come back at all.
+    So a condition weakens what a lock space avoids; the detection is there for what comes of that.
+
     Nobody knows who will notify, so a wait for a condition is in no graph; the wait for the lock afterwards
     is.
 """
 
 from __future__ import annotations
 
-from towpath.errors import InvalidArgument, NotHeld, TowpathError
+from towpath.errors import InvalidArgument, NotHeld
 
 from . import commands as c
 from . import effects as e
-from .acquiring import Blocked, held_request, the_claim, wait
-from .commands import NO_TIMEOUT, EndReason
+from .acquiring import held_request, the_claim, wait_again
+from .commands import EndReason
 from .grants import HELD, ON_CONDITION, Claim, Lock, Request
 from .limits import NOTE_CHARS_MAX
 from .modes import EXCLUSIVE
@@ -86,12 +89,7 @@ def take_again(table: Table, request: Request, *, is_timed_out: bool = False) ->
         table.grant(request)
         return
     told = len(table.effects)
-    try:
-        wait(table, request, NO_TIMEOUT)
-    except (TowpathError, Blocked) as error:
-        table.forget(request)
-        table.refuse(request, error.error if isinstance(error, Blocked) else error)
-        return
+    wait_again(table, request)
     # It was told before that it waits; now it does so for the lock.
     if len(table.effects) > told and isinstance(table.effects[told], e.Waiting):
         del table.effects[told]
