@@ -79,13 +79,14 @@ _HANDSHAKE: Final = {"length_offset": "8", "semaphore": "{place}-ready", "free":
 _SEQLOCK: Final = {"length_offset": "8", "generation_offset": "0"}
 _WAITING: Final = {"when_absent": "block"}
 _TEXT: Final = {"format": "text"}
+_SMALL: Final = {"maxmsg": "10", "msgsize": "64"}  # queues of other tests need room too
 
 MECHANISMS: Final = {
     each.name: each
     for each in (
         Mechanism("fifo:", Keeps.ALL, "fifo", "lines", outward=_WAITING),
         Mechanism("pipe:", Keeps.ALL, "pipe", "lines", {"restart": "never"}, {"restart": "never"}),
-        Mechanism("mq:", Keeps.ALL, "mq", "mq"),
+        Mechanism("mq:", Keeps.ALL, "mq", "mq", _SMALL, _SMALL),
         Mechanism("sysv:", Keeps.ALL, "sysv", "sysv"),
         Mechanism("unix: stream", Keeps.ALL, "unix", "stream", outward=_WAITING),
         Mechanism(

@@ -47,7 +47,7 @@ from towpath_broker.gateways.bridge.framer import Framer
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
-from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error
+from towpath_broker.gateways.bridge.tasks import cancel, put, raise_first_error
 
 RECEIVE_COUNT_MAX: Final = 4096
 RECEIVE_BYTES_MAX: Final = 1 << 18
@@ -399,15 +399,8 @@ class Fanout:
                 has_room = min(outlet.cost_bytes for outlet in self._outlets) < self._backlog_bytes
         else:
             has_room = self._drops_absent or self._held_cost_bytes < self._backlog_bytes
-        _put(self._has_room, has_room)
-        _put(self._is_idle, not any(outlet.backlog for outlet in self._outlets))
+        put(self._has_room, has_room)
+        put(self._is_idle, not any(outlet.backlog for outlet in self._outlets))
 
     async def _wait_idle(self) -> None:
         await self._is_idle.wait()
-
-
-def _put(event: asyncio.Event, value: bool) -> None:
-    if value:
-        event.set()
-    else:
-        event.clear()

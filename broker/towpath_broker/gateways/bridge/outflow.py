@@ -58,7 +58,7 @@ from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
-from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error
+from towpath_broker.gateways.bridge.tasks import cancel, put, raise_first_error
 
 HELD_BYTES_MAX: Final = 1 << 20
 """How much waits here for the reader, before ``when_absent`` or back-pressure decides; two frames, if that is
@@ -374,10 +374,10 @@ class Outflow:
                     hint="when_absent=block makes publishers wait instead",
                 ),
             )
-        _put(self._has_room, is_dropping or self._held_cost_bytes < self._held_bytes_max)
+        put(self._has_room, is_dropping or self._held_cost_bytes < self._held_bytes_max)
         has_work = self._is_read and bool(self._held)
-        _put(self._has_work, has_work)
-        _put(self._is_idle, not has_work)
+        put(self._has_work, has_work)
+        put(self._is_idle, not has_work)
 
     async def _wait_idle(self) -> None:
         await self._is_idle.wait()
@@ -393,10 +393,3 @@ class Outflow:
         finally:
             loop.remove_writer(descriptor)
             self._writable = None
-
-
-def _put(event: asyncio.Event, value: bool) -> None:
-    if value:
-        event.set()
-    else:
-        event.clear()

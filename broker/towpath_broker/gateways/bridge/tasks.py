@@ -1,4 +1,4 @@
-"""Tasks that live and end together.
+"""Tasks that live and end together, and what they wait for.
 
 ``asyncio.TaskGroup`` would do but for its ExceptionGroups: here one binding's error is one error, with one
 row in the table.
@@ -34,3 +34,11 @@ async def together(*works: Coroutine[Any, Any, None]) -> None:
     finally:
         await cancel(*(task for task in tasks if not task.done()))
     raise_first_error(*tasks)
+
+
+def put(event: asyncio.Event, value: bool) -> None:
+    """Set an event, or clear it."""
+    if value:
+        event.set()
+    else:
+        event.clear()
