@@ -2,7 +2,8 @@
 
 Theory of operation
     Each end is a forked process. It opens what it needs, says so, and waits until all have; so no connecting
-    is timed. For a rate a sender sends until the time is over, then an end mark; receivers count. For round
+    is timed. For a rate a sender sends until the time is over, then an end mark; receivers count, and take
+    the time from when the first ``WARM_UPS`` have come, which touch memory that nobody had used. For round
     trips one process sends and waits for what the other sends back; with a pause before each where the
     conversation is a slow one, because a process that sleeps answers later than one that is awake.
 
@@ -27,17 +28,15 @@ from multiprocessing.connection import Connection, wait
 from statistics import median
 from typing import Any, Final
 
-from towpath.advise.model import MECHANISMS, Measurement, Requirements
+from towpath.advise.model import BATCH_COUNT, MECHANISMS, Measurement, Requirements
 from towpath.advise.site import Site
-from towpath.advise.ways import WAYS, Load, Obstacle, Way, open_calls
+from towpath.advise.ways import AHEAD_BYTES, WAYS, Load, Obstacle, Way, open_calls
 from towpath.errors import TowpathError
 
 RUN_S: Final = 0.15
 ROUNDS: Final = 3
 """The figures are the medians of so many rounds: which core a process is put on is chance."""
 QUICK_S: Final = 0.1
-BATCH_COUNT: Final = 64
-"""Durable messages that are published together where a rate is measured; each batch is one write to disk."""
 DEADLINE_S: Final = 20.0
 TOTAL_S: Final = 120.0
 TRIPS_MAX: Final = 20_000
@@ -96,12 +95,13 @@ class Measurer:
 
     def _rate(self, name: str, required: Requirements) -> float:
         with ExitStack() as made:
-            way = self._way(name, required, made, fan_out=required.fan_out, batch_count=BATCH_COUNT)
+            batch_count = max(1, min(BATCH_COUNT, AHEAD_BYTES // required.size_bytes))
+            way = self._way(name, required, made, fan_out=required.fan_out, batch_count=batch_count)
             roles = [_receiving(way, index) for index in range(required.fan_out)]
-            *received, (sent, began_s) = self._run([*roles, _sending(way, self._run_s)])
+            *received, sent = self._run([*roles, _sending(way, self._run_s)])
         if any(count != sent for count, _ in received):
             raise _Failed(f"it lost messages: {min(count for count, _ in received)} of {sent} arrived")
-        return float(sent / (max(ended_s for _, ended_s in received) - began_s))
+        return float((sent - WARM_UPS) / max(span_s for _, span_s in received))
 
     def _round_trip(self, name: str, required: Requirements) -> tuple[float, float]:
         pause_s = 0.0 if required.rate is None else min(1 / required.rate, PAUSE_S_MAX)
@@ -132,20 +132,24 @@ def _message(size_bytes: int) -> bytes:
 
 
 def _sending(way: Way, run_s: float) -> Work:
-    def opened(stack: ExitStack) -> Callable[[], tuple[int, float]]:
+    """Returns how many were sent."""
+
+    def opened(stack: ExitStack) -> Callable[[], int]:
         send = way.sender(stack)
         size_bytes = way.load.size_bytes
         message = _message(size_bytes)
         batch = range(max(1, min(64, (1 << 20) // size_bytes)))
 
-        def work() -> tuple[int, float]:
-            count, began_s = 0, time.monotonic()
-            while not count or time.monotonic() - began_s < run_s:
+        def work() -> int:
+            for _ in range(WARM_UPS):
+                send(message)
+            count, end_s = WARM_UPS, time.monotonic() + run_s
+            while count == WARM_UPS or time.monotonic() < end_s:
                 for _ in batch:
                     send(message)
                 count += len(batch)
             send(bytes(size_bytes))
-            return count, began_s
+            return count
 
         return work
 
@@ -153,14 +157,18 @@ def _sending(way: Way, run_s: float) -> Work:
 
 
 def _receiving(way: Way, index: int) -> Work:
+    """Returns how many came, and how long all took but the first, which go through memory that is new."""
+
     def opened(stack: ExitStack) -> Callable[[], tuple[int, float]]:
         receive = way.receiver(stack, index)
 
         def work() -> tuple[int, float]:
-            count = 0
+            count, began_s = 0, time.monotonic()
             while receive()[0]:
                 count += 1
-            return count, time.monotonic()
+                if count == WARM_UPS:
+                    began_s = time.monotonic()
+            return count, time.monotonic() - began_s
 
         return work
 

@@ -8,6 +8,8 @@ from typing import Final, Literal
 Reach = Literal["host", "network"]
 SIZE_BYTES_MAX: Final = 16 << 20
 FAN_OUT_MAX: Final = 32
+BATCH_COUNT: Final = 64
+"""Durable messages that are published together where a rate is measured, at most."""
 
 
 @dataclass(frozen=True, slots=True)

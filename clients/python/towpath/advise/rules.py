@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.advise.model import MECHANISMS, Measurement, Mechanism, Requirements
+from towpath.advise.model import BATCH_COUNT, MECHANISMS, Measurement, Mechanism, Requirements
 
 HEADROOM: Final = 2.0
 """Times the required rate that a mechanism should carry: a measurement is the best that can be."""
@@ -83,6 +83,8 @@ def _judge(mechanism: Mechanism, measured: Measurement, required: Requirements) 
     remarks = [f"programs need {mechanism.knows}"]
     if not mechanism.keeps_apart:
         remarks.append("it carries bytes: agree where a message ends, by lines for instance")
+    if required.is_durable:
+        remarks.append(f"measured with up to {BATCH_COUNT} messages published together; one by one is slower")
     if mechanism.note:
         remarks.append(mechanism.note)
     return Candidate(mechanism, measured, tuple(refusals), tuple(extras), tuple(remarks))
