@@ -102,13 +102,15 @@ class Attention:
             return None
         self._left_out = 0
         until_ns = time.monotonic_ns() + LOOK_NS
-        while time.monotonic_ns() < until_ns:
+        is_over = False
+        while not is_over:
             found = find()
             if found is not None:
                 self._skips = 0
                 return found
             if self._is_wanted():
                 return None
+            is_over = time.monotonic_ns() >= until_ns
         self._skips = min(2 * self._skips + 1, SKIP_MAX)
         return None
 
