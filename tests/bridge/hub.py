@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from towpath.ends import KeptReader
 from towpath.errors import ChannelNotFound, TowpathError
 from towpath.model import NO_HEADERS, BindingInfo, BindingReport, ChannelInfo, Direction, Headers, WatchEvent
 from towpath_broker.gateways.bridge.ports import Consumer
@@ -64,6 +65,9 @@ class HubSubscription:
             self.arrived.clear()
             await self.arrived.wait()
         return [HubMessage(self.waiting.popleft()) for _ in range(min(count_max, len(self.waiting)))]
+
+    def keep(self) -> KeptReader:
+        raise AssertionError("nobody keeps anything here")
 
     async def close(self) -> None:
         self._hub.open_ends -= 1
@@ -142,6 +146,9 @@ class Hub:
         subscription = HubSubscription(self, channel, exclude_origin)
         self.subscriptions.append(subscription)
         return subscription
+
+    async def take_up(self, channel: str, kept: KeptReader, /, *, exclude_origin: str) -> HubSubscription:
+        raise AssertionError("nobody has kept anything here")
 
     async def channel_info(self, name: str, /) -> ChannelInfo:
         self._check(name)

@@ -212,6 +212,34 @@ def test_who_writes_into_a_fifo_does_not_notice_that_the_bridge_is_killed(
     assert not (tmp_path / "in").exists()
 
 
+def test_what_is_published_while_the_bridge_is_away_comes_out_of_a_fifo(
+    daemon: DaemonHandle, client: towpath.Client, channel: str, tmp_path: Path
+) -> None:
+    """As far as it fits into the publishers' rings; by one who was there, and by one who came meanwhile."""
+    client.bind(channel, f"fifo:{tmp_path}/out", direction="out")
+    with client.publisher(channel) as publisher:
+        for kill in range(3):
+            before = [b"%d before" % kill]
+            away = [b"%d away %d" % (kill, number) for number in range(1000)]
+            with open(tmp_path / "out", "rb") as reader:
+                publisher.publish_many(before)
+                assert reader.readline() == before[0] + b"\n"
+                daemon.process.send_signal(signal.SIGSTOP)  # so that it does not come back at once
+                killed = daemon.gateway("bridge").pid
+                os.kill(killed, signal.SIGKILL)
+                assert reader.readline() == b""
+            publisher.publish_many(away)
+            newcomer = client.publisher(channel)
+            newcomer.publish(b"%d new" % kill)
+            daemon.process.send_signal(signal.SIGCONT)
+            daemon.wait_gateway("bridge", but_not=killed)
+            with open(tmp_path / "out", "rb") as reader:
+                got = [reader.readline().removesuffix(b"\n") for _ in range(1001)]
+            newcomer.close()
+            assert [line for line in got if b"new" not in line] == away
+            assert sorted(got) == sorted([*away, b"%d new" % kill])
+
+
 def test_bindings_of_the_configuration_and_of_clients_survive_a_restart(tmp_path: Path) -> None:
     config = f"""{NO_OTHER_GATEWAYS}
 [channels."configured"]

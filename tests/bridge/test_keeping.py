@@ -12,9 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.rig import Rig, on_loop, open_descriptors, shell
+from tests.bridge.rig import (
+    MemoryCarrier,
+    MemoryMessage,
+    Rig,
+    on_loop,
+    open_descriptors,
+    read_bytes,
+    shell,
+    within,
+)
+from towpath.bindings import WhenAbsent
 from towpath.framing import Framing, FramingOptions, decoder
 from towpath_broker.gateways.bridge.keeping import Keeping
+from towpath_broker.gateways.bridge.outflow import Outflow
+from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.tasks import cancel
 
 
@@ -174,6 +186,69 @@ def test_what_is_in_a_fifo_outlives_a_bridge_that_is_killed(tmp_path: Path, keep
     successor()
     # It was there before any bridge, and stays; with nothing to come after it nothing is kept.
     assert keeper.kept == {} and path.is_fifo()
+
+
+def test_who_reads_a_fifo_does_not_notice_a_restart(tmp_path: Path, keeper: Keeper) -> None:
+    """Not even where it reads slowly: what was held for it, and half a line that did not fit, comes after."""
+    path = tmp_path / "fifo"
+    lines = [b"%06d" % number + b"." * 1000 for number in range(600)]
+    got = b""
+    reader = -1
+
+    @on_loop
+    async def first() -> None:
+        nonlocal reader, got
+        with keeper.bridge() as keeping:
+            async with Rig(keeping.of(7)) as rig:
+                rig.fifo(path, "out")
+                await rig.until_state("waiting")
+                reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+                await rig.until_state("running")
+                rig.carrier.send(lines)
+                got = await read_bytes(reader, 10)
+                await rig.until(lambda: not rig.carrier.waiting)
+                await rig.settle()
+                await rig.stop()
+                assert 0 < rig.tally.messages_out < len(lines) and rig.tally.refused == 0
+
+    @on_loop
+    async def second() -> None:
+        nonlocal got
+        with keeper.bridge() as keeping:
+            async with Rig(keeping.of(7)) as rig:
+                rig.fifo(path, "out")
+                await rig.until_state("running")
+                rig.carrier.send([b"last"])
+                expected = b"".join(line + b"\n" for line in lines) + b"last\n"
+                got += await within(read_bytes(reader, len(expected) - len(got)))
+                assert got == expected
+                rig.keeping.is_over = True
+                await rig.stop()
+
+    first()
+    assert sorted(keeper.kept) == ["7 made", "7 rest"] and path.is_fifo()
+    second()
+    assert keeper.kept == {} and not path.exists()
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_what_is_no_state_of_what_was_held_is_refused() -> None:
+    def outflow(carrier: MemoryCarrier) -> Outflow:
+        tally = Tally(lambda _: None)
+        options = FramingOptions()
+        return Outflow(options, carrier, tally, when_absent=WhenAbsent.DROP, look=lambda: None)
+
+    carrier = MemoryCarrier(lambda: None)
+    one = outflow(carrier)
+    one._hold([MemoryMessage(b"a"), MemoryMessage(b"bc")])
+    state = one.state()
+    for bad in (b"", state[:10], state[:-1], state + b"x", b"\xff" * 16):
+        with pytest.raises(ValueError, match="not whole"):
+            outflow(carrier).restore(bad)
+    other = outflow(carrier)
+    other.restore(state)
+    assert other.state() == state
 
 
 @on_loop

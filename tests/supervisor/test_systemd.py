@@ -21,7 +21,7 @@ from typing import Literal
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import InvalidConfiguration, Timeout
 from towpath_broker.host.systemd import NAMES_BYTES_MAX, Notifier, handed_over
@@ -376,6 +376,50 @@ def test_a_restart_and_a_kill_of_the_daemon_lose_nothing(
             traffic.end()
             client.undeclare("c", force=True)
         assert manager.kept == {} and not fifo.exists()
+
+
+def test_who_reads_a_fifo_does_not_notice_a_restart(tmp_path: Path, manager: Manager) -> None:
+    """Nor does it miss anything that was published meanwhile."""
+    pytest.importorskip("systemd.daemon", reason="systemd-python is not installed; `make setup` says why")
+    fifo, stopping, sent = tmp_path / "fifo", threading.Event(), 0
+    lines: list[bytes] = []
+
+    def read() -> None:
+        with open(fifo, "rb") as reader:
+            lines.extend(reader)
+
+    def publish(publisher: towpath.Publisher) -> None:
+        nonlocal sent
+        while not stopping.is_set():
+            publisher.publish(b"%d" % sent, timeout=DEADLINE_S)
+            sent += 1
+            stopping.wait(0.001)  # the ring has room for what comes in a minute
+
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as later:
+        listener.bind(str(manager.path) + "-door")
+        listener.listen()
+        with manager.starts(tmp_path, LOCAL_ONLY, listener):
+            client = later.enter_context(towpath.connect(listener.getsockname()))
+            client.declare("c", ring_bytes=1 << 22)
+            binding = client.bind("c", f"fifo:{fifo}", direction="out")
+            reading = threading.Thread(target=read)
+            reading.start()
+            publishing = threading.Thread(target=publish, args=(client.publisher("c"),))
+            publishing.start()
+            later.callback(stopping.set)
+            wait_until(lambda: len(lines) > 100)
+        for _ in range(2):
+            with manager.starts(tmp_path, LOCAL_ONLY, listener):
+                enough = sent + 100
+                wait_until(lambda: len(lines) > enough, lambda: f"{len(lines)} of {enough}")  # noqa: B023
+        with manager.starts(tmp_path, LOCAL_ONLY, listener):
+            stopping.set()
+            publishing.join(DEADLINE_S)
+            wait_until(lambda: len(lines) >= sent, lambda: f"{len(lines)} of {sent}")
+            client.unbind(binding.id)
+            reading.join(DEADLINE_S)
+    assert lines == [b"%d\n" % number for number in range(sent)]
+    assert not fifo.exists()
 
 
 class Traffic:

@@ -12,8 +12,11 @@ Invariants
 
 from __future__ import annotations
 
+import os
+import struct
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from towpath import calls, model, wire
@@ -63,6 +66,44 @@ def require_ring() -> None:
             "this installation of towpath has no shared memory (the C extension was not built)",
             hint="install gcc and the Python headers, then: pip install --force-reinstall towpath",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReader:
+    """What is left of a subscription whose process is gone, where somebody has kept it: enough to go on.
+
+    Attributes:
+        id: of the reader.
+        token: the proof that it was ours (``resume_token``).
+        page: descriptor of its control page, open for writing; whoever has this closes it.
+    """
+
+    id: int
+    token: bytes
+    page: int
+
+    def slots(self, slot_count: int) -> dict[int, int]:
+        """The slot of each source that it followed.
+
+        Raises:
+            RingError: it is no such page.
+        """
+        readable = wire.Descriptor(os.open(f"/proc/self/fd/{self.page}", os.O_RDONLY | os.O_CLOEXEC))
+        if _ring.check_control(readable.fd) != (self.id, slot_count):
+            raise _ring.RingError("the page that was kept is another one's")
+        found: dict[int, int] = {}
+        data = os.pread(self.page, slot_count * _SLOT.size, _SLOTS_OFFSET)
+        for slot, (cursor, source) in enumerate(_SLOT.iter_unpack(data)):
+            if source and cursor & _CURSOR_FLAGS == _CURSOR_SET:
+                found[source] = slot
+        return found
+
+
+_SLOT: Final = struct.Struct("<QQ48x")
+_SLOTS_OFFSET: Final = 256
+_CURSOR_FLAGS: Final = 7
+_CURSOR_SET: Final = 1
+"""Of a control page: clients/c/towpath_ring_layout.h."""
 
 
 def _nobody() -> None:
@@ -198,6 +239,8 @@ class ReaderState:
         excluded: sources whose messages are passed over.
         gone: sources that the core has let go.
         unconfirmed: sources of before a reconnection that have not come back yet.
+        is_taken_up: its page was another process's, and says how far that had read; until who was there then
+            has had time to come back.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
         troubles: what the program must be told once, although the subscription goes on.
         place: of a durable topic: the name that it goes by; empty: none.
@@ -217,6 +260,8 @@ class ReaderState:
         role: frame_pb2.ReaderRole.ValueType = frame_pb2.READER_ROLE_UNSPECIFIED,
         principal: str = "",
         held_max: int = 0,
+        *,
+        kept: KeptReader | None = None,
     ) -> None:
         self.channel = channel
         self.id = reader
@@ -228,22 +273,34 @@ class ReaderState:
         self.principal = principal
         is_wide = is_pattern(channel) or role == frame_pb2.READER_ROLE_SERVER
         self.slot_count = PATTERN_SLOTS if is_wide else SLOTS
-        self.reader = _ring.Reader(reader, self.slot_count, held_max=held_max)
+        self.slots: dict[int, int] = {}
+        self.is_taken_up = kept is not None
+        if kept is None:
+            self.reader = _ring.Reader(reader, self.slot_count, held_max=held_max)
+        else:
+            self.slots = kept.slots(self.slot_count)
+            self.reader = _ring.Reader.recover(kept.page)
+            self.resume_token, self.is_attached = kept.token, True
         self.page = wire.Descriptor(self.reader.share())
         self.ended: TowpathError | None = None
-        self.slots: dict[int, int] = {}
         self.following: dict[int, str] = {}
         self.stored: set[int] = set()
         self.begins: dict[str, int] = {}
         self.joined: deque[tuple[str, int, int]] = deque()
         self.excluded: set[int] = set()
         self.gone: set[int] = set()
-        self.unconfirmed: set[int] = set()
+        self.unconfirmed: set[int] = set(self.slots)
         self.overtaken: set[int] = set()
         self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
         self.parties: dict[int, tuple[int, str]] = {}
         self.place = ""
         self.wake: Callable[[], None] = self.reader.notify
+
+    def keep(self) -> KeptReader:
+        """What is to be kept of it, for whoever is to go on when this process is gone; the descriptor is the
+        caller's to close.
+        """
+        return KeptReader(self.id, self.resume_token, self.reader.keep())
 
     def end(self, error: TowpathError) -> None:
         """No new source will come; what is in the rings is still handed out, unless another subscription

@@ -45,6 +45,8 @@ else:
 
 _log = logging.getLogger("towpath")
 
+Start = Literal["start", "history", "tail", "cursor"]
+
 
 class Pairing:
     """The sources and readers of one session, and who is paired with them.
@@ -116,6 +118,7 @@ class Pairing:
                 source.wake()
         for state in self.readers.values():
             lost, state.unconfirmed = state.unconfirmed, set()
+            state.is_taken_up = False  # who comes now is new
             for each in lost:
                 self._let_go(state, each)
 
@@ -169,9 +172,7 @@ class Pairing:
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         try:
             with host_limits(f"publisher {notice.source} of {notice.channel!r}, which is not followed"):
-                state.reader.add(
-                    descriptors[0].fd, notice.slot, notice.source, notice.channel, _start(notice), doorbell
-                )
+                _follow(state, notice, descriptors[0].fd, doorbell)
         except _ring.RingError as error:
             _log.warning("source %d of channel %s is not followed: %s", notice.source, notice.channel, error)
             return
@@ -239,6 +240,22 @@ class Pairing:
             else:
                 state.writer.detach(notice.reader)
             state.wake()
+
+
+def _follow(state: ReaderState, notice: frame_pb2.SourceAdded, ring: int, doorbell: int) -> None:
+    """Read a source's ring: where the notice says; but where the page was another process's, from where that
+    had come to, or whole when the source is so new that it was not read at all.
+
+    Raises:
+        RingError: the ring cannot be followed.
+    """
+    slot, source = notice.slot, notice.source
+    earlier: tuple[Start, ...] = ("cursor", "start") if state.is_taken_up else ()
+    for start in earlier:
+        with contextlib.suppress(_ring.RingError):
+            state.reader.add(ring, slot, source, notice.channel, start, doorbell)
+            return
+    state.reader.add(ring, slot, source, notice.channel, _start(notice), doorbell)
 
 
 def _start(notice: frame_pb2.SourceAdded | frame_pb2.ReaderAdded) -> Literal["start", "history", "tail"]:

@@ -25,8 +25,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from towpath import calls, convert, model, wire
-from towpath.ends import ReaderState, SourceState, require_ring
-from towpath.errors import ConnectionLost, ProtocolViolation, TowpathError, host_limits
+from towpath.ends import KeptReader, ReaderState, SourceState, require_ring
+from towpath.errors import ConnectionLost, InvalidArgument, ProtocolViolation, TowpathError, host_limits
 from towpath.exchange import Exchange, Handler, Outgoing
 from towpath.names import check_pattern
 from towpath.pairing import Pairing
@@ -214,6 +214,26 @@ class ClientProtocol(Exchange):
         state.place = place.name
         self.readers[state.id] = state
         self._attach_reader(state, done, takes_over=place.takes_over)
+        return state
+
+    def take_up_reader(
+        self, channel: str, exclude_origin: str, kept: KeptReader, now_ns: int, done: Handler
+    ) -> ReaderState:
+        """Go on with the subscription of a process that is gone, as after a reconnection; else as
+        :meth:`new_reader`.
+
+        Raises:
+            InvalidArgument: what was kept is not a reader's page, or not this one's.
+        """
+        require_ring()
+        try:
+            with host_limits(f"a subscription to {channel!r}"):
+                state = ReaderState(channel, kept.id, exclude_origin, wants_doorbell=True, kept=kept)
+        except _ring.RingError as error:
+            raise InvalidArgument(f"the subscription cannot be taken up: {error}") from error
+        self.readers[state.id] = state
+        self._attach_reader(state, done)
+        self.deadline_ns = now_ns + RESUME_GRACE_NS
         return state
 
     def _attach_reader(self, state: ReaderState, done: Handler, *, takes_over: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from towpath.aio.client import LocalAsyncClient
 from towpath_broker.gateways._common import CONTROL_ENVIRONMENT, GatewayContext, run_gateway
 from towpath_broker.gateways.bridge.bridge import Bridge
 from towpath_broker.gateways.bridge.keeping import KEEPS_ENVIRONMENT, Keeping
@@ -17,6 +18,7 @@ async def main(context: GatewayContext[BridgeSettings]) -> None:
     keeping = Keeping(control, is_restart_possible=keeps == "restart")
     try:
         await context.listening({})
+        assert isinstance(context.client, LocalAsyncClient)  # it is on the daemon's host
         await Bridge(context.client, keeping).run(context.stopping)
     finally:
         keeping.close()

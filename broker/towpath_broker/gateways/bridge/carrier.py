@@ -21,6 +21,8 @@ from typing import Final
 
 from towpath.errors import ChannelUndeclared, ConnectionLost, DeliveryLost, TowpathError, Unavailable
 from towpath.model import BindingInfo, Headers
+from towpath_broker.gateways.bridge import subscribing
+from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.gateways.bridge.ports import (
     Client,
     Consumer,
@@ -45,6 +47,7 @@ class ChannelCarrier:
         subscription: of a topic; None for direction ``in``.
         consumer: of a queue, in place of a subscription.
         on_undeclared: called when the channel turns out to be gone, and its bindings with it.
+        keeping: has the subscription.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class ChannelCarrier:
         subscription: Subscription | None,
         consumer: Consumer | None,
         on_undeclared: Callable[[], None],
+        keeping: BindingKeeping,
     ) -> None:
+        self._keeping = keeping
         self._on_undeclared = on_undeclared
         self._publisher = publisher
         self._subscription = subscription
@@ -66,7 +71,7 @@ class ChannelCarrier:
 
     @classmethod
     async def open(
-        cls, client: Client, info: BindingInfo, on_undeclared: Callable[[], None] = lambda: None
+        cls, client: Client, info: BindingInfo, keeping: BindingKeeping, on_undeclared: Callable[[], None]
     ) -> ChannelCarrier:
         """Open what the direction needs. The binding is the messages' origin, and does not get back what it
         brought to a topic.
@@ -83,12 +88,12 @@ class ChannelCarrier:
                 if (await client.channel_info(info.channel)).kind == "queue":
                     consumer = await client.consume(info.channel)
                 else:
-                    subscription = await client.subscribe(info.channel, exclude_origin=origin, held_max=0)
+                    subscription = await subscribing.subscribe(client, info.channel, origin, keeping)
         except BaseException:
             if publisher is not None:
                 await publisher.close()
             raise
-        return cls(publisher, subscription, consumer, on_undeclared)
+        return cls(publisher, subscription, consumer, on_undeclared, keeping)
 
     @property
     def message_bytes_max(self) -> int:
@@ -191,6 +196,8 @@ class ChannelCarrier:
                     await end.close()
                 except (ConnectionLost, Unavailable):
                     log("bridge.close_skipped", level="debug")
+        if self._subscription is not None and not self._keeping.hands_over:
+            subscribing.forget(self._keeping)
 
     def _give_up(self, messages: Sequence[ReceivedMessage]) -> None:
         for message in messages:

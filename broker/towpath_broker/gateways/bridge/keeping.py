@@ -17,7 +17,7 @@ Invariants
     Every descriptor that comes is taken by a binding or closed. Run by hand there is no supervisor, and
     nothing is kept.
 
-Not here: what is worth keeping (``adapters/fifo.py``).
+Not here: what is worth keeping (``adapters/fifo.py``, ``subscribing``).
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class Keeping:
             self._kept[name] = descriptor
             self._names.add(name)
         return bool(packet["type"] != "stored_end")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is anybody who keeps anything."""
+        return self._control is not None
 
     def of(self, binding: int) -> BindingKeeping:
         """Return what concerns one binding."""
@@ -127,7 +132,7 @@ class BindingKeeping:
 
     Attributes:
         is_over: the binding is no more: nothing of it is to be kept.
-        is_used: it has had something kept.
+        is_used: it has had something kept that is all that a successor needs.
         is_new: it was made while this bridge ran.
         note: what an adapter leaves to the next attempt in this bridge.
     """
@@ -145,18 +150,28 @@ class BindingKeeping:
         """Whether, at the stop, things are to be left as a successor can take them up."""
         return self._keeping.is_restart_possible and not self.is_over
 
-    def store(self, what: str, descriptor: int) -> None:
-        """As :meth:`Keeping.store`."""
-        self.is_used = True
+    @property
+    def keeps(self) -> bool:
+        """As :attr:`Keeping.keeps`."""
+        return self._keeping.keeps
+
+    def store(self, what: str, descriptor: int, *, is_all: bool = True) -> None:
+        """As :meth:`Keeping.store`.
+
+        Args:
+            is_all: with this a successor has all that it needs; False for a part that is of no use if what
+                the bridge has in its hands is not handed on.
+        """
+        self.is_used |= is_all
         self._keeping.store(f"{self._binding} {what}", descriptor)
 
-    def store_bytes(self, what: str, data: bytes) -> None:
-        """Have bytes kept, in place of earlier ones."""
+    def store_bytes(self, what: str, data: bytes, *, is_all: bool = True) -> None:
+        """Have bytes kept, in place of earlier ones; ``is_all`` as of :meth:`store`."""
         descriptor = os.memfd_create("towpath-bridge", os.MFD_CLOEXEC)
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            self.store(what, descriptor)
+            self.store(what, descriptor, is_all=is_all)
 
     def take(self, what: str) -> int:
         """As :meth:`Keeping.take`."""

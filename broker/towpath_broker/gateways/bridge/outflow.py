@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 from array import array
 from bisect import bisect_right
 from collections import deque
@@ -70,6 +71,8 @@ FLUSH_S: Final = 1.0
 """How long a reader may still take what is held, at the stop or when the subscription has ended."""
 _MERGE_BYTES: Final = 1 << 16
 """Batches below this are joined: fewer system calls, and less memory than many small objects."""
+_STATE: Final = struct.Struct("<QQ")
+"""Before what is handed over: bytes of the first frame that were written, and how many frames there are."""
 _BATCH_COST_BYTES: Final = 512
 """What a batch costs beyond its data, about."""
 
@@ -104,6 +107,11 @@ class _Batch:
         self.counted += other.counted
         self.written += other.written
 
+    def begin_of_unwritten(self) -> int:
+        """Where the first frame begins that was not written whole."""
+        done = bisect_right(self.ends, self.written)
+        return self.ends[done - 1] if done else 0
+
     def rest(self, consumed_bytes: int) -> _Batch | None:
         """The frames of which not every byte was consumed, as a batch to be written anew."""
         done = bisect_right(self.ends, consumed_bytes)
@@ -124,6 +132,8 @@ class Outflow:
         when_absent: what to do while no descriptor is attached and ``HELD_BYTES_MAX`` is reached.
         look: finds out whether there is a reader, and attaches or pauses. Called before anything is dropped,
             since a reader may have come a moment ago.
+        hands_over: whether, at the stop, what is held is for a successor (:meth:`state`), who goes on with
+            the same pipe.
     """
 
     def __init__(
@@ -134,6 +144,7 @@ class Outflow:
         *,
         when_absent: WhenAbsent,
         look: Callable[[], None],
+        hands_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._framer = Framer(encoder(framing), carrier, tally)
         self._held_bytes_max = max(HELD_BYTES_MAX, 2 * framing.frame_bytes_max)
@@ -143,6 +154,7 @@ class Outflow:
         self._when_absent = WhenAbsent.BLOCK if carrier.is_settled else when_absent
         self._unsettled: deque[ReceivedMessage] = deque()  # framed and not yet written whole; of a queue only
         self._look = look
+        self._hands_over = hands_over
         self._descriptor: int | None = None
         self._is_read = False
         self._held: deque[_Batch] = deque()
@@ -164,7 +176,8 @@ class Outflow:
         """Carry until one of the stops is set, or the subscription ends.
 
         Then what is held is written as long as somebody reads it, at most ``FLUSH_S``; the rest is given up
-        and counted, also when this is cancelled. No descriptor is attached afterwards.
+        and counted, also when this is cancelled. No descriptor is attached afterwards. What is to be handed
+        over is neither written nor given up.
 
         Raises:
             TowpathError: the subscription ended.
@@ -175,6 +188,8 @@ class Outflow:
         try:
             await asyncio.wait({pulling, pushing, *waiting}, return_when=asyncio.FIRST_COMPLETED)
             await cancel(pulling)
+            if self._hands_over():
+                return
             waiting.append(asyncio.create_task(self._wait_idle()))
             await asyncio.wait({pushing, waiting[-1]}, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -183,8 +198,43 @@ class Outflow:
                 self.detach()
             self._descriptor = None
             self._is_read = False
-            self._abandon()
+            if not self._hands_over():
+                self._abandon()
         raise_first_error(pulling, pushing)
+
+    def state(self) -> bytes:
+        """What is held, for a successor's :meth:`restore`: frames, the first of them perhaps written in
+        part.
+        """
+        written, whole = 0, _Batch(b"", array("Q"))
+        for batch in self._held:
+            if batch.written:  # the first, alone
+                written = batch.written - batch.begin_of_unwritten()
+            rest = batch.rest(batch.written)
+            assert rest is not None
+            whole.append(rest)
+        return _STATE.pack(written, len(whole.ends)) + whole.ends.tobytes() + whole.data
+
+    def restore(self, state: bytes) -> None:
+        """Begin with what a predecessor has held; before anything is carried.
+
+        Raises:
+            ValueError: it is no state.
+        """
+        ends = array("Q")
+        try:
+            written, count = _STATE.unpack_from(state)
+            begin = _STATE.size + count * ends.itemsize
+            ends.frombytes(state[_STATE.size : begin])
+            batch = _Batch(state[begin:], ends)
+            if count != len(ends) or len(batch.data) != (ends[-1] if count else 0):
+                raise ValueError("its lengths are not those of what is in it")
+        except (struct.error, ValueError) as error:
+            raise ValueError(f"what was held is not whole: {error}") from error
+        if count:
+            batch.written = written
+            self._put_back(batch)
+            self._update()
 
     # -- the channel's side ----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from towpath.ends import KeptReader
 from towpath.errors import TowpathError
 from towpath.model import BindingReport, ChannelInfo, Headers, WatchEvent
 from towpath_broker.gateways.bridge.stop import Stop
@@ -58,6 +59,9 @@ class Subscription(Protocol):
         self, count_max: int, *, bytes_max: int, timeout: float | None = None
     ) -> Sequence[ReceivedMessage]:
         """Wait for at least one message and take what is there, within the bounds."""
+
+    def keep(self) -> KeptReader:
+        """What a bridge that comes next needs to go on; the descriptor is the caller's to close."""
 
     async def close(self) -> None:
         """Stop receiving."""
@@ -108,6 +112,9 @@ class Client(Protocol):
         self, channel: str, /, *, exclude_origin: str = "", held_max: int = ...
     ) -> Subscription:
         """Open a reader."""
+
+    async def take_up(self, channel: str, kept: KeptReader, /, *, exclude_origin: str) -> Subscription:
+        """Go on with a reader whose process is gone."""
 
     async def channel_info(self, name: str, /) -> ChannelInfo:
         """What is known of a channel."""

@@ -102,7 +102,7 @@ class BindingRunner:
 
     async def _attempt(self, stop: Stop) -> None:
         try:
-            carrier = await ChannelCarrier.open(self._client, self.info, self._on_undeclared)
+            carrier = await ChannelCarrier.open(self._client, self.info, self._keeping, self._on_undeclared)
             try:
                 adapter = make_adapter(self.info, carrier, self._tally, self._watcher, self._keeping)
                 await adapter.run(stop)

@@ -33,7 +33,7 @@ from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
 from towpath.aio.room import Room
 from towpath.aio.submitting import AsyncQueuePublisher
 from towpath.aio.watching import LocalAsyncWatch
-from towpath.ends import ReaderState, SourceState
+from towpath.ends import KeptReader, ReaderState, SourceState
 from towpath.errors import (
     ConnectionLost,
     LimitExceeded,
@@ -209,6 +209,29 @@ class LocalAsyncClient(AsyncClient):
         loans.check_held_max(held_max)
         deadline = deadline_ns(CALL_TIMEOUT_S)
         return await self._persist(attach)
+
+    async def take_up(self, name: str, kept: KeptReader, /, *, exclude_origin: str) -> LocalAsyncSubscription:
+        """Go on with a subscription to a channel whose process is gone, where that had come to: for gateways,
+        of which the supervisor keeps it.
+
+        What was published since is heard, as far as it was not overwritten: as by a subscriber that was cut
+        off for a while.
+
+        Args:
+            kept: its descriptor stays the caller's.
+
+        Raises:
+            InvalidArgument: what was kept is not what is left of a subscription.
+            TowpathError: as ``subscribe``; also while whoever had it is still connected.
+        """
+        await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
+        protocol, now_ns = self._protocol, time.monotonic_ns()
+
+        begin = functools.partial(protocol.take_up_reader, name, exclude_origin, kept, now_ns)
+        state = await self._attach(begin, protocol.forget_reader, deadline_ns(CALL_TIMEOUT_S))
+        state.wake = lambda: self._wake(state)
+        self._schedule_expiry()
+        return LocalAsyncSubscription(self, state)
 
     async def _value_page(self, name: str) -> Page:
         await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from towpath import calls, convert, model
 from towpath._message import Message
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
-from towpath.ends import READ_TO, ReaderState, SourceState, publication_error
+from towpath.ends import READ_TO, KeptReader, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
     ChannelUndeclared,
@@ -271,6 +271,10 @@ class LocalAsyncSubscription(AsyncSubscription):
         self._log = StoredLog(state.excluded, state.begins)
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
+
+    def keep(self) -> KeptReader:
+        """What is to be kept for ``LocalAsyncClient.take_up``; the descriptor is the caller's to close."""
+        return self._state.keep()
 
     async def begin(self, start: model.Start | None, place: str, deadline: int | None) -> None:
         """Begin where that is; before anything is received.

@@ -32,8 +32,9 @@ What users should know
     *A restart.* The supervisor keeps an inward FIFO open (``keeping``). So while the bridge is killed and
     started again, what was written stays in it, and who writes waits instead of getting EPIPE; its successor
     goes on with it, as its maker if the bridge was. Under systemd the same holds for the whole daemon: at its
-    stop the FIFO stays, and an unfinished frame is kept too. A daemon that is not started again leaves the
-    FIFO behind.
+    stop the FIFO stays, and an unfinished frame is kept too; of an outward one what was held for it, and
+    whoever reads it does not notice. When the bridge is killed, who reads an outward FIFO sees its end, and
+    the last frame may have been cut off. A daemon that is not started again leaves its FIFOs behind.
     *A path that was removed or replaced meanwhile* is noticed; the binding begins anew: it makes the FIFO
     again (unless ``create=no``), because what the binding stands for is that writers find one there. To be
     rid of the FIFO, unbind. That a directory above it was renamed is not noticed.
@@ -136,7 +137,9 @@ class FifoAdapter:
             write_end = place.open(os.O_WRONLY)
             place.set_mode()
             grow_pipe(read_end, PIPE_IN_BYTES)
-            place.keep()
+            both_ends = place.open(os.O_RDWR)
+            place.keep(both_ends)
+            os.close(both_ends)
             self._tally.set_state("running")
             try:
                 ended = await inflow.carry(read_end, ending)
@@ -197,20 +200,37 @@ class FifoAdapter:
             else:
                 self._tally.set_state("waiting", "nobody reads")
 
+        def hands_over() -> bool:
+            # What came out of a queue is not ours to keep: it goes back there.
+            may_be = self._keeping.hands_over and not self._carrier.is_settled
+            return may_be and stop.is_set and place.is_there()
+
         outflow = Outflow(
             self._options.framing,
             self._carrier,
             self._tally,
             when_absent=self._options.when_absent,
             look=look,
+            hands_over=hands_over,
         )
         watch = -1
         try:
             grow_pipe(write_end, PIPE_OUT_BYTES)
             place.set_mode()
+            rest = self._keeping.take_bytes(_REST)
+            if rest and place.was_kept:
+                with contextlib.suppress(ValueError):
+                    outflow.restore(rest)
+            place.forget_kept()  # were it kept on, who reads would not see the end when we are killed
             watch = self._watcher.watch(place.link, _GONE | IN_OPEN | IN_CLOSE, look)
             look()
-            await outflow.run(ending)
+            try:
+                await outflow.run(ending)
+            finally:
+                if hands_over():
+                    self._keeping.store_bytes(_REST, outflow.state())
+                    place.keep(write_end)
+                    place.leave()
         finally:
             self._watcher.unwatch(watch)
             os.close(write_end)
@@ -262,11 +282,16 @@ class _Place:
                 self._keeping.forget(what)
             os.close(kept)
 
-    def keep(self) -> None:
-        """Have the FIFO outlive this process, with what is in it."""
-        both_ends = self.open(os.O_RDWR)
-        self._keeping.store(_MADE if self._is_ours else _FOUND, both_ends)
-        os.close(both_ends)
+    def keep(self, descriptor: int) -> None:
+        """Have the FIFO outlive this process, with what is in it: both ends, so that writers find it read; or
+        the end for writing, so that readers do not see the end of the file.
+        """
+        self._keeping.store(_MADE if self._is_ours else _FOUND, descriptor)
+
+    def forget_kept(self) -> None:
+        """Nobody else is to have it open any longer; whose it is, is known here."""
+        for what in (_MADE, _FOUND):
+            self._keeping.forget(what)
 
     def leave(self) -> None:
         """Leave the FIFO, and what is kept of it, to a successor."""
@@ -317,8 +342,7 @@ class _Place:
         """Remove what was made here, and forget it; unless it is left to a successor."""
         if not self._is_left:
             self.remove()
-            for what in (_MADE, _FOUND):
-                self._keeping.forget(what)
+            self.forget_kept()
         os.close(self._handle)
 
     def _check(self) -> None:
