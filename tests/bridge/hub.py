@@ -69,6 +69,9 @@ class HubSubscription:
     def keep(self) -> KeptReader:
         raise AssertionError("nobody keeps anything here")
 
+    async def leave(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         self._hub.open_ends -= 1
         self._hub.changed.set()

@@ -82,8 +82,8 @@ class KeptReader:
     token: bytes
     page: int
 
-    def slots(self, slot_count: int) -> dict[int, int]:
-        """The slot of each source that it followed.
+    def slots(self, slot_count: int) -> tuple[dict[int, int], frozenset[int]]:
+        """The slot of each source that it followed, and all sources that it has ever heard of, about.
 
         Raises:
             RingError: it is no such page.
@@ -91,12 +91,10 @@ class KeptReader:
         readable = wire.Descriptor(os.open(f"/proc/self/fd/{self.page}", os.O_RDONLY | os.O_CLOEXEC))
         if _ring.check_control(readable.fd) != (self.id, slot_count):
             raise _ring.RingError("the page that was kept is another one's")
-        found: dict[int, int] = {}
         data = os.pread(self.page, slot_count * _SLOT.size, _SLOTS_OFFSET)
-        for slot, (cursor, source) in enumerate(_SLOT.iter_unpack(data)):
-            if source and cursor & _CURSOR_FLAGS == _CURSOR_SET:
-                found[source] = slot
-        return found
+        found = list(enumerate(_SLOT.iter_unpack(data)))
+        held = {source: slot for slot, (cursor, source) in found if cursor & _CURSOR_FLAGS == _CURSOR_SET}
+        return held, frozenset(source for _, (_, source) in found)
 
 
 _SLOT: Final = struct.Struct("<QQ48x")
@@ -241,6 +239,8 @@ class ReaderState:
         unconfirmed: sources of before a reconnection that have not come back yet.
         is_taken_up: its page was another process's, and says how far that had read; until who was there then
             has had time to come back.
+        known: of a page that is taken up, the sources that are not new.
+        is_left: when it is closed the page goes on saying how far it had read, for who takes it up.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
         troubles: what the program must be told once, although the subscription goes on.
         place: of a durable topic: the name that it goes by; empty: none.
@@ -274,11 +274,13 @@ class ReaderState:
         is_wide = is_pattern(channel) or role == frame_pb2.READER_ROLE_SERVER
         self.slot_count = PATTERN_SLOTS if is_wide else SLOTS
         self.slots: dict[int, int] = {}
+        self.known: frozenset[int] = frozenset()
         self.is_taken_up = kept is not None
+        self.is_left = False
         if kept is None:
             self.reader = _ring.Reader(reader, self.slot_count, held_max=held_max)
         else:
-            self.slots = kept.slots(self.slot_count)
+            self.slots, self.known = kept.slots(self.slot_count)
             self.reader = _ring.Reader.recover(kept.page)
             self.resume_token, self.is_attached = kept.token, True
         self.page = wire.Descriptor(self.reader.share())
@@ -326,7 +328,17 @@ class ReaderState:
         self.slots.clear()
         self.wake()
         self.wake = _nobody
-        self.reader.close()
+        if self.is_left:
+            self._close_and_leave()
+        else:
+            self.reader.close()
+
+    def _close_and_leave(self) -> None:
+        page = self.reader.keep()
+        slots = os.pread(page, self.slot_count * _SLOT.size, _SLOTS_OFFSET)
+        self.reader.close()  # which tells the writers that nobody is here
+        os.pwrite(page, slots, _SLOTS_OFFSET)
+        os.close(page)
 
     def abandon(self, why: TowpathError) -> None:
         """In a forked child: the page is the parent's."""

@@ -244,13 +244,15 @@ class Pairing:
 
 def _follow(state: ReaderState, notice: frame_pb2.SourceAdded, ring: int, doorbell: int) -> None:
     """Read a source's ring: where the notice says; but where the page was another process's, from where that
-    had come to, or whole when the source is so new that it was not read at all.
+    had come to, or whole when the source is so new that it had not heard of it.
 
     Raises:
         RingError: the ring cannot be followed.
     """
     slot, source = notice.slot, notice.source
-    earlier: tuple[Start, ...] = ("cursor", "start") if state.is_taken_up else ()
+    earlier: list[Start] = []
+    if state.is_taken_up:
+        earlier.append("cursor" if source in state.known else "start")
     for start in earlier:
         with contextlib.suppress(_ring.RingError):
             state.reader.add(ring, slot, source, notice.channel, start, doorbell)

@@ -190,14 +190,18 @@ class ChannelCarrier:
         self._set_timer()
         if self._extending is not None:
             self._extending.cancel()
-        for end in (self._subscription, self._consumer, self._publisher):
-            if end is not None:
-                try:
-                    await end.close()
-                except (ConnectionLost, Unavailable):
-                    log("bridge.close_skipped", level="debug")
-        if self._subscription is not None and not self._keeping.hands_over:
-            subscribing.forget(self._keeping)
+        subscription = self._subscription
+        closing = [end.close for end in (self._consumer, self._publisher) if end is not None]
+        if subscription is not None:
+            is_left = self._keeping.hands_over
+            closing.insert(0, subscription.leave if is_left else subscription.close)
+            if not is_left:
+                subscribing.forget(self._keeping)
+        for close in closing:
+            try:
+                await close()
+            except (ConnectionLost, Unavailable):
+                log("bridge.close_skipped", level="debug")
 
     def _give_up(self, messages: Sequence[ReceivedMessage]) -> None:
         for message in messages:

@@ -63,6 +63,9 @@ class Subscription(Protocol):
     def keep(self) -> KeptReader:
         """What a bridge that comes next needs to go on; the descriptor is the caller's to close."""
 
+    async def leave(self) -> None:
+        """Stop receiving; what was kept goes on saying how far it had come."""
+
     async def close(self) -> None:
         """Stop receiving."""
 

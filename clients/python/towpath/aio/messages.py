@@ -276,6 +276,11 @@ class LocalAsyncSubscription(AsyncSubscription):
         """What is to be kept for ``LocalAsyncClient.take_up``; the descriptor is the caller's to close."""
         return self._state.keep()
 
+    async def leave(self) -> None:
+        """Close it so that somebody else can go on with what was kept of it."""
+        self._state.is_left = True
+        await self.close()
+
     async def begin(self, start: model.Start | None, place: str, deadline: int | None) -> None:
         """Begin where that is; before anything is received.
 
