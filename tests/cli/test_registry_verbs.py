@@ -42,7 +42,7 @@ def test_how_deep_a_queue_is(client: library.Client, env: dict[str, str]) -> Non
         (document,) = json.loads(towpath("channels", "t.depth", "--json", env=env).stdout)
         assert document["contents"] == {
             "messages": 3, "content_bytes": 15, "unsettled": 2, "consumers": 1, "waiting": 0,
-            "oldest_seq": 0, "next_seq": 0,
+            "oldest_seq": 0, "next_seq": 4,
         }  # fmt: skip
         heading, row = towpath("channels", "t.depth", env=env).stdout.decode().splitlines()
         assert "HELD  HELD BYTES  UNSETTLED  CONSUMERS" in heading
