@@ -48,6 +48,9 @@ class LocalPublisher(Publisher):
         self._try_publish = state.writer.try_publish
         self._try_loan = state.writer.try_loan
         self._room = threading.Lock()
+        self._storing = threading.Condition(threading.Lock())
+        self._wanted: list[int] = []
+        self._is_looking = False
         self.source = state.source
         self.channel = state.channel
         self.message_bytes_max = state.writer.message_bytes_max
@@ -218,31 +221,71 @@ class LocalPublisher(Publisher):
         self._wait_stored(deadline_ns(timeout))
 
     def _wait_stored(self, deadline: int | None) -> None:
-        """Wait until what is published by now is on disk, where that is to be; see :meth:`flush`."""
-        state = self._state
+        """Wait until what is published by now is on disk, where that is to be; see :meth:`flush`.
+
+        Of several threads one waits for the ring, and wakes the others: what is stored for it is stored for
+        most of them. (Were it a matter of turns, whoever had his would have the next as well.)
+        """
+        state, storing = self._state, self._storing
         if not state.is_durable:
             return
         tail = state.writer.tail
-        while True:
-            if state.ended is not None:
-                raise state.ended.again()
+        with storing:
+            self._wanted.append(tail)
             try:
-                with self._room:
-                    look_ns = shorter_ns(remaining_ns(deadline), LOOK_NS_MAX)
-                    status = state.writer.wait_room(READ_TO + tail, look_ns)
-            except (ValueError, RuntimeError) as error:
-                raise state.refusal(error) from None
+                has_waited = False
+                while not self._is_stored(tail, deadline, has_waited=has_waited):
+                    has_waited = True
+                    if self._is_looking:
+                        storing.wait(shorter_ns(remaining_ns(deadline), LOOK_NS_MAX) / 1e9)
+                        continue
+                    self._is_looking, lowest = True, min(self._wanted)
+                    storing.release()
+                    try:
+                        self._look_stored(lowest, deadline)
+                    finally:
+                        storing.acquire()
+                        self._is_looking = False
+                        storing.notify_all()
+            finally:
+                self._wanted.remove(tail)
+
+    def _is_stored(self, tail: int, deadline: int | None, *, has_waited: bool) -> bool:
+        """Whether everything before a position is on disk.
+
+        Args:
+            has_waited: somebody looked since; before, there may be room again in a store that had none.
+
+        Raises:
+            TowpathError: it will not be, or not for now, or the time is over.
+        """
+        state = self._state
+        if state.ended is not None:
+            raise state.ended.again()
+        try:
+            if state.is_stored(tail):
+                return True
+        except (ValueError, RuntimeError) as error:
+            raise state.refusal(error) from None
+        is_late = remaining_ns(deadline) == 0
+        if state.held is not None and (has_waited or is_late):
+            raise state.held.again()
+        if is_late:
+            raise calls.not_stored(state.channel)
+        return False
+
+    def _look_stored(self, tail: int, deadline: int | None) -> None:
+        """Wait until that may be so."""
+        writer = self._state.writer
+        try:
+            with self._room:
+                status = writer.wait_room(READ_TO + tail, shorter_ns(remaining_ns(deadline), LOOK_NS_MAX))
             if status < 0:
                 self._fetch_readers(deadline if deadline is not None else far_ns())
-                continue
-            if state.is_stored(tail):
-                return
-            if state.held is not None:
-                raise state.held.again()
-            if remaining_ns(deadline) == 0:
-                raise calls.not_stored(state.channel)
-            if status > 0:  # nobody reads: the core is away
+            elif status > 0 and not writer.readers():  # the core is away
                 time.sleep(PAUSE_MAX_S)
+        except (ValueError, RuntimeError) as error:
+            raise self._state.refusal(error) from None
 
     def wait_drained(self, timeout: float | None = None) -> bool:
         deadline = deadline_ns(timeout)
