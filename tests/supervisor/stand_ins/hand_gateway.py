@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 
 from towpath.errors import InvalidConfiguration, Timeout
 from towpath_broker.gateways import _common
 from towpath_broker.gateways._common import GatewayContext, log, run_gateway, setting
+
+DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ async def main(context: GatewayContext[HandSettings]) -> None:
 
 
 if __name__ == "__main__":
-    # The real bounds, in a tenth of the time.
-    _common.STOP_SECONDS = 0.5  # type: ignore[misc]
+    # The real bounds are for people. Here the first is met at once where it is to be met, and nowhere else.
+    _common.STOP_SECONDS = 0.5 if "hang" in sys.argv else DEADLINE_S  # type: ignore[misc]
     _common.DRAIN_SECONDS = 0.4  # type: ignore[misc]
     run_gateway("hand", HandSettings, main)
