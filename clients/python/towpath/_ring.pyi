@@ -575,8 +575,9 @@ class Reader:
 
         Args:
             count_max: the most messages, from 1; above 1024 counts as 1024. bytes_max: the most bytes of
-            headers and payloads, from 1; one message is given even if it exceeds this. timeout_ns: 0 does
-            not wait, less than 0 waits for ever. A wait begins with a short adaptive spin, GIL released.
+            headers and payloads, from 1; one message is given even if it exceeds this; of a loaned message
+            that is held a 512th of its payload counts. timeout_ns: 0 does not wait, less than 0 waits for
+            ever. A wait begins with a short adaptive spin, GIL released.
 
         Returns:
             The messages. Empty after the timeout, after ``notify()`` or ``close()``, and when

@@ -22,8 +22,9 @@
 /* The most messages that one call of Reader.receive returns, whatever it is asked for. */
 #define TP_RECEIVE_COUNT_MAX 1024
 
-/* A loaned message that is held counts for a sixteenth of its bytes against the bound of Reader.receive. */
-#define TP_HELD_SHARE 16
+/* A loaned message that is held counts for this part of its bytes against the bound of Reader.receive: by default one visit
+ * takes a quarter of a publisher's slab along at most. */
+#define TP_HELD_SHARE 512
 
 extern PyObject *tp_ring_error;
 extern PyObject *tp_message_too_large;

@@ -147,6 +147,7 @@ class SourceState:
             slab_bytes=LOAN_BYTES if self.place.role == frame_pb2.SOURCE_ROLE_UNSPECIFIED else 0,
         )
         # What the core takes in goes on through a ring of its own, where it is an ordinary message.
+        self._is_taken_in = is_taken_in
         self.loan_bytes_max = self.writer.message_bytes_max if is_taken_in else self.writer.slab_bytes
         self.ring = wire.Descriptor(self.writer.share())
         self.ended: TowpathError | None = None
@@ -200,8 +201,7 @@ class SourceState:
         """
         if not isinstance(loan, SharedLoan) or loan.publisher is not publisher:
             raise not_ours()
-        size = loan.nbytes + len(headers_raw or b"")
-        if size > self.loan_bytes_max and self.loan_bytes_max == self.writer.message_bytes_max:
+        if self._is_taken_in and (size := loan.nbytes + len(headers_raw or b"")) > self.loan_bytes_max:
             raise too_large(size, self.loan_bytes_max)
         return loan
 
