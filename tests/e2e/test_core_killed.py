@@ -26,6 +26,9 @@ STARTS = 4
 """A machine that is busy with other things may take that many times what it takes to start a Python program
 and import what the core does; on one that is not, that is far less than BACK_S."""
 RUNS = 5
+RING_BYTES = 1 << 16
+RING_MESSAGES = RING_BYTES // 32
+"""More than such a ring holds: each takes 32 bytes and its payload."""
 
 BYSTANDER = """
 import sys, towpath
@@ -144,26 +147,26 @@ def held(client: towpath.Client) -> tuple[int, int]:
 
 def test_messages_flow_while_there_is_no_core_and_all_comes_back_with_it(daemon: DaemonHandle) -> None:
     with towpath.connect(str(daemon.socket), timeout=DEADLINE_S) as watcher:
-        watcher.declare("load", ring_bytes=1 << 16)
-        with Load(daemon) as load, bystander(daemon) as dying:
+        watcher.declare("load", ring_bytes=RING_BYTES)
+        with Load(daemon) as load:
+            # Before the bystander comes: it reads nothing, and so lets one ring full pass and no more.
             load.wait_flow(1_000)
-            assert presence(watcher) == (2, 2)
             came: list[towpath.Client] = []
-            with without_core(daemon):
-                # Somebody connects, and one dies who had read nothing: the publisher waits for it.
-                meanwhile = threading.Thread(
-                    target=lambda: came.append(towpath.connect(str(daemon.socket), timeout=DEADLINE_S))
-                )
-                meanwhile.start()
-                dying.kill()
-                dying.wait(DEADLINE_S)
-                sent = load.sent
+            with bystander(daemon) as dying:
+                assert presence(watcher) == (2, 2)
+                with without_core(daemon):
+                    # Somebody connects, and one dies who had read nothing: the publisher waits for it.
+                    meanwhile = threading.Thread(
+                        target=lambda: came.append(towpath.connect(str(daemon.socket), timeout=DEADLINE_S))
+                    )
+                    meanwhile.start()
+                    dying.kill()
+                    dying.wait(DEADLINE_S)
             meanwhile.join(DEADLINE_S)
             with came[0] as late:
-                # The dead are detached, and nobody waits for them any longer.
+                # The dead are detached, and nobody waits for them any longer: more than a ring full comes.
                 wait_until(lambda: presence(late) == (1, 1), lambda: str(presence(late)))
-                load.wait_flow(1_000)
-                assert load.sent > sent
+                load.wait_flow(RING_MESSAGES)
                 # The core has the publisher's ring again: it can introduce somebody new to it.
                 with late.subscribe("load") as subscription:
                     first = int(subscription.receive(DEADLINE_S).payload)
