@@ -45,6 +45,7 @@ from .core import effects
 from .core.commands import ChannelOptions, Kind
 from .core.ids import first_id
 from .core.limits import CELLS_MAX
+from .core.locks.fencing import check_fence
 from .core.locks.limits import LockLimits
 from .core.locks.machine import LockMachine
 from .core.machine import Machine
@@ -198,6 +199,7 @@ class Daemon:
             emit=self._door.emit_data,
             kind_of=self._machine.kind_of,
             first_consumer=first_id(self._machine.incarnation),
+            check_fence=lambda lock, token: check_fence(self._lock_machine.table, lock, token),
             attention=self._attention,
         )
         await self._data.recover(self._machine.data_channels())

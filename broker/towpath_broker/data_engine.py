@@ -42,7 +42,7 @@ from .attention import Attention
 from .core.commands import Kind
 from .core.data import commands as c
 from .core.data import effects as e
-from .core.data.machine import DataMachine, Outcome
+from .core.data.machine import CheckFence, DataMachine, Outcome
 from .core.data.rows import Row
 from .core.data.statistics import ChannelStatistics, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
@@ -86,6 +86,7 @@ class DataEngine:
         kind_of: the kind of a channel that the registry has; None: it has none of that name. For refusals.
         first_consumer: of the numbers of consumers, which must never have been used before.
         attention: knows whether commits may be made by the event loop; None: never.
+        check_fence: raises Fenced unless a lock is held by a token now; None: there are no locks.
     """
 
     def __init__(
@@ -98,14 +99,17 @@ class DataEngine:
         kind_of: Callable[[str], Kind | None],
         first_consumer: int,
         attention: Attention | None = None,
+        check_fence: CheckFence | None = None,
     ) -> None:
         self._store = store
         self._attention = attention
         self._emit = emit
         self._kind_of = kind_of
         first_consumer += first_consumer % 2
-        memory = DataMachine(limits, is_durable=False, first_consumer=first_consumer)
-        durable = DataMachine(limits, is_durable=True, first_consumer=first_consumer + 1)
+        memory = DataMachine(limits, is_durable=False, first_consumer=first_consumer, check_fence=check_fence)
+        durable = DataMachine(
+            limits, is_durable=True, first_consumer=first_consumer + 1, check_fence=check_fence
+        )
         self._memory = Lane(memory, clock, self._wake_memory)
         self._durable = Lane(durable, clock, self._wake_durable)
         self._lane_of: dict[str, Lane] = {}

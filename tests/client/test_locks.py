@@ -460,6 +460,86 @@ print("done")
     assert done.stdout == "done\n", done.stderr
 
 
+# ---- fences ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_is_written_by_who_has_lost_the_lock_is_refused(
+    connect: Callable[[], Any], name: str, durable: bool
+) -> None:
+    one, two = connect(), connect()
+    one.declare(name, kind="state", durable=durable)
+    guard = one.lock(name).acquire()
+    assert one.state(name).set(b"first", fence=guard.fence) == 1
+    two.force_release(name)
+    newer = two.lock(name).acquire(DEADLINE_S)
+    with pytest.raises(errors.Fenced):
+        one.state(name).set(b"late", fence=guard.fence)
+    with pytest.raises(errors.Fenced):
+        one.state(name).delete(fence=guard.fence)
+    assert two.state(name).set(b"second", fence=newer.fence) == 2
+    newer.release()
+    two.lock(name).acquire(DEADLINE_S).release()  # it comes after the release
+    with pytest.raises(errors.Fenced):
+        two.state(name).set(b"third", fence=newer.fence)
+    value = one.state(name).get()
+    assert (value.payload, value.version) == (b"second", 2)
+
+
+def test_a_transaction_of_who_has_lost_the_lock_does_nothing(connect: Callable[[], Any], name: str) -> None:
+    one, two = connect(), connect()
+    one.declare(name, kind="queue", durable=True)
+    guard = one.lock(name).acquire()
+    for is_refused in (False, True):
+        transaction = one.transaction()
+        transaction.publish(name, b"job")
+        transaction.fence(guard.fence)
+        if not is_refused:
+            transaction.commit()
+            two.force_release(name)
+            continue
+        with pytest.raises(errors.Fenced):
+            transaction.commit()
+    assert one.channel_info(name).contents.messages == 1
+
+
+def test_a_stopped_holder_that_goes_on_writes_nothing(
+    own_daemon: DaemonHandle, threads: ThreadPoolExecutor
+) -> None:
+    program = """
+import sys, towpath
+client = towpath.connect(sys.argv[1])
+guard = client.lock("a").acquire()
+print("held", flush=True)
+sys.stdin.readline()
+try:
+    client.state("v").set(b"old", fence=guard.fence)
+except towpath.Fenced:
+    print("fenced", flush=True)
+"""
+    with towpath.connect(str(own_daemon.socket)) as client:
+        client.declare("v", kind="state")
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(own_daemon.socket)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            process.send_signal(signal.SIGSTOP)
+            client.force_release("a", reason="it does not answer")
+            with client.lock("a") as guard:
+                client.state("v").set(b"new", fence=guard.fence)
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "fenced\n"
+        value = client.state("v").get()
+        assert value is not None and value.payload == b"new"
+
+
 # ---- looking -----------------------------------------------------------------------------------------------
 
 

@@ -31,8 +31,9 @@ def _publish(caller: Caller, body: channels_pb2.PublishRequest) -> c.Publish:
     if not 1 <= count <= convert.PAYLOADS_MAX:
         raise InvalidArgument(f"the request has {count} payloads; 1 to {convert.PAYLOADS_MAX} are allowed")
     payloads = list(body.payloads)
+    fences = _fences(body)
     if not body.headers:
-        return c.Publish(caller, body.channel, payloads)
+        return c.Publish(caller, body.channel, payloads, fences=fences)
     if len(body.headers) != count:
         raise InvalidArgument(
             f"the request has {count} payloads and {len(body.headers)} headers",
@@ -40,7 +41,7 @@ def _publish(caller: Caller, body: channels_pb2.PublishRequest) -> c.Publish:
         )
     headers = [_headers(each) for each in body.headers]
     if not any(headers):
-        return c.Publish(caller, body.channel, payloads)
+        return c.Publish(caller, body.channel, payloads, fences=fences)
     return c.Publish(
         caller,
         body.channel,
@@ -49,7 +50,13 @@ def _publish(caller: Caller, body: channels_pb2.PublishRequest) -> c.Publish:
         _column([each.priority for each in body.headers]),
         _column([each.deliver_at_ns for each in body.headers]),
         _column([each.message_id for each in body.headers]),
+        fences,
     )
+
+
+def _fences(body: Any) -> Sequence[c.Fence]:
+    """Return the fence of a request that may have one."""
+    return (c.Fence(body.fence.lock, body.fence.token),) if body.HasField("fence") else ()
 
 
 def _column(values: list[Any]) -> Sequence[Any]:
@@ -97,11 +104,13 @@ def _set_value(caller: Caller, body: values_pb2.SetValueRequest) -> c.SetValue:
         body.payload,
         _headers(body.headers) if body.HasField("headers") else b"",
         body.if_version if body.HasField("if_version") else None,
+        _fences(body),
     )
 
 
 def _delete_value(caller: Caller, body: values_pb2.DeleteValueRequest) -> c.DeleteValue:
-    return c.DeleteValue(caller, body.channel, body.if_version if body.HasField("if_version") else None)
+    if_version = body.if_version if body.HasField("if_version") else None
+    return c.DeleteValue(caller, body.channel, if_version, _fences(body))
 
 
 def _watch_value(caller: Caller, body: values_pb2.WatchValueRequest) -> c.WatchValue:
@@ -135,6 +144,7 @@ def _commit_transaction(caller: Caller, body: channels_pb2.CommitTransactionRequ
         [_set_value(caller, each) for each in body.values],
         [_delete_value(caller, each) for each in body.deletions],
         [_save_place(caller, each) for each in body.places],
+        [c.Fence(each.lock, each.token) for each in body.fences],
     )
 
 

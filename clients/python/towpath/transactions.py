@@ -25,6 +25,7 @@ from towpath import calls, convert, queues, wire
 from towpath.calls import Call
 from towpath.consuming import ConsumerBase
 from towpath.errors import ConnectionLost, InvalidArgument, LimitExceeded, Timeout, TowpathError, Unavailable
+from towpath.locks.model import Fence
 from towpath.model import Headers
 from towpath.names import check_name
 from towpath.queues import Delivery
@@ -173,6 +174,15 @@ class TransactionBase:
         """Delete the value of a durable state channel; ``if_version`` as for ``set``."""
         self._check()
         self._request.deletions.append(DeleteValueRequest(channel=check_name(name), if_version=if_version))
+
+    def fence(self, fence: Fence) -> None:
+        """Carry it out only if a lock is held by this token then; else it is refused with Fenced.
+
+        Args:
+            fence: ``guard.fence``; several may be given.
+        """
+        self._check()
+        self._request.fences.add(lock=fence.lock, token=fence.token)
 
     def save_place(self, channel: str, name: str, seq: int) -> None:
         """Note that the named subscription of a durable topic has dealt with everything before ``seq``."""

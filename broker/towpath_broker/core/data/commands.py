@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from towpath_broker.core.commands import Caller, ChannelOptions
 from towpath_broker.core.ids import CallId, SessionId
@@ -83,6 +83,13 @@ class Tick(DataCommand):
 # ---- messages ----------------------------------------------------------------------------------------------
 
 
+class Fence(NamedTuple):
+    """A lock, and the token by which it must be held."""
+
+    lock: str
+    token: int
+
+
 @dataclass(frozen=True, slots=True)
 class Publish(ClientCommand):
     """Messages for a queue or a durable topic, over the socket.
@@ -93,6 +100,8 @@ class Publish(ClientCommand):
         priorities: 0 to 31.
         deliver_at_ns: 0: at once.
         message_ids: empty string: none.
+        fences: locks that must be held by these tokens when it is carried out. What has one does not wait for
+            room.
     """
 
     WRITES: ClassVar[bool] = True
@@ -102,6 +111,7 @@ class Publish(ClientCommand):
     priorities: Sequence[int] = ()
     deliver_at_ns: Sequence[int] = ()
     message_ids: Sequence[str] = ()
+    fences: Sequence[Fence] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +211,14 @@ class GetValue(ClientCommand):
 
 @dataclass(frozen=True, slots=True)
 class SetValue(ClientCommand):
-    """Attributes: headers: serialized; if_version: None: whatever it is."""
+    """Attributes: headers: serialized; if_version: None: whatever it is; fences: as of ``Publish``."""
 
     WRITES: ClassVar[bool] = True
     channel: str
     payload: bytes
     headers: bytes = b""
     if_version: int | None = None
+    fences: Sequence[Fence] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +226,7 @@ class DeleteValue(ClientCommand):
     WRITES: ClassVar[bool] = True
     channel: str
     if_version: int | None = None
+    fences: Sequence[Fence] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +309,7 @@ class CommitTransaction(ClientCommand):
 
     Attributes:
         transaction: the caller's id for it; empty: it is not remembered.
+        fences: as of ``Publish``, for all of it; its parts' own count, too.
     """
 
     WRITES: ClassVar[bool] = True
@@ -306,6 +319,7 @@ class CommitTransaction(ClientCommand):
     values: Sequence[SetValue] = ()
     deletions: Sequence[DeleteValue] = ()
     places: Sequence[SavePlace] = ()
+    fences: Sequence[Fence] = ()
 
 
 # ---- what the store brought --------------------------------------------------------------------------------

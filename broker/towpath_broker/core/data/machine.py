@@ -78,6 +78,10 @@ class Outcome:
     changed: frozenset[int] = frozenset()
 
 
+CheckFence = Callable[[str, int], None]
+"""Of a lock and a token."""
+
+
 class DataMachine:
     """The state of one lane and its only way to change.
 
@@ -85,9 +89,18 @@ class DataMachine:
         limits: the bounds that hold.
         is_durable: what happens becomes rows.
         first_consumer: the number of the first consumer; the others follow in steps of 2.
+        check_fence: raises Fenced unless a lock is held by a token now.
     """
 
-    def __init__(self, limits: Limits, *, is_durable: bool, first_consumer: int) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        is_durable: bool,
+        first_consumer: int,
+        check_fence: CheckFence | None = None,
+    ) -> None:
+        self._check_fence = check_fence
         self._shared = Shared(limits, is_durable=is_durable, first_consumer=first_consumer)
         self._shared.letterbox = self
         self._channels = Holdings()
@@ -324,11 +337,15 @@ class DataMachine:
 
     def _publish(self, command: c.Publish, round_: Round) -> None:
         channel = self._channels.require(command.channel)
+        self._check_fences(command.fences)
         match channel:
+            case Queue() if command.fences:
+                published = channel.publish_now(command, columns_of(command, round_.now_ns), round_)
             case Queue():
-                published = channel.publish(command, round_)
-                if published is None:
+                waiting = channel.publish(command, round_)
+                if waiting is None:
                     return
+                published = waiting
             case Log():
                 published = channel.publish(command, round_)
             case _:
@@ -405,10 +422,23 @@ class DataMachine:
     def _get_value(self, command: c.GetValue, round_: Round) -> None:
         reply(round_, command.caller, e.ValueTold(self._channels.state(command.channel).value))
 
+    def _check_fences(self, fences: Sequence[c.Fence]) -> None:
+        """Refuse what is written on behalf of a lock that is not held (any more) by the token that is shown.
+
+        Raises:
+            Fenced: so it is. NotSupported: there are no locks here.
+        """
+        for lock, token in fences:
+            if self._check_fence is None:
+                raise NotSupported("there are no locks here that a fence could be of")
+            self._check_fence(lock, token)
+
     def _set_value(self, command: c.SetValue, round_: Round) -> None:
+        self._check_fences(command.fences)
         reply(round_, command.caller, e.ValueSet(self._channels.state(command.channel).set(command, round_)))
 
     def _delete_value(self, command: c.DeleteValue, round_: Round) -> None:
+        self._check_fences(command.fences)
         reply(
             round_,
             command.caller,
@@ -453,6 +483,13 @@ class DataMachine:
             if known is not None:
                 reply(round_, command.caller, known)
                 return
+        self._check_fences(command.fences)
+        for publish in command.publishes:
+            self._check_fences(publish.fences)
+        for value in command.values:
+            self._check_fences(value.fences)
+        for deletion in command.deletions:
+            self._check_fences(deletion.fences)
         # Settling first makes room for what is published.
         for settlement in command.settlements:
             self._settle_now(settlement, round_, must_have_all=True)

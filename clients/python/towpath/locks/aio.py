@@ -127,6 +127,11 @@ class AsyncGuard:
         return self._hold.grants[0].token
 
     @property
+    def fence(self) -> model.Fence:
+        """For what is written on behalf of the lock: it is refused when the lock is not held so any more."""
+        return model.Fence(self.name, self.token)
+
+    @property
     def is_valid(self) -> bool:
         """Whether it is held, as far as this program can know."""
         return self._hold.is_valid

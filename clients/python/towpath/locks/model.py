@@ -17,6 +17,13 @@ class Mode(IntEnum):
     PERMITS = 3
 
 
+class Fence(NamedTuple):
+    """A lock, and the token of the grant by which something is written."""
+
+    lock: str
+    token: int
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """One thread or task of a lock session; 0: a session that has but one."""

@@ -10,6 +10,7 @@ from towpath import model
 from towpath._value import Value
 from towpath.aio.handle import AsyncHandle
 from towpath.errors import ConnectionLost, LimitExceeded, NotSupported, Timeout, VersionConflict
+from towpath.locks.model import Fence
 from towpath.names import check_name
 from towpath.result import attempt_async
 from towpath.services.news import News
@@ -55,16 +56,21 @@ class AsyncState(AsyncHandle):
         return await self._client._call(requests.get(self.name))
 
     async def set(
-        self, payload: Buffer, *, if_version: int | None = None, headers: model.Headers | None = None
+        self,
+        payload: Buffer,
+        *,
+        if_version: int | None = None,
+        headers: model.Headers | None = None,
+        fence: Fence | None = None,
     ) -> int:
         """Set the value; see :meth:`towpath.State.set`."""
         return await self._client._call(
-            requests.put(self.name, payload, if_version=if_version, headers=headers)
+            requests.put(self.name, payload, if_version=if_version, headers=headers, fence=fence)
         )
 
-    async def delete(self, *, if_version: int | None = None) -> int:
+    async def delete(self, *, if_version: int | None = None, fence: Fence | None = None) -> int:
         """Delete the value; see :meth:`towpath.State.delete`."""
-        return await self._client._call(requests.delete(self.name, if_version=if_version))
+        return await self._client._call(requests.delete(self.name, if_version=if_version, fence=fence))
 
     async def update(self, change: Callable[[Value | None], Buffer | None]) -> int:
         """Change the value by what it is; see :meth:`towpath.State.update`. ``change`` is a plain

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from towpath import model
 from towpath._value import Value
 from towpath.errors import ConnectionLost, LimitExceeded, NotSupported, Timeout, VersionConflict
+from towpath.locks.model import Fence
 from towpath.names import check_name
 from towpath.result import attempt
 from towpath.sync.handle import Handle
@@ -68,7 +69,12 @@ class State(Handle):
         return self._client._call(requests.get(self.name))
 
     def set(
-        self, payload: Buffer, *, if_version: int | None = None, headers: model.Headers | None = None
+        self,
+        payload: Buffer,
+        *,
+        if_version: int | None = None,
+        headers: model.Headers | None = None,
+        fence: Fence | None = None,
     ) -> int:
         """Set the value; on disk when this returns, where the state is durable.
 
@@ -76,21 +82,24 @@ class State(Handle):
             payload: any bytes-like object.
             if_version: only if the value has this version now; 0: only if nothing was ever set.
             headers: what is kept beside it.
+            fence: only if a lock is held by this token now: ``guard.fence``.
 
         Returns:
             The new version.
 
         Raises:
             VersionConflict: it has another version; nothing was changed.
+            Fenced: the lock is not held so any more; nothing was changed.
             MessageTooLarge, LimitExceeded, QuotaExceeded, StoreFull: nothing was changed.
             ConnectionLost, Timeout: it is not known whether it was.
             ChannelNotFound, InvalidArgument (no state).
         """
-        return self._client._call(requests.put(self.name, payload, if_version=if_version, headers=headers))
+        call = requests.put(self.name, payload, if_version=if_version, headers=headers, fence=fence)
+        return self._client._call(call)
 
-    def delete(self, *, if_version: int | None = None) -> int:
+    def delete(self, *, if_version: int | None = None, fence: Fence | None = None) -> int:
         """Delete the value; returns the version that says so. Errors as for :meth:`set`."""
-        return self._client._call(requests.delete(self.name, if_version=if_version))
+        return self._client._call(requests.delete(self.name, if_version=if_version, fence=fence))
 
     def update(self, change: Callable[[Value | None], Buffer | None]) -> int:
         """Change the value by what it is: compare-and-set, again until nobody was quicker, after pauses of

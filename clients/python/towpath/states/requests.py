@@ -10,6 +10,7 @@ from towpath import convert, model, wire
 from towpath._value import Value
 from towpath.calls import Call
 from towpath.errors import InvalidArgument, MessageTooLarge, TowpathError
+from towpath.locks.model import Fence
 from towpath.names import check_name
 from towpath.v1 import values_pb2
 from towpath.waiting import Buffer
@@ -55,7 +56,14 @@ def get(name: str) -> Call[Value]:
     )
 
 
-def put(name: str, payload: Buffer, *, if_version: int | None, headers: model.Headers | None) -> Call[int]:
+def put(
+    name: str,
+    payload: Buffer,
+    *,
+    if_version: int | None,
+    headers: model.Headers | None,
+    fence: Fence | None = None,
+) -> Call[int]:
     """Set it; the answer is the version.
 
     Raises:
@@ -65,6 +73,8 @@ def put(name: str, payload: Buffer, *, if_version: int | None, headers: model.He
     _state_version(request, "if_version", if_version)
     if headers is not None:
         request.headers.CopyFrom(convert.headers_to_proto(headers))
+    if fence is not None:
+        request.fence.lock, request.fence.token = fence
     if request.ByteSize() > VALUE_BYTES_MAX:
         raise MessageTooLarge(
             f"a value of {len(request.payload)} bytes; {VALUE_BYTES_MAX} travel in a request",
@@ -73,10 +83,12 @@ def put(name: str, payload: Buffer, *, if_version: int | None, headers: model.He
     return Call("set_value_request", request, "set_value_response", lambda response: int(response.version))
 
 
-def delete(name: str, *, if_version: int | None) -> Call[int]:
+def delete(name: str, *, if_version: int | None, fence: Fence | None = None) -> Call[int]:
     """Delete it; the answer is the version."""
     request = values_pb2.DeleteValueRequest(channel=check_name(name))
     _state_version(request, "if_version", if_version)
+    if fence is not None:
+        request.fence.lock, request.fence.token = fence
     return Call(
         "delete_value_request", request, "delete_value_response", lambda response: int(response.version)
     )
