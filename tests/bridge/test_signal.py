@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from towpath_broker.gateways.bridge.adapters.signal import SignalAdapter
 from towpath_broker.gateways.bridge.keeping import Keeping
 from towpath_broker.gateways.bridge.processes import TOLERANCE_S, find_process, write_pid_file
 
+ALONE = "TOWPATH_TEST_ALONE"
+"""Set where a test is run in a process of its own."""
 RT = signal.SIGRTMIN + 3
 COUNT = 10_000
 
@@ -121,7 +124,20 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 @on_loop
 async def test_ten_thousand_values_come_in_every_one_and_in_order() -> None:
-    """Even while the channel does not take them: what the kernel has no room for, it tells the sender."""
+    """Even while the channel does not take them: what the kernel has no room for, it tells the sender.
+
+    The bridge's threads all leave signals to the one that reads them. Those of a test runner do not: each may
+    be given some, and hands them on, but not in order. So the test is run where there are none.
+    """
+    if len(os.listdir("/proc/self/task")) > 1 and ALONE not in os.environ:
+        again = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        name = test_ten_thousand_values_come_in_every_one_and_in_order.__name__
+        child = await asyncio.create_subprocess_exec(
+            *again, f"{__file__}::{name}", env={**os.environ, ALONE: "1"}, stdout=asyncio.subprocess.PIPE
+        )
+        told, _ = await within(child.communicate())
+        assert child.returncode == 0, told.decode()
+        return
     async with Rig() as rig:
         start(rig, "RTMIN+3", "in", format="text")
         await rig.until_state("running")

@@ -8,7 +8,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from tests.support.deadlines import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("Anonymous pipe", "FIFO", "Message queue", "Shared memory", "ZeroMQ", "gRPC")
@@ -20,11 +23,15 @@ def without_figures(text: str) -> str:
 
 
 def test_no_line_is_lost_and_the_page_is_not_stale(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(ROOT / "examples/evolution/evolution.py"), "--short", "--page"]
-    run = subprocess.run(
-        [*command, str(tmp_path / "page.md")], env=environment, capture_output=True, text=True, timeout=110
-    )
+    with tempfile.TemporaryDirectory() as short:  # a socket's path has 107 bytes at most
+        run = subprocess.run(
+            [*command, str(tmp_path / "page.md")],
+            env={**os.environ, "TMPDIR": short},
+            capture_output=True,
+            text=True,
+            timeout=2 * DEADLINE_S,
+        )
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(
         r"The consumer has [0-9,]+ lines: all that the producer wrote, once each, in order", run.stdout

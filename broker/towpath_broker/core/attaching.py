@@ -147,8 +147,11 @@ class Attaching:
             PermissionDenied: and may not be ended by this principal.
         """
         place, topic = command.place, self._topics.topics.get(command.channel)
-        if len(place.encode()) > PLACE_BYTES_MAX:
-            raise InvalidArgument(f"a subscription's name has at most {PLACE_BYTES_MAX} bytes")
+        if (size := len(place.encode())) > PLACE_BYTES_MAX:
+            raise InvalidArgument(
+                f"a subscription's name of {size} bytes; 1 to {PLACE_BYTES_MAX} are possible",
+                hint="give it a shorter name",
+            )
         holder = topic.places.get(place) if topic is not None else None
         if holder is None:
             return

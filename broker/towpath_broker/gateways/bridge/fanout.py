@@ -306,7 +306,9 @@ class Fanout:
             except OSError as error:
                 if error.errno not in _GONE:
                     raise
-                if error.errno == errno.ECONNRESET:
+                # EPIPE may come before the peer's reset, which then still stands as the socket's error.
+                left_some = outlet.end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+                if left_some or error.errno == errno.ECONNRESET:
                     lost = BindingFailed(f"{outlet.name} left without having read all that it was sent")
                     self._tally.refuse(0, lost)
                 outlet.on_gone()
