@@ -105,4 +105,4 @@ def test_who_resumes_has_his_name_back_unless_somebody_was_quicker(core: Core) -
 def test_a_name_is_of_a_bounded_length(core: Core) -> None:
     client = core.open("uid:1")
     reply(client.subscribe("a", place="x" * 128)[1], e.Done)
-    refusal(client.subscribe("a", place="é" * 65)[1], InvalidArgument, "128 bytes")
+    refusal(client.subscribe("a", place="é" * 65)[1], InvalidArgument, "1 to 128")
