@@ -189,9 +189,9 @@ class PeerServer:
                 carried.news.clear()
                 while carried.replies and not request.is_answered:
                     await self._pass_on(number, carried, carried.replies.popleft())
-                if request.is_cancelled:
-                    cancelled = services_pb2.RequestCancelled(request=number)
-                    await self._send(services_pb2.ServeResponse(cancelled=cancelled))
+            if request.is_cancelled:  # which it may have been already while it was sent
+                cancelled = services_pb2.RequestCancelled(request=number)
+                await self._send(services_pb2.ServeResponse(cancelled=cancelled))
         finally:
             forget()
             del self._carried[number]
