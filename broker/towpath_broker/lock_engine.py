@@ -6,9 +6,9 @@ Theory of operation
     the append that covers it has returned; where that fails :meth:`run` fails, and the process ends.
 
     A record need not be on the disk: locks of the host end with the host, and what the kernel has been given
-    survives the core. So most appends are short, and made right here. Two kinds of rounds wait for the disk,
-    in a worker thread: those with a ``Reserve`` (tokens must grow over a loss of power too), and those that
-    write a value whose writer asked for it.
+    survives the core. So most appends are short, and made right here. Some rounds wait for the disk, in a
+    worker thread: those with a ``Reserve`` (tokens must grow over a loss of power too), those that define a
+    lock space, and those that write a value whose writer asked for it.
 
     Time enters as ``Tick``, which one timer submits when the machine has something due. There is no polling.
 

@@ -13,6 +13,7 @@ from towpath.calls import Call
 from towpath.errors import LockHeld, NotHeld, Timeout, TowpathError
 from towpath.locks import model, requests
 from towpath.locks.blocking import LATE_S
+from towpath.locks.guards import GuardBase
 from towpath.locks.model import Mode
 from towpath.locks.requests import Standing, Wanted
 from towpath.locks.session import Hold, LockSession, Pending
@@ -100,49 +101,12 @@ class AsyncLocks:
             told(error)
 
 
-class AsyncGuard:
+class AsyncGuard(GuardBase):
     """Proof that the program holds a lock, or several; see :class:`towpath.Guard`."""
 
     def __init__(self, locks: AsyncLocks, hold: Hold) -> None:
+        super().__init__(hold)
         self._locks = locks
-        self._hold = hold
-
-    @property
-    def grants(self) -> tuple[model.Grant, ...]:
-        return self._hold.grants
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, the first one's."""
-        return self._hold.grants[0].lock
-
-    @property
-    def mode(self) -> Mode:
-        """How it is held now."""
-        return self._hold.grants[0].mode
-
-    @property
-    def token(self) -> int:
-        """The fencing token: above that of every grant before, for ever."""
-        return self._hold.grants[0].token
-
-    @property
-    def fence(self) -> model.Fence:
-        """For what is written on behalf of the lock: it is refused when the lock is not held so any more."""
-        return model.Fence(self.name, self.token)
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether it is held, as far as this program can know."""
-        return self._hold.is_valid
-
-    def check(self) -> None:
-        """Do nothing while it is held; see :meth:`towpath.Guard.check`."""
-        self._hold.check()
-
-    def release(self) -> None:
-        """Give it back. Does not wait; see :meth:`towpath.Guard.release`."""
-        self._hold.session.release(self._hold)
 
     async def upgrade(self, timeout: float | None = None) -> None:
         """Make what is held shared exclusive; see :meth:`towpath.Guard.upgrade`."""

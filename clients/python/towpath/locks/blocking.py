@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from towpath.calls import Call
 from towpath.errors import LockHeld, NotHeld, Timeout, TowpathError
 from towpath.locks import model, requests
+from towpath.locks.guards import GuardBase
 from towpath.locks.model import Mode
 from towpath.locks.requests import Standing, Wanted
 from towpath.locks.session import Hold, LockSession, Pending
@@ -108,69 +109,12 @@ class Locks:
             told(error)
 
 
-class Guard:
-    """Proof that the program holds a lock, or several; releases them when it is closed.
-
-    Attributes:
-        grants: one for each lock, in the order in which they were asked for.
-    """
+class Guard(GuardBase):
+    """Proof that the program holds a lock, or several; releases them when it is closed."""
 
     def __init__(self, locks: Locks, hold: Hold) -> None:
+        super().__init__(hold)
         self._locks = locks
-        self._hold = hold
-
-    @property
-    def grants(self) -> tuple[model.Grant, ...]:
-        return self._hold.grants
-
-    @property
-    def session(self) -> LockSession:
-        """Whose it is."""
-        return self._hold.session
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, the first one's."""
-        return self._hold.grants[0].lock
-
-    @property
-    def mode(self) -> Mode:
-        """How it is held now."""
-        return self._hold.grants[0].mode
-
-    @property
-    def token(self) -> int:
-        """The fencing token: above that of every grant before, for ever."""
-        return self._hold.grants[0].token
-
-    @property
-    def fence(self) -> model.Fence:
-        """For what is written on behalf of the lock: it is refused when the lock is not held so any more."""
-        return model.Fence(self.name, self.token)
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether it is held, as far as this program can know. Whoever must be certain has the token checked
-        by what is written to."""
-        return self._hold.is_valid
-
-    def check(self) -> None:
-        """Do nothing while it is held.
-
-        Raises:
-            NotHeld: it was released.
-            LockRevoked, SessionLost: it was lost.
-        """
-        self._hold.check()
-
-    def release(self) -> None:
-        """Give it back. Does not wait.
-
-        Raises:
-            NotHeld: it was released already.
-            LockRevoked, SessionLost: it had been lost: what was done meanwhile was perhaps not alone.
-        """
-        self._hold.session.release(self._hold)
 
     def upgrade(self, timeout: float | None = None) -> None:
         """Make what is held shared exclusive, with a new token. Nobody else has it exclusively in between.
@@ -256,7 +200,7 @@ class Guard:
         return f"<towpath.Guard {self.name} {self.mode.name.lower()} token {self.token}{state}>"
 
     try_upgrade = attempt(upgrade)
-    try_release = attempt(release)
+    try_release = attempt(GuardBase.release)
 
 
 class Lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -191,23 +191,9 @@ def arrive(
 # ---- answered at once --------------------------------------------------------------------------------------
 
 
-def release(
-    session: int,
-    number: int,
-    *,
-    value: bytes | None = None,
-    is_durable: bool = False,
-    is_recovered: bool = False,
-) -> Call[None]:
+def release(session: int, number: int) -> Call[None]:
     """Give back what a request holds."""
-    request = make(
-        locks_pb2.ReleaseRequest,
-        session=session,
-        request=number,
-        value=value,
-        is_durable=is_durable,
-        is_recovered=is_recovered,
-    )
+    request = locks_pb2.ReleaseRequest(session=session, request=number)
     return Call("release_request", request, "release_response", lambda _: None)
 
 
@@ -215,21 +201,6 @@ def downgrade(session: int, number: int) -> Call[None]:
     """Make an exclusive lock shared."""
     request = locks_pb2.DowngradeLockRequest(session=session, request=number)
     return Call("downgrade_lock_request", request, "downgrade_lock_response", lambda _: None)
-
-
-def write_guarded(
-    session: int, number: int, value: bytes, *, is_durable: bool, is_recovered: bool
-) -> Call[None]:
-    """Write the value that a lock owns."""
-    request = make(
-        locks_pb2.WriteGuardedRequest,
-        session=session,
-        request=number,
-        value=value,
-        is_durable=is_durable,
-        is_recovered=is_recovered,
-    )
-    return Call("write_guarded_request", request, "write_guarded_response", lambda _: None)
 
 
 def notify_condition(session: int, number: int, condition: str, count: int) -> Call[int]:
@@ -269,8 +240,3 @@ def explain(*, lock: str = "", session: int = 0) -> Call[model.Explanation]:
     else:
         request.is_all = True
     return Call("explain_locks_request", request, "explain_locks_response", model.explanation_from_proto)
-
-
-def names_of(wanted: Iterable[Wanted]) -> str:
-    """Name the locks of a request; for people."""
-    return ", ".join(each.name for each in wanted)

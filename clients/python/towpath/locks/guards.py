@@ -1,0 +1,68 @@
+"""What is alike in both kinds of guards."""
+
+from __future__ import annotations
+
+from towpath.locks import model
+from towpath.locks.model import Mode
+from towpath.locks.session import Hold, LockSession
+
+
+class GuardBase:
+    """Proof that the program holds a lock, or several; releases them when it is closed."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+
+    @property
+    def grants(self) -> tuple[model.Grant, ...]:
+        """One for each lock, in the order in which they were asked for."""
+        return self._hold.grants
+
+    @property
+    def session(self) -> LockSession:
+        """Whose it is."""
+        return self._hold.session
+
+    @property
+    def name(self) -> str:
+        """The lock's name; of several, the first one's."""
+        return self._hold.grants[0].lock
+
+    @property
+    def mode(self) -> Mode:
+        """How it is held now."""
+        return self._hold.grants[0].mode
+
+    @property
+    def token(self) -> int:
+        """The fencing token: above that of every grant before, for ever."""
+        return self._hold.grants[0].token
+
+    @property
+    def fence(self) -> model.Fence:
+        """For what is written on behalf of the lock: it is refused when the lock is not held so any more."""
+        return model.Fence(self.name, self.token)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is held, as far as this program can know. Whoever must be certain has the token checked
+        by what is written to."""
+        return self._hold.is_valid
+
+    def check(self) -> None:
+        """Do nothing while it is held.
+
+        Raises:
+            NotHeld: it was released.
+            LockRevoked, SessionLost: it was lost.
+        """
+        self._hold.check()
+
+    def release(self) -> None:
+        """Give it back. Does not wait.
+
+        Raises:
+            NotHeld: it was released already.
+            LockRevoked, SessionLost: it had been lost: what was done meanwhile was perhaps not alone.
+        """
+        self._hold.session.release(self._hold)
