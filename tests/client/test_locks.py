@@ -540,6 +540,16 @@ except towpath.Fenced:
         assert value is not None and value.payload == b"new"
 
 
+def test_from_afar_there_are_none_yet(daemon: DaemonHandle, name: str) -> None:
+    grpc, zmq = daemon.endpoint("grpc", "listen"), daemon.endpoint("zeromq", "rpc").removeprefix("tcp://")
+    for url in (f"grpc://{grpc}", f"zmq://{zmq}"):
+        with towpath.connect(url) as client:
+            with pytest.raises(errors.NotSupported):
+                client.lock(name).acquire(DEADLINE_S)
+            with pytest.raises(errors.NotSupported):
+                client.list_locks()
+
+
 # ---- looking -----------------------------------------------------------------------------------------------
 
 
