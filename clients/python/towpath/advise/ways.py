@@ -16,6 +16,7 @@ import os
 import queue
 import resource
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Load:
         return max(2, min(AHEAD_COUNT_MAX, AHEAD_BYTES // self.size_bytes))
 
 
-class Way:
+class Way(ABC):
     """From one sender to ``load.fan_out`` receivers.
 
     Raises:
@@ -87,18 +88,18 @@ class Way:
         self.site, self.load, self.word = site, load, site.word()
         self.make()
 
-    def make(self) -> None:
+    def make(self) -> None:  # noqa: B027 (some need nothing)
         """Make what all processes need."""
 
+    @abstractmethod
     def sender(self, stack: ExitStack) -> Send:
         """Open the sending end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receiver(self, stack: ExitStack, index: int) -> Receive:
         """Open a receiving end."""
-        raise NotImplementedError
 
-    def remove(self) -> None:
+    def remove(self) -> None:  # noqa: B027 (some leave nothing)
         """Remove what was made."""
 
 
