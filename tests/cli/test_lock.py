@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,49 @@ def test_who_has_it_and_why_another_one_waits(
         assert json.loads(towpath("locks", "why", lock, "--json", env=env).stdout)["edges"]
     assert towpath("locks", "why", f"{lock}.other", env=env).returncode != 0
     assert towpath("locks", "one", "two", "three", env=env).returncode == 2
+
+
+def test_lock_spaces(lock: str, env: dict[str, str], client: library.Client) -> None:
+    first, second = f"{lock}.first", f"{lock}.second"
+    declared = towpath(
+        *("locks", "space", lock, "--policy", "ordered", "--rank", f"{first}=1", "--rank", f"{second}=2"),
+        env=env,
+    )
+    assert (declared.returncode, declared.stderr) == (0, b"")
+    shown = towpath("locks", "space", env=env).stdout.decode()
+    assert f"{lock}  (ordered)\n  rank 1  {first}\n  rank 2  {second}\n" in shown
+    spaces = json.loads(towpath("locks", "space", "--json", env=env).stdout)
+    assert [space["policy"] for space in spaces if space["name"] == lock] == ["ordered"]
+    assert towpath("locks", "space", lock, "--remove", env=env).returncode == 0
+    assert towpath("locks", "space", lock, "--remove", env=env).returncode != 0
+    assert towpath("locks", "space", lock, env=env).returncode == 2
+    assert towpath("locks", "space", lock, "--policy", "luck", env=env).returncode == 2
+    assert towpath("locks", "space", lock, "--policy", "ordered", "--rank", "x", env=env).returncode == 2
+
+
+def test_why_the_banker_lets_one_wait(lock: str, env: dict[str, str], daemon: Path) -> None:
+    cpu = f"{lock}.cpu"
+    with library.connect(f"unix:{daemon}") as one, library.connect(f"unix:{daemon}") as two:
+        one.declare_lock_space(lock, policy="banker", units={cpu: 3})
+        one.claim({cpu: 3})
+        two.claim({cpu: 2})
+        held = one.semaphore(cpu).acquire(2)
+        with ThreadPoolExecutor(1) as thread:
+
+            def claim_and_take() -> library.Guard:
+                two.claim({cpu: 2})
+                return two.semaphore(cpu).acquire(1)
+
+            waits = thread.submit(claim_and_take)
+            until(lambda: any(each.waiters for each in two.list_locks(cpu).locks), "one waits")
+            why = towpath("locks", "why", cpu, env=env).stdout.decode()
+            held.release()
+            waits.result(DEADLINE_S).release()
+    for line in (
+        f"in all   {cpu} 3",
+        f"free     {cpu} 1",
+        "safe     everybody can finish in this order: session",
+        "unsafe   session",
+        "it would be safe when all is released by session",
+    ):
+        assert line in why, why

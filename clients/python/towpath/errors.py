@@ -624,6 +624,8 @@ class LockHeld(TowpathError):
     """Others have the lock, or wait for it, and the request was not to wait."""
 
     code = Code.LOCK_HELD
+    blocker: Any = None
+    """The :class:`towpath.locks.model.Grant` that is in the way, where one is."""
 
 
 class NotHeld(TowpathError):
@@ -650,6 +652,8 @@ class LockOrder(TowpathError):
     """In this lock space locks are taken by rising rank, and a later one is held already."""
 
     code = Code.LOCK_ORDER
+    blocker: Any = None
+    """The :class:`towpath.locks.model.Grant` that is in the way, where one is."""
 
 
 class SessionLost(TowpathError):
@@ -674,6 +678,8 @@ class WaitRefused(TowpathError):
     """In this lock space only an older owner may wait, and an older one has the lock."""
 
     code = Code.WAIT_REFUSED
+    blocker: Any = None
+    """The :class:`towpath.locks.model.Grant` that is in the way, where one is."""
 
 
 class Wounded(TowpathError):

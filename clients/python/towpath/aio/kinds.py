@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 
 from towpath import calls, model
 from towpath.aio.consuming import AsyncConsumer
-from towpath.aio.registry import AsyncRegistry
+from towpath.aio.locking import AsyncLocking
 from towpath.aio.transactions import AsyncTransaction
 from towpath.asking import Listener
 from towpath.errors import NotSupported, TowpathError
@@ -27,7 +27,7 @@ from towpath.transactions import TIMEOUT_S
 T = TypeVar("T")
 
 
-class AsyncKinds(AsyncRegistry):
+class AsyncKinds(AsyncLocking):
     """What is asked in frames, on every carrier; see :class:`towpath.sync.kinds.Kinds`."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class AsyncKinds(AsyncRegistry):
         """Return a handle for a lock by name; see :meth:`towpath.Client.lock`."""
         return AsyncLock(self._locks, name, reentrant=reentrant, note=note)
 
-    def semaphore(self, name: str, permits: int) -> AsyncSemaphore:
+    def semaphore(self, name: str, permits: int = 0) -> AsyncSemaphore:
         """Return a handle for a counting semaphore by name; see :meth:`towpath.Client.semaphore`."""
         return AsyncSemaphore(self._locks, name, permits)
 

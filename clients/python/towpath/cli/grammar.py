@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from towpath.cli import streams, values
 from towpath.cli.verbs import VERBS, Verb
+
+V = TypeVar("V")
 
 _TAKE_A_VALUE: Final = ("--socket", "--url")
 _BYTES_ARE_FINE: Final = ("data", "key", "socket", "command")
@@ -96,7 +98,7 @@ def _texts(value: object) -> list[str]:
     return [text for part in value for text in _texts(part)] if isinstance(value, (list, tuple)) else []
 
 
-def mapping(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+def mapping(option: str, pairs: Sequence[tuple[str, V]]) -> dict[str, V]:
     """Make one mapping of a repeated ``KEY=VALUE`` option.
 
     Raises:

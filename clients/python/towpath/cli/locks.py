@@ -1,40 +1,38 @@
-"""``towpath locks``: who holds what, who waits for it, and why."""
+"""``towpath locks``: who holds what, who waits for it, and why; and what an operator does about it."""
 
 from __future__ import annotations
 
 import json
-import time
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from towpath.cli import streams
 from towpath.cli.connection import connect
-from towpath.cli.grammar import UsageError
-from towpath.locks.model import Explanation, Grant, LockInfo, Mode, Owner, Session, Wait
+from towpath.cli.grammar import UsageError, mapping
+from towpath.cli.lock_text import banker_lines, lock_lines, space_lines, who
+from towpath.locks.model import Explanation, Owner
+
+_WORDS = ("why", "release", "space")
+_USAGE = "locks takes a prefix, or: why NAME, why SESSION, release NAME, space [NAME]"
 
 
 def run(arguments: Namespace) -> int:
-    """List, explain or take away."""
+    """List, explain, take away, or lay down."""
     match arguments.what:
         case []:
             _list(arguments, "")
-        case [prefix] if prefix not in ("why", "release"):
+        case [prefix] if prefix not in _WORDS:
             _list(arguments, prefix)
         case ["why", name]:
             _explain(arguments, name)
         case ["release", name]:
-            with connect(arguments) as client:
-                grants = client.force_release(name, reason=arguments.reason)
-            if arguments.json:
-                _print(json.dumps([asdict(grant) for grant in grants]))
-            else:
-                for grant in grants:
-                    _print(f"{grant.lock}: taken from session {grant.owner.session} (token {grant.token})")
+            _release(arguments, name)
+        case ["space"]:
+            _list_spaces(arguments)
+        case ["space", name]:
+            _declare_space(arguments, name)
         case _:
-            raise UsageError(
-                "locks takes a prefix, or: why NAME, why SESSION, release NAME", "towpath locks --help"
-            )
+            raise UsageError(_USAGE, "towpath locks --help")
     return 0
 
 
@@ -55,7 +53,7 @@ def _list(arguments: Namespace, prefix: str) -> None:
     else:
         by_id = {session.id: session for session in sessions}
         for lock in locks:
-            for line in _lock_lines(lock, by_id):
+            for line in lock_lines(lock, by_id):
                 _print(line)
 
 
@@ -70,62 +68,60 @@ def _explain(arguments: Namespace, what: str) -> None:
         return
     by_id = {session.id: session for session in found.sessions}
     for lock in found.locks:
-        for line in _lock_lines(lock, by_id):
+        for line in lock_lines(lock, by_id):
             _print(line)
     hard = [edge for edge in found.edges if not edge.is_soft]
     for edge in hard:
-        _print(f"{_who(edge.waiter, by_id)} waits for {_who(edge.blocker, by_id)}, which holds {edge.lock}")
-    if not found.edges:
+        _print(f"{who(edge.waiter, by_id)} waits for {who(edge.blocker, by_id)}, which holds {edge.lock}")
+    for state in found.bankers:
+        for line in banker_lines(state, by_id):
+            _print(line)
+    if not found.edges and not any(lock.waiters for lock in found.locks):
         _print("nobody waits")
 
 
-def _lock_lines(lock: LockInfo, sessions: Mapping[int, Session]) -> Iterable[str]:
-    kind = f"semaphore, {lock.held} of {lock.capacity} permits taken" if lock.capacity else "lock"
-    state = "" if lock.holders else ", free"
-    poisoned = ", poisoned" if lock.is_poisoned else ""
-    yield f"{lock.name}  ({kind}{state}{poisoned})"
-    for grant in lock.holders:
-        yield f"  held     {_grant(grant, sessions)}"
-    for wait in lock.waiters:
-        yield f"  waits    {_wait(wait, sessions)}"
+def _release(arguments: Namespace, name: str) -> None:
+    with connect(arguments) as client:
+        grants = client.force_release(name, reason=arguments.reason)
+    if arguments.json:
+        _print(json.dumps([asdict(grant) for grant in grants]))
+        return
+    for grant in grants:
+        _print(f"{grant.lock}: taken from session {grant.owner.session} (token {grant.token})")
 
 
-def _grant(grant: Grant, sessions: Mapping[int, Session]) -> str:
-    how = _how(grant.mode, grant.weight)
-    note = f": {grant.note}" if grant.note else ""
-    return f"{how} for {_age(grant.since_ns)}, token {grant.token}, by {_who(grant.owner, sessions)}{note}"
+# ---- lock spaces -------------------------------------------------------------------------------------------
 
 
-def _wait(wait: Wait, sessions: Mapping[int, Session]) -> str:
-    how = _how(wait.mode, wait.weight)
-    note = f": {wait.note}" if wait.note else ""
-    return f"{how} for {_age(wait.since_ns)}, {wait.reason}, {_who(wait.owner, sessions)}{note}"
+def _list_spaces(arguments: Namespace) -> None:
+    with connect(arguments) as client:
+        found = client.lock_spaces()
+    if arguments.json:
+        _print(json.dumps([asdict(space) for space in found]))
+    elif not found:
+        _print("no lock spaces are declared: deadlocks are detected, and the requester is the victim")
+    for space in () if arguments.json else found:
+        for line in space_lines(space):
+            _print(line)
 
 
-def _how(mode: Mode, weight: int) -> str:
-    if mode is Mode.PERMITS:
-        return f"{weight} permit{'' if weight == 1 else 's'}"
-    return mode.name.lower()
+def _declare_space(arguments: Namespace, name: str) -> None:
+    if not arguments.remove and arguments.policy is None:
+        raise UsageError("a lock space needs a policy", "towpath locks space NAME --policy ordered")
+    with connect(arguments) as client:
+        if arguments.remove:
+            client.remove_lock_space(name)
+            return
+        client.declare_lock_space(
+            name,
+            policy=arguments.policy,
+            victim=arguments.victim,
+            ranks=mapping("--rank", arguments.rank),
+            units=mapping("--units", arguments.units),
+        )
 
 
-def _age(since_ns: int) -> str:
-    seconds = max(0.0, (time.time_ns() - since_ns) / 1e9)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _who(owner: Owner, sessions: Mapping[int, Session]) -> str:
-    session = sessions.get(owner.session)
-    if session is None:
-        return f"session {owner.session}"
-    thread = f"/{owner.number}" if owner.number > 1 else ""
-    pid = f", pid {session.pid}" if session.pid else ""
-    away = "" if session.is_connected else ", not connected"
-    place = f", {session.place}" if session.place else ""
-    return f"session {session.id}{thread} ({session.principal}{pid}{place}{away})"
+# ---- pictures ----------------------------------------------------------------------------------------------
 
 
 def _node(owner: Owner) -> str:
@@ -140,7 +136,7 @@ def dot(found: Explanation) -> str:
         owners[edge.waiter] = owners[edge.blocker] = None
     lines = ["digraph locks {", "  node [shape=box];"]
     for owner in owners:
-        lines.append(f'  "{_node(owner)}" [label={json.dumps(_who(owner, by_id))}];')
+        lines.append(f'  "{_node(owner)}" [label={json.dumps(who(owner, by_id))}];')
     for edge in found.edges:
         style = ", style=dashed" if edge.is_soft else ""
         ends = f'"{_node(edge.waiter)}" -> "{_node(edge.blocker)}"'

@@ -101,6 +101,12 @@ def pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def share(text: str) -> tuple[str, int]:
+    """Read ``name=number``, a number from 1 up."""
+    name, amount = pair(text)
+    return name, count(amount)
+
+
 def data(text: str) -> str:
     """Read one message given as an argument: any text, as it is."""
     return "--" if text == DOUBLE_DASH else text

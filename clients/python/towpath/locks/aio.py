@@ -36,6 +36,7 @@ class AsyncLocks:
         self._owners: WeakKeyDictionary[asyncio.Task[object], int] = WeakKeyDictionary()
         self._numbers = itertools.count(1)
         self.on_lost: list[Callable[[TowpathError], object]] = []
+        self.on_wounded: list[Callable[[TowpathError], object]] = []
 
     def owner(self) -> int:
         """The number of the running task in the session."""
@@ -51,7 +52,11 @@ class AsyncLocks:
         self._client._check_not_forked()
         if self._session is None or self._session.why_lost is not None:
             self._session = LockSession(
-                self._client, name=program_name(""), lease_ms=self._lease_ms, on_lost=self._lost
+                self._client,
+                name=program_name(""),
+                lease_ms=self._lease_ms,
+                on_lost=self._lost,
+                on_wounded=self._wounded,
             )
         return self._session
 
@@ -98,6 +103,10 @@ class AsyncLocks:
 
     def _lost(self, error: TowpathError) -> None:
         for told in tuple(self.on_lost):
+            told(error)
+
+    def _wounded(self, error: TowpathError) -> None:
+        for told in tuple(self.on_wounded):
             told(error)
 
 

@@ -37,6 +37,7 @@ class Locks:
         self._owners = threading.local()
         self._numbers = itertools.count(1)
         self.on_lost: list[Callable[[TowpathError], object]] = []
+        self.on_wounded: list[Callable[[TowpathError], object]] = []
 
     def owner(self) -> int:
         """The number of the calling thread in the session."""
@@ -58,6 +59,7 @@ class Locks:
                     name=program_name(""),
                     lease_ms=self._lease_ms,
                     on_lost=self._lost,
+                    on_wounded=self._wounded,
                 )
             return self._session
 
@@ -106,6 +108,10 @@ class Locks:
 
     def _lost(self, error: TowpathError) -> None:
         for told in tuple(self.on_lost):
+            told(error)
+
+    def _wounded(self, error: TowpathError) -> None:
+        for told in tuple(self.on_wounded):
             told(error)
 
 
@@ -265,7 +271,7 @@ class Semaphore:
     """A counting semaphore by name: so many permits, of which one request may take several.
 
     Args:
-        permits: how many there are in all; everybody must say the same, 1 to 2**31 - 1.
+        permits: how many there are in all; everybody must say the same, 1 to 2**31 - 1; 0: as it is.
     """
 
     def __init__(self, locks: Locks, name: str, permits: int) -> None:

@@ -49,6 +49,12 @@ class GuardBase:
         by what is written to."""
         return self._hold.is_valid
 
+    @property
+    def is_wounded(self) -> bool:
+        """Whether an older owner wants it, in a lock space with the policy ``wound-wait``: this thread, or
+        task, gets no further lock there before it has released all that it has there."""
+        return self._hold.is_wounded
+
     def check(self) -> None:
         """Do nothing while it is held.
 

@@ -173,13 +173,60 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class BankerProcess:
+    """What one owner has of each resource, and claimed."""
+
+    owner: Owner
+    allocation: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BankerRefusal:
+    """A request that waits although there is enough.
+
+    Attributes:
+        stuck: those who could not finish if it were granted.
+        remedies: owners whose release of all that they hold would make it safe.
+    """
+
+    owner: Owner
+    request: int
+    stuck: tuple[Owner, ...]
+    remedies: tuple[Owner, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BankerState:
+    """A lock space with the banker's algorithm, as numbers: columns are ``resources``.
+
+    Attributes:
+        safe_sequence: an order in which everybody can get all that they claimed, and finish.
+    """
+
+    space: str
+    resources: tuple[str, ...]
+    total: tuple[int, ...]
+    available: tuple[int, ...]
+    processes: tuple[BankerProcess, ...]
+    safe_sequence: tuple[Owner, ...]
+    refusals: tuple[BankerRefusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why something waits. ``is_cut``: there is more than could be told."""
+    """Why something waits.
+
+    Attributes:
+        is_cut: there is more than could be told.
+        bankers: of lock spaces with the banker's algorithm that are concerned.
+    """
 
     sessions: tuple[Session, ...]
     locks: tuple[LockInfo, ...]
     edges: tuple[Edge, ...]
     is_cut: bool
+    bankers: tuple[BankerState, ...] = ()
 
 
 def _owner(owner: locks_pb2.LockOwner) -> Owner:
@@ -286,6 +333,30 @@ def explanation_from_proto(response: locks_pb2.ExplainLocksResponse) -> Explanat
             for each in response.edges
         ),
         response.is_cut,
+        tuple(map(_banker, response.bankers)),
+    )
+
+
+def _banker(state: locks_pb2.BankerState) -> BankerState:
+    return BankerState(
+        state.space,
+        tuple(state.resources),
+        tuple(state.total),
+        tuple(state.available),
+        tuple(
+            BankerProcess(_owner(each.owner), tuple(each.allocation), tuple(each.maximum))
+            for each in state.processes
+        ),
+        tuple(map(_owner, state.safe_sequence)),
+        tuple(
+            BankerRefusal(
+                _owner(each.owner),
+                each.request,
+                tuple(map(_owner, each.stuck)),
+                tuple(map(_owner, each.remedies)),
+            )
+            for each in state.refusals
+        ),
     )
 
 

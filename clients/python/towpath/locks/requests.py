@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from towpath import convert
 from towpath.calls import Call
-from towpath.errors import Deadlock, InvalidArgument, TowpathError
+from towpath.errors import Deadlock, InvalidArgument, LockHeld, LockOrder, TowpathError, WaitRefused
 from towpath.locks import model
 from towpath.names import check_name
 from towpath.v1 import locks_pb2
@@ -93,6 +93,8 @@ def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
     error = convert.error_from_proto(refused.error)
     if isinstance(error, Deadlock):
         error.cycle = tuple(map(model.member_from_proto, refused.deadlock.cycle))
+    elif isinstance(error, (LockHeld, LockOrder, WaitRefused)) and refused.HasField("blocker"):
+        error.blocker = model.grant_from_proto(refused.blocker)
     return error
 
 

@@ -36,6 +36,7 @@ from towpath.errors import (
     NotHeld,
     SessionLost,
     TowpathError,
+    Wounded,
 )
 from towpath.v1 import locks_pb2
 
@@ -162,15 +163,17 @@ class Hold:
         number: the request's.
         grants: one for each lock, in the order of the request.
         why_lost: why it does not count any more; None: it does.
+        is_wounded: an older owner wants it (policy wound-wait).
     """
 
-    __slots__ = ("grants", "number", "session", "why_lost")
+    __slots__ = ("grants", "is_wounded", "number", "session", "why_lost")
 
     def __init__(self, session: LockSession, number: int, grants: tuple[model.Grant, ...]) -> None:
         self.session = session
         self.number = number
         self.grants = grants
         self.why_lost: TowpathError | None = None
+        self.is_wounded = False
 
     @property
     def is_valid(self) -> bool:
@@ -194,6 +197,7 @@ class LockSession:
         lease_ms: 0 for a local program.
         priority: a higher one is less likely to be a deadlock's victim.
         on_lost: told when locks are lost that were held; must not wait.
+        on_wounded: told when an older owner wants what one of the program's has; must not wait.
 
     Attributes:
         on_change: told whenever the connection has broken, or the session has been taken up or lost, by the
@@ -208,6 +212,7 @@ class LockSession:
         lease_ms: int,
         priority: int = 0,
         on_lost: Callable[[TowpathError], object] | None = None,
+        on_wounded: Callable[[TowpathError], object] | None = None,
     ) -> None:
         self.id = 0
         self.why_lost: TowpathError | None = None
@@ -216,6 +221,7 @@ class LockSession:
         self._lease_ms = lease_ms
         self._priority = priority
         self._on_lost = on_lost
+        self._on_wounded = on_wounded
         self._token = b""
         self.on_change: list[Callable[[], object]] = []
         self._is_open = False
@@ -334,6 +340,8 @@ class LockSession:
             case "revoked":
                 grant = notice.revoked.grant
                 self._revoked(grant.request, LockRevoked(f"{grant.lock!r} was {notice.revoked.reason}"))
+            case "wounded":
+                self._wounded(notice.wounded)
             case "lost":
                 self._lose(convert.error_from_proto(notice.lost.error))
 
@@ -392,6 +400,19 @@ class LockSession:
             if self._on_lost is not None:
                 self._on_lost(error)
             self._changed()
+
+    def _wounded(self, told: locks_pb2.LockOwnerWounded) -> None:
+        with self._mutex:
+            concerned = [
+                hold
+                for hold in self._holds.values()
+                if any(grant.token == told.grant.token for grant in hold.grants)
+            ]
+        for hold in concerned:
+            hold.is_wounded = True
+        if concerned and self._on_wounded is not None:
+            by = f"session {told.by.session}"
+            self._on_wounded(Wounded(f"an older owner ({by}) wants {told.grant.lock!r}"))
 
     def _lose(self, error: TowpathError, *, is_told: bool = True) -> None:
         with self._mutex:

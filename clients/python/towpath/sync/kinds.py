@@ -20,14 +20,14 @@ from towpath.result import attempt
 from towpath.states.blocking import State
 from towpath.states.page import Page
 from towpath.sync.consuming import Consumer
-from towpath.sync.registry import Registry
+from towpath.sync.locking import Locking
 from towpath.sync.transactions import Transaction
 from towpath.transactions import TIMEOUT_S
 
 T = TypeVar("T")
 
 
-class Kinds(Registry):
+class Kinds(Locking):
     """What is asked in frames, on every carrier; :class:`towpath.Client` is one. Its port is described at
     :class:`towpath.asking.Asking`.
     """
@@ -79,8 +79,9 @@ class Kinds(Registry):
         """
         return Lock(self._locks, name, reentrant=reentrant, note=note)
 
-    def semaphore(self, name: str, permits: int) -> Semaphore:
-        """Return a handle for a counting semaphore by name, of so many permits in all."""
+    def semaphore(self, name: str, permits: int = 0) -> Semaphore:
+        """Return a handle for a counting semaphore by name, of so many permits in all; 0: as it is, which
+        others, or the lock space, have said."""
         return Semaphore(self._locks, name, permits)
 
     def barrier(self, name: str, parties: int) -> Barrier:

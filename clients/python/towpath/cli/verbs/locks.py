@@ -12,6 +12,10 @@ from towpath.cli import values
 
 from .verb import Verb
 
+POLICIES: Final = ("detect", "ordered", "banker", "wait-die", "wound-wait", "no-wait", "timeout-only")
+VICTIMS: Final = ("requester", "youngest", "fewest-locks", "lowest-priority")
+"""As in ``towpath.locks.spaces``, which costs too much to import here; a test compares them."""
+
 
 def _lock(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the lock's: dotted, as a channel's")
@@ -59,12 +63,42 @@ def _locks(parser: ArgumentParser) -> None:
         "what",
         metavar="WHAT",
         nargs="*",
-        help="a prefix of names; or: why NAME, why SESSION, release NAME",
+        help="a prefix of names; or: why NAME, why SESSION, release NAME, space [NAME]",
     )
     parser.add_argument("--reason", metavar="TEXT", default="", help="for release: told to the holder")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     form.add_argument("--dot", action="store_true", help="who waits for whom, for dot(1) of Graphviz")
+    space = parser.add_argument_group("space NAME: how deadlocks are kept away below a name")
+    space.add_argument(
+        "--policy",
+        choices=POLICIES,
+        help="detect them; take locks by rising rank; grant what is safe (banker); who is older waits, or "
+        "wins; nobody waits; only with a timeout",
+    )
+    space.add_argument(
+        "--victim",
+        choices=VICTIMS,
+        default="requester",
+        help="for detect: who is refused. Default: requester",
+    )
+    space.add_argument(
+        "--rank",
+        metavar="LOCK=N",
+        action="append",
+        type=values.share,
+        default=[],
+        help="for ordered: where a lock comes; may be repeated. Without: by name",
+    )
+    space.add_argument(
+        "--units",
+        metavar="LOCK=N",
+        action="append",
+        type=values.share,
+        default=[],
+        help="for banker: how many units there are; may be repeated",
+    )
+    space.add_argument("--remove", action="store_true", help="take the space away")
 
 
 VERBS: Final = (
@@ -87,17 +121,19 @@ VERBS: Final = (
     Verb(
         "locks",
         "Locks",
-        "show the locks in use; say why one waits; take one away",
+        "show the locks in use; say why one waits; take one away; lay down how deadlocks are avoided",
         _locks,
         "Without more it lists what is held and waited for, by whom and since when. `towpath locks why NAME` "
         "tells who waits behind whom, and where that ends; with a session's number, for that session. "
         "`towpath locks release NAME` takes a lock from whoever has it (administrators only); the holder is "
-        "told.",
+        "told. `towpath locks space` lists the lock spaces, `towpath locks space NAME --policy POLICY` lays "
+        "down how deadlocks are kept away among NAME and all locks below it (administrators only).",
         (
             "towpath locks",
             "towpath locks why nightly",
             "towpath locks --dot | dot -Tsvg > locks.svg",
             'towpath locks release nightly --reason "host b is gone"',
+            "towpath locks space plant --policy ordered --rank plant.a=1 --rank plant.b=2",
         ),
     ),
 )

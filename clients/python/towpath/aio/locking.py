@@ -1,0 +1,64 @@
+"""What locks offer beyond taking them, as methods of the asyncio client; see ``towpath.sync.locking``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from towpath.aio.registry import AsyncRegistry
+from towpath.calls import Call
+from towpath.errors import TowpathError
+from towpath.locks import spaces
+from towpath.locks.aio import AsyncLocks
+from towpath.locks.requests import Standing
+from towpath.locks.spaces import LockSpace, Policy, Victim
+
+
+class AsyncLocking(AsyncRegistry):
+    """Lock spaces and claims; :class:`towpath.aio.AsyncClient` is one."""
+
+    @property
+    @abstractmethod
+    def _locks(self) -> AsyncLocks:
+        """What the client has to do with locks."""
+
+    # ---- lock spaces ---------------------------------------------------------------------------------------
+
+    async def declare_lock_space(
+        self,
+        name: str,
+        *,
+        policy: Policy = "detect",
+        victim: Victim = "requester",
+        ranks: Mapping[str, int] | None = None,
+        units: Mapping[str, int] | None = None,
+    ) -> None:
+        """Lay down how deadlocks are kept away; see :meth:`towpath.Client.declare_lock_space`."""
+        space = LockSpace(name, policy, victim, ranks or {}, units or {})
+        await self._call(spaces.define(space))
+
+    async def remove_lock_space(self, name: str) -> None:
+        """Take a lock space away; see :meth:`towpath.Client.remove_lock_space`."""
+        await self._call(spaces.define(LockSpace(name), is_removed=True))
+
+    async def lock_spaces(self) -> list[LockSpace]:
+        """Return the lock spaces that were declared, by name."""
+        return await self._call(spaces.list_spaces())
+
+    async def claim(self, claims: Mapping[str, int]) -> None:
+        """Say the most that the running task will ever have at a time; see :meth:`towpath.Client.claim`."""
+        locks = self._locks
+        owner, session = locks.owner(), locks.session()
+
+        def make(session_id: int, number: int) -> Call[Standing]:
+            return spaces.declare_claims(session_id, owner, claims)
+
+        make(0, 1)
+        outcome = (await locks.wait(session, make, None)).outcome
+        if isinstance(outcome, TowpathError):
+            raise outcome
+
+    def on_lock_wounded(self, told: Callable[[TowpathError], object]) -> None:
+        """Have a function told whenever an older owner wants a lock that this client has; see
+        :meth:`towpath.Client.on_lock_wounded`."""
+        self._locks.on_wounded.append(told)

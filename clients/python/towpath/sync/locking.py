@@ -1,0 +1,99 @@
+"""What locks offer beyond taking them, as methods of the synchronous client: spaces and claims.
+
+Not here: locks themselves (``towpath.sync.kinds``), how each of these works (``towpath.locks``).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from towpath.calls import Call
+from towpath.errors import TowpathError
+from towpath.locks import spaces
+from towpath.locks.blocking import Locks
+from towpath.locks.requests import Standing
+from towpath.locks.spaces import LockSpace, Policy, Victim
+from towpath.sync.registry import Registry
+
+
+class Locking(Registry):
+    """Lock spaces and claims; :class:`towpath.Client` is one."""
+
+    @property
+    @abstractmethod
+    def _locks(self) -> Locks:
+        """What the client has to do with locks."""
+
+    # ---- lock spaces ---------------------------------------------------------------------------------------
+
+    def declare_lock_space(
+        self,
+        name: str,
+        *,
+        policy: Policy = "detect",
+        victim: Victim = "requester",
+        ranks: Mapping[str, int] | None = None,
+        units: Mapping[str, int] | None = None,
+    ) -> None:
+        """Lay down how deadlocks are kept away among the lock of a name and all below it. It stays, on disk,
+        until it is laid down otherwise or removed.
+
+        Args:
+            name: ``plant`` has the locks ``plant`` and ``plant.line1``; empty: all that no other space has.
+                The longest that fits a lock counts.
+            policy: ``detect`` (deadlocks are found when they come about), ``ordered`` (locks are taken by
+                rising rank only), ``banker`` (only what leaves a way for everybody to finish), ``wait-die``,
+                ``wound-wait``, ``no-wait``, ``timeout-only``.
+            victim: who of a deadlock is refused, with ``detect``.
+            ranks: of ``ordered``, by lock, from 1; locks without one are refused. None: by name, level by
+                level.
+            units: of ``banker``, how many there are of each resource.
+
+        Raises:
+            LockInUse: one of its locks is used. PermissionDenied: the caller is no administrator.
+            InvalidName, InvalidArgument, LimitExceeded. Nothing was changed.
+        """
+        space = LockSpace(name, policy, victim, ranks or {}, units or {})
+        self._call(spaces.define(space))
+
+    def remove_lock_space(self, name: str) -> None:
+        """Take a lock space away; its locks belong to the next shorter one then.
+
+        Raises:
+            InvalidArgument: there is none. LockInUse, PermissionDenied.
+        """
+        self._call(spaces.define(LockSpace(name), is_removed=True))
+
+    def lock_spaces(self) -> list[LockSpace]:
+        """Return the lock spaces that were declared, by name."""
+        return self._call(spaces.list_spaces())
+
+    def claim(self, claims: Mapping[str, int]) -> None:
+        """Say the most that the calling thread will ever have at a time of each resource of a lock space with
+        the banker's algorithm; required before it acquires there.
+
+        Args:
+            claims: units, by lock; replaces what was said before. Empty: withdraws all claims.
+
+        Raises:
+            ClaimExceeded: more than there is, or less than the thread has.
+            InvalidArgument: the space does not use the banker's algorithm.
+            SessionLost, ConnectionLost, LimitExceeded.
+        """
+        locks = self._locks
+        owner, session = locks.owner(), locks.session()
+
+        def make(session_id: int, number: int) -> Call[Standing]:
+            return spaces.declare_claims(session_id, owner, claims)
+
+        make(0, 1)
+        outcome = locks.wait(session, make, None).outcome
+        if isinstance(outcome, TowpathError):
+            raise outcome
+
+    def on_lock_wounded(self, told: Callable[[TowpathError], object]) -> None:
+        """Have a function told whenever an older owner wants a lock that this client has, in a lock space
+        with the policy ``wound-wait``; see ``guard.is_wounded``. It is called by the thread, or on the loop,
+        that hears of it, and must not wait."""
+        self._locks.on_wounded.append(told)
