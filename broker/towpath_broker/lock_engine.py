@@ -144,7 +144,8 @@ class LockEngine:
                 await self._go_on()
                 if self._uncovered >= SNAPSHOT_EVERY_RECORDS:
                     await self._save_snapshot()
-                await asyncio.sleep(0)
+                if self._line:
+                    await asyncio.sleep(0)  # others have a turn
             if self._uncovered:
                 await self._save_snapshot()
         finally:

@@ -161,3 +161,21 @@ def test_what_waits_is_bounded_like_all_calls(daemon: DaemonHandle) -> None:
         frames += [publishing(call, "many", b"x") for call in range(3, 3 + 4 * CALLS_MAX)]
         got = answers(client, frames)
         assert {got[call].WhichOneof("body") for call in range(3, 3 + 4 * CALLS_MAX)} == {"publish_response"}
+
+
+def test_one_way_requests_are_carried_out_in_order_and_not_answered(daemon: DaemonHandle) -> None:
+    with RawClient(daemon.socket) as client:
+        count = 3 * CALLS_MAX
+        for call in range(2, 2 + count, 2):
+            client.send(_one_way(declaring(call, f"one.way{call}", "topic")))
+            client.send(_one_way(declaring(call + 1, "not a name", "topic")))  # refused, and nobody is told
+        names = registry_pb2.ListChannelsRequest(prefix="one.way", page_size=2 * count)
+        client.send(Frame(id=count + 2, list_channels_request=names))
+        answer = client.receive()
+        assert answer.id == count + 2
+        assert len(answer.list_channels_response.channels) == count // 2
+
+
+def _one_way(frame: Frame) -> Frame:
+    frame.is_one_way = True
+    return frame

@@ -84,6 +84,10 @@ class SqliteJournal:
 
     def append(self, records: Sequence[bytes]) -> int:
         """Keep records in one transaction; see ``ports.Journal``."""
+        self._set_synced(True)
+        return self._append(records)
+
+    def _append(self, records: Sequence[bytes]) -> int:
         assert records
         first = self._last + 1
         with _Transaction(self._database):
@@ -98,11 +102,14 @@ class SqliteJournal:
         """The same, but it survives only what the kernel survives: the end of this process, not a loss of
         power. A later :meth:`append` makes it as safe as itself. Does not wait for the disk.
         """
-        self._database.execute("PRAGMA synchronous=NORMAL")  # the log is synced before it is checkpointed
-        try:
-            return self.append(records)
-        finally:
-            self._database.execute("PRAGMA synchronous=FULL")
+        self._set_synced(False)
+        return self._append(records)
+
+    def _set_synced(self, is_synced: bool) -> None:
+        """Whether a COMMIT syncs the log. Either way it is synced before it is checkpointed."""
+        if is_synced != self._is_synced:
+            self._database.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
+            self._is_synced = is_synced
 
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record; see ``ports.Journal``."""
@@ -115,6 +122,7 @@ class SqliteJournal:
     def save_snapshot(self, position: int, snapshot: bytes) -> None:
         """Keep a snapshot and drop what it covers, in one transaction; see ``ports.Journal``."""
         assert position <= self._last
+        self._set_synced(True)
         with _Transaction(self._database):
             self._database.execute(
                 "INSERT OR REPLACE INTO snapshot (id, position, data) VALUES (1, ?, ?)", (position, snapshot)
@@ -153,6 +161,7 @@ class SqliteJournal:
                 )
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
+        self._is_synced = True
         if self._is_lazy:
             database.execute("PRAGMA wal_autocheckpoint=0")
         if is_empty:

@@ -89,6 +89,7 @@ class Connection:
         self._calls: dict[int, str] = {}
         self._watches: set[int] = set()
         self._data_calls: set[int] = set()
+        self._one_way: set[int] = set()
         self._definitions = Definitions()
         self.streams = Streams(self)
         self._offers: dict[int, Callable[[], None]] = {}
@@ -138,6 +139,8 @@ class Connection:
         if self.session is None:
             raise ProtocolViolation(f"{request} came before hello was answered")
         self._begin(frame.id, request)
+        if frame.is_one_way:
+            self._one_way.add(frame.id)
         if request in CONCERNED and self._definitions.hold(frame, request):
             return
         self._carry_out(frame, request, descriptors)
@@ -292,6 +295,7 @@ class Connection:
         request = self._calls.pop(call, None)
         self._watches.discard(call)
         self._data_calls.discard(call)
+        self._one_way.discard(call)
         if self._definitions.ended(call):
             self._loop.call_soon(self._go_on)  # not before the data plane has been told of the channel
         if len(self._calls) - len(self._watches) < CALLS_MAX:
@@ -299,13 +303,14 @@ class Connection:
         return request
 
     def answer(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
-        """Send the only, or last, answer to a call."""
+        """Send the only, or last, answer to a call, if one is wanted."""
         self._offers.pop(frame.id, None)
         token = self._tokens.pop(frame.id, None)
         answer = frame.WhichOneof("body")
         if token is not None and answer in ("attach_source_response", "attach_reader_response"):
             getattr(frame, answer).resume_token = token
-        self._transport.send(frame, descriptors)
+        if frame.id not in self._one_way:
+            self._transport.send(frame, descriptors)
         self._end(frame.id)
 
     def refuse(self, call: CallId, error: TowpathError) -> None:

@@ -47,7 +47,7 @@ class Asking(Protocol):
     """A client, as these kinds see it."""
 
     def _post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object] | None:
-        """Ask, and have ``then`` told the answer.
+        """Ask, and have ``then`` told the answer; of a one-way call it may be told nothing.
 
         Returns:
             Withdraws the call. It is answered all the same: with ``Cancelled``, unless it was carried out.

@@ -41,6 +41,7 @@ class Call(Generic[T]):
         decode: from that message to what the caller gets.
         principal: for whom a gateway asks; empty for the session's own.
         is_last: of a stream: whether what was decoded ends it. None: an error or an ``end`` does.
+        is_one_way: nobody wants the answer. On the UNIX socket none comes.
     """
 
     request: str
@@ -49,6 +50,7 @@ class Call(Generic[T]):
     decode: Callable[[Any], T]
     principal: str = ""
     is_last: Callable[[T], bool] | None = None
+    is_one_way: bool = False
 
     def frame(self, call_id: int) -> Frame:
         """The request as a frame."""

@@ -165,10 +165,14 @@ class Exchange:
     def call(
         self, call: calls.Call[Any], handler: Handler, descriptors: tuple[wire.Descriptor, ...] = ()
     ) -> int:
-        """Queue a call; ``handler`` gets its answer. Returns the call's id."""
+        """Queue a call; ``handler`` gets its answer, unless it is one-way. Returns the call's id."""
         call_id = self._take_call()
-        self._pending[call_id] = handler
-        self._outgoing.append((call.frame(call_id), descriptors))
+        frame = call.frame(call_id)
+        if call.is_one_way:
+            frame.is_one_way = True
+        else:
+            self._pending[call_id] = handler
+        self._outgoing.append((frame, descriptors))
         return call_id
 
     def call_and_forget(self, call: calls.Call[Any]) -> None:

@@ -28,6 +28,7 @@ from .commands import LockCommand, Wanted
 from .limits import LockLimits
 
 RECORD_VERSION: Final = 1
+_to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 NAMES: Final[dict[type[LockCommand], str]] = {
     c.Begin: "begin",
@@ -70,7 +71,7 @@ def encode_command(command: LockCommand, now_ns: int) -> bytes:
     while values and values[-1] == defaults[len(values) - 1]:
         values.pop()
     record = [RECORD_VERSION, now_ns, NAMES[type_], *map(_out, values)]
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    return _to_json(record).encode()
 
 
 def _out(value: object) -> object:

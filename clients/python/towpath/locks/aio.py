@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
@@ -85,14 +86,10 @@ class AsyncLocks:
         self, wanted: Sequence[Wanted], timeout: float | None, *, is_reentrant: bool = False, note: str = ""
     ) -> Hold:
         """Take locks together."""
-        owner = self.owner()
-
-        def make(session_id: int, number: int) -> Call[Standing]:
-            return requests.acquire(
-                session_id, owner, number, wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
-            )
-
-        make(0, 1)  # what cannot be asked is refused here
+        call = requests.acquire(
+            self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
+        )  # what cannot be asked is refused here
+        make = partial(requests.addressed, call)
         session = self.session()
         return session.hold(await self.wait(session, make, timeout))
 
@@ -253,13 +250,9 @@ class AsyncBarrier:
     async def wait(self, timeout: float | None = None) -> int:
         """Arrive, and wait until all have; see :meth:`towpath.Barrier.wait`."""
         locks = self._locks
-        owner, session = locks.owner(), locks.session()
-
-        def make(session_id: int, number: int) -> Call[Standing]:
-            return requests.arrive(session_id, owner, number, self.name, self.parties, timeout)
-
-        make(0, 1)
-        outcome = (await locks.wait(session, make, timeout)).outcome
+        call = requests.arrive(locks.owner(), self.name, self.parties, timeout)
+        make = partial(requests.addressed, call)
+        outcome = (await locks.wait(locks.session(), make, timeout)).outcome
         if isinstance(outcome, Standing):
             return outcome.place
         assert outcome is not None

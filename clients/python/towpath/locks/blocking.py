@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -75,10 +76,13 @@ class Locks:
         Raises:
             Timeout: nothing was heard for longer than the timeout.
         """
-        over = threading.Event()
-        pending = session.begin(make, over.set, number)
+        over = threading.Lock()  # a fifth of an Event's time
+        over.acquire()
+        pending = session.begin(make, over.release, number)
         try:
-            if not over.wait(None if timeout is None else timeout + LATE_S):
+            if not over.acquire(
+                timeout=-1 if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)
+            ):
                 raise Timeout(f"the daemon did not answer within {timeout} s", hint="")
         except BaseException:
             session.give_up(pending)
@@ -89,15 +93,11 @@ class Locks:
         self, wanted: Sequence[Wanted], timeout: float | None, *, is_reentrant: bool = False, note: str = ""
     ) -> Hold:
         """Take locks together."""
-        owner = self.owner()
+        call = requests.acquire(
+            self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
+        )  # what cannot be asked is refused here
+        make = partial(requests.addressed, call)
         session = self.session()
-
-        def make(session_id: int, number: int) -> Call[Standing]:
-            return requests.acquire(
-                session_id, owner, number, wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
-            )
-
-        make(0, 1)  # what cannot be asked is refused here
         return session.hold(self.wait(session, make, timeout))
 
     def close(self) -> None:
@@ -316,13 +316,9 @@ class Barrier:
             LockConflict: others say that it is for more or fewer.
         """
         locks = self._locks
-        owner, session = locks.owner(), locks.session()
-
-        def make(session_id: int, number: int) -> Call[Standing]:
-            return requests.arrive(session_id, owner, number, self.name, self.parties, timeout)
-
-        make(0, 1)
-        outcome = locks.wait(session, make, timeout).outcome
+        call = requests.arrive(locks.owner(), self.name, self.parties, timeout)
+        make = partial(requests.addressed, call)
+        outcome = locks.wait(locks.session(), make, timeout).outcome
         if isinstance(outcome, Standing):
             return outcome.place
         assert outcome is not None

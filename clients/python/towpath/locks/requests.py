@@ -122,9 +122,7 @@ def _waiting_call(request: str, body: Any) -> Call[Standing]:
 
 
 def acquire(
-    session: int,
     owner: int,
-    number: int,
     wanted: Sequence[Wanted],
     *,
     timeout_s: float | None,
@@ -132,11 +130,10 @@ def acquire(
     is_guarded: bool = False,
     note: str = "",
 ) -> Call[Standing]:
-    """Take locks."""
+    """Take locks; in which session, :func:`addressed` says."""
     request = make(
         locks_pb2.AcquireRequest,
-        owner=locks_pb2.LockOwner(session=session, owner=owner),
-        request=number,
+        owner=locks_pb2.LockOwner(owner=owner),
         timeout_ms=timeout_ms(timeout_s),
         is_reentrant=is_reentrant,
         is_guarded=is_guarded,
@@ -153,6 +150,13 @@ def acquire(
             )
         )
     return _waiting_call("acquire", request)
+
+
+def addressed(call: Call[Standing], session: int, number: int) -> Call[Standing]:
+    """Say of a call that acts for an owner in which session that is, and the request's number there."""
+    call.body.owner.session = session
+    call.body.request = number
+    return call
 
 
 def upgrade(session: int, number: int, timeout_s: float | None) -> Call[Standing]:
@@ -175,14 +179,11 @@ def wait_condition(session: int, number: int, condition: str, timeout_s: float |
     return _waiting_call("wait_condition", request)
 
 
-def arrive(
-    session: int, owner: int, number: int, name: str, parties: int, timeout_s: float | None
-) -> Call[Standing]:
-    """Arrive at a barrier, and wait for the others."""
+def arrive(owner: int, name: str, parties: int, timeout_s: float | None) -> Call[Standing]:
+    """Arrive at a barrier, and wait for the others; in which session, :func:`addressed` says."""
     request = make(
         locks_pb2.ArriveBarrierRequest,
-        owner=locks_pb2.LockOwner(session=session, owner=owner),
-        request=number,
+        owner=locks_pb2.LockOwner(owner=owner),
         name=check_name(name),
         parties=parties,
         timeout_ms=timeout_ms(timeout_s),
@@ -194,9 +195,9 @@ def arrive(
 
 
 def release(session: int, number: int) -> Call[None]:
-    """Give back what a request holds."""
+    """Give back what a request holds. What became of it is known already, or told otherwise."""
     request = locks_pb2.ReleaseRequest(session=session, request=number)
-    return Call("release_request", request, "release_response", lambda _: None)
+    return Call("release_request", request, "release_response", lambda _: None, is_one_way=True)
 
 
 def downgrade(session: int, number: int) -> Call[None]:

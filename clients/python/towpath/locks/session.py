@@ -389,7 +389,7 @@ class LockSession:
     def _withdraw(self, number: int) -> None:
         """Give up what waits at the daemon and nobody here wants: ask how it stands, and cancel that."""
         anything = [requests.Wanted("withdrawn")]
-        call = requests.acquire(self.id, 0, number, anything, timeout_s=0)
+        call = requests.addressed(requests.acquire(0, anything, timeout_s=0), self.id, number)
         self._asking._follow(lambda: call, _Nobody())()
 
     def _revoked(self, number: int, error: TowpathError) -> None:
