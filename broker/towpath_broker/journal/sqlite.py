@@ -59,6 +59,7 @@ class SqliteJournal:
     def __init__(self, path: str | os.PathLike[str], *, is_lazy: bool = False) -> None:
         self._path = Path(path)
         self._is_lazy = is_lazy
+        self._is_synced = True
         missing = [each for each in self._path.parents if not each.exists()]
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in missing:
@@ -161,7 +162,6 @@ class SqliteJournal:
                 )
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
-        self._is_synced = True
         if self._is_lazy:
             database.execute("PRAGMA wal_autocheckpoint=0")
         if is_empty:
