@@ -90,8 +90,10 @@ static inline void towpath_expire_(struct towpath *client) {
         struct towpath_followed_ *followed = each->followed, *next;
         for (; followed; followed = next) {
             next = followed->next;
-            if (followed->is_unconfirmed)
+            if (followed->is_unconfirmed) {
+                followed->is_late = 1;
                 towpath_let_go_(each, followed);
+            }
         }
     }
 }

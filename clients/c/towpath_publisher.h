@@ -253,17 +253,19 @@ static inline int towpath_check_headers_(struct towpath *client, const struct to
                          headers->wrong ? headers->wrong : "out of memory for headers");
 }
 
-/* What comes after a batch: readers that came meanwhile are met now, and the daemon is listened to now and then. */
+/* What comes after a batch: the daemon is listened to now and then, and readers that came meanwhile are met now; so are
+ * those who came before it took us up again, who may be asleep, whatever this program does next. */
 static inline void towpath_after_batch_(struct towpath_publisher *publisher) {
     struct towpath *client = publisher->end.client;
     tpr_writer_flush(&publisher->writer);
-    if (publisher->writer.readers_changed) {
+    if (tpr_monotonic_ns() - client->looked_ns > TOWPATH_LOOK_EVERY_NS)
+        towpath_wait_(client, 0);
+    int is_taken_up = publisher->end.attach_call && client->connection == TOWPATH_READY_;
+    if (publisher->writer.readers_changed || is_taken_up) {
         struct towpath_error kept = client->error;
         towpath_fetch_readers_(publisher, tpr_monotonic_ns() + TOWPATH_MEET_NS);
         client->error = kept; /* the next message asks again */
     }
-    if (tpr_monotonic_ns() - client->looked_ns > TOWPATH_LOOK_EVERY_NS)
-        towpath_wait_(client, 0);
 }
 
 #endif

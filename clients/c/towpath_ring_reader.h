@@ -440,6 +440,16 @@ static inline int tpr_reader_revive(struct tpr_reader *reader, uint64_t id) {
     return 1;
 }
 
+/* This source was read before, and let go of too early: `seq` came next then. What its writer published from there to
+ * where we begin now counts as missed, before the next message of it. Ignored where it is not known, or not so far. */
+static inline void tpr_reader_expect(struct tpr_reader *reader, uint64_t id, uint64_t seq) {
+    struct tpr_source *source = tpr_reader_find(reader, id);
+    if (source && (!source->next_seq || seq < source->next_seq)) {
+        source->next_seq = seq;
+        source->is_lapped = 1;
+    }
+}
+
 /* Ring this doorbell (a UNIX socket, duplicated; or -1: none) from now on when the source's writer waits for room by
  * doorbell; if it does so now, at once, as the old one may have been rung in vain. Returns TPR_OK; TPR_E_DOORBELL,
  * TPR_E_SYSTEM: nothing is changed. 0 is TPR_OK also for a source that is not known. */

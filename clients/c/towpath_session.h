@@ -26,6 +26,7 @@
 #define TOWPATH_TOKEN_BYTES_MAX 64u
 #define TOWPATH_IDS_PER_REQUEST 1024u
 #define TOWPATH_CHANNEL_BYTES_MAX 255u
+#define TOWPATH_LATE_MAX_ 64u
 
 struct towpath;
 
@@ -57,8 +58,13 @@ struct towpath_followed_ {
     struct towpath_followed_ *next;
     uint64_t source;
     uint32_t slot;
-    int is_followed, is_gone, is_unconfirmed, is_overtaken;
+    int is_followed, is_gone, is_unconfirmed, is_overtaken, is_late;
     char channel[TOWPATH_CHANNEL_BYTES_MAX + 1];
+};
+
+/* A source that did not come back in time, and was read to its end: it may have been stopped only, and goes on later. */
+struct towpath_late_ {
+    uint64_t source, next_seq;
 };
 
 struct towpath_subscription {
@@ -66,6 +72,8 @@ struct towpath_subscription {
     struct towpath_subscription *next;
     struct tpr_reader reader;
     struct towpath_followed_ *followed;
+    struct towpath_late_ late[TOWPATH_LATE_MAX_];
+    uint32_t lates; /* there ever were; the oldest are forgotten */
     struct towpath_error trouble; /* what the program is to be told once; code 0: nothing */
     uint8_t *copy;                /* of the message handed out last */
     size_t copy_room;
@@ -242,6 +250,12 @@ static inline void towpath_release_(struct towpath_subscription *subscription, s
 
 /* Nothing more of it is read. */
 static inline void towpath_unfollow_(struct towpath_subscription *subscription, struct towpath_followed_ *followed) {
+    const struct tpr_source *source = tpr_reader_find(&subscription->reader, followed->source);
+    if (followed->is_late && source && source->state == TPR_SOURCE_DRAINED) {
+        struct towpath_late_ *late = &subscription->late[subscription->lates++ % TOWPATH_LATE_MAX_];
+        late->source = followed->source;
+        late->next_seq = source->next_seq;
+    }
     followed->is_followed = 0;
     tpr_reader_remove(&subscription->reader, followed->source, NULL);
     if (followed->is_gone)
@@ -290,15 +304,23 @@ static inline void towpath_source_added_(struct towpath *client, const struct tp
     }
     followed->slot = frame->slot;
     followed->is_gone = followed->is_unconfirmed = followed->is_overtaken = 0;
-    if (followed->is_followed) {
-        tpr_reader_revive(&subscription->reader, followed->source);
+    if (followed->is_followed && tpr_reader_revive(&subscription->reader, followed->source)) {
+        followed->is_late = 0;
         if (doorbell >= 0)
             tpr_reader_set_doorbell(&subscription->reader, followed->source, doorbell);
         return;
     }
+    if (followed->is_followed)
+        towpath_unfollow_(subscription, followed); /* it was read to its end by now */
+    followed->is_late = 0;
     int code = tpr_reader_add(&subscription->reader, client->door.came[0], frame->slot, frame->source,
                               towpath_start_(frame), doorbell, followed);
     followed->is_followed = code == TPR_OK;
+    for (uint32_t i = 0; i < TOWPATH_LATE_MAX_; i++)
+        if (subscription->late[i].source == followed->source && subscription->late[i].next_seq) {
+            tpr_reader_expect(&subscription->reader, followed->source, subscription->late[i].next_seq);
+            subscription->late[i].next_seq = 0;
+        }
     if (code == TPR_E_LATE) /* it was parted from us before we got to read it; the core will say so too */
         towpath_overtaken_(subscription, followed);
     else if (code != TPR_OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,14 +103,27 @@ def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
         yield handle
 
 
+@contextlib.contextmanager
+def running(program: Path, arguments: tuple[str, ...], daemon: DaemonHandle) -> Iterator[Running]:
+    """A program beside a daemon of the test's own; killed at the end."""
+    started = Running(program, arguments, daemon.environment)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.kill()
+        started.process.communicate()
+
+
 def test_a_subscriber_dies_with_the_core(own_daemon: DaemonHandle, programs: Callable[[Path], Path]) -> None:
     """Nobody is left to say that it is gone: its publisher waits for it for three seconds, and goes on."""
     with towpath.connect(str(own_daemon.socket)) as client:
         client.declare("there")
     program = programs(PROGRAMS / "client.c")
-    reader = Running(program, ("poll", "there"), own_daemon.environment)
-    writer = Running(program, ("lines", "there"), own_daemon.environment)
-    try:
+    with (
+        running(program, ("poll", "there"), own_daemon) as reader,
+        running(program, ("lines", "there"), own_daemon) as writer,
+    ):
         reader.expect("subscribed")
         writer.expect("ready")
         writer.tell("both are there")
@@ -120,16 +134,42 @@ def test_a_subscriber_dies_with_the_core(own_daemon: DaemonHandle, programs: Cal
         reader.process.kill()
         writer.tell("nobody is")
         writer.expect("2")
-        assert writer.process.stdin is not None
-        writer.process.stdin.close()
-        assert writer.process.wait(DEADLINE_S) == 0
-    finally:
-        for each in (reader, writer):
-            each.process.kill()
-            each.process.wait()
-            for stream in (each.process.stdin, each.process.stdout, each.process.stderr):
-                if stream is not None:
-                    stream.close()
+        writer.end()
+
+
+def test_a_publisher_that_was_stopped_while_the_core_was_started_again(
+    own_daemon: DaemonHandle, programs: Callable[[Path], Path]
+) -> None:
+    """After three seconds it is taken for dead; it goes on where it was, and what was not seen is missed."""
+    program = programs(PROGRAMS / "client.c")
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(towpath.connect(str(own_daemon.socket)))
+        client.declare("there")
+        reader = stack.enter_context(running(program, ("seqs", "there"), own_daemon))
+        writer = stack.enter_context(running(program, ("lines", "there"), own_daemon))
+        reader.expect("subscribed")
+        writer.expect("ready")
+        writer.tell("1")
+        writer.expect("1")
+        reader.expect("1 0")
+        writer.process.send_signal(signal.SIGSTOP)
+        own_daemon.kill_core()
+        maps = Path(f"/proc/{reader.process.pid}/maps")
+        wait_until(lambda: maps.read_text().count("memfd:towpath-ring") == 0)
+        writer.process.send_signal(signal.SIGCONT)
+        seq = 1
+        while client.channel_info("there").publishers == 0:
+            seq += 1
+            writer.tell("is anybody there?")
+            writer.expect(f"{seq}")
+        writer.tell("end")
+        writer.expect(f"{seq + 1}")
+        heard = 1
+        while heard <= seq:
+            now, missed = map(int, reader.line().split())
+            assert now == heard + missed + 1
+            heard = now
+        reader.end()
 
 
 def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path], Path]) -> None:
@@ -137,8 +177,8 @@ def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path],
     with towpath.connect(str(own_daemon.socket)) as client:
         for channel in ("there", "back"):
             client.declare(channel)
-        program = Running(programs(PROGRAMS / "client.c"), ("echo", "there", "back"), own_daemon.environment)
-        try:
+        arguments = ("echo", "there", "back")
+        with running(programs(PROGRAMS / "client.c"), arguments, own_daemon) as program:
             program.expect("ready")
             subscription, publisher = client.subscribe("back"), client.publisher("there")
             number = 0
@@ -174,7 +214,3 @@ def test_the_core_is_killed(own_daemon: DaemonHandle, programs: Callable[[Path],
                 assert last.payload == b"end"
                 program.expect("ended")
             program.end()
-        finally:
-            if program.process.poll() is None:
-                program.process.kill()
-            program.process.communicate()

@@ -551,6 +551,10 @@ class Reader:
         """Undo ``finish``: its writer is there. False when it is not known, or was read to its end
         already."""
 
+    def expect(self, source: int, seq: int) -> None:
+        """The source was read before, and let go of too early, when ``seq`` came next: what it published from
+        there to where it is read now counts as missed. Ignored when it is not known, or not so far."""
+
     def remove(self, source: int, /) -> None:
         """Let go of a source, read to its end or not; its slot may be assigned again. Unknown sources are
         ignored."""

@@ -179,6 +179,18 @@ static PyObject *reader_revive(ReaderObject *self, PyObject *value) {
     return PyBool_FromLong(tpr_reader_revive(&self->ring, source));
 }
 
+static PyObject *reader_expect(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"source", "seq"};
+    static const struct tp_signature signature = {"expect", names, 2, 2};
+    PyObject *value[2];
+    uint64_t source, seq;
+    if (!tp_reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
+        tp_uint64(value[0], "source", &source) < 0 || tp_uint64(value[1], "seq", &seq) < 0)
+        return NULL;
+    tpr_reader_expect(&self->ring, source, seq);
+    Py_RETURN_NONE;
+}
+
 static PyObject *reader_remove(ReaderObject *self, PyObject *value) {
     uint64_t source;
     void *tag = NULL;
@@ -427,6 +439,7 @@ static PyMethodDef reader_methods[] = {
     {"add", TP_METHOD(reader_add), TP_KEYWORDS, "Read this ring too."},
     {"finish", TP_METHOD(reader_finish), METH_O, "The source's writer is gone: read on to its tail."},
     {"revive", TP_METHOD(reader_revive), METH_O, "Undo finish(); False when it has been read to its end."},
+    {"expect", TP_METHOD(reader_expect), TP_KEYWORDS, "What lies between this seq and the next message is missed."},
     {"remove", TP_METHOD(reader_remove), METH_O, "Let go of a source."},
     {"sources", TP_METHOD(reader_sources), METH_NOARGS, "The sources being read."},
     {"pass_over", TP_METHOD(reader_pass_over), TP_KEYWORDS, "A dead pump had published these already."},

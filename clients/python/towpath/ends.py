@@ -242,6 +242,8 @@ class ReaderState:
         known: of a page that is taken up, the sources that are not new.
         is_left: when it is closed the page goes on saying how far it had read, for who takes it up.
         overtaken: sources whose ring showed that they went on without us, before the core said so.
+        late: sources that did not come back in time, and of those that were read to their end the seq that
+            is expected next: they may have been stopped only. Beyond ``slot_count`` the oldest are forgotten.
         troubles: what the program must be told once, although the subscription goes on.
         place: of a durable topic: the name that it goes by; empty: none.
         role: a number of ``frame_pb2.ReaderRole``.
@@ -293,6 +295,7 @@ class ReaderState:
         self.gone: set[int] = set()
         self.unconfirmed: set[int] = set(self.slots)
         self.overtaken: set[int] = set()
+        self.late: dict[int, int] = {}
         self.troubles: deque[TowpathError] = deque(maxlen=TROUBLES_MAX)
         self.parties: dict[int, tuple[int, str]] = {}
         self.place = ""

@@ -82,6 +82,8 @@ class Pairing:
             )
             self._stop_following(state, source)
         for source in state.reader.take_drained():
+            if source in state.late:
+                state.late[source] = _ring.next_seq(state.reader, source)
             self._stop_following(state, source)
 
     def _stop_following(self, state: ReaderState, source: int) -> None:
@@ -119,6 +121,9 @@ class Pairing:
         for state in self.readers.values():
             lost, state.unconfirmed = state.unconfirmed, set()
             state.is_taken_up = False  # who comes now is new
+            state.late.update(dict.fromkeys(lost & state.following.keys() - state.excluded, 0))
+            while len(state.late) > state.slot_count:
+                del state.late[next(iter(state.late))]
             for each in lost:
                 self._let_go(state, each)
 
@@ -167,7 +172,10 @@ class Pairing:
             state.parties[notice.source] = notice.own_reader, notice.principal
         if notice.source in state.following:
             if state.reader.revive(notice.source):  # it may have been taken for dead
+                state.late.pop(notice.source, None)
                 return
+            if notice.source in state.late:
+                state.late[notice.source] = _ring.next_seq(state.reader, notice.source)
             state.reader.remove(notice.source)  # and was read to its end by now
         doorbell = descriptors[1].fd if len(descriptors) > 1 else -1
         try:
@@ -181,11 +189,14 @@ class Pairing:
             state.wake()
             return
         state.following[notice.source] = notice.channel
+        expected = state.late.pop(notice.source, 0)
         if notice.is_stored:
             state.stored.add(notice.source)
             seq = _ring.next_seq(state.reader, notice.source)
             state.begins.setdefault(notice.channel, seq)
             state.joined.append((notice.channel, notice.source, seq))
+        elif expected:
+            state.reader.expect(notice.source, expected)
         state.wake()
 
     def _source_excluded(self, notice: frame_pb2.SourceExcluded) -> None:
@@ -200,6 +211,7 @@ class Pairing:
     def _source_gone(self, notice: frame_pb2.SourceGone) -> None:
         state = self.readers.get(notice.reader)
         if state is not None and notice.source in state.slots:
+            state.late.pop(notice.source, None)
             self._let_go(state, notice.source)
 
     def _source_detached(self, notice: frame_pb2.SourceDetached) -> None:

@@ -180,6 +180,26 @@ class ClientProtocol(Exchange):
         state.writer.install(generation)
         state.is_attached = True
 
+    def fetch_readers(self, state: SourceState, done: Handler) -> int:
+        """Queue the call that has the core tell a source its readers; ``done`` gets the answer. Returns the
+        call's id.
+
+        The generation that they make up is installed with the answer: later might be after a reconnection,
+        and in the table of another core the same number means other readers.
+        """
+        call = calls.fetch_readers(state.source)
+
+        def answered(answer: Frame | TowpathError) -> None:
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                state.writer.install(call.result(answer))
+            except TowpathError as error:
+                answer = error
+            done(answer)
+
+        return self.call(call, answered)
+
     def forget_source(self, state: SourceState, why: TowpathError) -> None:
         """The source is closed; the core is told. More than once is fine."""
         state.end(why)

@@ -110,6 +110,19 @@ static void command_poll(char **argument) {
     }
 }
 
+/* seqs CHANNEL: prints of what comes the seq, and how many before it were missed, until `end`. */
+static void command_seqs(char **argument) {
+    struct towpath_subscription *subscription = subscription_to(argument[0]);
+    struct towpath_message message;
+    say("subscribed");
+    do {
+        if (towpath_receive(subscription, &message, 20000) != 1)
+            refused();
+        printf("%llu %llu\n", (unsigned long long)message.seq, (unsigned long long)message.missed);
+        fflush(stdout);
+    } while (strcmp((const char *)message.payload, "end") != 0);
+}
+
 /* headers CHANNEL: publishes one with every header; prints those of the next that somebody else publishes. */
 static void command_headers(char **argument) {
     struct towpath_headers headers = TOWPATH_HEADERS_NONE;
@@ -348,7 +361,7 @@ static const struct {
 } commands[] = {
     {"loans", command_loans},   {"many", command_many},     {"count", command_count},           {"poll", command_poll},   {"headers", command_headers},
     {"full", command_full},     {"stalled", command_stalled},       {"fork", command_fork},   {"signal", command_signal},
-    {"errors", command_errors}, {"undeclared", command_undeclared}, {"lines", command_lines}, {"echo", command_echo},
+    {"errors", command_errors}, {"undeclared", command_undeclared}, {"lines", command_lines}, {"seqs", command_seqs}, {"echo", command_echo},
 };
 
 int main(int argc, char **argv) {

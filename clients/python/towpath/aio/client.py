@@ -291,6 +291,12 @@ class LocalAsyncClient(AsyncClient):
         deadline: int | None = None,
         descriptors: tuple[wire.Descriptor, ...] = (),
     ) -> T:
+        return call.result(
+            await self._ask(lambda done: self._protocol.call(call, done, descriptors), deadline)
+        )
+
+    async def _ask(self, begin: Callable[[Handler], int], deadline: int | None = None) -> Frame:
+        """Queue a call by ``begin``, which is given who is to have its answer, and wait for that."""
         deadline = deadline_ns(CALL_TIMEOUT_S) if deadline is None else deadline
         await self._wait_ready(deadline)
         answered: asyncio.Future[Frame | TowpathError] = self._loop.create_future()
@@ -299,7 +305,7 @@ class LocalAsyncClient(AsyncClient):
             if not answered.done():
                 answered.set_result(answer)
 
-        call_id = self._protocol.call(call, handle, descriptors)
+        call_id = begin(handle)
         self._flush()
         try:
             value = await self._answer(answered, deadline)
@@ -309,7 +315,7 @@ class LocalAsyncClient(AsyncClient):
                 self._flush()
         if isinstance(value, TowpathError):
             raise value
-        return call.result(value)
+        return value
 
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]

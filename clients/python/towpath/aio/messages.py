@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
@@ -185,7 +186,7 @@ class LocalAsyncPublisher(AsyncPublisher):
     async def _fetch_readers(self, deadline: int | None) -> None:
         client, state = self._client, self._state
         try:
-            state.writer.install(await client._call(calls.fetch_readers(state.source), deadline))
+            await client._ask(functools.partial(client._protocol.fetch_readers, state), deadline)
         except ConnectionLost:
             if client._closed:
                 raise

@@ -281,13 +281,17 @@ class LocalClient(Client):
         deadline: int | None = None,
         descriptors: tuple[wire.Descriptor, ...] = (),
     ) -> T:
+        return call.result(self._ask(lambda done: self._protocol.call(call, done, descriptors), deadline))
+
+    def _ask(self, begin: Callable[[Handler], int], deadline: int | None = None) -> Frame:
+        """Queue a call by ``begin``, which is given who is to have its answer, and wait for that."""
         if deadline is None:
             deadline = deadline_ns(CALL_TIMEOUT_S)
         answer: _Answer[Frame] = _Answer()
         with self._lock:
             self._wait_ready(deadline)
             with self._sending():
-                call_id = self._protocol.call(call, answer.set, descriptors)
+                call_id = begin(answer.set)
         value = answer.wait(deadline)
         if value is None:
             with self._sending():
@@ -295,7 +299,7 @@ class LocalClient(Client):
             raise calls.no_answer()
         if isinstance(value, TowpathError):
             raise value
-        return call.result(value)
+        return value
 
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Sequence
@@ -202,7 +203,7 @@ class LocalPublisher(Publisher):
     def _fetch_readers(self, deadline: int) -> None:
         client, state = self._client, self._state
         try:
-            state.writer.install(client._call(calls.fetch_readers(state.source), deadline))
+            client._ask(functools.partial(client._protocol.fetch_readers, state), deadline)
         except ConnectionLost:
             if client._closed:
                 raise
