@@ -17,6 +17,7 @@ from typing import Any
 import towpath.aio
 from towpath.aio.api import AsyncHandle
 from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncSemaphore
+from towpath.locks.guarded_aio import AsyncGuarded, AsyncReadGuard, AsyncWriteGuard
 from towpath.queues import Delivery
 from towpath.result import Ok
 from towpath.services.aio_api import AsyncRequest
@@ -31,6 +32,9 @@ LIVING = (
     AsyncGuard,
     AsyncSemaphore,
     AsyncBarrier,
+    AsyncGuarded,
+    AsyncReadGuard,
+    AsyncWriteGuard,
 )
 """What is wrapped when it is handed out: it is used on the loop, too."""
 
@@ -72,6 +76,12 @@ class Blocking:
         self._thread = thread
         self._inner = inner
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_thread", "_inner"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._inner, name, value)
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
         if not callable(value):
@@ -103,8 +113,8 @@ class Blocking:
             except StopAsyncIteration:
                 return
 
-    def __enter__(self) -> Blocking:
-        return self
+    def __enter__(self) -> Any:
+        return self._wrapped(self._thread.run(_awaited(self._inner.__aenter__())))
 
     def __exit__(self, *raised: object) -> None:
         self._thread.run(self._inner.__aexit__(*raised))

@@ -20,7 +20,7 @@ TYPE_CHECKING = False  # typing takes longer to import than the rest of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from towpath import aio, tracing
+    from towpath import aio, codecs, tracing
     from towpath._message import Message
     from towpath._value import Value
     from towpath.errors import (
@@ -81,6 +81,8 @@ if TYPE_CHECKING:
         Wounded,
     )
     from towpath.locks.blocking import Barrier, Guard, Lock, Semaphore
+    from towpath.locks.guarded_blocking import Guarded, ReadGuard, WriteGuard
+    from towpath.locks.spaces import LockSpace
     from towpath.model import (
         BindingInfo,
         BindingReport,
@@ -104,6 +106,8 @@ if TYPE_CHECKING:
 # Looked up when first used, so that `import towpath` costs next to nothing and `towpath --help` no more.
 _HOMES = {
     **dict.fromkeys(("Barrier", "Guard", "Lock", "Semaphore"), "towpath.locks.blocking"),
+    **dict.fromkeys(("Guarded", "ReadGuard", "WriteGuard"), "towpath.locks.guarded_blocking"),
+    "LockSpace": "towpath.locks.spaces",
     "Committed": "towpath.transactions",
     "Consumer": "towpath.sync.consuming",
     "Delivery": "towpath.queues",
@@ -193,6 +197,8 @@ _HOMES = {
     ),
 }
 
+_MODULES = ("aio", "codecs", "tracing")
+
 __all__ = [
     "BadDescriptor",
     "BadFrame",
@@ -226,6 +232,7 @@ __all__ = [
     "FrameTooLarge",
     "GatewayInfo",
     "Guard",
+    "Guarded",
     "Headers",
     "InternalError",
     "InvalidArgument",
@@ -238,6 +245,7 @@ __all__ = [
     "LockInUse",
     "LockOrder",
     "LockRevoked",
+    "LockSpace",
     "Message",
     "MessageTooLarge",
     "NoServer",
@@ -250,6 +258,7 @@ __all__ = [
     "Publisher",
     "QueueFull",
     "QuotaExceeded",
+    "ReadGuard",
     "Request",
     "Result",
     "Semaphore",
@@ -279,8 +288,10 @@ __all__ = [
     "Watch",
     "WatchEvent",
     "Wounded",
+    "WriteGuard",
     "__version__",
     "aio",
+    "codecs",
     "connect",
     "tracing",
 ]
@@ -289,7 +300,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name in ("aio", "tracing"):
+    if name in _MODULES:
         return importlib.import_module(f"towpath.{name}")
     home = _HOMES.get(name)
     if home is None:
@@ -300,4 +311,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "aio", "tracing"})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -40,3 +40,12 @@ def services_and_states(client: towpath.Client, request: towpath.Request) -> Non
     client.state("a.b").set("text")  # wrong
     client.state("a.b").update(lambda value: value.payload)  # wrong
     client.state("a.b").look().version = 3  # wrong
+
+
+def guarded(client: towpath.Client) -> None:
+    with client.guarded("a", int, initial=0) as guard:
+        guard.value = "text"  # wrong
+    with client.guarded("a", int, initial=0).read() as reader:
+        reader.value = 1  # wrong
+    client.guarded("a", int, initial="text").write().value.upper()  # wrong
+    client.declare_lock_space("a", policy="luck")  # wrong

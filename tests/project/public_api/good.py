@@ -141,3 +141,20 @@ async def services_and_states_with_asyncio(client: aio.AsyncClient) -> None:
     assert_type(await state.get(), towpath.Value | None)
     async for value in state.watch():
         assert_type(value.version, int)
+
+
+def guarded(client: towpath.Client) -> None:
+    assert_type(client.guarded("a"), towpath.Guarded[bytes])
+    assert_type(client.guarded("a", int, initial=0), towpath.Guarded[int])
+    assert_type(client.guarded("a", int), towpath.Guarded[int | None])
+    with client.guarded("a", int, initial=0) as guard:
+        assert_type(guard, towpath.WriteGuard[int])
+        guard.value += 1
+    with client.guarded("a", int, initial=0).read(timeout=1) as reader:
+        assert_type(reader.value, int)
+
+
+async def guarded_by_tasks(client: aio.AsyncClient) -> None:
+    async with client.guarded("a", int, initial=0) as guard:
+        assert_type(guard.value, int)
+    assert_type(await client.guarded("a").write(), aio.AsyncWriteGuard[bytes])

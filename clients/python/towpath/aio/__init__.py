@@ -7,6 +7,7 @@ from towpath.aio.client import connect
 from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.registry import AsyncRegistry
 from towpath.aio.transactions import AsyncTransaction
+from towpath.locks.guarded_aio import AsyncGuarded, AsyncReadGuard, AsyncWriteGuard
 from towpath.services.aio_api import AsyncRequest, AsyncServer
 from towpath.states.aio import AsyncState, AsyncValueWatch
 
@@ -14,7 +15,9 @@ __all__ = [
     "AsyncChannel",
     "AsyncClient",
     "AsyncConsumer",
+    "AsyncGuarded",
     "AsyncPublisher",
+    "AsyncReadGuard",
     "AsyncRegistry",
     "AsyncRequest",
     "AsyncServer",
@@ -23,5 +26,6 @@ __all__ = [
     "AsyncTransaction",
     "AsyncValueWatch",
     "AsyncWatch",
+    "AsyncWriteGuard",
     "connect",
 ]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
 
 from towpath.aio.registry import AsyncRegistry
 from towpath.calls import Call
+from towpath.codecs import BYTES, Codec
 from towpath.errors import TowpathError
 from towpath.locks import spaces
 from towpath.locks.aio import AsyncLocks
+from towpath.locks.guarded import NOT_STATED, terms
+from towpath.locks.guarded_aio import AsyncGuarded
 from towpath.locks.requests import Standing
 from towpath.locks.spaces import LockSpace, Policy, Victim
 
+T = TypeVar("T")
+
 
 class AsyncLocking(AsyncRegistry):
-    """Lock spaces and claims; :class:`towpath.aio.AsyncClient` is one."""
+    """What locks offer beyond taking them; :class:`towpath.aio.AsyncClient` is one."""
 
     @property
     @abstractmethod
@@ -62,3 +68,25 @@ class AsyncLocking(AsyncRegistry):
         """Have a function told whenever an older owner wants a lock that this client has; see
         :meth:`towpath.Client.on_lock_wounded`."""
         self._locks.on_wounded.append(told)
+
+    # ---- locks that own their data -------------------------------------------------------------------------
+
+    @overload
+    def guarded(self, name: str, *, durable: bool = False) -> AsyncGuarded[bytes]: ...
+
+    @overload
+    def guarded(
+        self, name: str, codec: Codec[T] | type[T], *, initial: T, durable: bool = False
+    ) -> AsyncGuarded[T]: ...
+
+    @overload
+    def guarded(
+        self, name: str, codec: Codec[T] | type[T], *, durable: bool = False
+    ) -> AsyncGuarded[T | None]: ...
+
+    def guarded(
+        self, name: str, codec: Any = BYTES, *, initial: Any = NOT_STATED, durable: bool = False
+    ) -> AsyncGuarded[Any]:
+        """Return a handle for a value that is to be had only by holding its lock; see
+        :meth:`towpath.Client.guarded`."""
+        return AsyncGuarded(self._locks, terms(name, codec, initial, is_durable=durable))

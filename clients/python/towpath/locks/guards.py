@@ -7,8 +7,8 @@ from towpath.locks.model import Mode
 from towpath.locks.session import Hold, LockSession
 
 
-class GuardBase:
-    """Proof that the program holds a lock, or several; releases them when it is closed."""
+class GrantBase:
+    """Proof that the program holds a lock, or several."""
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
@@ -63,6 +63,10 @@ class GuardBase:
             LockRevoked, SessionLost: it was lost.
         """
         self._hold.check()
+
+
+class GuardBase(GrantBase):
+    """A guard that is given back without waiting."""
 
     def release(self) -> None:
         """Give it back. Does not wait.

@@ -1,4 +1,5 @@
-"""What locks offer beyond taking them, as methods of the synchronous client: spaces and claims.
+"""What locks offer beyond taking them, as methods of the synchronous client: spaces, claims, values that a
+lock owns.
 
 Not here: locks themselves (``towpath.sync.kinds``), how each of these works (``towpath.locks``).
 """
@@ -7,18 +8,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
 
 from towpath.calls import Call
+from towpath.codecs import BYTES, Codec
 from towpath.errors import TowpathError
 from towpath.locks import spaces
 from towpath.locks.blocking import Locks
+from towpath.locks.guarded import NOT_STATED, terms
+from towpath.locks.guarded_blocking import Guarded
 from towpath.locks.requests import Standing
 from towpath.locks.spaces import LockSpace, Policy, Victim
 from towpath.sync.registry import Registry
 
+T = TypeVar("T")
+
 
 class Locking(Registry):
-    """Lock spaces and claims; :class:`towpath.Client` is one."""
+    """What locks offer beyond taking them; :class:`towpath.Client` is one."""
 
     @property
     @abstractmethod
@@ -97,3 +104,38 @@ class Locking(Registry):
         with the policy ``wound-wait``; see ``guard.is_wounded``. It is called by the thread, or on the loop,
         that hears of it, and must not wait."""
         self._locks.on_wounded.append(told)
+
+    # ---- locks that own their data -------------------------------------------------------------------------
+
+    @overload
+    def guarded(self, name: str, *, durable: bool = False) -> Guarded[bytes]: ...
+
+    @overload
+    def guarded(
+        self, name: str, codec: Codec[T] | type[T], *, initial: T, durable: bool = False
+    ) -> Guarded[T]: ...
+
+    @overload
+    def guarded(
+        self, name: str, codec: Codec[T] | type[T], *, durable: bool = False
+    ) -> Guarded[T | None]: ...
+
+    def guarded(
+        self, name: str, codec: Any = BYTES, *, initial: Any = NOT_STATED, durable: bool = False
+    ) -> Guarded[Any]:
+        """Return a handle for a value that is to be had only by holding its lock, and is written back when
+        that is released; asks nobody until it is used.
+
+        Args:
+            name: the lock's: dotted, as a channel's.
+            codec: how the value becomes bytes: ``towpath.codecs.BYTES`` (unless stated), ``JSON``, one of
+                your own, or any type that msgspec knows.
+            initial: the value as long as none was written. Not stated: empty bytes, or None with a codec.
+            durable: whether a write waits until the value is on disk. Without that it survives the daemon's
+                end, but not a loss of power.
+
+        Raises:
+            InvalidName. InvalidArgument: the codec does not take the initial value.
+            NotSupported: the codec is a type, and msgspec is not installed.
+        """
+        return Guarded(self._locks, terms(name, codec, initial, is_durable=durable))
