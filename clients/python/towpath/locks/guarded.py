@@ -61,7 +61,9 @@ class Terms(NamedTuple, Generic[T]):
         Raises:
             InvalidArgument: it cannot be asked.
         """
-        return partial(_acquire, owner, self.name, timeout, mode)
+        wanted = [Wanted(self.name, mode)]
+        call = requests.acquire(owner, wanted, timeout_s=timeout, is_guarded=True)
+        return partial(requests.addressed, call)
 
 
 def terms(name: str, codec: Codec[T] | type[T], initial: T | object, *, is_durable: bool) -> Terms[T]:
@@ -78,13 +80,6 @@ def terms(name: str, codec: Codec[T] | type[T], initial: T | object, *, is_durab
     if initial is NOT_STATED:
         return Terms(name, made, b"" if made is BYTES else None, is_durable)
     return Terms(name, made, made.encode(cast("T", initial)), is_durable)
-
-
-def _acquire(
-    owner: int, name: str, timeout: float | None, mode: Mode, session: int, number: int
-) -> Call[Standing]:
-    wanted = [Wanted(name, mode)]
-    return requests.acquire(session, owner, number, wanted, timeout_s=timeout, is_guarded=True)
 
 
 def write(session: int, number: int, *, value: bytes, is_durable: bool, is_recovered: bool) -> Call[Standing]:

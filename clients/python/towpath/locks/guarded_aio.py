@@ -116,9 +116,8 @@ class AsyncGuarded(Generic[T]):
 
     async def _acquire(self, timeout: float | None, mode: Mode) -> Hold:
         locks = self._locks
-        owner, session = locks.owner(), locks.session()
-        make = self._terms.acquiring(owner, timeout, mode)
-        make(0, 1)  # what cannot be asked is refused here
+        make = self._terms.acquiring(locks.owner(), timeout, mode)
+        session = locks.session()
         return session.hold(await locks.wait(session, make, timeout))
 
     async def __aenter__(self) -> AsyncWriteGuard[T]:

@@ -139,9 +139,8 @@ class Guarded(Generic[T]):
 
     def _acquire(self, timeout: float | None, mode: Mode) -> Hold:
         locks = self._locks
-        owner, session = locks.owner(), locks.session()
-        make = self._terms.acquiring(owner, timeout, mode)
-        make(0, 1)  # what cannot be asked is refused here
+        make = self._terms.acquiring(locks.owner(), timeout, mode)
+        session = locks.session()
         return session.hold(locks.wait(session, make, timeout))
 
     def __enter__(self) -> WriteGuard[T]:
