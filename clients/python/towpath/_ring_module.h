@@ -18,6 +18,7 @@
 /* A sleep is cut into slices of this length, because a signal that comes between the last look for signals and the
  * sleep does not interrupt it. */
 #define TP_SLICE_NS UINT64_C(500000000)
+#define TP_SLICE_MAX_NS (UINT64_C(128) * TP_SLICE_NS) /* of those that grow, a power of two of them */
 
 /* The most messages that one call of Reader.receive returns, whatever it is asked for. */
 #define TP_RECEIVE_COUNT_MAX 1024

@@ -303,9 +303,12 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
     return list;
 }
 
-/* One sleep of receive(), the GIL released. */
-static int reader_sleep(ReaderObject *self, uint64_t deadline_ns) {
-    uint64_t slice_end_ns = tpr_monotonic_ns() + TP_SLICE_NS;
+/* One sleep of receive(), the GIL released. The next one may be twice as long as `slice_ns`: a signal that just misses a
+ * sleep is heard after as long again as has been slept, and who waits for hours wakes only a few times. */
+static int reader_sleep(ReaderObject *self, uint64_t *slice_ns, uint64_t deadline_ns) {
+    uint64_t slice_end_ns = tpr_monotonic_ns() + *slice_ns;
+    if (*slice_ns < TP_SLICE_MAX_NS)
+        *slice_ns *= 2;
     int saved, code = tpr_reader_wait_begin(&self->ring);
     if (code != TPR_OK)
         return code;
@@ -336,7 +339,7 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
         PyErr_SetString(PyExc_ValueError, "count_max and bytes_max must be at least 1");
         return NULL;
     }
-    uint64_t deadline_ns = 0;
+    uint64_t deadline_ns = 0, slice_ns = TP_SLICE_NS;
     for (;;) {
         if (!tp_reader_usable(self))
             return NULL;
@@ -355,7 +358,7 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
         }
         if (!deadline_ns)
             deadline_ns = tpr_deadline_ns(timeout_ns);
-        int code = reader_sleep(self, deadline_ns);
+        int code = reader_sleep(self, &slice_ns, deadline_ns);
         if (code < 0 || PyErr_CheckSignals() < 0) {
             Py_DECREF(list);
             return code < 0 ? tp_raise(code) : NULL;

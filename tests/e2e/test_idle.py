@@ -1,0 +1,125 @@
+"""A daemon with nothing to do, and programs that wait, do nothing at all: no thread of theirs wakes up."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import towpath
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
+
+QUIET_S = 3.0
+"""Whatever wakes more often than this is found."""
+LIBRARY_THREADS = ("grpc_global_tim", "event_engine", "lifeguard")
+"""gRPC's own (its timers, its pool, and who looks after that): each looks around about once a second for as
+long as a server exists, and no setting of gRPC 1.85 makes that less."""
+
+RECEIVES = """
+import sys, towpath
+with towpath.connect() as client, client.subscribe("idle.topic") as subscription:
+    subscription.receive()
+    print("received", flush=True)
+    subscription.receive()
+"""
+RECEIVES_ASYNC = """
+import asyncio, towpath.aio
+async def main():
+    async with await towpath.aio.connect() as client, await client.subscribe("idle.topic") as subscription:
+        await subscription.receive()
+        print("received", flush=True)
+        await subscription.receive()
+asyncio.run(main())
+"""
+HOLDS = """
+import sys, towpath
+with towpath.connect() as client, client.lock("idle.lock").acquire(), client.consume("idle.queue") as consumer:
+    consumer.receive().ack()
+    print("received", flush=True)
+    consumer.receive()
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
+    with running_daemon(tmp_path) as running:
+        yield running
+
+
+def processes_below(pid: int) -> list[int]:
+    """A process and all that it started, directly or not."""
+    found = [pid]
+    for each in found:
+        for task in Path(f"/proc/{each}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def wakings(pids: list[int]) -> dict[str, int]:
+    """How often each thread has gone to sleep by itself so far, but those of libraries that have a reason."""
+    found = {}
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            status = (task / "status").read_text()
+            name = re.search(r"^Name:\t(.*)$", status, re.MULTILINE)
+            count = re.search(r"^voluntary_ctxt_switches:\t(\d+)$", status, re.MULTILINE)
+            assert name and count
+            if name[1] not in LIBRARY_THREADS:
+                found[f"{name[1]}, thread {task.name} of {pid}"] = int(count[1])
+    return found
+
+
+def quiet(pids: Callable[[], list[int]]) -> tuple[Callable[[], bool], Callable[[], str]]:
+    """The condition that no thread has woken for QUIET_S, and what keeps it from being true."""
+    last = wakings(pids())
+    since = time.monotonic()
+    woke: dict[str, int] = {}
+
+    def is_quiet() -> bool:
+        nonlocal last, since
+        now = wakings(pids())
+        if now != last:
+            for thread, count in now.items():
+                woke[thread] = woke.get(thread, 0) + count - last.get(thread, 0)
+            last, since = now, time.monotonic()
+        return time.monotonic() - since >= QUIET_S
+
+    return is_quiet, lambda: f"these woke: { {thread: count for thread, count in woke.items() if count} }"
+
+
+def start(daemon: DaemonHandle, program: str) -> subprocess.Popen[str]:
+    """Start a program that waits."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env=daemon.environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_nobody_wakes_while_nothing_happens(daemon: DaemonHandle) -> None:
+    """Everything has been used: topics, a durable queue, a lock, by programs of both kinds."""
+    with ExitStack() as stack:
+        client = stack.enter_context(towpath.connect(str(daemon.socket)))
+        client.declare("idle.topic")
+        client.declare("idle.queue", kind="queue", durable=True)
+        topic, queue = client.publisher("idle.topic"), client.publisher("idle.queue")
+        waiting = [stack.enter_context(start(daemon, each)) for each in (RECEIVES, RECEIVES_ASYNC, HOLDS)]
+        stack.callback(lambda: [program.terminate() for program in waiting])
+        wait_until(lambda: sum(c.subscribers for c in client.channels("idle.topic")) == 2, daemon.log)
+        topic.publish(b"one")
+        queue.publish(b"one")
+        for program in waiting:
+            assert program.stdout is not None and program.stdout.readline() == "received\n"
+
+        ours = [program.pid for program in waiting]
+        is_quiet, woke = quiet(lambda: [*processes_below(daemon.process.pid), *ours])
+        wait_until(is_quiet, woke)
+
+        topic.publish(b"two")
+        queue.publish(b"two")
+        assert [program.wait(DEADLINE_S) for program in waiting] == [0, 0, 0]
