@@ -50,6 +50,22 @@ static inline int tpr_reader_wait_is_over_(const struct tpr_reader *reader) {
     return __atomic_load_n(&reader->wake_word, __ATOMIC_ACQUIRE) != reader->wake_seen;
 }
 
+/* Has any tail moved past what was consumed? Looks `looks` times, for as long as that takes; for who may not let go of its
+ * locks for so short a time. 1: a pass may find something. Where spinning has not paid it does not look at all. */
+static inline int tpr_reader_glance(const struct tpr_reader *reader, uint32_t looks) {
+    if (!reader->spin.budget_ns || reader->spin.yields_first)
+        return 0;
+    for (; looks; looks--) {
+        for (uint32_t i = 0; i < reader->count; i++) {
+            const struct tpr_source *source = reader->source[i];
+            if (source->state < TPR_SOURCE_FINISHED && tpr_load_acquire_(&source->page->tail) != source->tail_word)
+                return 1;
+        }
+        tpr_relax_();
+    }
+    return 0;
+}
+
 /* One sleep on the snapshot's tails. More than 127 do not fit one futex_waitv: then a window of them, another one
  * each TPR_SLICE_NS. */
 static inline int tpr_reader_doze_(struct tpr_reader *reader, uint64_t deadline_ns) {

@@ -40,10 +40,11 @@ asyncio.run(main())
 """
 HOLDS = """
 import sys, towpath
-with towpath.connect() as client, client.lock("idle.lock").acquire(), client.consume("idle.queue") as consumer:
-    consumer.receive().ack()
-    print("received", flush=True)
-    consumer.receive()
+with towpath.connect() as client, client.lock("idle.lock").acquire():
+    with client.consume("idle.queue") as consumer:
+        consumer.receive().ack()
+        print("received", flush=True)
+        consumer.receive()
 """
 
 
@@ -109,7 +110,8 @@ def test_nobody_wakes_while_nothing_happens(daemon: DaemonHandle) -> None:
         client.declare("idle.queue", kind="queue", durable=True)
         topic, queue = client.publisher("idle.topic"), client.publisher("idle.queue")
         waiting = [stack.enter_context(start(daemon, each)) for each in (RECEIVES, RECEIVES_ASYNC, HOLDS)]
-        stack.callback(lambda: [program.terminate() for program in waiting])
+        for program in waiting:
+            stack.callback(program.terminate)
         wait_until(lambda: sum(c.subscribers for c in client.channels("idle.topic")) == 2, daemon.log)
         topic.publish(b"one")
         queue.publish(b"one")

@@ -18,6 +18,7 @@ Not here: who may map what, how long to wait for a slow reader (the core), heade
 (``towpath.convert``).
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Self, TypeVar, final, overload
 
@@ -433,6 +434,37 @@ class Writer:
         the same.
         """
 
+class QuickPublisher:
+    """A base of publishers: publishes single messages without a line of Python, where it can."""
+
+    def _set_writer(self, writer: Writer, /) -> None:
+        """Publish here from now on; until then all goes to ``_publish``."""
+
+    def publish(
+        self,
+        data: Buffer,
+        *,
+        headers: Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> int:
+        """Put ``bytes`` alone into the ring, then call ``_meet_readers()`` if there are new ones. Anything
+        else, and whatever the ring does not just take, goes to ``_publish`` of these arguments.
+        """
+
+class QuickSubscription:
+    """A base of subscriptions: receives single messages without a line of Python, where it can."""
+
+    def _set_reader(self, reader: Reader, buffer: deque[Message], /) -> None:
+        """Receive from here from now on, after what is in the buffer; until then all goes to ``_receive``."""
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """Return the next message of the buffer, or of the reader while that is plain; what does not fit in
+        one, up to RECEIVE_COUNT and RECEIVE_BYTES, goes into the buffer. Waits without a timeout only. All
+        else goes to ``_receive`` of these arguments.
+        """
+
 @final
 class Reader:
     """The reader of one subscription, of any number of rings."""
@@ -446,6 +478,10 @@ class Reader:
             held_max: how many loaned messages it may hold at a time, 0 to 65536: their payloads are views of
                 the publisher's memory, others copies.
         """
+
+    is_plain: bool
+    """For ``QuickSubscription``: nothing but messages has come since this was set. ``add``, ``remove``,
+    ``finish``, ``revive`` and ``notify`` set it to False; False at first."""
 
     @property
     def held(self) -> int:

@@ -23,6 +23,10 @@
 /* The most messages that one call of Reader.receive returns, whatever it is asked for. */
 #define TP_RECEIVE_COUNT_MAX 1024
 
+/* What one visit of QuickSubscription takes along: RECEIVE_COUNT and RECEIVE_BYTES of waiting.py. */
+#define TP_QUICK_COUNT 256
+#define TP_QUICK_BYTES (1 << 17)
+
 /* A loaned message that is held counts for this part of its bytes against the bound of Reader.receive: by default one visit
  * takes a quarter of a publisher's slab along at most. */
 #define TP_HELD_SHARE 512
@@ -38,6 +42,7 @@ int tp_add_table(PyObject *module);
 int tp_add_value(PyObject *module);
 int tp_add_parcel(PyObject *module);
 int tp_add_loan(PyObject *module);
+int tp_add_quick(PyObject *module);
 
 PyObject *tp_set_headers_decoder(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *tp_decode_headers(PyObject *raw); /* bytes; the headers, as Message.headers gives them */
@@ -85,6 +90,9 @@ PyObject *tp_writer_try_publish_many(WriterObject *self, PyObject *const *args, 
 
 PyObject *tp_writer_try_publish_from(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
+/* Publish one message of these bytes, without headers. Its seq, or 0 where anything stands against that; no exception. */
+uint64_t tp_writer_publish_plain(WriterObject *self, PyObject *payload);
+
 /* Methods (_ring_loan.c). */
 PyObject *tp_writer_try_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tp_writer_try_publish_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
@@ -102,10 +110,22 @@ typedef struct {
     int is_made;            /* `ring` needs closing */
     int is_open;            /* the user has not closed it */
     uint32_t notified, notified_seen;
+    int is_plain; /* see _ring_quick.c */
 } ReaderObject;
 
 /* 0 with an exception set when it is closed, or another process's. */
 int tp_reader_usable(ReaderObject *self);
+
+/* One pass: takes up to the two bounds, but one message at least where there is one. Returns how many; -1 with an exception
+ * set: nothing was taken. */
+Py_ssize_t tp_reader_take(ReaderObject *self, int64_t count_max, int64_t bytes_max, PyObject **message);
+
+/* A list of messages, which are taken over, also on failure. */
+PyObject *tp_message_list(PyObject **message, Py_ssize_t count);
+
+/* One sleep, the GIL released. The next one may be twice as long as `slice_ns`: a signal that just misses a sleep is heard
+ * after as long again as has been slept, and who waits for hours wakes only a few times. A code of the ring. */
+int tp_reader_sleep(ReaderObject *self, uint64_t *slice_ns, uint64_t deadline_ns);
 
 /* Hold the loaned message that `view` shows: a memoryview of it (_ring_loan.c). NULL with `is_full` set: there is no entry for it,
  * and no exception; copy it. */

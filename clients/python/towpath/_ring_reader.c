@@ -115,6 +115,7 @@ static PyObject *reader_add(ReaderObject *self, PyObject *const *args, Py_ssize_
         tp_uint64(value[2], "source", &source) < 0 || tp_start(value[4], &start) < 0 ||
         (value[5] && tp_int(value[5], "doorbell_fd", &doorbell_fd) < 0))
         return NULL;
+    self->is_plain = 0;
     if (!PyUnicode_Check(value[3])) {
         PyErr_Format(PyExc_TypeError, "channel must be a str, not %.100s", Py_TYPE(value[3])->tp_name);
         return NULL;
@@ -168,6 +169,7 @@ static PyObject *reader_finish(ReaderObject *self, PyObject *value) {
     uint64_t source;
     if (!tp_reader_usable(self) || tp_uint64(value, "source", &source) < 0)
         return NULL;
+    self->is_plain = 0;
     tpr_reader_finish(&self->ring, source);
     Py_RETURN_NONE;
 }
@@ -176,6 +178,7 @@ static PyObject *reader_revive(ReaderObject *self, PyObject *value) {
     uint64_t source;
     if (!tp_reader_usable(self) || tp_uint64(value, "source", &source) < 0)
         return NULL;
+    self->is_plain = 0;
     return PyBool_FromLong(tpr_reader_revive(&self->ring, source));
 }
 
@@ -196,6 +199,7 @@ static PyObject *reader_remove(ReaderObject *self, PyObject *value) {
     void *tag = NULL;
     if (!tp_reader_usable(self) || tp_uint64(value, "source", &source) < 0)
         return NULL;
+    self->is_plain = 0;
     if (tpr_reader_remove(&self->ring, source, &tag))
         Py_DECREF((PyObject *)tag);
     Py_RETURN_NONE;
@@ -264,15 +268,10 @@ static PyObject *reader_message(ReaderObject *self, const struct tpr_view *view)
     return is_full ? tp_message_of(view) : NULL;
 }
 
-/* One pass: up to the two bounds, but one message at least where there is one. Returns a list, empty when there
- * is none. NULL with an exception set: nothing was taken (but where memory fails even for the list, it was). */
-static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t bytes_max) {
-    PyObject *message[TP_RECEIVE_COUNT_MAX];
+Py_ssize_t tp_reader_take(ReaderObject *self, int64_t count_max, int64_t bytes_max, PyObject **message) {
     Py_ssize_t count = 0;
     int64_t bytes = 0;
     struct tpr_view view;
-    if (count_max > TP_RECEIVE_COUNT_MAX)
-        count_max = TP_RECEIVE_COUNT_MAX;
     tpr_reader_begin(&self->ring);
     while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
         /* What is held is not copied; but it is memory that its publisher cannot use. */
@@ -290,9 +289,13 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
     tpr_reader_end(&self->ring);
     if (PyErr_Occurred()) {
         if (!count)
-            return NULL;
+            return -1;
         PyErr_Clear(); /* out of memory after some: those are consumed and must be handed over */
     }
+    return count;
+}
+
+PyObject *tp_message_list(PyObject **message, Py_ssize_t count) {
     PyObject *list = PyList_New(count);
     for (Py_ssize_t i = 0; i < count; i++) {
         if (list)
@@ -303,9 +306,15 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
     return list;
 }
 
-/* One sleep of receive(), the GIL released. The next one may be twice as long as `slice_ns`: a signal that just misses a
- * sleep is heard after as long again as has been slept, and who waits for hours wakes only a few times. */
-static int reader_sleep(ReaderObject *self, uint64_t *slice_ns, uint64_t deadline_ns) {
+/* One pass, as a list, empty when there is none. NULL with an exception set: nothing was taken (but where memory fails even
+ * for the list, it was). */
+static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t bytes_max) {
+    PyObject *message[TP_RECEIVE_COUNT_MAX];
+    Py_ssize_t count = tp_reader_take(self, count_max > TP_RECEIVE_COUNT_MAX ? TP_RECEIVE_COUNT_MAX : count_max, bytes_max, message);
+    return count < 0 ? NULL : tp_message_list(message, count);
+}
+
+int tp_reader_sleep(ReaderObject *self, uint64_t *slice_ns, uint64_t deadline_ns) {
     uint64_t slice_end_ns = tpr_monotonic_ns() + *slice_ns;
     if (*slice_ns < TP_SLICE_MAX_NS)
         *slice_ns *= 2;
@@ -358,7 +367,7 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
         }
         if (!deadline_ns)
             deadline_ns = tpr_deadline_ns(timeout_ns);
-        int code = reader_sleep(self, &slice_ns, deadline_ns);
+        int code = tp_reader_sleep(self, &slice_ns, deadline_ns);
         if (code < 0 || PyErr_CheckSignals() < 0) {
             Py_DECREF(list);
             return code < 0 ? tp_raise(code) : NULL;
@@ -373,6 +382,7 @@ static PyObject *reader_receive(ReaderObject *self, PyObject *const *args, Py_ss
 static PyObject *reader_notify(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
     if (!tp_reader_usable(self))
         return NULL;
+    self->is_plain = 0;
     self->notified++;
     tpr_reader_notify(&self->ring);
     Py_RETURN_NONE;
@@ -421,12 +431,26 @@ static PyObject *reader_get_loans_copied(ReaderObject *self, void *Py_UNUSED(clo
     return PyLong_FromUnsignedLongLong(self->ring.loans_copied);
 }
 
+static PyObject *reader_get_is_plain(ReaderObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(self->is_plain);
+}
+
+static int reader_set_is_plain(ReaderObject *self, PyObject *value, void *Py_UNUSED(closure)) {
+    int is_plain = value ? PyObject_IsTrue(value) : 0;
+    if (is_plain < 0)
+        return -1;
+    self->is_plain = is_plain;
+    return 0;
+}
+
 static PyObject *reader_get_lost(ReaderObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->ring.lost);
 }
 
 static PyGetSetDef reader_getters[] = {
     {"reader", (getter)reader_get_reader, NULL, "The subscription this control page belongs to.", NULL},
+    {"is_plain", (getter)reader_get_is_plain, (setter)reader_set_is_plain,
+     "Nothing but messages has come since this was set (_ring_quick.c).", NULL},
     {"held", (getter)reader_get_held, NULL, "Loaned messages that somebody looks at.", NULL},
     {"loans_copied", (getter)reader_get_loans_copied, NULL, "Loaned messages copied as held_max were held.", NULL},
     {"lost", (getter)reader_get_lost, NULL, "Messages missed so far, of all sources.", NULL},

@@ -53,6 +53,13 @@ static PyObject *writer_publish_one(WriterObject *self, PyObject *payload, PyObj
     }
 }
 
+uint64_t tp_writer_publish_plain(WriterObject *self, PyObject *payload) {
+    if (!self->is_open || tpr_writer_publish(&self->ring, NULL, 0, PyBytes_AS_STRING(payload),
+                                             (size_t)PyBytes_GET_SIZE(payload)) != TPR_OK)
+        return 0;
+    return self->ring.last_seq;
+}
+
 PyObject *tp_writer_try_publish(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     static const char *const names[] = {"payload", "headers"};
     static const struct tp_signature signature = {"try_publish", names, 1, 2};

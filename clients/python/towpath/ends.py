@@ -357,6 +357,11 @@ class ReaderState:
         return 2 * len(self.slots) > self.slot_count
 
     @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but messages to look for in the rings."""
+        return self.ended is None and not (self.joined or self.troubles or self.stored or self.is_crowded)
+
+    @property
     def is_drained(self) -> bool:
         """Whether the subscription has ended and everything before that was handed out."""
         return self.ended is not None and not self.following

@@ -121,7 +121,7 @@ class LocalServer(Server):
         raw = envelope.reply(kind, ticket.call) + headers_raw
         state = publisher._state
         try:
-            if publisher._try_publish(payload, raw) <= 0:
+            if state.writer.try_publish(payload, raw) <= 0:
                 publisher._publish_waiting(payload, raw, deadline_ns(ANSWER_TIMEOUT_S))
             if state.writer.readers_changed:
                 publisher._meet_readers()

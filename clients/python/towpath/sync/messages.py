@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
+from towpath._quick import QuickPublisher, QuickSubscription
 from towpath.ends import LOOK_NS_MAX, READ_TO, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
@@ -39,14 +40,16 @@ if TYPE_CHECKING:
     from towpath.sync.client import LocalClient
 
 
-class LocalPublisher(Publisher):
-    """A source with a ring of its own."""
+class LocalPublisher(QuickPublisher, Publisher):
+    """A source with a ring of its own. ``publish`` is the quick base's, which calls ``_publish`` where there
+    is more to it than to put bytes into the ring.
+    """
 
     def __init__(self, client: LocalClient, state: SourceState) -> None:
+        self._set_writer(state.writer)
         self._client = client
         self._state = state
         self._writer = state.writer
-        self._try_publish = state.writer.try_publish
         self._try_loan = state.writer.try_loan
         self._room = threading.Lock()
         self._storing = threading.Condition(threading.Lock())
@@ -60,7 +63,7 @@ class LocalPublisher(Publisher):
     def is_ended(self) -> bool:
         return self._state.ended is not None
 
-    def publish(
+    def _publish(
         self,
         data: Buffer,
         *,
@@ -73,7 +76,7 @@ class LocalPublisher(Publisher):
             headers_raw = convert.encode_headers(headers)
         confirmed_by = deadline_ns(timeout) if confirm else None
         try:
-            seq = self._try_publish(data, headers_raw or None)
+            seq = self._writer.try_publish(data, headers_raw or None)
             if seq <= 0:
                 seq = self._publish_waiting(data, headers_raw or None, deadline_ns(timeout))
         except (ValueError, RuntimeError) as error:
@@ -86,7 +89,7 @@ class LocalPublisher(Publisher):
 
     def _publish_waiting(self, data: Buffer, headers_raw: bytes | None, deadline: int | None) -> int:
         while True:
-            seq = self._try_publish(data, headers_raw)
+            seq = self._writer.try_publish(data, headers_raw)
             if seq > 0:
                 return seq
             self._make_way(seq, memoryview(data).nbytes + len(headers_raw or b""), deadline)
@@ -320,14 +323,16 @@ class LocalPublisher(Publisher):
             )
 
 
-class LocalSubscription(Subscription):
-    """A reader of the rings of a channel's sources."""
+class LocalSubscription(QuickSubscription, Subscription):
+    """A reader of the rings of a channel's sources. ``receive`` is the quick base's, which calls ``_receive``
+    where there is more to it than to take what is in the rings.
+    """
 
     def __init__(self, client: LocalClient, state: ReaderState) -> None:
         super().__init__(state.channel)
+        self._set_reader(state.reader, self._buffer)
         self._client = client
         self._state = state
-        self._receive = state.reader.receive
         self._log = StoredLog(state.excluded, state.begins)
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
@@ -370,6 +375,14 @@ class LocalSubscription(Subscription):
             self._client._call(
                 calls.save_place(self.name, self._place.name, self.next_seq), deadline_ns(timeout)
             )
+
+    def _receive(self, timeout: float | None = None) -> Message:
+        message = Subscription.receive(self, timeout)
+        # In this order: what happens from here on makes it False again.
+        self._state.reader.is_plain = True
+        if not self._state.is_plain or self._taken_seq is not None or self._place is not None:
+            self._state.reader.is_plain = False
+        return message
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         if self._state.is_taken_over:
@@ -434,7 +447,8 @@ class LocalSubscription(Subscription):
             if state.troubles:
                 raise state.troubles.popleft()
             try:
-                messages = self._receive(count_max, bytes_max, 0 if state.ended else remaining_ns(deadline))
+                left_ns = 0 if state.ended else remaining_ns(deadline)
+                messages = state.reader.receive(count_max, bytes_max, left_ns)
             except RuntimeError as error:
                 raise InvalidArgument(
                     f"{error}: the subscription to {self.name!r} is received from already",

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * towpath._ring.QuickPublisher and QuickSubscription: what a publisher and a subscription of the blocking client do for one
+ * message, without a line of Python, as long as there is nothing to it.
+ *
+ * They are bases of Python classes. Each call that has something to it (arguments, a ring that is full, an end, an error)
+ * goes to the Python method of the same purpose, `_publish` or `_receive`, as if it had been called in the first place:
+ * nothing was taken or published by then.
+ *
+ * A subscription may be received from here while its reader is *plain*: nothing has happened, but for messages, since Python
+ * looked at all that can happen to one. Python says so (Reader.is_plain); whatever tells the reader of anything takes it
+ * back: add, remove, finish, revive, notify.
+ */
+#include "_ring_module.h"
+
+#define TP_GLANCES 24 /* at the tails, under the GIL, before it is let go of: less than what that costs */
+
+static PyObject *name_publish, *name_receive, *name_meet_readers, *name_extend, *name_popleft;
+
+/* The method `name` of `self`, with the arguments of the call that came here. */
+static PyObject *quick_pass_on(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t nargs,
+                               PyObject *kwnames) {
+    PyObject *method = PyObject_GetAttr(self, name);
+    if (!method)
+        return NULL;
+    PyObject *result = PyObject_Vectorcall(method, args, (size_t)nargs, kwnames);
+    Py_DECREF(method);
+    return result;
+}
+
+/* ---- publishing ---- */
+
+typedef struct {
+    PyObject_HEAD
+    WriterObject *writer; /* NULL: none given yet */
+} QuickPublisher;
+
+static PyObject *quick_set_writer(QuickPublisher *self, PyObject *writer) {
+    if (!Py_IS_TYPE(writer, tp_writer_type)) {
+        PyErr_SetString(PyExc_TypeError, "a Writer is wanted");
+        return NULL;
+    }
+    Py_XSETREF(self->writer, (WriterObject *)Py_NewRef(writer));
+    Py_RETURN_NONE;
+}
+
+static PyObject *quick_publish(QuickPublisher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    uint64_t seq;
+    if (nargs != 1 || kwnames || !self->writer || !PyBytes_CheckExact(args[0]) ||
+        !(seq = tp_writer_publish_plain(self->writer, args[0])))
+        return quick_pass_on((PyObject *)self, name_publish, args, nargs, kwnames);
+    if (self->writer->ring.readers_changed) {
+        PyObject *met = PyObject_CallMethodNoArgs((PyObject *)self, name_meet_readers);
+        if (!met)
+            return NULL;
+        Py_DECREF(met);
+    }
+    return PyLong_FromUnsignedLongLong(seq);
+}
+
+static void quick_publisher_dealloc(QuickPublisher *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->writer);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- receiving ---- */
+
+typedef struct {
+    PyObject_HEAD
+    ReaderObject *reader; /* NULL: none given yet */
+    PyObject *buffer;     /* a deque: what was taken and not handed out */
+    PyObject *popleft;    /* of the buffer */
+} QuickSubscription;
+
+static PyObject *quick_set_reader(QuickSubscription *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 2 || !Py_IS_TYPE(args[0], tp_reader_type)) {
+        PyErr_SetString(PyExc_TypeError, "a Reader and a deque are wanted");
+        return NULL;
+    }
+    PyObject *popleft = PyObject_GetAttr(args[1], name_popleft);
+    if (!popleft)
+        return NULL;
+    Py_XSETREF(self->reader, (ReaderObject *)Py_NewRef(args[0]));
+    Py_XSETREF(self->buffer, Py_NewRef(args[1]));
+    Py_XSETREF(self->popleft, popleft);
+    Py_RETURN_NONE;
+}
+
+/* The first of `count` messages; the others go into the buffer. Takes them over. */
+static PyObject *quick_hand_out(QuickSubscription *self, PyObject **message, Py_ssize_t count) {
+    if (count == 1)
+        return message[0];
+    PyObject *others = tp_message_list(message + 1, count - 1), *done = NULL;
+    if (others) {
+        done = PyObject_CallMethodOneArg(self->buffer, name_extend, others);
+        Py_DECREF(others);
+    }
+    if (!done) {
+        Py_DECREF(message[0]);
+        return NULL;
+    }
+    Py_DECREF(done);
+    return message[0];
+}
+
+/* The next message of a plain reader. NULL without an exception: ask Python. */
+static PyObject *quick_take(QuickSubscription *self, int may_wait) {
+    PyObject *message[TP_QUICK_COUNT];
+    ReaderObject *reader = self->reader;
+    uint64_t slice_ns = TP_SLICE_NS;
+    for (;;) {
+        if (!reader->is_plain || !reader->is_open || tpr_is_forked_(&reader->ring.memory))
+            return NULL;
+        Py_ssize_t count = tp_reader_take(reader, TP_QUICK_COUNT, TP_QUICK_BYTES, message);
+        if (count)
+            return count < 0 ? NULL : quick_hand_out(self, message, count);
+        if (!may_wait || reader->ring.has_news || reader->notified != reader->notified_seen || reader->ring.is_waiting)
+            return NULL;
+        if (tpr_reader_glance(&reader->ring, TP_GLANCES))
+            continue;
+        if (tp_reader_sleep(reader, &slice_ns, TPR_FOREVER) < 0 || PyErr_CheckSignals() < 0)
+            return NULL; /* what is wrong with sleeping Python finds as well */
+    }
+}
+
+/* Is this how receive() may be called? The timeout is one at the most, and in seconds. */
+static int quick_is_timeout(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    Py_ssize_t keywords = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (nargs + keywords == 0)
+        return 1;
+    if (nargs + keywords > 1 ||
+        (keywords && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") != 0))
+        return 0;
+    if (args[0] == Py_None)
+        return 1;
+    return PyFloat_CheckExact(args[0]) ? PyFloat_AS_DOUBLE(args[0]) >= 0
+                                       : PyLong_CheckExact(args[0]) && _PyLong_Sign(args[0]) >= 0;
+}
+
+static PyObject *quick_receive(QuickSubscription *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    if (self->reader && quick_is_timeout(args, nargs, kwnames)) {
+        if (PyObject_Size(self->buffer) > 0)
+            return PyObject_CallNoArgs(self->popleft);
+        PyObject *message = quick_take(self, (nargs == 0 && !kwnames) || args[0] == Py_None);
+        if (message || PyErr_Occurred())
+            return message;
+    }
+    return quick_pass_on((PyObject *)self, name_receive, args, nargs, kwnames);
+}
+
+static void quick_subscription_dealloc(QuickSubscription *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->reader);
+    Py_XDECREF(self->buffer);
+    Py_XDECREF(self->popleft);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- the types ---- */
+
+static PyMethodDef publisher_methods[] = {
+    {"_set_writer", TP_METHOD(quick_set_writer), METH_O, "Publish here from now on."},
+    {"publish", TP_METHOD(quick_publish), METH_FASTCALL | METH_KEYWORDS,
+     "As documented at :class:`towpath.Publisher`."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef subscription_methods[] = {
+    {"_set_reader", TP_METHOD(quick_set_reader), METH_FASTCALL, "Receive from here from now on, after what is buffered."},
+    {"receive", TP_METHOD(quick_receive), METH_FASTCALL | METH_KEYWORDS,
+     "As documented at :class:`towpath.Subscription`."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot publisher_slots[] = {
+    {Py_tp_doc, "What publishes single messages without a line of Python, where it can."},
+    {Py_tp_dealloc, quick_publisher_dealloc},
+    {Py_tp_methods, publisher_methods},
+    {0, NULL},
+};
+
+static PyType_Slot subscription_slots[] = {
+    {Py_tp_doc, "What receives single messages without a line of Python, where it can."},
+    {Py_tp_dealloc, quick_subscription_dealloc},
+    {Py_tp_methods, subscription_methods},
+    {0, NULL},
+};
+
+static PyType_Spec publisher_spec = {"towpath._ring.QuickPublisher", sizeof(QuickPublisher), 0,
+                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, publisher_slots};
+static PyType_Spec subscription_spec = {"towpath._ring.QuickSubscription", sizeof(QuickSubscription), 0,
+                                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, subscription_slots};
+
+static int quick_add_type(PyObject *module, PyType_Spec *spec, const char *name) {
+    PyObject *type = PyType_FromSpec(spec);
+    int code = type ? PyModule_AddObjectRef(module, name, type) : -1;
+    Py_XDECREF(type);
+    return code;
+}
+
+int tp_add_quick(PyObject *module) {
+    if (!(name_publish = PyUnicode_InternFromString("_publish")) ||
+        !(name_receive = PyUnicode_InternFromString("_receive")) ||
+        !(name_meet_readers = PyUnicode_InternFromString("_meet_readers")) ||
+        !(name_extend = PyUnicode_InternFromString("extend")) || !(name_popleft = PyUnicode_InternFromString("popleft")))
+        return -1;
+    return quick_add_type(module, &publisher_spec, "QuickPublisher") < 0
+               ? -1
+               : quick_add_type(module, &subscription_spec, "QuickSubscription");
+}
