@@ -418,6 +418,7 @@ def test_who_reads_a_fifo_does_not_notice_a_restart(tmp_path: Path, manager: Man
             wait_until(lambda: len(lines) >= sent, lambda: f"{len(lines)} of {sent}")
             client.unbind(binding.id)
             reading.join(DEADLINE_S)
+            assert not reading.is_alive(), "somebody has the FIFO open still"
     assert lines == [b"%d\n" % number for number in range(sent)]
     assert not fifo.exists()
 

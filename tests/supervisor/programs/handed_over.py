@@ -17,6 +17,7 @@ with socket.socket(socket.AF_UNIX) as manager:
     names, descriptors, _, _ = socket.recv_fds(manager, 100_000, 200)
 for number, descriptor in enumerate(descriptors):
     os.dup2(descriptor, FAR + number)
+    os.close(descriptor)
 for number in range(len(descriptors)):
     os.dup2(FAR + number, FIRST + number)
     os.close(FAR + number)
