@@ -36,7 +36,6 @@ from tests.support.deadlines import DEADLINE_S
 from towpath_broker.gateways.bridge.inflow import READ_BYTES_MAX
 from towpath_broker.gateways.bridge.messages import BATCH_COUNT_MAX
 
-AT_ONCE = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 RT = int(signal.SIGRTMIN + 7)
 LINE_BYTES = 32
 SIGNALS_PENDING_MAX = 1000
@@ -69,7 +68,7 @@ def stress(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
     path = tmp_path_factory.mktemp("daemon")
-    with running_daemon(path, NO_OTHER_GATEWAYS, program=(str(AT_ONCE),)) as handle:
+    with running_daemon(path, NO_OTHER_GATEWAYS) as handle:
         yield handle
 
 

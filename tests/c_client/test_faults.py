@@ -99,7 +99,7 @@ def test_a_killed_publisher(start: Start, client: towpath.Client, name: str) -> 
 
 @pytest.fixture
 def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path) as handle:
+    with running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as handle:
         yield handle
 
 

@@ -34,7 +34,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path) as handle:
+    with running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as handle:
         yield handle
 
 
@@ -426,7 +426,10 @@ def test_who_died_with_the_core_is_found_dead_by_the_next(own_daemon: DaemonHand
 def test_tokens_grow_over_restarts_of_the_daemon(tmp_path: Path) -> None:
     tokens = []
     for _ in range(3):
-        with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+        with (
+            running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as daemon,
+            towpath.connect(str(daemon.socket)) as client,
+        ):
             for _ in range(3):
                 with client.lock("a") as guard:
                     tokens.append(guard.token)

@@ -31,7 +31,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 _numbers = itertools.count(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sockets() -> Iterator[Path]:
     """A directory with a short name."""
     directory = Path(tempfile.mkdtemp(prefix="towpath-queues-"))
@@ -39,16 +39,15 @@ def sockets() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture
-def own_daemon(tmp_path: Path, sockets: Path) -> Iterator[DaemonHandle]:
-    """One for each test: a core that is killed too often is started again later and later."""
+@pytest.fixture(scope="module")
+def own_daemon(tmp_path_factory: pytest.TempPathFactory, sockets: Path) -> Iterator[DaemonHandle]:
     config = f"""
         [grpc]
         listen = "unix:{sockets}/grpc"
         [zeromq]
         rpc = "ipc://{sockets}/zmq"
     """
-    with running_daemon(tmp_path, config) as handle:
+    with running_daemon(tmp_path_factory.mktemp("queues"), config) as handle:
         yield handle
 
 

@@ -20,7 +20,7 @@ from towpath import errors
 
 @pytest.fixture(scope="module")
 def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("killed")) as handle:
+    with running_daemon(tmp_path_factory.mktemp("killed"), "zeromq = false\ngrpc = false\n") as handle:
         yield handle
 
 

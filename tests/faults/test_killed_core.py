@@ -18,7 +18,6 @@ from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import _ring, protocol
 
-PROGRAM = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 CONFIG = "zeromq = false\ngrpc = false\n"
 CHANNEL = "log"
 
@@ -46,7 +45,7 @@ def declare(daemon: DaemonHandle) -> None:
 
 def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
     generator = random.Random(seed)
-    with running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),)) as daemon:
+    with running_daemon(tmp_path, CONFIG) as daemon:
         declare(daemon)
         with Load(daemon, CHANNEL) as load:
             for _ in range(kills):
@@ -66,7 +65,7 @@ def kill_at_each_operation(tmp_path: Path, shim: Path, numbers: range, times: in
         "TOWPATH_SHIM_DIRECTORY": str(tmp_path / "state" / "store"),
         "TOWPATH_SHIM_KILL_FILE": str(kill_file),
     }
-    with running_daemon(tmp_path, CONFIG, program=(str(PROGRAM),), env=environment) as daemon:
+    with running_daemon(tmp_path, CONFIG, env=environment) as daemon:
         declare(daemon)
         with Load(daemon, CHANNEL) as load:
             load.wait_progress(100)

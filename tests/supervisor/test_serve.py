@@ -26,7 +26,6 @@ from towpath_broker.host.systemd import Notifier
 from towpath_broker.settings import Settings
 from towpath_broker.supervisor import DESCRIPTORS_NEEDED
 
-SERVE_AT_ONCE = Path(__file__).parents[1] / "door" / "programs" / "serve_at_once.py"
 LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
 
@@ -323,7 +322,7 @@ def test_a_core_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_core_that_was_ready_is_always_started_again(tmp_path: Path) -> None:
-    with running_daemon(tmp_path, LOCAL_ONLY, program=(str(SERVE_AT_ONCE),)) as daemon:
+    with running_daemon(tmp_path, LOCAL_ONLY) as daemon:
         for _ in range(STARTS_MAX + 1):
             daemon.kill_core()
         assert daemon.status().incarnation == STARTS_MAX + 2

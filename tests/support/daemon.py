@@ -31,6 +31,8 @@ from typing import Final
 import towpath
 from tests.support.deadlines import DEADLINE_S as DEADLINE_S  # handed on
 
+SERVE: Final = Path(__file__).with_name("serve.py")
+
 FREE_PORTS: Final = {
     "zeromq": dict.fromkeys(("sub", "push", "rpc"), "tcp://127.0.0.1:0"),
     "grpc": {"listen": "127.0.0.1:0"},
@@ -189,7 +191,7 @@ def running_daemon(
     *,
     env: Mapping[str, str] | None = None,
     arguments: tuple[str, ...] = (),
-    program: tuple[str, ...] = ("-m", "towpath"),
+    program: tuple[str, ...] = ("-P", str(SERVE)),
 ) -> Iterator[DaemonHandle]:
     """Run a daemon.
 
@@ -200,7 +202,8 @@ def running_daemon(
             always.
         env: added to the environment.
         arguments: added to the command line.
-        program: what Python runs.
+        program: what Python runs; by default the daemon as it is, but that the pauses before it starts
+            core and gateways again do not grow.
     """
     file = tmp_path / "towpath.toml"
     file.write_text(config)

@@ -1,5 +1,6 @@
-"""serve_at_once.py serve ...: the daemon, whose core is started again without a growing pause; for tests that
-kill it many times in a row."""
+"""serve.py serve ...: the daemon, whose core and gateways are started again without growing pauses, as tests
+kill them many times in a row.
+"""
 
 from __future__ import annotations
 
