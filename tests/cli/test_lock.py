@@ -180,3 +180,19 @@ def test_why_the_banker_lets_one_wait(lock: str, env: dict[str, str], daemon: Pa
         "it would be safe when all is released by session",
     ):
         assert line in why, why
+
+
+def test_watching(lock: str, start: Start, client: library.Client) -> None:
+    with client.lock(lock) as held:
+        process = start("locks", "watch", lock)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(
+            f"held     {lock}  exclusive, token {held.token}".encode()
+        )
+    assert process.stdout.readline().startswith(f"released {lock}".encode())
+    client.lock(lock).acquire(shared=True)
+    assert process.stdout.readline().startswith(f"granted  {lock}  shared".encode())
+    client.force_release(lock)
+    assert process.stdout.readline().endswith(b"(forced)\n")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE_S) == -signal.SIGINT

@@ -17,7 +17,9 @@ from typing import Any
 import towpath.aio
 from towpath.aio.api import AsyncHandle
 from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncSemaphore
+from towpath.locks.elections_aio import AsyncElection
 from towpath.locks.guarded_aio import AsyncGuarded, AsyncReadGuard, AsyncWriteGuard
+from towpath.locks.latches import AsyncLatch
 from towpath.queues import Delivery
 from towpath.result import Ok
 from towpath.services.aio_api import AsyncRequest
@@ -35,6 +37,8 @@ LIVING = (
     AsyncGuarded,
     AsyncReadGuard,
     AsyncWriteGuard,
+    AsyncElection,
+    AsyncLatch,
 )
 """What is wrapped when it is handed out: it is used on the loop, too."""
 

@@ -227,6 +227,7 @@ def opened_frame(call: int, effect: e.BarrierOpened) -> Frame:
     """Return the end of a wait at a barrier."""
     frame, response = _answer(call, "arrive_barrier_request")
     response.opened.index = effect.index
+    response.opened.is_open = effect.is_open
     return frame
 
 

@@ -81,8 +81,11 @@ if TYPE_CHECKING:
         Wounded,
     )
     from towpath.locks.blocking import Barrier, Guard, Lock, Semaphore
+    from towpath.locks.elections import Election, Leader
     from towpath.locks.guarded_blocking import Guarded, ReadGuard, WriteGuard
+    from towpath.locks.latches import Latch
     from towpath.locks.spaces import LockSpace
+    from towpath.locks.watching import LockEvent, LockWatch
     from towpath.model import (
         BindingInfo,
         BindingReport,
@@ -107,6 +110,9 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Barrier", "Guard", "Lock", "Semaphore"), "towpath.locks.blocking"),
     **dict.fromkeys(("Guarded", "ReadGuard", "WriteGuard"), "towpath.locks.guarded_blocking"),
+    **dict.fromkeys(("Election", "Leader"), "towpath.locks.elections"),
+    **dict.fromkeys(("LockEvent", "LockWatch"), "towpath.locks.watching"),
+    "Latch": "towpath.locks.latches",
     "LockSpace": "towpath.locks.spaces",
     "Committed": "towpath.transactions",
     "Consumer": "towpath.sync.consuming",
@@ -227,6 +233,7 @@ __all__ = [
     "Deadlock",
     "Delivery",
     "DeliveryLost",
+    "Election",
     "Err",
     "Fenced",
     "FrameTooLarge",
@@ -238,14 +245,18 @@ __all__ = [
     "InvalidArgument",
     "InvalidConfiguration",
     "InvalidName",
+    "Latch",
+    "Leader",
     "LimitExceeded",
     "Lock",
     "LockConflict",
+    "LockEvent",
     "LockHeld",
     "LockInUse",
     "LockOrder",
     "LockRevoked",
     "LockSpace",
+    "LockWatch",
     "Message",
     "MessageTooLarge",
     "NoServer",

@@ -7,7 +7,10 @@ from towpath.aio.client import connect
 from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.registry import AsyncRegistry
 from towpath.aio.transactions import AsyncTransaction
+from towpath.locks.elections_aio import AsyncElection
 from towpath.locks.guarded_aio import AsyncGuarded, AsyncReadGuard, AsyncWriteGuard
+from towpath.locks.latches import AsyncLatch
+from towpath.locks.watching_aio import AsyncLockWatch
 from towpath.services.aio_api import AsyncRequest, AsyncServer
 from towpath.states.aio import AsyncState, AsyncValueWatch
 
@@ -15,7 +18,10 @@ __all__ = [
     "AsyncChannel",
     "AsyncClient",
     "AsyncConsumer",
+    "AsyncElection",
     "AsyncGuarded",
+    "AsyncLatch",
+    "AsyncLockWatch",
     "AsyncPublisher",
     "AsyncReadGuard",
     "AsyncRegistry",

@@ -12,10 +12,13 @@ from towpath.codecs import BYTES, Codec
 from towpath.errors import TowpathError
 from towpath.locks import spaces
 from towpath.locks.aio import AsyncLocks
+from towpath.locks.elections_aio import AsyncElection
 from towpath.locks.guarded import NOT_STATED, terms
 from towpath.locks.guarded_aio import AsyncGuarded
+from towpath.locks.latches import AsyncLatch
 from towpath.locks.requests import Standing
 from towpath.locks.spaces import LockSpace, Policy, Victim
+from towpath.locks.watching_aio import AsyncLockWatch
 
 T = TypeVar("T")
 
@@ -90,3 +93,18 @@ class AsyncLocking(AsyncRegistry):
         """Return a handle for a value that is to be had only by holding its lock; see
         :meth:`towpath.Client.guarded`."""
         return AsyncGuarded(self._locks, terms(name, codec, initial, is_durable=durable))
+
+    # ---- latches, elections, watches -----------------------------------------------------------------------
+
+    def latch(self, name: str, count: int) -> AsyncLatch:
+        """Return a handle for something that opens once; see :class:`towpath.Latch`."""
+        return AsyncLatch(self._locks, name, count)
+
+    def election(self, name: str) -> AsyncElection:
+        """Return a handle for an election by name; see :class:`towpath.Election`."""
+        return AsyncElection(self._locks, name)
+
+    def watch_locks(self, prefix: str = "") -> AsyncLockWatch:
+        """Follow what happens to the locks whose names begin so: first what is held, then each change. Close
+        it when done."""
+        return AsyncLockWatch(self._locks._client, prefix)

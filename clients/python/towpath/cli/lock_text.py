@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from towpath.locks.model import BankerState, Grant, LockInfo, Mode, Owner, Session, Wait
 from towpath.locks.spaces import LockSpace
+from towpath.locks.watching import LockEvent
 
 Sessions = Mapping[int, Session]
 
@@ -54,6 +55,17 @@ def space_lines(space: LockSpace) -> Iterator[str]:
         yield f"  rank {rank}  {name}"
     for name, count in sorted(space.units.items()):
         yield f"  {count} of {name}"
+
+
+def event_line(event: LockEvent) -> str:
+    """Something that happened to a lock."""
+    grant = event.grant
+    if grant is None:
+        count = f", {event.missed} events" if event.missed else ""
+        return f"(some was missed{count}; what is held follows)"
+    why = f" ({event.reason.replace('_', ' ')})" if event.reason not in ("", "released") else ""
+    how = _how(grant.mode, grant.weight)
+    return f"{event.kind:8} {grant.lock}  {how}, token {grant.token}, {_short(grant.owner)}{why}"
 
 
 def who(owner: Owner, sessions: Sessions) -> str:

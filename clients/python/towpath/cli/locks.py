@@ -9,11 +9,11 @@ from dataclasses import asdict
 from towpath.cli import streams
 from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError, mapping
-from towpath.cli.lock_text import banker_lines, lock_lines, space_lines, who
+from towpath.cli.lock_text import banker_lines, event_line, lock_lines, space_lines, who
 from towpath.locks.model import Explanation, Owner
 
-_WORDS = ("why", "release", "space")
-_USAGE = "locks takes a prefix, or: why NAME, why SESSION, release NAME, space [NAME]"
+_WORDS = ("why", "release", "space", "watch")
+_USAGE = "locks takes a prefix, or: why NAME, why SESSION, release NAME, space [NAME], watch [PREFIX]"
 
 
 def run(arguments: Namespace) -> int:
@@ -31,6 +31,8 @@ def run(arguments: Namespace) -> int:
             _list_spaces(arguments)
         case ["space", name]:
             _declare_space(arguments, name)
+        case ["watch", *prefix] if len(prefix) < 2:
+            _watch(arguments, "".join(prefix))
         case _:
             raise UsageError(_USAGE, "towpath locks --help")
     return 0
@@ -88,6 +90,13 @@ def _release(arguments: Namespace, name: str) -> None:
         return
     for grant in grants:
         _print(f"{grant.lock}: taken from session {grant.owner.session} (token {grant.token})")
+
+
+def _watch(arguments: Namespace, prefix: str) -> None:
+    """Until interrupted."""
+    with connect(arguments) as client, client.watch_locks(prefix) as watch:
+        for event in watch:
+            _print(json.dumps(asdict(event)) if arguments.json else event_line(event))
 
 
 # ---- lock spaces -------------------------------------------------------------------------------------------

@@ -67,10 +67,12 @@ class AsyncLocks:
         make: Callable[[int, int], Call[Standing]],
         timeout: float | None,
         number: int = 0,
+        *,
+        is_once: bool = False,
     ) -> Pending:
         """Ask, and wait until it is over. A task that is cancelled has asked for nothing."""
         over = asyncio.Event()
-        pending = session.begin(make, over.set, number)
+        pending = session.begin(make, over.set, number, is_once=is_once)
         try:
             async with asyncio.timeout(None if timeout is None else timeout + LATE_S):
                 await over.wait()

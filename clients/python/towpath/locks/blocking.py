@@ -70,6 +70,8 @@ class Locks:
         make: Callable[[int, int], Call[Standing]],
         timeout: float | None,
         number: int = 0,
+        *,
+        is_once: bool = False,
     ) -> Pending:
         """Ask, and wait until it is over.
 
@@ -78,7 +80,7 @@ class Locks:
         """
         over = threading.Lock()  # a fifth of an Event's time
         over.acquire()
-        pending = session.begin(make, over.release, number)
+        pending = session.begin(make, over.release, number, is_once=is_once)
         try:
             if not over.acquire(
                 timeout=-1 if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)

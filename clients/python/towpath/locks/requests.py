@@ -86,6 +86,7 @@ class Standing(NamedTuple):
     waits: tuple[model.Wait, ...] = ()
     is_timed_out: bool = False
     place: int = 0
+    is_open: bool = False
 
 
 def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
@@ -106,7 +107,7 @@ def _standing(response: Any) -> Standing:
             grants = tuple(map(model.grant_from_proto, response.granted.grants))
             return Standing(True, grants, is_timed_out=response.granted.is_timed_out)
         case "opened":
-            return Standing(True, place=response.opened.index)
+            return Standing(True, place=response.opened.index, is_open=response.opened.is_open)
         case _:
             return Standing(False, waits=tuple(map(model.wait_from_proto, response.waiting.waits)))
 
@@ -191,6 +192,17 @@ def arrive(owner: int, name: str, parties: int, timeout_s: float | None) -> Call
     return _waiting_call("arrive_barrier", request)
 
 
+def come_to_latch(
+    owner: int, name: str, count: int, timeout_s: float | None, *, is_counted: bool, is_waiting: bool
+) -> Call[Standing]:
+    """Be counted at a latch, wait until it opens, or both; in which session, :func:`addressed` says."""
+    call = arrive(owner, name, count, timeout_s)
+    call.body.is_latch = True
+    call.body.is_observer = not is_counted
+    call.body.is_passing = not is_waiting
+    return call
+
+
 # ---- answered at once --------------------------------------------------------------------------------------
 
 
@@ -231,6 +243,12 @@ def list_locks(prefix: str, page_token: str) -> Call[model.LocksPage]:
     """Ask for a page of the locks in use."""
     request = make(locks_pb2.ListLocksRequest, prefix=prefix, page_size=PAGE, page_token=page_token)
     return Call("list_locks_request", request, "list_locks_response", model.page_from_proto)
+
+
+def watch_locks(prefix: str) -> Call[locks_pb2.WatchLocksResponse]:
+    """Follow what happens to locks."""
+    request = make(locks_pb2.WatchLocksRequest, prefix=prefix)
+    return Call("watch_locks_request", request, "watch_locks_response", lambda response: response)
 
 
 def explain(*, lock: str = "", session: int = 0) -> Call[model.Explanation]:

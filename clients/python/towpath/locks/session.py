@@ -57,6 +57,7 @@ class Pending:
         number: its number; of an upgrade or a condition, that of what is held.
         make: the request, to be asked in the session of an id.
         wake: called at its end.
+        is_once: not to be asked twice: over, too, when the connection has broken.
 
     Attributes:
         waits: what was last heard of how it stands.
@@ -68,8 +69,10 @@ class Pending:
         number: int,
         make: Callable[[int], Call[Standing]],
         wake: Callable[[], object],
+        is_once: bool = False,
     ) -> None:
         self.number = number
+        self._is_once = is_once
         self.outcome: Standing | TowpathError | None = None
         self.waits: tuple[model.Wait, ...] = ()
         self._session = session
@@ -112,6 +115,7 @@ class Pending:
                     self._is_asking = False
             if not is_good:
                 leave()
+                self._lose_once()
             if is_done:
                 return
 
@@ -122,6 +126,11 @@ class Pending:
             leave, self._leave = self._leave, None
         if leave is not None:
             leave()
+            self._lose_once()
+
+    def _lose_once(self) -> None:
+        if self._is_once:
+            self.finish(ConnectionLost("it is not known whether the daemon did what was asked", hint=""))
 
     def finish(self, outcome: Standing | TowpathError) -> None:
         """It is over; said once."""
@@ -253,6 +262,8 @@ class LockSession:
         make: Callable[[int, int], Call[Standing]],
         wake: Callable[[], object],
         number: int = 0,
+        *,
+        is_once: bool = False,
     ) -> Pending:
         """Ask for something that may have to wait.
 
@@ -260,12 +271,13 @@ class LockSession:
             make: the request, of a session's id and a number.
             wake: called when it is over.
             number: of what is held already; 0: a new one.
+            is_once: it must not be asked again on the next connection: ConnectionLost.
 
         Raises:
             SessionLost: the session has ended.
         """
         given = number or next(self._numbers)
-        pending = Pending(self, given, lambda session: make(session, given), wake)
+        pending = Pending(self, given, lambda session: make(session, given), wake, is_once)
         with self._mutex:
             if self.why_lost is not None:
                 raise self.why_lost.again()

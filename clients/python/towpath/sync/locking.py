@@ -1,5 +1,5 @@
 """What locks offer beyond taking them, as methods of the synchronous client: spaces, claims, values that a
-lock owns.
+lock owns, latches, elections, watches.
 
 Not here: locks themselves (``towpath.sync.kinds``), how each of these works (``towpath.locks``).
 """
@@ -15,10 +15,13 @@ from towpath.codecs import BYTES, Codec
 from towpath.errors import TowpathError
 from towpath.locks import spaces
 from towpath.locks.blocking import Locks
+from towpath.locks.elections import Election
 from towpath.locks.guarded import NOT_STATED, terms
 from towpath.locks.guarded_blocking import Guarded
+from towpath.locks.latches import Latch
 from towpath.locks.requests import Standing
 from towpath.locks.spaces import LockSpace, Policy, Victim
+from towpath.locks.watching import LockWatch
 from towpath.sync.registry import Registry
 
 T = TypeVar("T")
@@ -139,3 +142,18 @@ class Locking(Registry):
             NotSupported: the codec is a type, and msgspec is not installed.
         """
         return Guarded(self._locks, terms(name, codec, initial, is_durable=durable))
+
+    # ---- latches, elections, watches -----------------------------------------------------------------------
+
+    def latch(self, name: str, count: int) -> Latch:
+        """Return a handle for something that opens once, when it has been counted down so often."""
+        return Latch(self._locks, name, count)
+
+    def election(self, name: str) -> Election:
+        """Return a handle for an election by name; asks nobody until it is used."""
+        return Election(self._locks, name)
+
+    def watch_locks(self, prefix: str = "") -> LockWatch:
+        """Follow what happens to the locks whose names begin so: first what is held, then each change. Close
+        it when done."""
+        return LockWatch(self._locks._client, prefix)

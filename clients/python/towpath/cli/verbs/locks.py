@@ -63,7 +63,7 @@ def _locks(parser: ArgumentParser) -> None:
         "what",
         metavar="WHAT",
         nargs="*",
-        help="a prefix of names; or: why NAME, why SESSION, release NAME, space [NAME]",
+        help="a prefix of names; or: why NAME, why SESSION, release NAME, space [NAME], watch [PREFIX]",
     )
     parser.add_argument("--reason", metavar="TEXT", default="", help="for release: told to the holder")
     form = parser.add_mutually_exclusive_group()
@@ -127,7 +127,8 @@ VERBS: Final = (
         "tells who waits behind whom, and where that ends; with a session's number, for that session. "
         "`towpath locks release NAME` takes a lock from whoever has it (administrators only); the holder is "
         "told. `towpath locks space` lists the lock spaces, `towpath locks space NAME --policy POLICY` lays "
-        "down how deadlocks are kept away among NAME and all locks below it (administrators only).",
+        "down how deadlocks are kept away among NAME and all locks below it (administrators only). "
+        "`towpath locks watch [PREFIX]` tells of each grant and each release, until it is interrupted.",
         (
             "towpath locks",
             "towpath locks why nightly",

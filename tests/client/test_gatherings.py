@@ -1,0 +1,209 @@
+"""Latches, elections, and watching locks, through the client library, in both ways of waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import towpath
+import towpath.aio
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import DEADLINE_S
+from towpath import errors
+from towpath.locks import watching
+from towpath.locks.watching import LockEvent, WatchedLocks
+from towpath.v1 import locks_pb2
+
+Connect = Callable[[], Any]
+
+LEADS = """
+import sys, towpath
+guard = towpath.connect(sys.argv[1]).election(sys.argv[2]).campaign("the other program")
+print(guard.token, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    executor = ThreadPoolExecutor(8)
+    yield executor
+    executor.shutdown(wait=False)
+
+
+# ---- latches -----------------------------------------------------------------------------------------------
+
+
+def test_a_latch_opens_once_when_it_has_been_counted_down(
+    connect: Connect, name: str, threads: ThreadPoolExecutor
+) -> None:
+    one, two = connect(), connect()
+    with pytest.raises(errors.LockHeld):
+        one.latch(name, 3).wait(0)
+    waits = [threads.submit(connect().latch(name, 3).wait) for _ in range(2)]
+    assert one.latch(name, 3).count_down() is False
+    with pytest.raises(errors.Timeout):
+        one.latch(name, 3).wait(0.01)
+    with pytest.raises(errors.LockConflict):
+        two.latch(name, 2).count_down()
+    with pytest.raises(errors.LockConflict):
+        two.barrier(name, 3).wait(0)
+    arrived = threads.submit(two.latch(name, 3).arrive)
+    one.latch(name, 3).count_down()
+    assert arrived.result(DEADLINE_S) in (1, 2)
+    for wait in waits:
+        wait.result(DEADLINE_S)
+    one.latch(name, 3).wait(0)  # it stays open
+    assert one.latch(name, 3).count_down() is True
+    with pytest.raises(errors.InvalidName):
+        one.latch("a b", 3)
+    with pytest.raises(errors.InvalidArgument):
+        one.latch(f"{name}.other", 0).count_down()
+
+
+def test_who_leaves_a_latch_breaks_nothing(connect: Connect, name: str) -> None:
+    one, two = connect(), connect()
+    with pytest.raises(errors.Timeout):
+        one.latch(name, 2).arrive(0.01)  # counted all the same
+    assert two.latch(name, 2).count_down() is True
+
+
+# ---- elections ---------------------------------------------------------------------------------------------
+
+
+def test_who_leads_and_who_follows(
+    connect: Connect, daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
+) -> None:
+    one, two = connect(), connect()
+    assert one.election(name).leader() is None
+    first = one.election(name).campaign("one at 10.0.0.5:80")
+    leader = two.election(name).leader()
+    assert (leader.term, leader.note, leader.session.pid) == (first.token, "one at 10.0.0.5:80", os.getpid())
+    with pytest.raises(errors.LockHeld):
+        two.election(name).campaign(timeout=0)
+    second = threads.submit(two.election(name).campaign, "two")
+    terms = iter(connect().election(name).watch())
+    assert next(terms).term == first.token
+    first.release()
+    elected = second.result(DEADLINE_S)
+    assert elected.token > first.token
+    told = next(terms)
+    told = next(terms) if told is None else told  # between the two there may have been nobody
+    assert (told.term, told.note) == (elected.token, "two")
+    elected.release()
+    assert next(terms) is None
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADS, str(daemon.socket), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        term = int(program.stdout.readline())
+        assert next(terms).term == term
+        program.kill()
+        assert next(terms) is None  # who dies resigns
+    terms.close()
+
+
+def test_a_leader_of_old_writes_nothing(connect: Connect, name: str) -> None:
+    one, two = connect(), connect()
+    state = f"{name}.state"
+    one.declare(state, kind="state")
+    first = one.election(name).campaign()
+    one.state(state).set(b"by the first", fence=first.fence)
+    two.force_release(name)
+    second = two.election(name).campaign(timeout=DEADLINE_S)
+    two.state(state).set(b"by the second", fence=second.fence)
+    with pytest.raises(errors.Fenced):
+        one.state(state).set(b"too late", fence=first.fence)
+    assert one.state(state).get().payload == b"by the second"
+
+
+# ---- watches -----------------------------------------------------------------------------------------------
+
+
+def test_what_happens_to_locks_is_told_in_order(connect: Connect, name: str) -> None:
+    one, two = connect(), connect()
+    held = one.lock(f"{name}.held").acquire()
+    watch = two.watch_locks(name)
+    assert watch.receive(DEADLINE_S) == LockEvent("held", one.list_locks(name).locks[0].holders[0])
+    with pytest.raises(errors.Timeout):
+        watch.receive(0.01)
+    for number in range(3):
+        guard = one.lock(f"{name}.l{number}").acquire(shared=True)
+        event = watch.receive(DEADLINE_S)
+        assert (event.kind, event.grant.lock, event.grant.token) == ("granted", guard.name, guard.token)
+        guard.release()
+        event = watch.receive(DEADLINE_S)
+        assert (event.kind, event.reason, event.grant.token) == ("released", "released", guard.token)
+    two.force_release(held.name)
+    assert watch.receive(DEADLINE_S).reason == "forced"
+    watch.close()
+    with pytest.raises(errors.ConnectionLost):
+        watch.receive()
+    assert list(watch) == []
+
+
+def test_a_watch_goes_on_when_the_core_is_back_and_says_so(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as own, towpath.connect(str(own.socket)) as client:
+        watch = client.watch_locks()
+        guard = client.lock("a").acquire()
+        assert watch.receive(DEADLINE_S).kind == "granted"
+        own.kill_core()
+        assert watch.receive(DEADLINE_S).kind == "reset"
+        event = watch.receive(DEADLINE_S)
+        assert event.grant is not None
+        assert (event.kind, event.grant.token) == ("held", guard.token)
+
+
+def test_who_lets_too_many_wait_is_told_and_begins_anew(
+    daemon: DaemonHandle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "EVENTS_MAX", 4)
+    with towpath.connect(str(daemon.socket)) as client:
+        watch = client.watch_locks(name)
+        guards = [client.lock(f"{name}.l{number}").acquire() for number in range(4)]
+        wait_until(lambda: len(watch._heard._events) == 4)
+        guards[0].release()
+        guards[1].release()
+        wait_until(lambda: watch._heard._left_out == 2)
+        kinds = [watch.receive(DEADLINE_S).kind for _ in range(4)]
+        assert kinds == ["granted"] * 4
+        assert watch.receive(DEADLINE_S) == LockEvent("reset", missed=2)
+        again = [watch.receive(DEADLINE_S) for _ in range(2)]
+        assert [event.kind for event in again] == ["held"] * 2
+        assert {event.grant.token for event in again if event.grant} == {each.token for each in guards[2:]}
+
+
+def test_what_the_daemon_left_out_is_told() -> None:
+    heard = WatchedLocks(lambda: None)
+    heard.came(locks_pb2.WatchLocksResponse(missed=7))
+    assert heard.take() == LockEvent("reset", missed=7)
+    assert heard.take() is None
+
+
+def test_watches_of_tasks_are_iterated(daemon: DaemonHandle, name: str) -> None:
+    async def watched() -> list[str]:
+        kinds: list[str] = []
+        async with await towpath.aio.connect(str(daemon.socket)) as client:
+            async with client.watch_locks(name) as watch:
+                async with client.lock(name):
+                    pass
+                async for event in watch:
+                    kinds.append(event.kind)
+                    if event.kind == "released":
+                        break
+            async for leader in client.election(name).watch():
+                kinds.append("nobody" if leader is None else "leader")
+                break
+        return kinds
+
+    assert asyncio.run(asyncio.wait_for(watched(), DEADLINE_S))[-2:] == ["released", "nobody"]
