@@ -49,7 +49,7 @@ from towpath_broker.log import log
 from .own_channel import OwnChannel, Publication, Told, WaitingBytes
 
 PARCEL_COUNT: Final = 16_384
-PARCEL_BYTES: Final = 1 << 20
+PARCEL_BYTES: Final = 2 << 20
 """What one parcel takes at most, one message more or less."""
 RETRY_S: Final = 0.25
 """How soon the store is tried again that had no room."""

@@ -2,11 +2,14 @@
 
 Theory of operation
     One read transaction, so that what is checked is one state, while the daemon goes on writing; its log
-    grows meanwhile by what is written. SQLite checks its pages and indexes; then every parcel is opened (its
-    CRC covers every byte of it) and counted, and what a channel says of itself is compared with what it has.
+    grows meanwhile by what is written, and segments are not unlinked. SQLite checks its pages and indexes;
+    then every parcel is opened (its CRC covers every byte of it) and counted, and what a channel says of
+    itself is compared with what it has.
 
 Invariants
     Nothing is written. What is found is told, at most ``FINDINGS_MAX`` of it, and the check goes on.
+
+    A copy has all parcels in its rows: one file, complete in itself.
 
 Not here: mending. What is whole can be copied by ``backup``; what is damaged is told by channel and seq.
 """
@@ -24,9 +27,10 @@ from towpath.errors import StoreDamaged
 from towpath_broker.core.commands import Kind
 
 from .contents import opened
-from .database import explained, open_for_reading, wal_bytes
+from .database import PAGE_BYTES, explained, open_for_reading, wal_bytes
 from .numbers import ORDINAL_BITS, span
 from .reading import Totals, totals
+from .segments import Place, bytes_beside, content, held
 
 FINDINGS_MAX: Final = 1_000
 PAGES_PER_STEP: Final = 1_024
@@ -67,6 +71,7 @@ class Report:
     """What was read.
 
     Attributes:
+        file_bytes: of the file and its segments.
         log_bytes: of the log beside the file, whatever of it is brought into the file already.
         findings: empty: the store is whole.
     """
@@ -125,6 +130,11 @@ def check(path: Path, progress: Progress = lambda done, total: None) -> Report:
         InvalidConfiguration: there is no store of this version there.
         StoreDamaged: SQLite cannot even begin.
     """
+    with held(path):
+        return _check(path, progress)
+
+
+def _check(path: Path, progress: Progress) -> Report:
     database = open_for_reading(path)
     try:
         report = _begun(database, path)
@@ -160,7 +170,8 @@ def backup(path: Path, target: Path, progress: Progress = lambda done, total: No
         with open(target, "xb", opener=_private):
             pass
         try:
-            _copy(source, target, progress)
+            with held(path):
+                _copy(source, path, target, progress)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -173,21 +184,34 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
+def _copy(source: sqlite3.Connection, path: Path, target: Path, progress: Progress) -> None:
     # A read transaction that is open for as long as it takes: else each commit would begin the copy anew.
     source.execute("BEGIN")
-    source.execute("SELECT count(*) FROM channel").fetchone()
+    # What is left of a topic that was dropped may have no segments any more: it is left as it is.
+    apart = f"FROM parcel WHERE segment > 0 AND id >> {ORDINAL_BITS} IN (SELECT id FROM channel)"
+    (apart_bytes,) = source.execute(f"SELECT coalesce(sum(nbytes), 0) {apart}").fetchone()
     copy = sqlite3.connect(target, isolation_level=None)
     try:
         source.backup(
             copy,
             pages=PAGES_PER_STEP,
-            progress=lambda _, left, total: progress(total - left, total),
+            progress=lambda _, left, total: progress(
+                (total - left) * PAGE_BYTES, total * PAGE_BYTES + apart_bytes
+            ),
             sleep=0,
         )
         copy.execute(
             "PRAGMA journal_mode=DELETE"
         )  # one file, complete in itself; the daemon makes it WAL again
+        (pages,) = copy.execute("PRAGMA page_count").fetchone()
+        done = pages * PAGE_BYTES
+        copy.execute("BEGIN")
+        for parcel, *place in source.execute(f"SELECT id, segment, start, nbytes {apart}"):
+            data = content(path, parcel, Place(*place), b"")
+            copy.execute("UPDATE parcel SET data = ?, segment = 0 WHERE id = ?", (data, parcel))
+            done += len(data)
+            progress(done, pages * PAGE_BYTES + apart_bytes)
+        copy.execute("COMMIT")
     except sqlite3.OperationalError as error:
         raise OSError(f"{target}: {error}") from error
     finally:
@@ -198,7 +222,7 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
 
 
 def _begun(database: sqlite3.Connection, path: Path) -> Report:
-    report = Report(str(path), path.stat().st_size, wal_bytes(path))
+    report = Report(str(path), path.stat().st_size + bytes_beside(path), wal_bytes(path))
     database.execute("BEGIN")
     return report
 
@@ -253,9 +277,10 @@ def _check_topic(database: sqlite3.Connection, channel: _Channel, report: Report
         parcel_until_ns,
         end_bytes,
         data,
+        *place,
     ) in database.execute(
-        "SELECT id, first_seq, count, content_bytes, last_time_ns, until_ns, end_bytes, data"
-        f" FROM {where} ORDER BY id",
+        "SELECT id, first_seq, count, content_bytes, last_time_ns, until_ns, end_bytes, data,"
+        f" segment, start, nbytes FROM {where} ORDER BY id",
         parameters,
     ):
         if first_seq != expected:
@@ -263,7 +288,14 @@ def _check_topic(database: sqlite3.Connection, channel: _Channel, report: Report
         elif before is not None and before != (parcel - 1, end_bytes - content_bytes):
             report.find(channel.name, f"the messages from {first_seq} on do not follow those before them")
         before = parcel, end_bytes
-        _check_parcel(channel, first_seq, count, content_bytes, data, report)
+        try:
+            data = content(Path(report.path), parcel, Place(*place), data)
+        except FileNotFoundError as error:
+            report.find(channel.name, f"the messages from {first_seq} on: {error.filename} is missing")
+        except StoreDamaged as error:
+            report.find(channel.name, f"the messages from {first_seq} on: {error.message}")
+        else:
+            _check_parcel(channel, first_seq, count, content_bytes, data, report)
         until_ns = max(until_ns, last_time_ns)
         if parcel_until_ns < until_ns:
             report.find(channel.name, f"from {first_seq} on times cannot be searched for")

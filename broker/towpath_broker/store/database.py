@@ -37,9 +37,11 @@ from typing import Final
 
 from towpath.errors import InvalidConfiguration, StoreDamaged, StoreFull
 
+from .segments import directory_of
+
 STORE_NAME: Final = "store.sqlite"
 APPLICATION_ID: Final = 0x546F7773  # "Tows": file(1) and we know our files by it
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 PAGE_BYTES: Final = 16_384
 WAL_PAGES: Final = 512
 """The log is brought into the file when it has so many pages: 8 MiB."""
@@ -67,7 +69,8 @@ CREATE TABLE channel (
 -- Durable topics. id: the channel's and the parcel's ordinal, see ``numbers``.
 -- until_ns: the greatest last_time_ns up to here, so that it never goes back.
 -- end_bytes: content_bytes of all parcels up to here, those that were let go too.
--- taken: of the sources in it, as pairs of source and seq. data is last, so that the rest is read without it.
+-- taken: of the sources in it, as pairs of source and seq.
+-- segment, start, nbytes: where data is if it is not here, see ``segments``. Version 2 had it here always.
 CREATE TABLE parcel (
     id INTEGER PRIMARY KEY,
     first_seq INTEGER NOT NULL,
@@ -77,7 +80,10 @@ CREATE TABLE parcel (
     until_ns INTEGER NOT NULL,
     end_bytes INTEGER NOT NULL,
     taken BLOB NOT NULL,
-    data BLOB NOT NULL
+    data BLOB NOT NULL,
+    segment INTEGER NOT NULL DEFAULT 0,
+    start INTEGER NOT NULL DEFAULT 0,
+    nbytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- Queues, in the order in which they are read: at once (deliver_at_ns 0) by lane, which is the priority,
 -- later by time, and then lane is 0.
@@ -183,9 +189,9 @@ class Lock:
 
 
 def make_file(path: Path) -> None:
-    """Make the file if it is not there, and its directory, durably."""
+    """Make the file if it is not there, its directory, and that of its segments, durably."""
     missing = [each for each in path.parents if not each.exists()]
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory_of(path).mkdir(mode=0o700, parents=True, exist_ok=True)
     for directory in missing:
         sync_directory(directory.parent)
     # Made by us first, so that it is never there with wider permissions than it shall have.
@@ -308,6 +314,15 @@ def make_tables(database: sqlite3.Connection) -> None:
     for statement in filter(str.strip, _SCHEMA.split(";")):
         database.execute(statement)
     database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    database.execute("COMMIT")
+
+
+def add_columns(database: sqlite3.Connection) -> None:
+    """Make a store of version 2 one of this version. What is in it stays as it is."""
+    database.execute("BEGIN IMMEDIATE")
+    for column in ("segment", "start", "nbytes"):
+        database.execute(f"ALTER TABLE parcel ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     database.execute("COMMIT")
 

@@ -5,6 +5,9 @@ Theory of operation
     read transaction and sees whole commits. It takes all it wants at once and keeps no transaction open:
     an open one would keep the log from being begun anew.
 
+    A large parcel is in a segment, which may be let go and unlinked between reading the row and the segment.
+    Then the row is gone too: the question is asked again, and what is there now is the answer.
+
     Each query goes along a table's own order (``database``, ``numbers``) and stops when it has what was asked
     for; none walks a channel. A queue's and a topic's parcels are told apart by their table.
 
@@ -16,20 +19,26 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
+from towpath.errors import StoreDamaged
 from towpath_broker.core.commands import Kind
 from towpath_broker.core.data import rows
 
 from .contents import first_at, unpack
 from .database import open_for_reading
 from .numbers import first_id, newest_id, oldest_id, span, taken_since
+from .segments import Place, content
 from .topics import source_of
+
+T = TypeVar("T")
 
 IDLE_MAX: Final = 8
 """Connections that are kept open when nobody reads."""
+ASKED_MAX: Final = 8
+"""How often a question is asked when each time a segment was let go just then; then it is missing."""
 NEXT_IDS_MAX: Final = 256
 """Topics of which it is known what was read last."""
 
@@ -114,16 +123,21 @@ class Readers:
 
     def parcels(self, channel: str, first_seq: int, bytes_max: int) -> Sequence[rows.PackedParcel]:
         """Parcels from the one that has a seq on."""
+        return _asked(lambda: self._parcels(channel, first_seq, bytes_max))
+
+    def _parcels(self, channel: str, first_seq: int, bytes_max: int) -> Sequence[rows.PackedParcel]:
         found: list[rows.PackedParcel] = []
         with self._lent() as database:
             number = _number(database, channel)
             first = self._continued(database, number, first_seq)
             if first is None:
                 first = first_id(database, number, "first_seq + count > ?", first_seq)
-            for seq, count, data in database.execute(
-                "SELECT first_seq, count, data FROM parcel WHERE id BETWEEN ? AND ? ORDER BY id",
+            for parcel, seq, count, data, *place in database.execute(
+                "SELECT id, first_seq, count, data, segment, start, nbytes FROM parcel"
+                " WHERE id BETWEEN ? AND ? ORDER BY id",
                 (first, span(number)[1]),
             ):
+                data = content(self._path, parcel, Place(*place), data)
                 found.append(rows.PackedParcel(seq, count, data))
                 bytes_max -= len(data)
                 if bytes_max <= 0:
@@ -163,15 +177,21 @@ class Readers:
         Of the parcels from the first one up to which there was such a message, the first that has one: it is
         the same parcel, unless the clock was set back and what was published before that was let go.
         """
+        return _asked(lambda: self._find_time(channel, time_ns))
+
+    def _find_time(self, channel: str, time_ns: int) -> int | None:
         with self._lent() as database:
             number = _number(database, channel)
             first = first_id(database, number, "until_ns >= ?", time_ns)
             found = database.execute(
-                "SELECT first_seq, data FROM parcel WHERE id BETWEEN ? AND ? AND last_time_ns >= ?"
-                " ORDER BY id LIMIT 1",
+                "SELECT id, first_seq, data, segment, start, nbytes FROM parcel"
+                " WHERE id BETWEEN ? AND ? AND last_time_ns >= ? ORDER BY id LIMIT 1",
                 (first, span(number)[1], time_ns),
             ).fetchone()
-        return None if found is None else first_at(found[1], found[0], channel, time_ns)
+        if found is None:
+            return None
+        parcel, first_seq, data, *place = found
+        return first_at(content(self._path, parcel, Place(*place), data), first_seq, channel, time_ns)
 
     # ---- queues --------------------------------------------------------------------------------------------
 
@@ -243,6 +263,17 @@ class Readers:
                     (since_ns,),
                 )
             ]
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """Ask for what may be in a segment."""
+    for _ in range(ASKED_MAX - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return ask()
+    try:
+        return ask()
+    except FileNotFoundError as error:
+        raise StoreDamaged(f"{error.filename} is missing") from None
 
 
 def _number(database: sqlite3.Connection, channel: str) -> int:

@@ -31,6 +31,7 @@ from .database import (
     PAGE_BYTES,
     SCHEMA_VERSION,
     Lock,
+    add_columns,
     check_version,
     explained,
     make_tables,
@@ -55,10 +56,12 @@ def compact(path: Path) -> tuple[int, int]:
         before = path.stat().st_size
         with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as database:
             version = check_version(database, path)
-        if 0 < version < SCHEMA_VERSION:
+        if version == 1:
             bring_up_to_date(path)
         else:
             with _rewritten(path) as (database, new):
+                if version == 2:
+                    add_columns(database)
                 database.execute("VACUUM INTO ?", (str(new),))
         return before, path.stat().st_size
     except sqlite3.DatabaseError as error:
@@ -168,6 +171,6 @@ def _copy_topic(database: sqlite3.Connection, number: int) -> None:
         end_bytes += content_bytes
         database.execute(
             "INSERT INTO parcel SELECT ?, first_seq, count, content_bytes, last_time_ns, until_ns, ?, x'',"
-            " data FROM old.parcel WHERE id = ?",
+            " data, 0, 0, 0 FROM old.parcel WHERE id = ?",
             (first + ordinal, end_bytes, parcel),
         )

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from towpath.errors import StoreDamaged
+from towpath.errors import StoreDamaged, StoreFull
 from towpath_broker.core.commands import Kind
 from towpath_broker.core.data import rows
 from towpath_broker.log import log
@@ -39,6 +39,7 @@ from .contents import opened, pack
 from .numbers import free_number, newest_id, span
 from .reading import Readers
 from .rewriting import bring_up_to_date
+from .segments import Place, Segments, content
 from .topics import Topics
 
 SWEEP_PARCELS: Final = 64
@@ -71,7 +72,7 @@ class SqliteStore:
 
     Args:
         path: the file; made if it is not there, and so is its directory.
-        bytes_max: the file does not grow beyond this; 0: as far as the disk goes.
+        bytes_max: neither the file grows beyond this nor what lies beside it; 0: as far as the disk goes.
 
     Raises:
         InvalidConfiguration: another daemon has the store, it is of a later version, or the file is
@@ -109,17 +110,23 @@ class SqliteStore:
             self._wal_bytes = database.wal_bytes(self.path)
             self._database = self._opened(bytes_max)
             database.lay_out_log(self.path)
+            self._segments = Segments(self.path, bytes_max)
+            with self._explaining():
+                self._segments.take_up(self._database)
         except BaseException:
             self._lock.release()
             raise
-        self._topics = Topics(self._database)
+        self._topics = Topics(self._database, self._segments)
         self._readers = Readers(self.path)
         self._must_sweep = True
 
     def _opened(self, bytes_max: int) -> sqlite3.Connection:
         opened = database.open_for_writing(self.path, bytes_max)
         # Asked of this connection: to open and close another would have it bring the log into the file.
-        if database.check_version(opened, self.path) == database.SCHEMA_VERSION:
+        version = database.check_version(opened, self.path)
+        if version == 2:
+            database.add_columns(opened)
+        if version >= 2:
             return opened
         opened.close()
         bring_up_to_date(self.path)
@@ -161,9 +168,13 @@ class SqliteStore:
             newest = newest_id(self._database, self._number(channel.channel))
             if newest is None:
                 continue
-            first_seq, count, data = self._database.execute(
-                "SELECT first_seq, count, data FROM parcel WHERE id = ?", (newest,)
+            first_seq, count, data, *place = self._database.execute(
+                "SELECT first_seq, count, data, segment, start, nbytes FROM parcel WHERE id = ?", (newest,)
             ).fetchone()
+            try:
+                data = content(self.path, newest, Place(*place), data)
+            except FileNotFoundError as error:
+                raise StoreDamaged(f"of {channel.channel!r} {error.filename} is missing") from None
             if opened(data, first_seq, channel.channel).count != count or (
                 first_seq + count != channel.next_seq
             ):
@@ -181,11 +192,18 @@ class SqliteStore:
         """Carry out rows in one transaction; see ``ports.Store``."""
         try:
             self._write(written)
-        except sqlite3.DatabaseError as error:
-            meaning = database.explained(error, self.path)
+        except BaseException as error:
+            meaning: BaseException = error
+            if isinstance(error, sqlite3.DatabaseError):
+                meaning = database.explained(error, self.path)
+            if isinstance(meaning, StoreFull):
+                self._segments.undo()
+            else:
+                self._segments.abandon()
             if meaning is error:
                 raise
             raise meaning from error
+        self._segments.keep()
         if database.wal_bytes(self.path) > database.WAL_BYTES_MAX:
             self._cut_log()
 
@@ -271,7 +289,7 @@ class SqliteStore:
             " (SELECT channel, message_id FROM message_id WHERE channel = ? LIMIT ?)",
             (*found, SWEEP_PARCELS * 16),
         ).rowcount
-        if not gone:
+        if not gone and not self._segments.has(*found):
             self._database.execute("DELETE FROM dropped WHERE channel = ?", found)
 
     def _set_totals(self, row: rows.Totals) -> None:
@@ -454,5 +472,6 @@ class SqliteStore:
     def close(self) -> None:
         """Bring the log into the file, close it, and give up its lock."""
         self._readers.close()
+        self._segments.close()
         self._database.close()
         self._lock.release()

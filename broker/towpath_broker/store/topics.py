@@ -12,7 +12,7 @@ Invariants
     Between two commits nothing is known here that the file does not say: ``forget`` may be called then, and
     is after a commit that failed.
 
-Not here: reading (``reading``), the transaction (``sqlite``).
+Not here: reading (``reading``), the transaction (``sqlite``), where large parcels are (``segments``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from towpath_broker.core.data import rows
 
 from .contents import pack
 from .numbers import newest_id, pack_taken, span, taken_since
+from .segments import APART_BYTES, IN_ROW, Segments
 
 TAKEN_PARCELS: Final = 64
 """Parcels whose word on what was taken in is newer than the table's, at most: so many are read at start."""
@@ -65,28 +66,36 @@ class _End:
 class Topics:
     """Writes the durable topics of a store, inside its writer's transactions."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, segments: Segments) -> None:
         self._database = database
+        self._segments = segments
         self._ends: dict[int, _End] = {}
         self._with_fresh: set[int] = set()
+        self._oldest: dict[int, int] = {}  # of what this commit lets go of: the id of the first that stays
 
     def forget(self) -> None:
         """What was written is undone: know nothing that the file does not say."""
         self._ends.clear()
         self._with_fresh.clear()
+        self._oldest.clear()
 
     def drop(self, number: int) -> None:
         """A topic is gone."""
         self._ends.pop(number, None)
         self._with_fresh.discard(number)
+        self._oldest.pop(number, None)
+        self._segments.drop(number)
 
     def add(self, number: int, row: rows.AddParcel) -> None:
         """Append a parcel."""
         end = self._end(number)
         end.until_ns = max(end.until_ns, row.last_time_ns)
         end.end_bytes += row.content_bytes
+        data, place = pack(row.content), IN_ROW
+        if len(data) >= APART_BYTES:
+            data, place = b"", self._segments.append(number, end.next_id - span(number)[0], data)
         self._database.execute(
-            "INSERT INTO parcel VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO parcel VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 end.next_id,
                 row.first_seq,
@@ -96,7 +105,8 @@ class Topics:
                 end.until_ns,
                 end.end_bytes,
                 pack_taken(end.fresh),
-                pack(row.content),
+                data,
+                *place,
             ),
         )
         end.next_id += 1
@@ -123,6 +133,7 @@ class Topics:
         if gone >= end.taken_from:
             self._bring_together(number, end)
         self._database.execute("DELETE FROM parcel WHERE id BETWEEN ? AND ?", (first, gone))
+        self._oldest[number] = gone + 1
 
     def take(self, number: int, source: int, seq: int) -> None:
         """A source was taken in up to a seq; with what is added next."""
@@ -147,9 +158,14 @@ class Topics:
         )
 
     def finish(self) -> None:
-        """The commit's rows are carried out: note what was taken in with no parcel."""
+        """The commit's rows are carried out: note what was taken in with no parcel; have segments on disk."""
         for number in tuple(self._with_fresh):
             self._bring_together(number, self._ends[number])
+        for number, oldest in self._oldest.items():
+            first, _ = span(number)
+            self._segments.let_go(number, oldest - first, self._end(number).next_id - first)
+        self._oldest.clear()
+        self._segments.sync()
 
     def _bring_together(self, number: int, end: _End) -> None:
         """Write into ``taken`` what only parcels say."""

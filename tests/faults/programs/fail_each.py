@@ -20,6 +20,8 @@ from towpath.errors import StoreDamaged, StoreFull
 from towpath_broker.store.sqlite import SqliteStore
 
 COMMITS = 6
+SIZES = 3_000, 70_000
+"""Of parcels, in turn: in a row, and in a segment."""
 
 
 def attempt(path: Path) -> tuple[list[int], list[int], str]:
@@ -36,7 +38,7 @@ def attempt(path: Path) -> tuple[list[int], list[int], str]:
         number = 1
         for _ in range(COMMITS):
             try:
-                store.commit(work.commit(number, 3_000))
+                store.commit(work.commit(number, SIZES[number % 2]))
                 acknowledged.append(number)
                 number += 1
             except StoreFull:

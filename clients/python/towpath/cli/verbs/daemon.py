@@ -85,7 +85,8 @@ VERBS: Final = (
         _store,
         "Reads the store's file, whether the daemon runs or not, and changes nothing; but for compact. A "
         "backup is the store as it was at one moment; to go back to it, stop the daemon and put it in "
-        "the place of store.sqlite in the state directory. check exits with 74 if something is damaged. "
+        "the place of store.sqlite in the state directory, without store.sqlite-parcels, where large parts "
+        "of the store are that a backup has in itself. check exits with 74 if something is damaged. "
         "The file keeps the room of what was let go, for what comes; compact, while no daemon runs, "
         "writes it anew without: that needs room for all that is stored once more.",
         (
