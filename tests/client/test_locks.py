@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.locks.model import Mode
-from towpath.result import Err, Ok
 
 HOLDER = """
 import sys, towpath
@@ -70,164 +68,12 @@ def holder(daemon: DaemonHandle, name: str) -> tuple[subprocess.Popen[str], int]
 # ---- one lock ----------------------------------------------------------------------------------------------
 
 
-def test_one_holds_it_and_the_next_gets_it_with_a_higher_token(
-    connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor
-) -> None:
-    one, two = connect(), connect()
-    guard = one.lock(name).acquire()
-    assert guard.is_valid and guard.mode is Mode.EXCLUSIVE and guard.name == name
-    assert two.lock(name).acquire_nowait() is None
-    with pytest.raises(errors.LockHeld):
-        two.lock(name).acquire(0)
-    with pytest.raises(errors.Timeout):
-        two.lock(name).acquire(0.01)
-    next_guard = threads.submit(two.lock(name).acquire)
-    wait_waiting(one, name, 1)
-    guard.release()
-    got = next_guard.result(DEADLINE_S)
-    assert got.token > guard.token
-    assert not guard.is_valid
-    with pytest.raises(errors.NotHeld):
-        guard.release()
-    got.release()
-
-
-def test_who_came_first_is_first(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
-    first = connect()
-    guard = first.lock(name).acquire()
-    others: list[Future[Any]] = []
-    for count in range(1, 5):
-        others.append(threads.submit(connect().lock(name).acquire))
-        wait_waiting(first, name, count)
-    guard.release()
-    tokens = []
-    for other in others:
-        got = other.result(DEADLINE_S)
-        tokens.append(got.token)
-        got.release()
-    assert tokens == sorted(tokens)
-
-
-def test_readers_together_and_a_writer_is_not_passed_by(
-    connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor
-) -> None:
-    one, two, three = connect(), connect(), connect()
-    first, second = one.lock(name).acquire(shared=True), two.lock(name).acquire(shared=True)
-    writer = threads.submit(three.lock(name).acquire)
-    wait_waiting(one, name, 1)
-    assert one.lock(name).acquire_nowait(shared=True) is None  # it stands behind the writer
-    first.release()
-    second.release()
-    writer.result(DEADLINE_S).release()
-
-
-def test_up_and_down(connect: Callable[[], Any], name: str) -> None:
-    one, two = connect(), connect()
-    guard = one.lock(name).acquire(shared=True)
-    other = two.lock(name).acquire(shared=True)
-    with pytest.raises(errors.Timeout):
-        guard.upgrade(0.01)
-    assert guard.is_valid and guard.mode is Mode.SHARED
-    other.release()
-    before = guard.token
-    guard.upgrade(DEADLINE_S)
-    assert (guard.mode, guard.token > before) == (Mode.EXCLUSIVE, True)
-    guard.downgrade()
-    assert [grant.mode for grant in guard.grants] == [Mode.SHARED]
-    two.lock(name).acquire(DEADLINE_S, shared=True).release()
-
-
 def test_a_thread_may_take_its_own_lock_again_if_it_says_so(daemon: DaemonHandle, name: str) -> None:
     with towpath.connect(str(daemon.socket)) as client:
         lock = client.lock(name, reentrant=True)
         with lock, lock, ThreadPoolExecutor(1) as other:
             assert other.submit(lock.acquire_nowait).result(DEADLINE_S) is None
         assert not client.list_locks(name).locks
-
-
-def test_errors_as_values(client: Any, connect: Callable[[], Any], name: str) -> None:
-    match client.lock(name).try_acquire():
-        case Ok(guard):
-            assert guard.is_valid
-        case Err(error):
-            raise error
-    match connect().lock(name).try_acquire(0):
-        case Err(errors.LockHeld()):
-            pass
-        case other:
-            raise AssertionError(other)
-
-
-@pytest.mark.parametrize("bad", ["", "a b", "a.*", "x" * 300])
-def test_names_that_are_none(client: Any, bad: str) -> None:
-    with pytest.raises(errors.InvalidName):
-        client.lock(bad)
-
-
-def test_timeouts_that_are_none(client: Any, name: str) -> None:
-    with pytest.raises(errors.InvalidArgument):
-        client.lock(name).acquire(-1)
-    assert not client.list_locks(name).locks
-
-
-# ---- several -----------------------------------------------------------------------------------------------
-
-
-def test_all_at_one_moment_or_none(
-    connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor
-) -> None:
-    one, two = connect(), connect()
-    held = one.lock(f"{name}.b").acquire()
-    both = threads.submit(two.acquire_all, f"{name}.a", f"{name}.b")
-    wait_waiting(one, f"{name}.b", 1)
-    free = next(lock for lock in one.list_locks(name).locks if lock.name == f"{name}.a")
-    assert not free.holders and len(free.waiters) == 1  # it has not been taken meanwhile
-    held.release()
-    guard = both.result(DEADLINE_S)
-    assert [grant.lock for grant in guard.grants] == [f"{name}.a", f"{name}.b"]
-    assert one.lock(f"{name}.a").acquire_nowait() is None
-    guard.release()
-    assert not one.list_locks(name).locks
-
-
-def test_permits(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
-    one, two = connect(), connect()
-    guard = one.semaphore(name, 3).acquire(2)
-    assert two.semaphore(name, 3).acquire_nowait(2) is None
-    small = two.semaphore(name, 3).acquire(1)
-    with pytest.raises(errors.LockConflict):
-        two.semaphore(name, 4).acquire(1, 0)
-    with pytest.raises(errors.LockConflict):
-        two.lock(name).acquire(0)
-    large = threads.submit(two.semaphore(name, 3).acquire, 3)
-    wait_waiting(one, name, 1)
-    small.release()
-    assert one.semaphore(name, 3).acquire_nowait(1) is None  # who needs many is not passed by
-    guard.release()
-    large.result(DEADLINE_S).release()
-
-
-def test_a_barrier(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
-    waits = [threads.submit(connect().barrier(name, 3).wait) for _ in range(3)]
-    assert sorted(wait.result(DEADLINE_S) for wait in waits) == [0, 1, 2]
-    with pytest.raises(errors.Timeout):
-        connect().barrier(name, 2).wait(0.01)
-
-
-def test_a_condition(connect: Callable[[], Any], name: str, threads: ThreadPoolExecutor) -> None:
-    one, two = connect(), connect()
-    guard = one.lock(name).acquire()
-    notified = threads.submit(guard.wait, "full")
-    other = two.lock(name).acquire(DEADLINE_S)  # it was given up meanwhile
-    assert other.notify("empty") == 0
-    assert other.notify("full") == 1
-    assert not notified.done()
-    other.release()
-    assert notified.result(DEADLINE_S) is True
-    assert guard.is_valid and guard.token > other.token
-    assert guard.wait("full", timeout=0.01) is False
-    assert guard.is_valid
-    guard.release()
 
 
 # ---- deadlocks ---------------------------------------------------------------------------------------------
@@ -347,38 +193,6 @@ def test_a_waiter_that_is_killed_is_in_nobodys_way(
     client.lock(name).acquire(DEADLINE_S).release()
 
 
-def test_closing_a_client_releases_what_it_holds(
-    connect: Callable[[], Any], name: str, daemon: DaemonHandle
-) -> None:
-    with towpath.connect(str(daemon.socket)) as other:
-        other.lock(name).acquire()
-    connect().lock(name).acquire(DEADLINE_S)
-
-
-def test_an_operator_takes_a_lock_away_and_the_holder_is_told(connect: Callable[[], Any], name: str) -> None:
-    one, two = connect(), connect()
-    guard = one.lock(name).acquire()
-    told: list[towpath.TowpathError] = []
-    heard = threading.Event()
-
-    def lost(error: towpath.TowpathError) -> None:
-        told.append(error)
-        heard.set()
-
-    one.on_lock_lost(lost)
-    taken = two.force_release(name, reason="stuck since monday")
-    assert [grant.token for grant in taken] == [guard.token]
-    assert heard.wait(DEADLINE_S)
-    assert not guard.is_valid and "stuck since monday" in str(told[0])
-    with pytest.raises(errors.LockRevoked):
-        guard.release()
-    with pytest.raises(errors.LockRevoked):
-        guard.check()
-    assert two.lock(name).acquire(DEADLINE_S).is_valid
-    with pytest.raises(errors.NotHeld):
-        two.force_release(f"{name}.other")
-
-
 def test_a_core_that_is_killed_takes_nobodys_lock_and_nobodys_place(
     own_daemon: DaemonHandle, threads: ThreadPoolExecutor
 ) -> None:
@@ -466,46 +280,6 @@ print("done")
 # ---- fences ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("durable", [False, True])
-def test_what_is_written_by_who_has_lost_the_lock_is_refused(
-    connect: Callable[[], Any], name: str, durable: bool
-) -> None:
-    one, two = connect(), connect()
-    one.declare(name, kind="state", durable=durable)
-    guard = one.lock(name).acquire()
-    assert one.state(name).set(b"first", fence=guard.fence) == 1
-    two.force_release(name)
-    newer = two.lock(name).acquire(DEADLINE_S)
-    with pytest.raises(errors.Fenced):
-        one.state(name).set(b"late", fence=guard.fence)
-    with pytest.raises(errors.Fenced):
-        one.state(name).delete(fence=guard.fence)
-    assert two.state(name).set(b"second", fence=newer.fence) == 2
-    newer.release()
-    two.lock(name).acquire(DEADLINE_S).release()  # it comes after the release
-    with pytest.raises(errors.Fenced):
-        two.state(name).set(b"third", fence=newer.fence)
-    value = one.state(name).get()
-    assert (value.payload, value.version) == (b"second", 2)
-
-
-def test_a_transaction_of_who_has_lost_the_lock_does_nothing(connect: Callable[[], Any], name: str) -> None:
-    one, two = connect(), connect()
-    one.declare(name, kind="queue", durable=True)
-    guard = one.lock(name).acquire()
-    for is_refused in (False, True):
-        transaction = one.transaction()
-        transaction.publish(name, b"job")
-        transaction.fence(guard.fence)
-        if not is_refused:
-            transaction.commit()
-            two.force_release(name)
-            continue
-        with pytest.raises(errors.Fenced):
-            transaction.commit()
-    assert one.channel_info(name).contents.messages == 1
-
-
 def test_a_stopped_holder_that_goes_on_writes_nothing(
     own_daemon: DaemonHandle, threads: ThreadPoolExecutor
 ) -> None:
@@ -541,16 +315,6 @@ except towpath.Fenced:
             assert process.stdout.readline() == "fenced\n"
         value = client.state("v").get()
         assert value is not None and value.payload == b"new"
-
-
-def test_from_afar_there_are_none_yet(daemon: DaemonHandle, name: str) -> None:
-    grpc, zmq = daemon.endpoint("grpc", "listen"), daemon.endpoint("zeromq", "rpc").removeprefix("tcp://")
-    for url in (f"grpc://{grpc}", f"zmq://{zmq}"):
-        with towpath.connect(url) as client:
-            with pytest.raises(errors.NotSupported):
-                client.lock(name).acquire(DEADLINE_S)
-            with pytest.raises(errors.NotSupported):
-                client.list_locks()
 
 
 # ---- looking -----------------------------------------------------------------------------------------------

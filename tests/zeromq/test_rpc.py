@@ -161,7 +161,7 @@ def test_misusing_an_open_call_ends_it_with_an_error(raw: bytes, code: Code) -> 
     rules = protocol()
     call = call_of(rules.receive([b"peer", subscribe(1)]))
     stop, refusal = rules.receive([b"peer", raw])
-    assert stop == Stop(call)
+    assert stop == Stop(call, is_cut=False)
     assert error_of(refusal) == (1, code)
     assert rules.open_calls == 0
 
@@ -188,7 +188,7 @@ def test_cancel_ends_the_call_and_confirms() -> None:
     rules = protocol()
     call = call_of(rules.receive([b"peer", subscribe(1)]))
     stop, end = rules.receive([b"peer", frame(1, "cancel")])
-    assert stop == Stop(call)
+    assert stop == Stop(call, is_cut=False)
     assert isinstance(end, Send)
     assert (end.frame.id, end.frame.WhichOneof("body")) == (1, "end")
     assert not rules.finished(call)
@@ -202,9 +202,9 @@ def test_a_peer_that_vanishes_takes_its_calls_along() -> None:
     rules = protocol()
     mine = [call_of(rules.receive([b"peer", subscribe(number)], 30)) for number in (1, 2)]
     other = call_of(rules.receive([b"other", subscribe(1)], 31))
-    assert rules.disconnected(30) == [Stop(call) for call in mine]
+    assert rules.disconnected(30) == [Stop(call, is_cut=True) for call in mine]
     assert rules.disconnected(30) == []
-    assert rules.vanished(b"other") == [Stop(other)]
+    assert rules.vanished(b"other") == [Stop(other, is_cut=True)]
     assert (rules.peers, rules.open_calls) == (0, 0)
 
 
@@ -212,10 +212,10 @@ def test_the_same_identity_on_a_new_connection_is_a_new_peer() -> None:
     rules = protocol()
     old = call_of(rules.receive([b"peer", subscribe(1)], 30))
     stop, begin = rules.receive([b"peer", subscribe(1)], 31)
-    assert stop == Stop(old)
+    assert stop == Stop(old, is_cut=True)
     assert isinstance(begin, Begin)
     assert rules.disconnected(30) == []
-    assert rules.stop_all() == [Stop(begin.call)]
+    assert rules.stop_all() == [Stop(begin.call, is_cut=True)]
 
 
 PARTS = st.one_of(

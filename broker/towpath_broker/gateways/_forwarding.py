@@ -85,7 +85,7 @@ async def stream(asker: AsyncKinds, name: str, body: Message) -> AsyncGenerator[
         TowpathError: why there are no more; ConnectionLost when the core is started again.
     """
     call = call_of(name, body)
-    answers = _Answers(is_newest_only=name in NEWEST_ONLY)
+    answers = Answers(is_newest_only=name in NEWEST_ONLY)
     leave = asker._follow(lambda: call, answers)
     try:
         while True:
@@ -94,10 +94,10 @@ async def stream(asker: AsyncKinds, name: str, body: Message) -> AsyncGenerator[
         leave()
 
 
-class _Answers:
+class Answers:
     """A stream's answers that its peer has not taken, and its end."""
 
-    def __init__(self, *, is_newest_only: bool) -> None:
+    def __init__(self, *, is_newest_only: bool = False) -> None:
         self._is_newest_only = is_newest_only
         self._items: deque[Any] = deque()
         self._error: TowpathError | None = None
@@ -116,7 +116,15 @@ class _Answers:
         self._error = self._error or error
         self._changed.set()
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     async def get(self) -> Any:
+        """Wait for the next.
+
+        Raises:
+            TowpathError: why there are no more.
+        """
         while not self._items:
             if self._error is not None:
                 raise self._error.again()

@@ -26,7 +26,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from towpath.errors import InvalidArgument, PermissionDenied, SessionLost, TowpathError
@@ -65,11 +65,13 @@ class _Call:
 
 @dataclass(slots=True)
 class _Kept:
-    """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it."""
+    """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it. ``waits``: the
+    calls that wait, by the numbers of their requests."""
 
     principal: str
     lease_ms: int
     call: _Call | None = None
+    waits: dict[int, _Call] = field(default_factory=dict)
 
 
 class LockCalls:
@@ -88,7 +90,6 @@ class LockCalls:
         self._kept: dict[int, _Kept] = {}
         self._of_call: dict[tuple[Connection, int], _Call] = {}
         self._by_reference: dict[int, _Call] = {}
-        self._waits: dict[tuple[int, int], _Call] = {}
         self._opening: dict[int, _Kept] = {}
         self._next_reference = 1
         self._watches = LockWatches(look)
@@ -129,15 +130,19 @@ class LockCalls:
         stream = self._of_call.get((connection, call))
         if stream is None or not stream.session:
             return
-        if body.WhichOneof("event") == "close":
+        event = body.WhichOneof("event")
+        if event == "close":
             self._submit(c.EndSession(stream.session, c.EndReason.SESSION_CLOSED))
-        else:
+        elif event == "alive":
             self._leases.heard(stream.session, time.monotonic_ns())
+            connection.send(translate_locks.alive_frame(call))
 
     def _keep(self, call: _Call, caller: Caller, body: Any) -> None:
         if body.WhichOneof("event") != "open":
             raise InvalidArgument("the first message of a lock session's stream opens it")
         opening = body.open
+        if opening.place and not call.connection.gateway:
+            raise PermissionDenied("a place is stated by gateways of the daemon only")
         self._of_call[call.connection, call.call] = call
         if opening.resumed:
             try:
@@ -153,7 +158,7 @@ class LockCalls:
                 caller.principal,
                 opening.name,
                 call.connection.peer.pid if not call.connection.gateway else 0,
-                _place(call.connection.peer.pid) if not call.connection.gateway else "",
+                opening.place if call.connection.gateway else _place(call.connection.peer.pid),
                 opening.lease_ms,
                 opening.priority,
                 reference,
@@ -166,6 +171,7 @@ class LockCalls:
         kept = self._kept.get(session)
         if kept is None:
             raise SessionLost(f"lock session {session} is gone")
+        self._take_over(kept)
         kept.call = call
         call.session = session
         self._connected(session, kept)
@@ -183,16 +189,28 @@ class LockCalls:
 
         self._look(tell)
 
+    def _take_over(self, kept: _Kept) -> None:
+        """A session is taken up: whoever asked for it before, on a connection that may be gone without our
+        knowing, is told nothing more."""
+        before = [*kept.waits.values(), *([] if kept.call is None else [kept.call])]
+        kept.waits.clear()
+        for call in before:
+            error = SessionLost(
+                f"lock session {call.session} was taken up on another stream",
+                hint="one stream keeps a session; what waits is asked for again there",
+            )
+            self._end_call(call, error)
+
     def _wait(self, call: _Call, caller: Caller, body: Any) -> None:
         call.session = self._check_kept(
             call.connection, caller, translate_locks.session_of(call.request, body)
         )
         call.number = int(body.request)
         command = translate_locks.WAITS[call.request](body)
-        key = (call.session, call.number)
-        if key in self._waits:
+        waits = self._kept[call.session].waits
+        if call.number in waits:
             raise InvalidArgument(f"request {call.number} is waited for already")
-        self._waits[key] = self._of_call[call.connection, call.call] = call
+        waits[call.number] = self._of_call[call.connection, call.call] = call
         self._submit(command)
 
     def _plain(self, call: _Call, caller: Caller, request: str, body: Any) -> None:
@@ -254,7 +272,8 @@ class LockCalls:
     # ---- the end of calls and connections ------------------------------------------------------------------
 
     def cancel(self, connection: Connection, number: int) -> bool:
-        """A call is not wanted any more.
+        """A call is not wanted any more. What a session waits for that nobody keeps now goes on all the
+        same: whoever asked has lost its connection, and may come back.
 
         Returns:
             Whether it is over: nothing more is sent for it. Others are answered all the same.
@@ -265,8 +284,9 @@ class LockCalls:
         if call.request == translate_locks.KEEP:
             self._stream_ended(call, c.EndReason.SESSION_CLOSED)
         else:
-            self._waits.pop((call.session, call.number), None)
-            self._submit(c.Cancel(call.session, call.number))
+            self._forget_wait(call.session, call.number)
+            if self._is_kept(call.session):
+                self._submit(c.Cancel(call.session, call.number))
         return True
 
     def connection_closed(self, connection: Connection) -> None:
@@ -277,7 +297,7 @@ class LockCalls:
             if call.request == translate_locks.KEEP:
                 self._stream_ended(call, c.EndReason.SESSION_DIED)
             else:
-                self._waits.pop((call.session, call.number), None)
+                self._forget_wait(call.session, call.number)
         self._watches.connection_closed(connection)
 
     def _stream_ended(self, call: _Call, reason: c.EndReason) -> None:
@@ -351,7 +371,7 @@ class LockCalls:
         self._watches.tell(effect)
 
     def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
-        call = self._waits.pop((effect.session, effect.request), None)
+        call = self._forget_wait(effect.session, effect.request)
         if call is None:
             return
         del self._of_call[call.connection, call.call]
@@ -367,7 +387,8 @@ class LockCalls:
         """Say how it stands, if it still does when the machine is looked at."""
 
         def tell(machine: LockMachine) -> None:
-            call = self._waits.get((effect.session, effect.request))
+            kept = self._kept.get(effect.session)
+            call = None if kept is None else kept.waits.get(effect.request)
             if call is not None:
                 call.connection.waits(call.call)
                 waits = translate_lock_views.waits_of(machine.table, effect.session, effect.request)
@@ -379,9 +400,7 @@ class LockCalls:
         call = self._by_reference.pop(effect.reference, None)
         self._opening.pop(effect.reference, None)
         if call is not None:
-            self._of_call.pop((call.connection, call.call), None)
-            if call.connection.request_of(call.call) is not None:
-                call.connection.refuse(call.call, effect.error)
+            self._end_call(call, effect.error)
 
     def _opened(self, effect: e.SessionOpened) -> None:
         call = self._by_reference.pop(effect.reference, None)
@@ -401,9 +420,22 @@ class LockCalls:
         if kept is None:
             return
         self._leases.close(effect.session)
+        for wait in kept.waits.values():  # which the machine has not come to yet
+            self._end_call(wait, SessionLost(f"lock session {effect.session} is gone"))
         call = kept.call
         if call is not None and self._of_call.pop((call.connection, call.call), None) is not None:
             _answer(call, translate_locks.lost_frame(call.call, effect.session, effect.reason))
+
+    def _end_call(self, call: _Call, error: TowpathError) -> None:
+        """End a call with an error, unless it was cancelled meanwhile."""
+        self._of_call.pop((call.connection, call.call), None)
+        if call.connection.request_of(call.call) is not None:
+            call.connection.refuse(call.call, error)
+
+    def _forget_wait(self, session: int, number: int) -> _Call | None:
+        """Nobody is to be told how this wait ends; who was until now."""
+        kept = self._kept.get(session)
+        return None if kept is None else kept.waits.pop(number, None)
 
     def _stream_of(self, session: int) -> _Call | None:
         kept = self._kept.get(session)

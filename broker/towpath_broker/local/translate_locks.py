@@ -260,6 +260,13 @@ def session_frame(
     return frame
 
 
+def alive_frame(call: int) -> Frame:
+    """Return the answer to a client that says that it is there."""
+    frame, response = _answer(call, KEEP)
+    response.alive.SetInParent()
+    return frame
+
+
 def revoked_frame(call: int, effect: e.Revoked) -> Frame:
     """Return the notice that a lock was taken away."""
     frame, response = _answer(call, KEEP)

@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from towpath.calls import Call
@@ -43,6 +44,22 @@ class Listener(Protocol[T_contra]):
         """Nothing more will come, and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A stream that is followed.
+
+    Attributes:
+        leave: nothing more is told; more than once is fine. So does calling the object.
+        send: one more request of the stream. Nothing happens while there is no connection.
+    """
+
+    leave: Callable[[], object]
+    send: Callable[[Any], object]
+
+    def __call__(self) -> object:
+        return self.leave()
+
+
 class Asking(Protocol):
     """A client, as these kinds see it."""
 
@@ -54,15 +71,25 @@ class Asking(Protocol):
             None: there is no connection now; nothing was asked, and nothing is told.
         """
 
-    def _follow(self, make: Callable[[], Call[T]], listener: Listener[T]) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], Call[T]], listener: Listener[T]) -> Following:
         """Ask for a stream, now and again with each new connection.
 
         Args:
             make: the request as it is then.
             listener: is told what comes.
+        """
+
+    def _every(self, tick: Callable[[], float]) -> Callable[[], object]:
+        """Have something called now and again, where streams are heard; from afar only.
+
+        Args:
+            tick: says after how many seconds it is to be called again; must not wait.
 
         Returns:
-            Leaves the stream; nothing more is told. More than once is fine.
+            Ends that.
+
+        Raises:
+            NotSupported: the daemon is on this host, where the kernel tells who is alive.
         """
 
     def _check_not_forked(self) -> None:
@@ -101,6 +128,11 @@ class KeptStream(Generic[T]):
         """Ask on the connection that there is."""
         self._call = self._make()
         self._call_id = self._exchange.open_stream(self._call.frame(0), self._handle)
+
+    def send(self, body: Any) -> None:
+        """Send one more request; nothing happens while there is no connection."""
+        if self._call is not None and self in self._exchange.kept:
+            self._exchange.add_to_stream(self._call_id, replace(self._call, body=body).frame(self._call_id))
 
     def leave(self) -> None:
         """Follow no more."""

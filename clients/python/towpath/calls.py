@@ -42,6 +42,7 @@ class Call(Generic[T]):
         principal: for whom a gateway asks; empty for the session's own.
         is_last: of a stream: whether what was decoded ends it. None: an error or an ``end`` does.
         is_one_way: nobody wants the answer. On the UNIX socket none comes.
+        is_exchange: of a stream: more requests may follow the first.
     """
 
     request: str
@@ -51,6 +52,7 @@ class Call(Generic[T]):
     principal: str = ""
     is_last: Callable[[T], bool] | None = None
     is_one_way: bool = False
+    is_exchange: bool = False
 
     def frame(self, call_id: int) -> Frame:
         """The request as a frame."""

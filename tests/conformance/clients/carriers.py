@@ -69,6 +69,17 @@ DEVIATIONS: Final = {
         "the gateways bound a request: `[grpc] message_bytes_max`, `[zeromq] message_bytes_max`; what is "
         "stored they pass on in a request to the core",
     ),
+    "leases": Deviation(
+        ("grpc", "zmq"),
+        "a lock session has a lease (10 s unless the client says otherwise): what it holds outlives a broken "
+        "connection by that, and its holder's death too; it is shown by the peer's address, not by a pid",
+        "nothing tells the daemon of a process elsewhere that has died",
+    ),
+    "no operators": Deviation(
+        ("grpc", "zmq"),
+        "taking a lock away, and defining a lock space, is refused with PERMISSION_DENIED",
+        "peers are not authenticated: nobody from afar is an administrator",
+    ),
     "no session": Deviation(
         ("grpc", "zmq"),
         "`session` is 0; `principal` is the gateway's for all its peers, and empty by gRPC",

@@ -119,6 +119,11 @@ async def next_request(context: grpc.aio.ServicerContext[R, Any]) -> R | None:
     return None if request is grpc.aio.EOF else request
 
 
+def method_name(name: str) -> str:
+    """``GetValue`` of ``get_value``."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
 def malformed(error: DecodeError) -> InvalidArgument:
     """What a peer is told whose request does not parse."""
     return InvalidArgument(

@@ -37,7 +37,7 @@ from towpath.v1 import channels_pb2, services_pb2
 from towpath_broker.gateways import _forwarding, _services
 from towpath_broker.gateways._common import GatewayContext
 from towpath_broker.gateways.grpc.batches import pack
-from towpath_broker.gateways.grpc.calls import Calls, next_request
+from towpath_broker.gateways.grpc.calls import Calls, method_name, next_request
 from towpath_broker.gateways.grpc.publishers import SharedPublishers, publish_batch
 from towpath_broker.gateways.grpc.registry import CALL_TIMEOUT_S, PRINCIPAL
 from towpath_broker.gateways.grpc.settings import GrpcSettings
@@ -73,9 +73,9 @@ class ChannelsService:
         self._asker = gateway.acting_for(PRINCIPAL)
         self._queues = _forwarding.Queues(self._asker)
         for name in _forwarding.CALLS:
-            setattr(self, _method_name(name), functools.partial(self._pass_on, name))
+            setattr(self, method_name(name), functools.partial(self._pass_on, name))
         for name in _forwarding.STREAMS:
-            setattr(self, _method_name(name), functools.partial(self._pass_stream_on, name))
+            setattr(self, method_name(name), functools.partial(self._pass_stream_on, name))
 
     async def close(self) -> None:
         """Close what is shared between calls; no call may be open any more."""
@@ -248,8 +248,3 @@ def _publish_timeout_s(context: Context) -> float | None:
     if remaining_s is None:
         return None
     return max(0.0, remaining_s - min(DEADLINE_MARGIN_S, remaining_s / 10))
-
-
-def _method_name(name: str) -> str:
-    """``GetValue`` of ``get_value``."""
-    return "".join(word.capitalize() for word in name.split("_"))

@@ -28,11 +28,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from towpath.errors import Unavailable
-from towpath.v1 import channels_pb2, registry_pb2
+from towpath.v1 import channels_pb2, locks_pb2, registry_pb2
 from towpath_broker.gateways._common import GatewayContext
 from towpath_broker.gateways.grpc.calls import Calls
 from towpath_broker.gateways.grpc.channels import ChannelsService
 from towpath_broker.gateways.grpc.health import HealthService
+from towpath_broker.gateways.grpc.locks import LocksService
 from towpath_broker.gateways.grpc.registry import RegistryService
 from towpath_broker.gateways.grpc.services import add_service
 from towpath_broker.gateways.grpc.settings import GrpcSettings, listen_target
@@ -45,6 +46,7 @@ CLIENT_PING_INTERVAL_MS_MIN: Final = 5_000
 """Clients may ping this often; one that keeps doing it more often is told to go away (ENHANCE_YOUR_CALM)."""
 
 CHANNELS: Final = channels_pb2.DESCRIPTOR.services_by_name["Channels"]
+LOCKS: Final = locks_pb2.DESCRIPTOR.services_by_name["Locks"]
 HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REGISTRY: Final = registry_pb2.DESCRIPTOR.services_by_name["Registry"]
 
@@ -61,9 +63,10 @@ async def main(gateway: GatewayContext[GrpcSettings]) -> None:
     server = make_server(gateway.settings)
     calls = Calls(gateway)
     channels = ChannelsService(gateway, calls)
-    served = (CHANNELS.full_name, REGISTRY.full_name)
+    served = (CHANNELS.full_name, LOCKS.full_name, REGISTRY.full_name)
     health = HealthService(gateway, served)
     add_service(server, CHANNELS, channels)
+    add_service(server, LOCKS, LocksService(gateway, calls))
     add_service(server, REGISTRY, RegistryService(gateway, calls))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*served, HEALTH.full_name, reflection.SERVICE_NAME), server)

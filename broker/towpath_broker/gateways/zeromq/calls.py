@@ -36,20 +36,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
+import socket
 import struct
 from collections.abc import Sequence
 from typing import Final
 
 import zmq
+from google.protobuf.message import Message
 
 from towpath._version import __version__
 from towpath.convert import checked_publish, watch_event_to_proto
-from towpath.errors import InvalidArgument, ProtocolViolation, TowpathError, Unavailable
+from towpath.errors import InvalidArgument, LimitExceeded, ProtocolViolation, TowpathError, Unavailable
 from towpath.services.envelope import part_bytes
 from towpath.v1.channels_pb2 import PublishResponse
 from towpath.v1.frame_pb2 import Frame
 from towpath.v1.services_pb2 import CallResponse, ServeResponse
-from towpath_broker.gateways import _forwarding, _services
+from towpath.waiting import CALL_TIMEOUT_S
+from towpath_broker.gateways import _forwarding, _locks, _services
 from towpath_broker.gateways._common import GatewayContext, log
 from towpath_broker.gateways.zeromq.endpoint import Endpoint
 from towpath_broker.gateways.zeromq.messages import fill_batch, runs
@@ -70,6 +74,10 @@ from towpath_broker.gateways.zeromq.rpc import (
 from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
 
 BATCH_MESSAGES_MAX: Final = 1_024
+LOCKS: Final = frozenset(
+    f"{name}_request" for name in (_locks.KEEP, _locks.WATCH, *_locks.WAITS, *_locks.CALLS)
+)
+"""Calls of the lock service that are not just passed on."""
 
 _MESSAGES_PER_TURN: Final = 256
 _MONITOR_EVENT: Final = struct.Struct("=Hi")
@@ -82,11 +90,12 @@ class _PeerGone(Exception):
 class _Running:
     """A call that is being carried out."""
 
-    __slots__ = ("credited", "server", "task")
+    __slots__ = ("credited", "is_cut", "server", "task")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
-        self.server: _services.PeerServer | None = None
+        self.is_cut = False
+        self.server: _services.PeerServer | _locks.KeptSession | None = None
         self.credited = asyncio.Event()
 
 
@@ -114,6 +123,7 @@ class Calls:
         self._client = gateway.client
         self._registry = gateway.acting_for(PRINCIPAL)
         self._queues = _forwarding.Queues(self._registry)
+        self._locks = _locks.LockPeers(self._registry)
         self._outlets = outlets
         self._feed = feed
         self._group = group
@@ -123,11 +133,11 @@ class Calls:
         self._endpoint = Endpoint(
             zmq_context, zmq.ROUTER, self._on_readable, heartbeat_ms=gateway.settings.heartbeat_ms
         )
-        socket = self._socket = self._endpoint.socket
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.SNDHWM, self._settings.rpc_hwm)
-        socket.setsockopt(zmq.RCVHWM, self._settings.rpc_hwm)
-        socket.setsockopt(zmq.MAXMSGSIZE, self._settings.message_bytes_max)
+        router = self._socket = self._endpoint.socket
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.SNDHWM, self._settings.rpc_hwm)
+        router.setsockopt(zmq.RCVHWM, self._settings.rpc_hwm)
+        router.setsockopt(zmq.MAXMSGSIZE, self._settings.message_bytes_max)
         self._monitor = self._open_monitor(zmq_context)
 
     def bind(self) -> str:
@@ -169,6 +179,10 @@ class Calls:
 
     def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
+            # All of them first: what waits for a lock asks whether its session's stream is cut.
+            if isinstance(action, Stop) and action.is_cut and action.call in self._running:
+                self._running[action.call].is_cut = True
+        for action in actions:
             match action:
                 case Send(address, frame):
                     self._send_or_drop(address, frame)
@@ -181,8 +195,8 @@ class Calls:
                     if call in self._running:
                         self._running[call].credited.set()
                 case More(call, frame):
-                    self._take_reply(call, frame)
-                case Stop(call):
+                    self._take_more(call, frame)
+                case Stop(call, _):
                     if call in self._running and self._running[call].task is not asyncio.current_task():
                         self._running[call].task.cancel()
 
@@ -198,13 +212,14 @@ class Calls:
                 answer = await self._answer(call)
             except TowpathError as error:
                 answer = error_frame(call.id, error)
-            await self._deliver(call, answer, self._settings.rpc_stall_ms / 1e3)
+            if answer is not None:
+                await self._deliver(call, answer, self._settings.rpc_stall_ms / 1e3)
             self._protocol.finished(call)
         except _PeerGone:
             self._perform(self._protocol.vanished(call.peer))
 
-    async def _answer(self, call: Call) -> Frame:
-        """Return the call's last answer."""
+    async def _answer(self, call: Call) -> Frame | None:
+        """Return the call's last answer; None: it has been sent."""
         match call.body:
             case "publish_request":
                 request = call.request.publish_request
@@ -230,6 +245,8 @@ class Calls:
                 return await self._serve(call)
             case "consume_request" | "watch_value_request":
                 return await self._pass_stream_on(call)
+            case _ if call.body in LOCKS:
+                return await self._ask_locks(call)
             case _:
                 return await self._ask_door(call)
 
@@ -259,13 +276,39 @@ class Calls:
         await server.run()
         return _end_frame(call)
 
-    def _take_reply(self, call: Call, frame: Frame) -> None:
+    async def _ask_locks(self, call: Call) -> Frame | None:
+        name = call.body.removesuffix("_request")
+        body = getattr(call.request, call.body)
+
+        async def send(answer: Message) -> None:
+            await self._deliver(call, _answer_frame(call.id, name, answer), None)
+
+        if name == _locks.KEEP:
+            running = self._running[call]
+
+            async def is_cut() -> bool:
+                return running.is_cut
+
+            running.server = session = _locks.KeptSession(call.peer, is_cut)
+            place = _place_of(self._protocol.connection_of(call))
+            await self._locks.keep(session, body, place, send)
+        elif name in _locks.WAITS:
+            await self._locks.wait(name, body, call.peer, send)
+        elif name == _locks.WATCH:
+            async with contextlib.aclosing(self._locks.watch(body)) as changes:
+                async for change in changes:
+                    await send(change)
+        else:
+            return _answer_frame(call.id, name, await self._locks.ask(name, body, call.peer, CALL_TIMEOUT_S))
+        return None
+
+    def _take_more(self, call: Call, frame: Frame) -> None:
         running = self._running.get(call)
         if running is None or running.server is None:
             return
         try:
-            running.server.take(frame.serve_request)
-        except ProtocolViolation as error:
+            running.server.take(getattr(frame, call.body))
+        except (LimitExceeded, ProtocolViolation) as error:
             self._gateway.count("rpc_violations")
             self._protocol.finished(call)
             running.task.cancel()
@@ -282,9 +325,7 @@ class Calls:
             _forwarding.stream(self._registry, name, getattr(call.request, call.body))
         ) as responses:
             async for response in responses:
-                frame = Frame(id=call.id)
-                getattr(frame, f"{name}_response").CopyFrom(response)
-                await self._deliver(call, frame, None)
+                await self._deliver(call, _answer_frame(call.id, name, response), None)
                 if name == "consume":
                     self._gateway.count("messages_out", len(response.batch.payloads))
         raise AssertionError("a stream ends with an error")
@@ -293,9 +334,7 @@ class Calls:
         """Pass a call on as it is; its response's name is its own with another ending."""
         name = call.body.removesuffix("_request")
         body = await self._registry.pass_on(_forwarding.call_of(name, getattr(call.request, call.body)))
-        frame = Frame(id=call.id)
-        getattr(frame, f"{name}_response").CopyFrom(body)
-        return frame
+        return _answer_frame(call.id, name, body)
 
     async def _subscribe(self, call: Call) -> Frame:
         request = call.request.subscribe_request
@@ -399,11 +438,31 @@ class Calls:
                 self._group.create_task(self._outlets.leave(peer), name="zeromq-rpc-leave")
 
 
+def _answer_frame(call_id: int, name: str, body: Message) -> Frame:
+    frame = Frame(id=call_id)
+    getattr(frame, f"{name}_response").CopyFrom(body)
+    return frame
+
+
 def _end_frame(call: Call) -> Frame:
     """The last answer of a stream that ended well."""
     frame = Frame(id=call.id)
     frame.end.SetInParent()
     return frame
+
+
+def _place_of(connection: int) -> str:
+    """Return where a connection comes from, for people.
+
+    Args:
+        connection: its descriptor, which is libzmq's and may be closed by now; -1 when it is not known.
+    """
+    try:
+        with socket.socket(fileno=os.dup(connection)) as peer:
+            name = peer.getpeername()
+    except OSError:
+        return "zmq:"
+    return f"zmq:{name[0]}:{name[1]}" if isinstance(name, tuple) else "zmq:ipc"
 
 
 def _connection_of(frame: zmq.Frame) -> int:

@@ -13,14 +13,15 @@ Theory of operation
                    what is passed on
         STREAM     subscribe_request, watch,      responses until ``end`` or ``error``
                    streams that are passed on
+        WAIT       requests for locks             one that it waits, perhaps, and the last; or one error
         CANCEL     cancel                         ends that call; an unknown id may just have ended
         DOOR_ONLY  descriptors and reports        NOT_SUPPORTED: they belong to the UNIX socket
         ANSWER     responses, notices, error      PROTOCOL_VIOLATION: they go the other way
 
 Invariants
     A peer is remembered only while it has a call open: garbage leaves nothing behind.
-    Each peer has at most ``rpc_calls_per_peer_max`` unary calls and ``rpc_streams_per_peer_max`` streams
-    open, all peers together ``rpc_calls_max``.
+    Each peer has at most ``rpc_calls_per_peer_max`` unary calls, ``rpc_streams_per_peer_max`` streams and
+    ``rpc_waits_per_peer_max`` requests for locks open, all peers together ``rpc_calls_max``.
     An id names at most one open call of a peer. An error for a call ends it.
     Credit never falls below zero: :meth:`Call.spend` asserts it.
 
@@ -49,6 +50,7 @@ from towpath.errors import (
 from towpath.names import check_pattern
 from towpath.v1.frame_pb2 import Frame, Welcome
 from towpath.wire import VERSION
+from towpath_broker.gateways import _locks
 from towpath_broker.gateways._forwarding import CALLS, STREAMS
 from towpath_broker.gateways.zeromq.settings import ZeroMQSettings
 
@@ -64,6 +66,7 @@ class Role(Enum):
     HELLO = auto()
     UNARY = auto()
     STREAM = auto()
+    WAIT = auto()
     CANCEL = auto()
     DOOR_ONLY = auto()
     ANSWER = auto()
@@ -97,26 +100,11 @@ _DOOR: Final = (
     "attach_value",
     "read_stored",
 )
-_LOCKS: Final = (
-    "keep_lock_session",
-    "acquire",
-    "upgrade_lock",
-    "downgrade_lock",
-    "release",
-    "write_guarded",
-    "wait_condition",
-    "notify_condition",
-    "arrive_barrier",
-    "force_release",
-    "declare_claims",
-    "define_lock_space",
-    "list_lock_spaces",
-    "list_locks",
-    "explain_locks",
-    "watch_locks",
-)
-"""Not carried yet."""
+_LOCK_CALLS: Final = (*_locks.CALLS, *_locks.PLAIN)
+_LOCK_STREAMS: Final = (_locks.KEEP, _locks.WATCH)
 _SERVICES: Final = ("call", "serve")
+_EXCHANGES: Final = ("serve_request", f"{_locks.KEEP}_request")
+"""Calls that any number of requests belong to."""
 _NOTICES: Final = (
     "doorbell_added",
     "source_added",
@@ -139,8 +127,10 @@ BODIES: Final[dict[str, Role]] = {
     **{f"{name}_request": Role.UNARY for name in REGISTRY},
     **{f"{name}_request": Role.UNARY for name in CALLS},
     **{f"{name}_request": Role.STREAM for name in STREAMS},
-    **{f"{name}_request": Role.DOOR_ONLY for name in (*_DOOR, *_LOCKS)},
-    **{f"{name}_request": Role.STREAM for name in _SERVICES},
+    **{f"{name}_request": Role.UNARY for name in _LOCK_CALLS},
+    **{f"{name}_request": Role.STREAM for name in (*_SERVICES, *_LOCK_STREAMS)},
+    **{f"{name}_request": Role.WAIT for name in _locks.WAITS},
+    **{f"{name}_request": Role.DOOR_ONLY for name in _DOOR},
     **{
         f"{name}_response": Role.ANSWER
         for name in (
@@ -148,8 +138,10 @@ BODIES: Final[dict[str, Role]] = {
             *CALLS,
             *STREAMS,
             *_DOOR,
-            *_LOCKS,
             *_SERVICES,
+            *_LOCK_CALLS,
+            *_LOCK_STREAMS,
+            *_locks.WAITS,
             "publish",
             "subscribe",
             "watch",
@@ -215,9 +207,11 @@ class Credited:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop carrying this call out; it is finished already, and nothing more is sent for it."""
+    """Stop carrying this call out; it is finished already, and nothing more is sent for it. ``is_cut``: not
+    because its peer said so, but because that is gone, or we are about to be."""
 
     call: Call
+    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +229,13 @@ class _Peer:
     """A peer with open calls. ``connection`` tells one connection from its successor under the same
     identity."""
 
-    __slots__ = ("calls", "connection", "streams")
+    __slots__ = ("calls", "connection", "streams", "waits")
 
     def __init__(self, connection: int) -> None:
         self.connection = connection
         self.calls: dict[int, Call] = {}
         self.streams = 0
+        self.waits = 0
 
 
 class RpcProtocol:
@@ -312,6 +307,7 @@ class RpcProtocol:
             return False
         del peer.calls[call.id]
         peer.streams -= call.role is Role.STREAM
+        peer.waits -= call.role is Role.WAIT
         self._open -= 1
         if not peer.calls:
             del self._peers[call.peer]
@@ -320,7 +316,7 @@ class RpcProtocol:
     def vanished(self, identity: bytes) -> list[Action]:
         """A peer is gone, and with it whatever it had open."""
         peer = self._peers.get(identity)
-        return [] if peer is None else self._stop(list(peer.calls.values()))
+        return [] if peer is None else self._stop(list(peer.calls.values()), is_cut=True)
 
     def disconnected(self, connection: int) -> list[Action]:
         """A connection ended: so did the peers that it carried."""
@@ -329,7 +325,8 @@ class RpcProtocol:
 
     def stop_all(self) -> list[Action]:
         """End every call; the gateway stops."""
-        return self._stop([call for peer in self._peers.values() for call in peer.calls.values()])
+        calls = [call for peer in self._peers.values() for call in peer.calls.values()]
+        return self._stop(calls, is_cut=True)
 
     # ---- one frame ----
 
@@ -372,8 +369,10 @@ class RpcProtocol:
         self, address: tuple[bytes, ...], frame: Frame, body: str, role: Role, connection: int
     ) -> Begin:
         peer = self._peers.get(address[0])
-        streams = peer.streams if peer is not None else 0
-        unary = len(peer.calls) - streams if peer is not None else 0
+        streams, waits = (peer.streams, peer.waits) if peer is not None else (0, 0)
+        unary = len(peer.calls) - streams - waits if peer is not None else 0
+        if role is Role.WAIT and waits >= self._settings.rpc_waits_per_peer_max:
+            raise LimitExceeded(f"{waits} requests for locks wait (rpc_waits_per_peer_max)")
         if role is Role.STREAM and streams >= self._settings.rpc_streams_per_peer_max:
             raise LimitExceeded(
                 f"{streams} subscriptions, consumers and watches are open (rpc_streams_per_peer_max)"
@@ -392,12 +391,13 @@ class RpcProtocol:
             peer = self._peers[address[0]] = _Peer(connection)
         peer.calls[call.id] = call
         peer.streams += role is Role.STREAM
+        peer.waits += role is Role.WAIT
         self._open += 1
         return Begin(call)
 
     def _credit(self, call: Call, frame: Frame) -> list[Action]:
         """A frame for an open call: more credit for a subscription, or what a service's ends have to say."""
-        if call.body == "serve_request" and frame.WhichOneof("body") == "serve_request":
+        if call.body in _EXCHANGES and frame.WhichOneof("body") == call.body:
             return [More(call, frame)]
         if call.body == "call_request" and frame.WhichOneof("body") == "call_request":
             call.credit += frame.call_request.window
@@ -439,8 +439,8 @@ class RpcProtocol:
         call = self._find(identity, call_id)
         return self._stop([call]) if call is not None else []
 
-    def _stop(self, calls: Iterable[Call]) -> list[Action]:
-        return [Stop(call) for call in calls if self.finished(call)]
+    def _stop(self, calls: Iterable[Call], *, is_cut: bool = False) -> list[Action]:
+        return [Stop(call, is_cut) for call in calls if self.finished(call)]
 
     def _violation(self, address: tuple[bytes, ...], call_id: int, error: ProtocolViolation) -> Send:
         self.violations += 1

@@ -110,10 +110,19 @@ class ZeroMQSettings:
         64, "unary calls that one peer may have open", minimum=1, maximum=65_536
     )
     rpc_streams_per_peer_max: int = setting(
-        256, "subscriptions and watches that one peer may have open", minimum=1, maximum=65_536
+        256,
+        "subscriptions, watches and lock sessions that one peer may have open",
+        minimum=1,
+        maximum=65_536,
+    )
+    rpc_waits_per_peer_max: int = setting(
+        16_384, "requests for locks that one peer may have waiting", minimum=1, maximum=65_536
     )
     rpc_calls_max: int = setting(
-        8_192, "calls, subscriptions and watches open over all peers", minimum=1, maximum=1_000_000
+        32_768,
+        "calls, subscriptions, watches and requests for locks open over all peers",
+        minimum=1,
+        maximum=1_000_000,
     )
     rpc_window: int = setting(
         1_024,

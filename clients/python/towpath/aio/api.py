@@ -18,7 +18,7 @@ from towpath._message import Message
 from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.handle import AsyncHandle as AsyncHandle
 from towpath.aio.kinds import AsyncKinds
-from towpath.asking import Listener
+from towpath.asking import Following, Listener
 from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
 from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
@@ -431,7 +431,7 @@ class _ActingFor(AsyncKinds):
     ) -> Callable[[], object] | None:
         return self._client._post(replace(call, principal=self._principal), then)
 
-    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Following:
         return self._client._follow(lambda: replace(make(), principal=self._principal), listener)
 
     def _check_not_forked(self) -> None:

@@ -23,7 +23,7 @@ import socket
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
@@ -334,9 +334,7 @@ class LocalAsyncClient(AsyncClient):
         self._protocol.withdraw(call_id)
         self._flush()
 
-    def _follow(
-        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
-    ) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
         if self._closed or self._failed is not None:
             raise (self._failed or self._why_closed).again()
         stream = self._protocol.keep_stream(make, listener)
@@ -346,7 +344,11 @@ class LocalAsyncClient(AsyncClient):
             stream.leave()
             self._flush()
 
-        return leave
+        def send(body: Any) -> None:
+            stream.send(body)
+            self._flush()
+
+        return asking.Following(leave, send)
 
     def _check_not_forked(self) -> None:
         """Raises ConnectionLost in a child of the process that this client belongs to: its loop is not."""

@@ -11,7 +11,7 @@ from towpath import calls, model
 from towpath.aio.consuming import AsyncConsumer
 from towpath.aio.locking import AsyncLocking
 from towpath.aio.transactions import AsyncTransaction
-from towpath.asking import Listener
+from towpath.asking import Following, Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.locks import requests
 from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncLocks, AsyncSemaphore, listed
@@ -37,8 +37,12 @@ class AsyncKinds(AsyncLocking):
         """As :meth:`towpath.asking.Asking._post`."""
 
     @abstractmethod
-    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Following:
         """As :meth:`towpath.asking.Asking._follow`."""
+
+    def _every(self, tick: Callable[[], float]) -> Callable[[], object]:
+        """As :meth:`towpath.asking.Asking._every`."""
+        raise NotSupported("nothing is done now and again on the daemon's own host")
 
     @abstractmethod
     def _check_not_forked(self) -> None:
@@ -83,6 +87,10 @@ class AsyncKinds(AsyncLocking):
     async def force_release(self, name: str, *, token: int = 0, reason: str = "") -> tuple[Grant, ...]:
         """Take a lock from whoever has it; see :meth:`towpath.Client.force_release`."""
         return await self._call(requests.force_release(name, token, reason))
+
+    def set_lock_lease(self, seconds: float) -> None:
+        """Say how long locks outlive a broken connection; see :meth:`towpath.Client.set_lock_lease`."""
+        self._locks.set_lease(seconds)
 
     def on_lock_lost(self, told: Callable[[TowpathError], object]) -> None:
         """Have a function told whenever locks are lost that this client holds: taken away, or with its

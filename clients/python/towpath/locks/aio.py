@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from towpath.locks.blocking import LATE_S
 from towpath.locks.guards import GuardBase
 from towpath.locks.model import Mode
 from towpath.locks.requests import Standing, Wanted
-from towpath.locks.session import Hold, LockSession, Pending
+from towpath.locks.session import CLOSE_S, Hold, LockSession, Pending, checked_lease_ms
 from towpath.names import check_name
 from towpath.result import attempt_async
 from towpath.waiting import program_name
@@ -95,10 +96,17 @@ class AsyncLocks:
         session = self.session()
         return session.hold(await self.wait(session, make, timeout))
 
-    def close(self) -> None:
-        """Release everything. More than once is fine."""
-        if self._session is not None:
-            self._session.close()
+    def set_lease(self, lease_s: float) -> None:
+        """See :meth:`towpath.Client.set_lock_lease`."""
+        self._lease_ms = checked_lease_ms(lease_s, self._lease_ms, self._session)
+
+    async def close(self) -> None:
+        """Release everything, and wait a moment for the daemon's word. More than once is fine."""
+        session, gone = self._session, asyncio.Event()
+        if session is not None and session.close(gone.set):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await gone.wait()
 
     def _lost(self, error: TowpathError) -> None:
         for told in tuple(self.on_lost):

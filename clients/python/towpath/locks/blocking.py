@@ -15,7 +15,7 @@ from towpath.locks import model, requests
 from towpath.locks.guards import GuardBase
 from towpath.locks.model import Mode
 from towpath.locks.requests import Standing, Wanted
-from towpath.locks.session import Hold, LockSession, Pending
+from towpath.locks.session import CLOSE_S, Hold, LockSession, Pending, checked_lease_ms
 from towpath.names import check_name
 from towpath.result import attempt
 from towpath.waiting import program_name
@@ -102,11 +102,15 @@ class Locks:
         session = self.session()
         return session.hold(self.wait(session, make, timeout))
 
+    def set_lease(self, lease_s: float) -> None:
+        """See :meth:`towpath.Client.set_lock_lease`."""
+        self._lease_ms = checked_lease_ms(lease_s, self._lease_ms, self._session)
+
     def close(self) -> None:
-        """Release everything. More than once is fine."""
-        session = self._session
-        if session is not None:
-            session.close()
+        """Release everything, and wait a moment for the daemon's word. More than once is fine."""
+        session, gone = self._session, threading.Event()
+        if session is not None and session.close(gone.set):
+            gone.wait(CLOSE_S)
 
     def _lost(self, error: TowpathError) -> None:
         for told in tuple(self.on_lost):

@@ -72,14 +72,22 @@ def keep(
         resume_token=resume_token,
     )
     request = locks_pb2.KeepLockSessionRequest(open=opening)
-    return Call("keep_lock_session_request", request, "keep_lock_session_response", lambda response: response)
+    return Call(
+        "keep_lock_session_request",
+        request,
+        "keep_lock_session_response",
+        lambda response: response,
+        is_last=lambda response: response.HasField("lost"),
+        is_exchange=True,
+    )
 
 
 # ---- waiting -----------------------------------------------------------------------------------------------
 
 
 class Standing(NamedTuple):
-    """An answer to what waits: how it stands (``waits``), or that it is over (``is_over``)."""
+    """An answer to what waits: how it stands (``waits``), or that it is over (``is_over``), be it with an
+    error. That is no answer of its own, because an error on the way may have the same name."""
 
     is_over: bool
     grants: tuple[model.Grant, ...] = ()
@@ -87,6 +95,7 @@ class Standing(NamedTuple):
     is_timed_out: bool = False
     place: int = 0
     is_open: bool = False
+    error: TowpathError | None = None
 
 
 def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
@@ -102,7 +111,7 @@ def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
 def _standing(response: Any) -> Standing:
     match response.WhichOneof("event"):
         case "refused":
-            raise refusal(response.refused)
+            return Standing(True, error=refusal(response.refused))
         case "granted":
             grants = tuple(map(model.grant_from_proto, response.granted.grants))
             return Standing(True, grants, is_timed_out=response.granted.is_timed_out)

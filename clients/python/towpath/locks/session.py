@@ -9,13 +9,22 @@ Theory of operation
     What the daemon holds for the session and nobody here wants any more (a release that was said into a
     broken connection) is given back when the session has been taken up.
 
+    From afar a session has a *lease*: the daemon ends it when it has not heard of it for so long. Each third
+    of the lease the session says that it is there, and the daemon answers. The lease runs from when that
+    arrived, and so at least from when it was said: by a clock of this host that goes on while the host
+    sleeps. A tenth of the lease before it must have run out (``LEASE_MARGIN``), counted from the last that
+    was answered, the session counts as lost here, for good; that is what a clock that goes wrong may use up.
+
+    From afar no two calls are certain to be carried out in their order. So nothing is asked for before the
+    releases said earlier have been answered.
+
     Threads: the program's call methods here; the client's own tells what came. ``_mutex`` guards what both
     change, and is never held while the client is asked for anything.
 
 Invariants
     A pending request is told its end once: ``granted``, or an error.
     A hold is valid from its grant until it is released here, taken away, or the session may have been ended:
-    its stream has been broken for longer than the daemon waits.
+    its stream has been broken for longer than the daemon waits, or its lease may have run out.
 """
 
 from __future__ import annotations
@@ -23,19 +32,27 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from towpath import convert
 from towpath.asking import Asking
 from towpath.calls import Call
 from towpath.errors import (
+    Cancelled,
     ConnectionLost,
+    InvalidArgument,
+    LimitExceeded,
     LockRevoked,
     NotHeld,
+    NotSupported,
     SessionLost,
+    Timeout,
     TowpathError,
+    Unavailable,
     Wounded,
 )
 from towpath.v1 import locks_pb2
@@ -47,6 +64,16 @@ LOCAL_GRACE_S: Final = 5.0
 """How long the daemon of this host waits, after a restart, for those who held locks."""
 LEASE_MS_DEFAULT: Final = 10_000
 """Of sessions from afar."""
+_UNCERTAIN: Final = (Cancelled, ConnectionLost, LimitExceeded, Timeout, Unavailable)
+"""After such an answer to a release the lock may still be held."""
+LEASE_S_MIN: Final = 1
+LEASE_S_MAX: Final = 3_600
+LEASE_MARGIN: Final = 10
+"""The part of a lease, one in so many, by which its end comes earlier here than at the daemon."""
+BEATS_PER_LEASE: Final = 3
+"""How often in a lease a session says that it is there."""
+CLOSE_S: Final = 1.0
+"""How long closing waits for the daemon's word that all is released."""
 
 
 class Pending:
@@ -58,6 +85,7 @@ class Pending:
         make: the request, to be asked in the session of an id.
         wake: called at its end.
         is_once: not to be asked twice: over, too, when the connection has broken.
+        is_new: not of something that is held already.
 
     Attributes:
         waits: what was last heard of how it stands.
@@ -69,10 +97,14 @@ class Pending:
         number: int,
         make: Callable[[int], Call[Standing]],
         wake: Callable[[], object],
-        is_once: bool = False,
+        *,
+        is_new: bool,
+        is_once: bool,
     ) -> None:
         self.number = number
-        self._is_once = is_once
+        self.is_new = is_new
+        self.is_once = is_once
+        self.after = 0  # the release that must have been answered before this is asked for
         self.outcome: Standing | TowpathError | None = None
         self.waits: tuple[model.Wait, ...] = ()
         self._session = session
@@ -88,7 +120,8 @@ class Pending:
 
     @property
     def _is_not_to_be_asked(self) -> bool:
-        return self.outcome is not None or not self._session._is_open
+        session = self._session
+        return self.outcome is not None or not session._is_open or session._is_behind(self)
 
     def ask(self, asking: Asking) -> None:
         """Ask, if the session is open and it is not asked for yet. From any thread: one of them does it."""
@@ -129,7 +162,7 @@ class Pending:
             self._lose_once()
 
     def _lose_once(self) -> None:
-        if self._is_once:
+        if self.is_once:
             self.finish(ConnectionLost("it is not known whether the daemon did what was asked", hint=""))
 
     def finish(self, outcome: Standing | TowpathError) -> None:
@@ -152,12 +185,13 @@ class _Heard:
 
     def came(self, standing: Standing) -> None:
         if standing.is_over:
-            self._pending.finish(standing)
+            self._pending.finish(standing.error or standing)
         else:
             self._pending.waits = standing.waits
 
     def broke(self, error: TowpathError) -> None:
-        if not self.is_void:
+        """If the session's stream has broken too, the session asks again; else this stream goes on."""
+        if self._pending.is_once and not self.is_void:
             self._pending.stop_asking()
 
     def ended(self, error: TowpathError) -> None:
@@ -194,7 +228,7 @@ class Hold:
         if self.why_lost is not None:
             raise self.why_lost.again()
         if self.session.may_be_gone:
-            raise SessionLost("the daemon has not been heard of for as long as it keeps locks without that")
+            raise _silent()
 
 
 class LockSession:
@@ -235,11 +269,23 @@ class LockSession:
         self.on_change: list[Callable[[], object]] = []
         self._is_open = False
         self._broken_at_ns = 0
+        self._asked_at_ns = 0
+        self._lost_at_ns = 0
+        self._beats: deque[int] = deque()
+        self._next_beat_ns = 0
+        self._release = 0
+        self._releasing: dict[int, int] = {}
+        self._unreleased: list[int] = []
+        self._behind: deque[Pending] = deque()
         self._mutex = threading.Lock()
         self._numbers = itertools.count(1)
         self._pending: dict[Pending, None] = {}
         self._holds: dict[int, Hold] = {}
-        self._leave = asking._follow(self._opening, self)
+        self._when_gone: list[Callable[[], object]] = []
+        self._stop_ticking: Callable[[], object] | None = None
+        self._following = asking._follow(self._opening, self)
+        if lease_ms:
+            self._stop_ticking = asking._every(self._tick)
 
     @property
     def is_connected(self) -> bool:
@@ -249,11 +295,22 @@ class LockSession:
     @property
     def may_be_gone(self) -> bool:
         """Whether the daemon may have ended it without this program's knowing."""
+        if self._lease_ms:
+            return self.left_s <= 0
         broken_at_ns = self._broken_at_ns
-        if not broken_at_ns:
-            return False
-        allowed_s = self._lease_ms / 1e3 or LOCAL_GRACE_S
-        return time.monotonic_ns() - broken_at_ns > allowed_s * 1e9
+        return bool(broken_at_ns) and time.monotonic_ns() - broken_at_ns > LOCAL_GRACE_S * 1e9
+
+    @property
+    def lease_s(self) -> float:
+        """How long the daemon keeps it without hearing of it; 0: its connection is what counts."""
+        return self._lease_ms / 1e3
+
+    @property
+    def left_s(self) -> float:
+        """How long what it holds is certain to be its own, if the daemon is not heard of any more; only of
+        one with a lease."""
+        lost_at_ns = self._lost_at_ns
+        return (lost_at_ns - _now_ns()) / 1e9 if lost_at_ns else self._lease_ms / 1e3
 
     # ---- what the program wants ----------------------------------------------------------------------------
 
@@ -277,13 +334,23 @@ class LockSession:
             SessionLost: the session has ended.
         """
         given = number or next(self._numbers)
-        pending = Pending(self, given, lambda session: make(session, given), wake, is_once)
+        pending = Pending(
+            self, given, lambda session: make(session, given), wake, is_new=not number, is_once=is_once
+        )
         with self._mutex:
             if self.why_lost is not None:
                 raise self.why_lost.again()
             self._pending[pending] = None
+            if self._releasing:
+                pending.after = self._release
+                self._behind.append(pending)
         pending.ask(self._asking)
         return pending
+
+    def _is_behind(self, pending: Pending) -> bool:
+        """Whether a release that was said before a request has not been answered."""
+        oldest = next(iter(self._releasing), None)
+        return oldest is not None and oldest <= pending.after
 
     def give_up(self, pending: Pending) -> None:
         """Withdraw a request, or give back what it was granted meanwhile."""
@@ -293,6 +360,8 @@ class LockSession:
         if is_pending:
             pending.outcome = ConnectionLost("it was given up", hint="")
             pending.stop_asking()
+            if pending.is_new:
+                self._give_back(pending.number)  # the grant may be on its way
         elif isinstance(pending.outcome, Standing) and (hold := self._holds.get(pending.number)) is not None:
             self.release(hold)
 
@@ -316,8 +385,34 @@ class LockSession:
             LockRevoked, SessionLost: it had been lost meanwhile.
         """
         self.let_go(hold)
-        if self._asking._post(requests.release(self.id, hold.number), _ignore) is None:
-            return  # there is no connection: it is given back when the session is taken up again
+        self._give_back(hold.number)
+
+    def _give_back(self, number: int) -> None:
+        """Release what a request holds. While there is no connection nothing is said: it is given back when
+        the session is taken up again."""
+        call = requests.release(self.id, number)
+        if not self._lease_ms:
+            self._asking._post(call, _ignore)
+            return
+        call = replace(call, is_one_way=False)
+        with self._mutex:
+            self._release += 1
+            release = self._release
+            self._releasing[release] = number
+        if self._asking._post(call, partial(self._released, release)) is None:
+            self._released(release, None)
+
+    def _released(self, release: int, outcome: TowpathError | None) -> None:
+        """A release was answered, or never will be: what was behind it is asked for."""
+        with self._mutex:
+            number = self._releasing.pop(release)
+            if isinstance(outcome, _UNCERTAIN):
+                self._unreleased.append(number)
+            ready: list[Pending] = []
+            while self._behind and not self._is_behind(self._behind[0]):
+                ready.append(self._behind.popleft())
+        for each in ready:
+            each.ask(self._asking)
 
     def let_go(self, hold: Hold) -> None:
         """It is not held any more, as far as this program is concerned. Errors as for :meth:`release`."""
@@ -327,15 +422,34 @@ class LockSession:
                 raise NotHeld("it was released already")
         hold.why_lost = NotHeld("it was released", hint="")
 
-    def close(self) -> None:
-        """End the session; what it holds is released. More than once is fine."""
-        closed = ConnectionLost("the client was closed", hint="")
-        self._lose(closed, is_told=False)
-        self._leave()
+    def close(self, gone: Callable[[], object] | None = None) -> bool:
+        """End the session; what it holds is released. More than once is fine.
+
+        Args:
+            gone: called when the daemon has said that it is.
+
+        Returns:
+            Whether that is to be expected.
+        """
+        is_to_be_told = bool(self._lease_ms) and self._is_open
+        if is_to_be_told and gone is not None:
+            self._when_gone.append(gone)
+        self._lose(ConnectionLost("the client was closed", hint=""), is_told=False)
+        self._end_stream(is_to_be_told)
+        return is_to_be_told
+
+    def _end_stream(self, is_to_be_told: bool) -> None:
+        if self._stop_ticking is not None:
+            self._stop_ticking()
+        if is_to_be_told:
+            self._following.send(locks_pb2.KeepLockSessionRequest(close=locks_pb2.CloseLockSession()))
+        else:
+            self._following.leave()
 
     # ---- what is heard -------------------------------------------------------------------------------------
 
     def _opening(self) -> Call[locks_pb2.KeepLockSessionResponse]:
+        self._asked_at_ns = _now_ns()
         return requests.keep(
             name=self._name,
             lease_ms=self._lease_ms,
@@ -354,11 +468,16 @@ class LockSession:
                 self._revoked(grant.request, LockRevoked(f"{grant.lock!r} was {notice.revoked.reason}"))
             case "wounded":
                 self._wounded(notice.wounded)
+            case "alive":
+                if self._beats:
+                    self._heard_at(self._beats.popleft())
             case "lost":
                 self._lose(convert.error_from_proto(notice.lost.error))
+                self._gone()
 
     def broke(self, error: TowpathError) -> None:
         """The connection is gone. The session is taken up on the next."""
+        self._beats.clear()
         with self._mutex:
             if self._is_open:
                 self._broken_at_ns = time.monotonic_ns()
@@ -371,9 +490,55 @@ class LockSession:
     def ended(self, error: TowpathError) -> None:
         """The session is gone."""
         self._lose(error)
+        self._gone()
+
+    def _gone(self) -> None:
+        """The daemon does not have it any more."""
+        with self._mutex:
+            when_gone, self._when_gone = self._when_gone, []
+        for told in when_gone:
+            told()
+
+    def _heard_at(self, said_at_ns: int) -> None:
+        """The daemon has heard something that was said then."""
+        self._lost_at_ns = said_at_ns + self._lease_ms * 1_000_000 * (LEASE_MARGIN - 1) // LEASE_MARGIN
+
+    def _tick(self) -> float:
+        """Say that we are there, or see that the lease has run out; returns when to be called again."""
+        now_ns = _now_ns()
+        beat_ns = self._lease_ms * 1_000_000 // BEATS_PER_LEASE
+        if self._lost_at_ns and now_ns >= self._lost_at_ns and self.why_lost is None:
+            is_open = self._is_open
+            self._lose(_silent())
+            self._end_stream(is_open)
+        if self._is_open and now_ns >= self._next_beat_ns:
+            self._next_beat_ns = now_ns + beat_ns
+            self._beats.append(now_ns)
+            alive = locks_pb2.KeepLockSessionRequest(alive=locks_pb2.LockSessionAlive())
+            self._following.send(alive)
+            self._release_again()
+        due_ns = now_ns + beat_ns
+        if self._is_open:
+            due_ns = min(due_ns, self._next_beat_ns)
+        if self._lost_at_ns:
+            due_ns = min(due_ns, self._lost_at_ns)
+        return max(0.0, (due_ns - _now_ns()) / 1e9)
+
+    def _release_again(self) -> None:
+        """Say again what was not answered for a reason that passes."""
+        with self._mutex:
+            again, self._unreleased = self._unreleased, []
+        for number in again:
+            self._give_back(number)
 
     def _opened(self, opened: locks_pb2.LockSessionOpened) -> None:
+        if self.why_lost is not None:  # it was closed while the connection was broken
+            self._end_stream(is_to_be_told=True)
+            return
         with self._mutex:
+            if self._lease_ms:
+                self._beats.clear()
+                self._heard_at(self._asked_at_ns)
             self.id = opened.session
             self._token = opened.resume_token
             self._broken_at_ns = 0
@@ -383,7 +548,7 @@ class LockSession:
             held = {grant.request for grant in opened.grants}
             lost = [number for number in self._holds if number not in held]
         for number in sorted(held - wanted):
-            self._asking._post(requests.release(self.id, number), _ignore)
+            self._give_back(number)
         for number in sorted({wait.request for wait in opened.waits} - wanted):
             self._withdraw(number)
         waiting = {each.number for each in pending}
@@ -402,7 +567,8 @@ class LockSession:
         """Give up what waits at the daemon and nobody here wants: ask how it stands, and cancel that."""
         anything = [requests.Wanted("withdrawn")]
         call = requests.addressed(requests.acquire(0, anything, timeout_s=0), self.id, number)
-        self._asking._follow(lambda: call, _Nobody())()
+        listener = _Withdrawing(self, number)
+        listener.leave = self._asking._follow(lambda: call, listener)
 
     def _revoked(self, number: int, error: TowpathError) -> None:
         with self._mutex:
@@ -459,12 +625,60 @@ class LockSession:
             return True
 
 
-class _Nobody:
-    """Listens to what nobody wants."""
+def checked_lease_ms(lease_s: float, before_ms: int, session: LockSession | None) -> int:
+    """Return a lease as it is told.
 
-    def came(self, item: Any) -> None: ...
-    def broke(self, error: TowpathError) -> None: ...
+    Args:
+        before_ms: what it is now; 0: the daemon is on this host.
+        session: the client's, if there is one already.
+
+    Raises:
+        NotSupported: on the daemon's own host there are no leases.
+        InvalidArgument: it is out of range, or comes too late.
+    """
+    if not before_ms:
+        raise NotSupported(
+            "a lock session of the daemon's own host has no lease", hint="it lives as long as its process"
+        )
+    if not LEASE_S_MIN <= lease_s <= LEASE_S_MAX:
+        raise InvalidArgument(f"a lease has {LEASE_S_MIN} to {LEASE_S_MAX} seconds, not {lease_s}")
+    if session is not None and session.why_lost is None:
+        raise InvalidArgument("the lock session is open already", hint="say it before the first lock is used")
+    return round(lease_s * 1e3)
+
+
+def _now_ns() -> int:
+    """A clock that goes on while the host sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _silent() -> SessionLost:
+    return SessionLost("the daemon has not been heard of for as long as it keeps locks without that")
+
+
+class _Withdrawing:
+    """Listens to a request that nobody wants, until it can be withdrawn or given back."""
+
+    def __init__(self, session: LockSession, number: int) -> None:
+        self._session = session
+        self._number = number
+        self.leave: Callable[[], object] = _nothing
+
+    def came(self, standing: Standing) -> None:
+        if standing.grants:
+            self._session._give_back(self._number)
+        elif standing.is_over:
+            return
+        else:
+            self.leave()
+
+    def broke(self, error: TowpathError) -> None:
+        self.leave()  # the session sees to it when it is taken up again
+
     def ended(self, error: TowpathError) -> None: ...
+
+
+def _nothing() -> None: ...
 
 
 def _ignore(_: object) -> None:

@@ -38,6 +38,7 @@ class RemoteAsyncClient(AsyncClient):
     async def close(self) -> None:
         # All at once: each may wait a moment for the gateway's word.
         await asyncio.gather(*(handle.close() for handle in list(self._handles)))
+        await self._locks.close()
         await self._session.close()
         await self._asking.close()
 
@@ -62,10 +63,11 @@ class RemoteAsyncClient(AsyncClient):
     ) -> Callable[[], object] | None:
         return self._asking.post(call, then)
 
-    def _follow(
-        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
-    ) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
         return self._asking.follow(make, listener)
+
+    def _every(self, tick: Callable[[], float]) -> Callable[[], object]:
+        return self._asking.every(tick)
 
     @property
     def _is_over(self) -> bool:

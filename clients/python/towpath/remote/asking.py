@@ -3,18 +3,21 @@
 Theory of operation
     Each posted call and each stream is a task on the client's loop. A stream's task asks on the session's
     connection, tells what comes, and when that connection breaks, asks on the next; a refusal that trying
-    again does not change ends it. See :class:`towpath.asking.Asking` for what is promised.
+    again does not change ends it. What a stream is to be sent besides goes by a line of its own, in order,
+    and is forgotten with the connection. See :class:`towpath.asking.Asking` for what is promised.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from towpath.asking import Listener
+from towpath.asking import Following, Listener
 from towpath.calls import Call
 from towpath.errors import Cancelled, ConnectionLost, InternalError, Timeout, TowpathError, Unavailable
+from towpath.remote.ports import Answers, Connection, Exchange
 from towpath.remote.session import Session
 from towpath.waiting import CALL_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S
 
@@ -31,6 +34,7 @@ class RemoteAsking:
         self._session = session
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: dict[asyncio.Task[None], Listener[Any]] = {}
+        self._ticking: set[_Ticking] = set()
 
     def post(self, call: Call[T], then: Callable[[T | TowpathError], None]) -> Callable[[], object] | None:
         """As :meth:`towpath.asking.Asking._post`; what is withdrawn may have been carried out."""
@@ -51,11 +55,12 @@ class RemoteAsking:
 
         return self._start(asked()).cancel
 
-    def follow(self, make: Callable[[], Call[T]], listener: Listener[T]) -> Callable[[], object]:
+    def follow(self, make: Callable[[], Call[T]], listener: Listener[T]) -> Following:
         """As :meth:`towpath.asking.Asking._follow`."""
         if self._session.ended is not None:
             raise self._session.ended.again()
-        following = self._start(self._followed(make, listener))
+        line = _Line()
+        following = self._start(self._followed(make, listener, line))
         self._listeners[following] = listener
 
         def stopped(task: asyncio.Task[None]) -> None:
@@ -69,7 +74,19 @@ class RemoteAsking:
             following.cancel()
 
         following.add_done_callback(stopped)
-        return leave
+        return Following(leave, line.put)
+
+    def every(self, tick: Callable[[], float]) -> Callable[[], object]:
+        """As :meth:`towpath.asking.Asking._every`."""
+
+        ticking = _Ticking(tick)
+        self._ticking.add(ticking)
+
+        def stop() -> None:
+            ticking.stop()
+            self._ticking.discard(ticking)
+
+        return stop
 
     async def close(self) -> None:
         """End everything; who follows is told."""
@@ -77,6 +94,8 @@ class RemoteAsking:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
+        for ticking in self._ticking:
+            ticking.stop()
         if tasks:
             await asyncio.wait(tasks)
         for listener in listeners:
@@ -88,13 +107,13 @@ class RemoteAsking:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _followed(self, make: Callable[[], Call[T]], listener: Listener[T]) -> None:
+    async def _followed(self, make: Callable[[], Call[T]], listener: Listener[T], line: _Line) -> None:
         pause_s = RECONNECT_FIRST_S
         while True:
             try:
                 connection = await self._session.ready()
                 call = make()
-                stream = await connection.open_stream(call)
+                stream = await self._opened(connection, call, line)
                 try:
                     while True:
                         item = await stream.receive()
@@ -103,6 +122,7 @@ class RemoteAsking:
                             return
                         pause_s = RECONNECT_FIRST_S
                 finally:
+                    line.close()
                     stream.close()
             except TowpathError as error:
                 if self._session.ended is not None:
@@ -114,3 +134,54 @@ class RemoteAsking:
                 listener.broke(error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    async def _opened(self, connection: Connection, call: Call[T], line: _Line) -> Answers[T]:
+        if not call.is_exchange:
+            return await connection.open_stream(call)
+        exchange = await connection.open_exchange(call)
+        line.sending = self._start(line.send(exchange))
+        return exchange
+
+
+class _Ticking:
+    """Something that is called now and again."""
+
+    def __init__(self, tick: Callable[[], float]) -> None:
+        self._tick = tick
+        self._is_over = False
+        self._timer: asyncio.Handle = asyncio.get_running_loop().call_soon(self._ticked)
+
+    def _ticked(self) -> None:
+        after_s = self._tick()
+        if not self._is_over:
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._ticked)
+
+    def stop(self) -> None:
+        self._is_over = True
+        self._timer.cancel()
+
+
+class _Line:
+    """What one stream is to be sent, besides its first request."""
+
+    def __init__(self) -> None:
+        self._bodies: asyncio.Queue[Any] = asyncio.Queue()
+        self.sending: asyncio.Task[None] | None = None
+
+    def put(self, body: Any) -> None:
+        """Have something sent, if there is a connection."""
+        if self.sending is not None:
+            self._bodies.put_nowait(body)
+
+    async def send(self, exchange: Exchange[Any]) -> None:
+        """Send what is put, until the stream ends."""
+        with contextlib.suppress(TowpathError):  # whoever reads the stream is told
+            while True:
+                await exchange.send(await self._bodies.get())
+
+    def close(self) -> None:
+        """The stream has ended, and what was to be sent with it."""
+        sending, self.sending = self.sending, None
+        if sending is not None:
+            sending.cancel()
+        self._bodies = asyncio.Queue()

@@ -96,6 +96,20 @@ class Portal:
             future.cancel()
             raise
 
+    def do(self, function: Callable[[], T]) -> T:
+        """Have a function called on the loop, and wait for it; from the loop's thread, call it.
+
+        Raises:
+            ConnectionLost: the portal is closed.
+        """
+        if threading.current_thread() is self._thread:
+            return function()
+
+        async def called() -> T:
+            return function()
+
+        return self.run(called())
+
     def post(self, function: Callable[[], object]) -> None:
         """Have the loop call a function; nobody waits for it.
 
@@ -151,6 +165,8 @@ class RemoteClient(Client):
         _clients.add(self)
 
     def close(self) -> None:
+        if self._portal.is_open:
+            self._locks.close()
         self._portal.close(self._inner.close())
 
     def __repr__(self) -> str:
@@ -186,14 +202,16 @@ class RemoteClient(Client):
         self._portal.post(posted)
         return lambda: self._portal.post(lambda: [withdraw() for withdraw in withdraws])
 
-    def _follow(
-        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
-    ) -> Callable[[], object]:
-        async def followed() -> Callable[[], object]:
-            return self._inner._follow(make, listener)
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
+        following = self._portal.do(lambda: self._inner._follow(make, listener))
+        return asking.Following(
+            leave=lambda: self._portal.post(following.leave),
+            send=lambda body: self._portal.post(lambda: following.send(body)),
+        )
 
-        leave = self._portal.run(followed())
-        return lambda: self._portal.post(leave)
+    def _every(self, tick: Callable[[], float]) -> Callable[[], object]:
+        stop = self._portal.do(lambda: self._inner._every(tick))
+        return lambda: self._portal.post(stop)
 
     @property
     def _is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""The gRPC carrier: the services ``Channels`` and ``Registry`` of a grpc gateway.
+"""The gRPC carrier: the services ``Channels``, ``Locks`` and ``Registry`` of a grpc gateway.
 
 Theory of operation
     One gRPC channel is one connection: it is made anew, without what gRPC itself remembers of the address,
@@ -47,7 +47,7 @@ from towpath.errors import (
 )
 from towpath.names import is_pattern
 from towpath.remote.ports import Ended
-from towpath.v1 import channels_pb2_grpc, registry_pb2_grpc
+from towpath.v1 import channels_pb2_grpc, locks_pb2_grpc, registry_pb2_grpc
 from towpath.v1.channels_pb2 import (
     PublishStreamRequest,
     PublishStreamResponse,
@@ -131,6 +131,7 @@ class GrpcConnection:
         self._channel = channel
         self._registry: Any = registry_pb2_grpc.RegistryStub(channel)
         self._channels: Any = channels_pb2_grpc.ChannelsStub(channel)
+        self._locks: Any = locks_pb2_grpc.LocksStub(channel)
         self._lost: asyncio.Future[TowpathError] = asyncio.get_running_loop().create_future()
         self._watching = asyncio.create_task(self._watch_state(), name="towpath-grpc-state")
 
@@ -244,13 +245,15 @@ class GrpcConnection:
 
     def _method(self, call: Call[Any]) -> Any:
         name = type(call.body).__name__.removesuffix("Request")
-        for service in (self._registry, self._channels):
+        for service in (self._registry, self._channels, self._locks):
             if hasattr(service, name):
                 return getattr(service, name)
         raise NotSupported(f"{call.request} exists on the UNIX socket only")
 
     async def open_stream(self, call: Call[T]) -> GrpcAnswers[T]:
-        return GrpcAnswers(self, call, self.begin(self._method(call), call.body))
+        begun = self.begin(self._method(call), call.body)
+        kind = GrpcAnswer if isinstance(begun, grpc.aio.UnaryUnaryCall) else GrpcAnswers
+        return kind(self, call, begun)
 
     async def open_exchange(self, call: Call[T]) -> GrpcExchange[T]:
         exchange = GrpcExchange(self, call, self.begin(self._method(call)))
@@ -290,6 +293,13 @@ class GrpcAnswers(Generic[T]):
     def close(self) -> None:
         self._call.cancel()
         self._call = None
+
+
+class GrpcAnswer(GrpcAnswers[T]):
+    """The only answer of a call that has one, as a stream."""
+
+    async def receive(self) -> T:
+        return self._asked.decode(await self._connection.settled(self._call))
 
 
 class GrpcExchange(GrpcAnswers[T]):

@@ -275,6 +275,10 @@ class ZeroMQConnection:
         self._protocol.add_to_stream(call_id, frame)
         self.flush()
 
+    def finish(self, call_id: int) -> None:
+        """A stream has been answered for the last time, though the answer did not say so."""
+        self._protocol.finish(call_id)
+
     def cancel(self, call_id: int) -> None:
         """End a call or a stream from here."""
         self._protocol.cancel(call_id)
@@ -428,7 +432,10 @@ class ZeroMQAnswers(Generic[T]):
         self._call_id = connection.begin_stream(call.frame(0), self._answers.put)
 
     async def receive(self) -> T:
-        return self._call.result(await self._answers.get())
+        answer = self._call.result(await self._answers.get())
+        if self._call.is_last is not None and self._call.is_last(answer):
+            self._connection.finish(self._call_id)
+        return answer
 
     async def send(self, body: Any) -> None:
         if self._answers.ended is not None:

@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
@@ -318,9 +318,7 @@ class LocalClient(Client):
         with self._sending():
             self._protocol.withdraw(call_id)
 
-    def _follow(
-        self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]
-    ) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
         with self._sending():
             if self._closed or self._failed is not None:
                 raise (self._failed or self._why_closed).again()
@@ -330,7 +328,11 @@ class LocalClient(Client):
             with self._sending():
                 stream.leave()
 
-        return leave
+        def send(body: Any) -> None:
+            with self._sending():
+                stream.send(body)
+
+        return asking.Following(leave, send)
 
     def _ensure_ids(self, deadline: int | None) -> None:
         """Wait, with the lock held, until there is a connection and the session has an id to use on it."""

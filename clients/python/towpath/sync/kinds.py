@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar, TypeVar
 
 from towpath import calls, model
-from towpath.asking import Listener
+from towpath.asking import Following, Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.locks import requests
 from towpath.locks.blocking import Barrier, Guard, Lock, Locks, Semaphore, listed
@@ -39,8 +39,12 @@ class Kinds(Locking):
         """As :meth:`towpath.asking.Asking._post`."""
 
     @abstractmethod
-    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Callable[[], object]:
+    def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Following:
         """As :meth:`towpath.asking.Asking._follow`."""
+
+    def _every(self, tick: Callable[[], float]) -> Callable[[], object]:
+        """As :meth:`towpath.asking.Asking._every`."""
+        raise NotSupported("nothing is done now and again on the daemon's own host")
 
     @abstractmethod
     def _check_not_forked(self) -> None:
@@ -116,6 +120,19 @@ class Kinds(Locking):
             NotHeld: nobody has it.
         """
         return self._call(requests.force_release(name, token, reason))
+
+    def set_lock_lease(self, seconds: float) -> None:
+        """Say how long locks that are held from afar outlive a connection that is broken.
+
+        Args:
+            seconds: 1 to 3,600; 10 if nothing is said. A holder that dies keeps the others waiting that long,
+                and one that is cut off for nine tenths of it has lost its locks.
+
+        Raises:
+            NotSupported: the daemon is on this host; its locks end with the process that holds them.
+            InvalidArgument: it is out of range, or locks were used already.
+        """
+        self._locks.set_lease(seconds)
 
     def on_lock_lost(self, told: Callable[[TowpathError], object]) -> None:
         """Have a function told whenever locks are lost that this client holds: taken away, or with its

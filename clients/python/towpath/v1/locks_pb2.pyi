@@ -522,7 +522,9 @@ class KeepLockSessionRequest(_message.Message):
 
     @_builtins.property
     def alive(self) -> Global___LockSessionAlive:
-        """Says that the client is there; needed only where the carrier cannot tell by itself (ZeroMQ)."""
+        """Says that the client is there. By a gateway a session with a lease must be heard of before that has run out,
+        though its stream is open: every third of it is well. Answered.
+        """
 
     def __init__(
         self,
@@ -550,6 +552,7 @@ class OpenLockSession(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people."""
     lease_ms: _builtins.int
@@ -559,6 +562,8 @@ class OpenLockSession(_message.Message):
     """Takes up this session, with what it holds and waits for; SESSION_LOST if it is gone."""
     resume_token: _builtins.bytes
     """As in the answer that opened it."""
+    place: _builtins.str
+    """Only from gateways: the peer's address. What a peer says here counts for nothing."""
     def __init__(
         self,
         *,
@@ -567,10 +572,11 @@ class OpenLockSession(_message.Message):
         priority: _builtins.int = ...,
         resumed: _builtins.int = ...,
         resume_token: _builtins.bytes = ...,
+        place: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms", "name", b"name", "priority", b"priority", "resume_token", b"resume_token", "resumed", b"resumed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms", "name", b"name", "place", b"place", "priority", b"priority", "resume_token", b"resume_token", "resumed", b"resumed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -608,12 +614,15 @@ Global___LockSessionAlive: _TypeAlias = LockSessionAlive  # noqa: Y015
 
 @_typing.final
 class KeepLockSessionResponse(_message.Message):
+    """A notice without an event means nothing: a gateway has looked whether the peer is there."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OPENED_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
     WOUNDED_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___LockSessionOpened: ...
     @_builtins.property
@@ -628,6 +637,10 @@ class KeepLockSessionResponse(_message.Message):
     def wounded(self) -> Global___LockOwnerWounded:
         """An older owner wants what this one has (POLICY_WOUND_WAIT): release everything there."""
 
+    @_builtins.property
+    def alive(self) -> Global___LockSessionAlive:
+        """Answers `alive`, in their order: the lease runs at least from when that was sent."""
+
     def __init__(
         self,
         *,
@@ -635,12 +648,13 @@ class KeepLockSessionResponse(_message.Message):
         revoked: Global___LockRevoked | None = ...,
         lost: Global___LockSessionLost | None = ...,
         wounded: Global___LockOwnerWounded | None = ...,
+        alive: Global___LockSessionAlive | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "lost", b"lost", "opened", b"opened", "revoked", b"revoked", "wounded", b"wounded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "event", b"event", "lost", b"lost", "opened", b"opened", "revoked", b"revoked", "wounded", b"wounded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "lost", b"lost", "opened", b"opened", "revoked", b"revoked", "wounded", b"wounded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "event", b"event", "lost", b"lost", "opened", b"opened", "revoked", b"revoked", "wounded", b"wounded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "revoked", "lost", "wounded"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "revoked", "lost", "wounded", "alive"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

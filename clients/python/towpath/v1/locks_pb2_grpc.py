@@ -127,8 +127,9 @@ class LocksServicer:
 
     def KeepLockSession(self, request_iterator, context):
         """Opens a session, or takes one up again, and keeps it as long as the stream is open; the first request and the first
-        response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again;
-        one without ends at once. Afterwards come notices.
+        response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again,
+        and what it waits for keeps its place; one without ends at once. Afterwards come notices. By a gateway, what acts for
+        the session comes by the connection that keeps it, else it is UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

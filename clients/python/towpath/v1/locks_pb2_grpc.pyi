@@ -38,8 +38,9 @@ class LocksStub:
     def __new__(cls, channel: _aio.Channel) -> LocksAsyncStub: ...
     KeepLockSession: _grpc.StreamStreamMultiCallable[_locks_pb2.KeepLockSessionRequest, _locks_pb2.KeepLockSessionResponse]
     """Opens a session, or takes one up again, and keeps it as long as the stream is open; the first request and the first
-    response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again;
-    one without ends at once. Afterwards come notices.
+    response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again,
+    and what it waits for keeps its place; one without ends at once. Afterwards come notices. By a gateway, what acts for
+    the session comes by the connection that keeps it, else it is UNAVAILABLE.
     """
     Acquire: _grpc.UnaryStreamMultiCallable[_locks_pb2.AcquireRequest, _locks_pb2.AcquireResponse]
     """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
@@ -78,8 +79,9 @@ class LocksAsyncStub(LocksStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     KeepLockSession: _aio.StreamStreamMultiCallable[_locks_pb2.KeepLockSessionRequest, _locks_pb2.KeepLockSessionResponse]  # type: ignore[assignment]
     """Opens a session, or takes one up again, and keeps it as long as the stream is open; the first request and the first
-    response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again;
-    one without ends at once. Afterwards come notices.
+    response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again,
+    and what it waits for keeps its place; one without ends at once. Afterwards come notices. By a gateway, what acts for
+    the session comes by the connection that keeps it, else it is UNAVAILABLE.
     """
     Acquire: _aio.UnaryStreamMultiCallable[_locks_pb2.AcquireRequest, _locks_pb2.AcquireResponse]  # type: ignore[assignment]
     """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
@@ -121,8 +123,9 @@ class LocksServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_locks_pb2.KeepLockSessionResponse], _abc.AsyncIterator[_locks_pb2.KeepLockSessionResponse]]:
         """Opens a session, or takes one up again, and keeps it as long as the stream is open; the first request and the first
-        response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again;
-        one without ends at once. Afterwards come notices.
+        response are `open` and `opened`. When the stream breaks, a session with a lease has that long to be taken up again,
+        and what it waits for keeps its place; one without ends at once. Afterwards come notices. By a gateway, what acts for
+        the session comes by the connection that keeps it, else it is UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
