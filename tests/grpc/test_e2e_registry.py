@@ -187,6 +187,7 @@ def test_reflection_lists_and_describes_the_services(remote: grpc.Channel) -> No
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "towpath.v1.Channels",
+        "towpath.v1.Locks",
         "towpath.v1.Registry",
     }
     assert b"PublishStream" in b"".join(file.file_descriptor_response.file_descriptor_proto)

@@ -74,7 +74,7 @@ def test_what_each_body_leads_to(body: str) -> None:
         case Role.HELLO:
             assert isinstance(action, Send)
             assert (action.frame.id, action.frame.welcome.version) == (5, 1)
-        case Role.UNARY | Role.STREAM:
+        case Role.UNARY | Role.STREAM | Role.WAIT:
             assert isinstance(action, Begin)
             assert (action.call.peer, action.call.id, action.call.body) == (b"peer", 5, body)
             assert rules.finished(action.call)
