@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import towpath
+import towpath.aio
 from tests.support.daemon import DaemonHandle, wait_until
 from tests.support.deadlines import DEADLINE_S
+from towpath.remote import grpc
 
 PROGRAM = Path(__file__).parent / "programs" / "leave.py"
 
@@ -74,3 +78,22 @@ def test_a_program_that_is_killed_leaves_its_channels(url: str, local: towpath.C
     process.kill()
     process.communicate()
     wait_until(lambda: local.channel_info(name).subscribers == 0)
+
+
+def test_a_stream_that_was_left_does_not_keep_its_call(
+    daemon: DaemonHandle, sockets: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep gRPC's channel open, and closing the client would wait for that in vain."""
+    monkeypatch.setattr(grpc, "SHUTDOWN_S", DEADLINE_S)
+
+    async def main() -> None:
+        client: Any = await towpath.aio.connect(f"grpc+unix://{sockets}/grpc")
+        await client.declare(f"{name}.queue", kind="queue")
+        consumer = await client.consume(f"{name}.queue")
+        await consumer.close()
+        watching = client._session.connection._watching
+        await client.close()
+        assert watching.done() and not watching.cancelled()
+        del consumer
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE_S / 2))

@@ -118,7 +118,8 @@ class Blocking:
                 return
 
     def __enter__(self) -> Any:
-        return self._wrapped(self._thread.run(_awaited(self._inner.__aenter__())))
+        entered = self._thread.run(_awaited(self._inner.__aenter__()))
+        return self if entered is self._inner else self._wrapped(entered)
 
     def __exit__(self, *raised: object) -> None:
         self._thread.run(self._inner.__aexit__(*raised))

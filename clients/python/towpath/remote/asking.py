@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -69,9 +70,14 @@ class RemoteAsking:
             if not task.cancelled() and (bug := task.exception()) is not None:
                 listener.ended(InternalError(f"the stream failed: {bug!r}"))
 
+        # A task that was cancelled has its frames, and with them what they hold, for as long as it is there.
+        running = weakref.ref(following)
+
         def leave() -> None:
-            self._listeners.pop(following, None)
-            following.cancel()
+            task = running()
+            if task is not None:
+                self._listeners.pop(task, None)
+                task.cancel()
 
         following.add_done_callback(stopped)
         return Following(leave, line.put)
