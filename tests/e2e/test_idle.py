@@ -1,8 +1,10 @@
-"""A daemon with nothing to do, and programs that wait, do nothing at all: no thread of theirs wakes up."""
+"""A daemon with nothing to do, and programs that wait, do nothing at all: no thread of theirs wakes up.
+
+The exception are gRPC's own threads (``tests.bench.footprint.LIBRARY_THREADS``).
+"""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -13,14 +15,12 @@ from pathlib import Path
 import pytest
 
 import towpath
+from tests.bench.footprint import processes_below, wakings
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 
 QUIET_S = 3.0
 """Whatever wakes more often than this is found."""
-LIBRARY_THREADS = ("grpc_global_tim", "event_engine", "lifeguard")
-"""gRPC's own (its timers, its pool, and who looks after that): each looks around about once a second for as
-long as a server exists, and no setting of gRPC 1.85 makes that less."""
 
 RECEIVES = """
 import sys, towpath
@@ -52,29 +52,6 @@ with towpath.connect() as client, client.lock("idle.lock").acquire():
 def daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
     with running_daemon(tmp_path) as running:
         yield running
-
-
-def processes_below(pid: int) -> list[int]:
-    """A process and all that it started, directly or not."""
-    found = [pid]
-    for each in found:
-        for task in Path(f"/proc/{each}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def wakings(pids: list[int]) -> dict[str, int]:
-    """How often each thread has gone to sleep by itself so far, but those of libraries that have a reason."""
-    found = {}
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            status = (task / "status").read_text()
-            name = re.search(r"^Name:\t(.*)$", status, re.MULTILINE)
-            count = re.search(r"^voluntary_ctxt_switches:\t(\d+)$", status, re.MULTILINE)
-            assert name and count
-            if name[1] not in LIBRARY_THREADS:
-                found[f"{name[1]}, thread {task.name} of {pid}"] = int(count[1])
-    return found
 
 
 def quiet(pids: Callable[[], list[int]]) -> tuple[Callable[[], bool], Callable[[], str]]:

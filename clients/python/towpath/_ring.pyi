@@ -459,6 +459,11 @@ class QuickSubscription:
     def _set_reader(self, reader: Reader, buffer: deque[Message], /) -> None:
         """Receive from here from now on, after what is in the buffer; until then all goes to ``_receive``."""
 
+    def _take_one(self) -> Message | None:
+        """The same without waiting, and without asking Python: None where there is none, or, if the reader is
+        plain no more, where there is more to look for.
+        """
+
     def receive(self, timeout: float | None = None) -> Message:
         """Return the next message of the buffer, or of the reader while that is plain; what does not fit in
         one, up to RECEIVE_COUNT and RECEIVE_BYTES, goes into the buffer. Waits without a timeout only. All
@@ -481,7 +486,8 @@ class Reader:
 
     is_plain: bool
     """For ``QuickSubscription``: nothing but messages has come since this was set. ``add``, ``remove``,
-    ``finish``, ``revive`` and ``notify`` set it to False; False at first."""
+    ``finish``, ``revive`` and ``notify`` set it to False, and so does whatever a visit finds; False at
+    first."""
 
     @property
     def held(self) -> int:

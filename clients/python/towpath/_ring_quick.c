@@ -105,18 +105,22 @@ static PyObject *quick_hand_out(QuickSubscription *self, PyObject **message, Py_
     return message[0];
 }
 
-/* The next message of a plain reader. NULL without an exception: ask Python. */
+/* The next message of a plain reader. NULL without an exception: there is none, or, if it is plain no more, ask Python. */
 static PyObject *quick_take(QuickSubscription *self, int may_wait) {
     PyObject *message[TP_QUICK_COUNT];
     ReaderObject *reader = self->reader;
     uint64_t slice_ns = TP_SLICE_NS;
     for (;;) {
-        if (!reader->is_plain || !reader->is_open || tpr_is_forked_(&reader->ring.memory))
+        if (!reader->is_open || tpr_is_forked_(&reader->ring.memory))
+            reader->is_plain = 0;
+        if (!reader->is_plain)
             return NULL;
         Py_ssize_t count = tp_reader_take(reader, TP_QUICK_COUNT, TP_QUICK_BYTES, message);
         if (count)
             return count < 0 ? NULL : quick_hand_out(self, message, count);
-        if (!may_wait || reader->ring.has_news || reader->notified != reader->notified_seen || reader->ring.is_waiting)
+        if (reader->ring.has_news || reader->notified != reader->notified_seen || reader->ring.is_waiting)
+            reader->is_plain = 0;
+        if (!may_wait || !reader->is_plain)
             return NULL;
         if (tpr_reader_glance(&reader->ring, TP_GLANCES))
             continue;
@@ -150,6 +154,15 @@ static PyObject *quick_receive(QuickSubscription *self, PyObject *const *args, P
     return quick_pass_on((PyObject *)self, name_receive, args, nargs, kwnames);
 }
 
+static PyObject *quick_take_one(QuickSubscription *self, PyObject *Py_UNUSED(ignored)) {
+    PyObject *message = NULL;
+    if (self->reader && PyObject_Size(self->buffer) > 0)
+        return PyObject_CallNoArgs(self->popleft);
+    if (self->reader && !(message = quick_take(self, 0)) && PyErr_Occurred())
+        return NULL;
+    return message ? message : Py_NewRef(Py_None);
+}
+
 static void quick_subscription_dealloc(QuickSubscription *self) {
     PyTypeObject *type = Py_TYPE(self);
     Py_XDECREF(self->reader);
@@ -170,6 +183,7 @@ static PyMethodDef publisher_methods[] = {
 
 static PyMethodDef subscription_methods[] = {
     {"_set_reader", TP_METHOD(quick_set_reader), METH_FASTCALL, "Receive from here from now on, after what is buffered."},
+    {"_take_one", TP_METHOD(quick_take_one), METH_NOARGS, "The next message that is there; None: there is none."},
     {"receive", TP_METHOD(quick_receive), METH_FASTCALL | METH_KEYWORDS,
      "As documented at :class:`towpath.Subscription`."},
     {NULL, NULL, 0, NULL},

@@ -31,6 +31,7 @@ from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.bells import Bells
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
 from towpath.aio.room import Room
+from towpath.aio.sleeper import Sleeper
 from towpath.aio.submitting import AsyncQueuePublisher
 from towpath.aio.watching import LocalAsyncWatch
 from towpath.ends import KeptReader, ReaderState, SourceState
@@ -94,7 +95,7 @@ class LocalAsyncClient(AsyncClient):
             doorbell_added=self._bells.add,
         )
         self._transport: FrameTransport | None = None
-        self._asleep: dict[ReaderState, asyncio.Future[None]] = {}
+        self._asleep: dict[ReaderState, Sleeper] = {}
         self._room = Room(self._protocol.sources)
         self._ready = asyncio.Event()
         self._callers = AsyncCallers(self)
@@ -457,27 +458,29 @@ class LocalAsyncClient(AsyncClient):
 
     def _look(self) -> None:
         """A doorbell has rung, for anybody who sleeps or waits here."""
-        for state in list(self._asleep):
+        for state, sleeper in list(self._asleep.items()):
             # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm
             # again.
             if state.id in self._protocol.readers and (state.reader.pending_bytes or state.reader.arm()):
-                self._wake(state)
+                sleeper.wake_now()
         self._room.look()
 
     def _wake(self, state: ReaderState) -> None:
-        waiter = self._asleep.get(state)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        """Something but a message has come for whoever sleeps there, or is about to."""
+        state.reader.is_plain = False
+        sleeper = self._asleep.get(state)
+        if sleeper is not None:
+            sleeper.wake_soon()
 
     async def _sleep(self, state: ReaderState, deadline: int | None) -> None:
         """Wait until a publisher rings, the core has news, or the time is over."""
-        # A bare future and timer: an Event and `asyncio.timeout` cost a quarter of a round trip.
-        waiter = self._asleep[state] = self._loop.create_future()
+        sleeper = self._asleep[state] = Sleeper(self._loop)
+        # Not `asyncio.timeout`, which costs a good part of a round trip.
         timeout_s = seconds(deadline)
         timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._wake, state)
         try:
             if not state.reader.arm():
-                await waiter
+                await sleeper
         finally:
             if timer is not None:
                 timer.cancel()

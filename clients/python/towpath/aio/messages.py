@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
 from towpath._message import Message
+from towpath._quick import QuickSubscription
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
+from towpath.aio.sleeper import Sleeper
 from towpath.ends import READ_TO, KeptReader, ReaderState, SourceState, publication_error
 from towpath.errors import (
     ChannelNotFound,
@@ -269,6 +271,11 @@ class LocalAsyncSubscription(AsyncSubscription):
         super().__init__(state.channel)
         self._client = client
         self._state = state
+        self._reader = state.reader
+        self._quick = QuickSubscription()
+        self._quick._set_reader(state.reader, self._buffer)
+        self._take_one = self._quick._take_one
+        self._sleeper = Sleeper(client._loop)
         self._log = StoredLog(state.excluded, state.begins)
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
@@ -319,6 +326,29 @@ class LocalAsyncSubscription(AsyncSubscription):
         if self.next_seq is not None:
             call = calls.save_place(self.name, self._place.name, self.next_seq)
             await self._client._call(call, deadline_ns(timeout))
+
+    async def receive(self, timeout: float | None = None) -> Message:
+        reader, asleep = self._reader, self._client._asleep
+        while timeout is None or reader.is_plain:
+            message = self._take_one()
+            if message is not None:
+                return message
+            if timeout is not None or not reader.is_plain:
+                break
+            asleep[self._state] = self._sleeper
+            try:
+                if not reader.arm():
+                    await self._sleeper
+            finally:
+                asleep.pop(self._state, None)
+                if self._state.id in self._client._protocol.readers:
+                    reader.disarm()
+        message = await super().receive(timeout)
+        # In this order: what happens from here on makes it False again.
+        reader.is_plain = True
+        if not self._state.is_plain or self._taken_seq is not None or self._place is not None:
+            reader.is_plain = False
+        return message
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         if self._state.is_taken_over:

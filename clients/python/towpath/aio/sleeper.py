@@ -1,0 +1,88 @@
+"""``Sleeper``: what one task after another awaits until it is woken; a future that is used again and again.
+
+Theory of operation
+    An asyncio task waits for whatever yields itself with ``_asyncio_future_blocking`` set and has the few
+    methods below: that is how asyncio's own futures, and those of others, are waited for
+    (``asyncio.futures.isfuture``, ``Task.__step``). A real future wakes its task by way of the loop: a turn
+    later, after one more look at all descriptors. :meth:`Sleeper.wake_now` lets the task go on at once, from
+    a callback of the loop, which saves a message that was waited for a system call and more.
+
+Invariants
+    A task is woken once for each time that it goes to sleep, in its own context. While another task runs,
+    and for a cancellation, that is by way of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextvars import Context
+from typing import Any
+
+
+class Sleeper:
+    """For one task at a time.
+
+    Args:
+        loop: of the tasks that sleep here.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_is_cancelled", "_loop", "_message")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asyncio_future_blocking = False
+        self._callback: Callable[[Sleeper], object] | None = None
+        self._context: Context | None = None
+        self._is_cancelled = False
+        self._message: object = None
+
+    def __await__(self) -> Generator[Sleeper, None, None]:
+        """Sleep until woken."""
+        self._asyncio_future_blocking = True
+        yield self
+
+    def wake_now(self) -> None:
+        """Let the task go on before this returns. From a callback of the loop; anybody else's task that
+        happens to run is not disturbed.
+        """
+        callback = self._callback
+        if callback is None:
+            return
+        if asyncio.current_task(self._loop) is not None:
+            self.wake_soon()
+            return
+        self._callback = None
+        assert self._context is not None
+        self._context.run(callback, self)
+
+    def wake_soon(self) -> None:
+        """Let the task go on with the loop's next turn."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            self._loop.call_soon(callback, self, context=self._context)
+
+    # ---- what a task asks of a future ----
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Whose tasks may sleep here."""
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[Sleeper], object], *, context: Context) -> None:
+        """How the task is woken: it sleeps now."""
+        self._is_cancelled = False
+        self._callback, self._context = callback, context
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Wake the task with a cancellation; False when it does not sleep any more."""
+        if self._callback is None:
+            return False
+        self._is_cancelled, self._message = True, msg
+        self.wake_soon()
+        return True
+
+    def result(self) -> None:
+        """Raises CancelledError where that is why the task was woken."""
+        if self._is_cancelled:
+            self._is_cancelled = False
+            raise asyncio.CancelledError(*(() if self._message is None else (self._message,)))
