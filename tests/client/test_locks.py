@@ -340,3 +340,21 @@ def test_who_has_what_and_who_waits_for_whom(
         second.result(DEADLINE_S).release()
         with pytest.raises(errors.NotHeld):
             one.explain_locks(name)
+
+
+def test_what_may_have_been_lost_and_was_not_is_given_back(
+    own_daemon: DaemonHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is released while the daemon is away for too long: nobody would give it back later."""
+    monkeypatch.setattr("towpath.locks.session.LOCAL_GRACE_S", 0.0)
+    with towpath.connect(str(own_daemon.socket)) as one, towpath.connect(str(own_daemon.socket)) as two:
+        guard = one.lock("may.be.lost").acquire()
+        os.kill(own_daemon.process.pid, signal.SIGSTOP)  # it starts no other core
+        try:
+            os.kill(own_daemon.core_pid, signal.SIGKILL)
+            wait_until(lambda: not guard.is_valid)
+            with pytest.raises(errors.SessionLost):
+                guard.release()
+        finally:
+            os.kill(own_daemon.process.pid, signal.SIGCONT)
+        two.lock("may.be.lost").acquire(DEADLINE_S).release()

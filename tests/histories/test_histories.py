@@ -37,14 +37,15 @@ def test_a_holder_that_is_stopped_for_too_long_cannot_write_any_more(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("bug", "blow", "sign"),
+    ("bug", "blows", "sign"),
     [
-        ("granted_before_it_is_released", Blow.STOP_WORKER, "there was no room"),
-        ("one_permit_too_many", Blow.STOP_WORKER, "there was no room"),
-        ("tokens_begin_anew", Blow.KILL_CORE, "earlier token"),
-        ("fences_are_not_checked", Blow.STOP_HOLDER, "it landed although"),
+        ("granted_before_it_is_released", 10 * [Blow.STOP_WORKER], "there was no room"),
+        ("one_permit_too_many", 10 * [Blow.STOP_WORKER], "there was no room"),
+        ("tokens_begin_anew", [Blow.KILL_CORE], "earlier token"),
+        ("fences_are_not_checked", 2 * [Blow.STOP_HOLDER], "it landed although"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bug_is_found(tmp_path: Path, bug: str, blow: Blow, sign: str) -> None:
-    _, found = make(tmp_path, 1, 2 * [blow], bug)
+def test_a_bug_is_found(tmp_path: Path, bug: str, blows: list[Blow], sign: str) -> None:
+    _, found = make(tmp_path, 1, blows, bug)
     assert any(sign in each for each in found), found[:20]

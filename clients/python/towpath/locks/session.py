@@ -132,6 +132,11 @@ class Pending:
             self._is_asking = True
         while True:
             with session._mutex:
+                if (
+                    self._is_not_to_be_asked
+                ):  # granted, say, just before the stream was left: asked again, and
+                    self._is_asking = False  # left again, it would be given back
+                    return
                 self._round += 1
                 listener, identifier = _Heard(self, self._round), session.id
             try:
@@ -416,7 +421,15 @@ class LockSession:
 
     def let_go(self, hold: Hold) -> None:
         """It is not held any more, as far as this program is concerned. Errors as for :meth:`release`."""
-        hold.check()
+        try:
+            hold.check()
+        except SessionLost as error:
+            with self._mutex:
+                may_be_held = self._holds.pop(hold.number, None) is not None
+            if may_be_held:  # the session may yet be taken up, and then nobody would give it back
+                hold.why_lost = error
+                self._give_back(hold.number)
+            raise
         with self._mutex:
             if self._holds.pop(hold.number, None) is None:
                 raise NotHeld("it was released already")
