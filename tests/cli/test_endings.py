@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -128,6 +129,32 @@ def test_ctrl_c_ends_by_the_signal_and_quietly(
         assert process.stdout.readline() == b"before\n"
     process.send_signal(signal.SIGINT)
     assert output(process) == (-signal.SIGINT, b"", b"")
+
+
+INTERRUPTED_ANYWHERE = """
+import signal, sys, threading
+from towpath.cli import app
+
+def wait(arguments):
+    with lock:
+        lock.release()
+        signal.raise_signal(signal.SIGINT)
+
+lock = threading.Lock()
+app._run_verb = wait
+sys.exit(app.run(["status"]))
+"""
+
+
+def test_ctrl_c_where_a_wait_has_let_go_of_its_lock_is_no_bug(env: dict[str, str]) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_ANYWHERE],
+        env=env,
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (-signal.SIGINT, b"")
 
 
 def test_a_stopped_subscriber_makes_publishing_wait_and_only_as_long_as_asked(

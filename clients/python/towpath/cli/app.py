@@ -58,7 +58,19 @@ def run(arguments: Sequence[str]) -> int:
     except streams.StreamError as error:
         return _fail(str(error), "", EXIT_IO)
     except Exception as error:  # the outermost: whatever it is, a person gets a line of it and an exit code
+        if _follows_an_interrupt(error):
+            streams.die_of(signal.SIGINT)
         return tell_failure(error)
+
+
+def _follows_an_interrupt(error: BaseException) -> bool:
+    """Whether this went wrong on the way out after Ctrl-C, which strikes anywhere: where a wait has
+    just let go of its lock, say, so that leaving its ``with`` fails.
+    """
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return cause is not None
 
 
 def _run_verb(arguments: Namespace) -> int:
