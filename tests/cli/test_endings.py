@@ -133,28 +133,30 @@ def test_ctrl_c_ends_by_the_signal_and_quietly(
 
 INTERRUPTED_ANYWHERE = """
 import signal, sys, threading
-from towpath.cli import app
+from towpath.cli import app, streams
 
 def wait(arguments):
     with lock:
         lock.release()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(int(sys.argv[1]))
+
+def asked(number, frame):
+    raise streams.Asked(signal.Signals(number))
 
 lock = threading.Lock()
 app._run_verb = wait
+signal.signal(signal.SIGTERM, asked)  # as ``take`` does
 sys.exit(app.run(["status"]))
 """
 
 
-def test_ctrl_c_where_a_wait_has_let_go_of_its_lock_is_no_bug(env: dict[str, str]) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_ANYWHERE],
-        env=env,
-        capture_output=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert (process.returncode, process.stderr) == (-signal.SIGINT, b"")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_where_a_wait_has_let_go_of_its_lock_is_no_bug(
+    env: dict[str, str], number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_ANYWHERE, str(int(number))]
+    process = subprocess.run(command, env=env, capture_output=True, timeout=DEADLINE_S, check=False)
+    assert (process.returncode, process.stderr) == (-number, b"")
 
 
 def test_a_stopped_subscriber_makes_publishing_wait_and_only_as_long_as_asked(

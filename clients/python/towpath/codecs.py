@@ -10,7 +10,6 @@ Invariants
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from towpath.errors import InvalidArgument, NotSupported
@@ -39,13 +38,19 @@ class _Bytes:
 
 
 class _Json:
+    """``json`` is imported where it is needed: every ``towpath pub`` would wait for it."""
+
     def encode(self, value: Any, /) -> bytes:
+        import json
+
         try:
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidArgument(f"the value cannot be written as JSON: {error}", hint="") from None
 
     def decode(self, payload: bytes, /) -> Any:
+        import json
+
         try:
             return json.loads(payload)
         except (ValueError, RecursionError) as error:

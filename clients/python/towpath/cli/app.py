@@ -17,7 +17,7 @@ import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from towpath.cli import grammar, streams
 
@@ -49,8 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         parsed = grammar.parse(arguments)
         return 0 if parsed is None else _run_verb(parsed)
-    except KeyboardInterrupt:
-        streams.die_of(signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        _die_of(interrupt)
     except streams.OutputClosed:
         streams.die_of(signal.SIGPIPE)
     except grammar.UsageError as error:
@@ -58,19 +58,24 @@ def run(arguments: Sequence[str]) -> int:
     except streams.StreamError as error:
         return _fail(str(error), "", EXIT_IO)
     except Exception as error:  # the outermost: whatever it is, a person gets a line of it and an exit code
-        if _follows_an_interrupt(error):
-            streams.die_of(signal.SIGINT)
+        interrupt = _interrupt_before(error)
+        if interrupt is not None:
+            _die_of(interrupt)
         return tell_failure(error)
 
 
-def _follows_an_interrupt(error: BaseException) -> bool:
-    """Whether this went wrong on the way out after Ctrl-C, which strikes anywhere: where a wait has
-    just let go of its lock, say, so that leaving its ``with`` fails.
+def _interrupt_before(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt on whose way out this went wrong, if it is that: it strikes anywhere, where a wait
+    has just let go of its lock, say, so that leaving its ``with`` fails.
     """
     cause = error.__context__
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__context__
-    return cause is not None
+    return cause
+
+
+def _die_of(interrupt: KeyboardInterrupt) -> NoReturn:
+    streams.die_of(interrupt.number if isinstance(interrupt, streams.Asked) else signal.SIGINT)
 
 
 def _run_verb(arguments: Namespace) -> int:

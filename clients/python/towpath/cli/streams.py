@@ -204,6 +204,18 @@ def leave_when_output_closes() -> None:
         threading.Thread(target=_watch_output, name="output-watch", daemon=True).start()
 
 
+class Asked(KeyboardInterrupt):
+    """A signal has asked this process to leave, as Ctrl-C does.
+
+    Attributes:
+        number: the signal, of which the process is to end.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def die_of(number: signal.Signals) -> NoReturn:
     """End the process by a signal, so that a shell sees what happened and does with its loop as it should.
 

@@ -47,22 +47,11 @@ def run(arguments: Namespace) -> int:
     prefetch = arguments.concurrency if arguments.command else PRINTED_AHEAD
     if arguments.count is not None:
         prefetch = min(prefetch, arguments.count)
-    try:
-        with connect(arguments) as client, client.consume(arguments.channel, prefetch=prefetch) as consumer:
-            streams.leave_when_output_closes()
-            work(arguments, consumer)
-            consumer.flush()
-    except _Asked as asked:
-        streams.die_of(asked.number)
+    with connect(arguments) as client, client.consume(arguments.channel, prefetch=prefetch) as consumer:
+        streams.leave_when_output_closes()
+        work(arguments, consumer)
+        consumer.flush()
     return 0
-
-
-class _Asked(BaseException):
-    """A signal has asked this process to leave."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class _Leaving:
@@ -81,21 +70,21 @@ class _Leaving:
             self._asked = signal.Signals(number)
             signal.alarm(LEAVE_S)
             return
-        raise _Asked(self._asked or signal.Signals(number))
+        raise streams.Asked(self._asked or signal.Signals(number))
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
         """What is begun in here is brought to its end first.
 
         Raises:
-            _Asked: at the end, if a signal came; or in between, when it came again or ``LEAVE_S`` are over.
+            Asked: at the end, if a signal came; or in between, when it came again or ``LEAVE_S`` are over.
         """
         self._is_busy = True
         yield
         self._is_busy = False
         if self._asked is not None:
             signal.alarm(0)
-            raise _Asked(self._asked)
+            raise streams.Asked(self._asked)
 
 
 def _print(arguments: Namespace, consumer: towpath.Consumer) -> None:
