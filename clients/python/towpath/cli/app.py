@@ -58,9 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     except streams.StreamError as error:
         return _fail(str(error), "", EXIT_IO)
     except Exception as error:  # the outermost: whatever it is, a person gets a line of it and an exit code
-        interrupt = _interrupt_before(error)
-        if interrupt is not None:
-            _die_of(interrupt)
+        before = _interrupt_before(error)
+        if before is not None:
+            _die_of(before)
         return tell_failure(error)
 
 
