@@ -9,6 +9,7 @@ import pytest
 
 from tests.histories.nemesis import Blow, make
 
+TRIES = 8
 AGAIN = "python -m tests.histories.nemesis --seed {} --blows {}"
 
 
@@ -39,13 +40,27 @@ def test_a_holder_that_is_stopped_for_too_long_cannot_write_any_more(tmp_path: P
 @pytest.mark.parametrize(
     ("bug", "blows", "sign"),
     [
-        ("granted_before_it_is_released", 10 * [Blow.STOP_WORKER], "there was no room"),
-        ("one_permit_too_many", 10 * [Blow.STOP_WORKER], "there was no room"),
+        pytest.param(
+            "granted_before_it_is_released",
+            6 * [Blow.STOP_WORKER],
+            "there was no room",
+            marks=pytest.mark.long,
+        ),
+        ("one_permit_too_many", 6 * [Blow.STOP_WORKER], "there was no room"),
         ("tokens_begin_anew", [Blow.KILL_CORE], "earlier token"),
-        ("fences_are_not_checked", 2 * [Blow.STOP_HOLDER], "it landed although"),
+        pytest.param(
+            "fences_are_not_checked", 2 * [Blow.STOP_HOLDER], "it landed although", marks=pytest.mark.long
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_bug_is_found(tmp_path: Path, bug: str, blows: list[Blow], sign: str) -> None:
-    _, found = make(tmp_path, 1, blows, bug)
-    assert any(sign in each for each in found), found[:20]
+    """Whether one shows is a matter of moments, so there are several tries; mostly the first is enough."""
+    found: list[str] = []
+    for seed in range(TRIES):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        found += make(directory, seed, blows, bug)[1]
+        if any(sign in each for each in found):
+            return
+    pytest.fail(f"not found, but {found[:20]}")

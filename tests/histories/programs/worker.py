@@ -74,7 +74,7 @@ class Worker:
         if guard is None:
             return
         for grant in guard.grants:
-            for _ in range(self._random.randint(1, 3)):
+            for _ in range(self._random.randint(2, 4)):
                 self._write(hold, model.Fence(grant.lock, grant.token))
         if is_nested:
             self._locked([name for name in PLAIN if name not in names][:1])
@@ -98,6 +98,8 @@ class Worker:
     def _permits(self) -> None:
         hold, guard = self._acquired("permits", self._random.randint(1, PERMITS), [SEMAPHORE])
         if guard is not None:
+            if self._random.random() < 0.5:
+                self._shared(self._random.choice(PLAIN))  # which takes a while
             self._released(hold, guard)
 
 
