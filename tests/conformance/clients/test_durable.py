@@ -13,7 +13,7 @@ import pytest
 
 from tests.conformance.clients.carriers import Carrier
 from tests.conformance.clients.test_messages import receive_exactly
-from tests.support.daemon import DaemonHandle
+from tests.support.daemon import DaemonHandle, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.model import Headers
@@ -149,6 +149,22 @@ def test_who_is_too_slow_for_the_ring_goes_on_from_the_store(client: Any, connec
     messages = receive_exactly(slow, 3_000)
     assert numbers(messages) == [message.seq for message in messages] == [*range(1, 3_001)]
     assert slow.lost == 0 and all(message.missed == 0 for message in messages)
+
+
+def test_what_is_stored_comes_however_short_the_timeouts_are(client: Any, name: str) -> None:
+    client.declare(name, durable=True)
+    with client.publisher(name) as publisher:
+        publisher.publish_many([b"%d" % n for n in range(500)])
+        publisher.flush(DEADLINE_S)
+    with client.subscribe(name, start="all") as subscription:
+        got: list[bytes] = []
+
+        def receive() -> bool:
+            got.extend(m.payload for m in subscription.receive_many(100, timeout=0))
+            return len(got) >= 500
+
+        wait_until(receive)
+        assert got == [b"%d" % n for n in range(500)]
 
 
 def test_what_is_kept_no_more_is_counted_as_missed(client: Any, name: str) -> None:

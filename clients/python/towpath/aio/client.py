@@ -318,6 +318,14 @@ class LocalAsyncClient(AsyncClient):
             raise value
         return value
 
+    async def _begin(self, call: calls.Call[T], deadline: int | None) -> asyncio.Future[T | TowpathError]:
+        """Queue a call, as soon as there is a connection; its answer may be waited for more than once."""
+        await self._wait_ready(deadline_ns(CALL_TIMEOUT_S) if deadline is None else deadline)
+        answered: asyncio.Future[T | TowpathError] = self._loop.create_future()
+        self._protocol.call(call, asking.answered(call, answered.set_result))
+        self._flush()
+        return answered
+
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
     ) -> Callable[[], object] | None:

@@ -277,6 +277,7 @@ class LocalAsyncSubscription(AsyncSubscription):
         self._take_one = self._quick._take_one
         self._sleeper = Sleeper(client._loop)
         self._log = StoredLog(state.excluded, state.begins)
+        self._asked: asyncio.Future[calls.StoredRead | TowpathError] | None = None  # of the store
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
 
@@ -388,11 +389,23 @@ class LocalAsyncSubscription(AsyncSubscription):
                 return []
 
     async def _read_stored(self, channel: str, first_seq: int, deadline: int | None) -> bool:
-        """Fetch what is wanted of the store; False when the time is over. Waits for the daemon to be back."""
+        """Fetch what is wanted of the store; False when the time is over. Waits for the daemon to be back.
+
+        What was asked for then is still on its way, for whoever receives next: so it comes however short the
+        timeouts are, and however long the answer takes.
+        """
         while True:
             try:
-                call = calls.read_stored(channel, first_seq, READ_BYTES)
-                self._log.read(await self._client._call(call, deadline))
+                if self._asked is None:
+                    call = calls.read_stored(channel, first_seq, READ_BYTES)
+                    self._asked = await self._client._begin(call, deadline)
+                await asyncio.wait((self._asked,), timeout=seconds(deadline))
+                if not self._asked.done():
+                    return False
+                answer, self._asked = self._asked.result(), None
+                if isinstance(answer, TowpathError):
+                    raise answer
+                self._log.read(answer)
                 return True
             except (ConnectionLost, Timeout, Unavailable):
                 if self._client._is_over or self._state.ended is not None:

@@ -75,7 +75,7 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class _Answer(Generic[A]):
+class Answer(Generic[A]):
     """One call's answer, waited for by one thread."""
 
     __slots__ = ("_event", "_value")
@@ -219,7 +219,7 @@ class LocalClient(Client):
         return self._persist(attach)
 
     def _value_page(self, name: str) -> Page:
-        attached: _Answer[Page] = _Answer()
+        attached: Answer[Page] = Answer()
         deadline = deadline_ns(CALL_TIMEOUT_S)
         with self._lock:
             self._wait_ready(deadline)
@@ -256,7 +256,7 @@ class LocalClient(Client):
         deadline: int | None,
     ) -> E:
         """Have the core attach a source or a reader, on the connection that its id was given on."""
-        answer: _Answer[Frame] = _Answer()
+        answer: Answer[Frame] = Answer()
         with self._lock:
             self._ensure_ids(deadline)
             with self._sending():
@@ -287,7 +287,7 @@ class LocalClient(Client):
         """Queue a call by ``begin``, which is given who is to have its answer, and wait for that."""
         if deadline is None:
             deadline = deadline_ns(CALL_TIMEOUT_S)
-        answer: _Answer[Frame] = _Answer()
+        answer: Answer[Frame] = Answer()
         with self._lock:
             self._wait_ready(deadline)
             with self._sending():
@@ -300,6 +300,15 @@ class LocalClient(Client):
         if isinstance(value, TowpathError):
             raise value
         return value
+
+    def _begin(self, call: calls.Call[T], deadline: int | None) -> Answer[T]:
+        """Queue a call, as soon as there is a connection; its answer may be waited for more than once."""
+        answer: Answer[T] = Answer()
+        with self._lock:
+            self._wait_ready(deadline_ns(CALL_TIMEOUT_S) if deadline is None else deadline)
+            with self._sending():
+                self._protocol.call(call, asking.answered(call, answer.set))
+        return answer
 
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]

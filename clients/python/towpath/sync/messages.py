@@ -37,7 +37,7 @@ from towpath.waiting import (
 )
 
 if TYPE_CHECKING:
-    from towpath.sync.client import LocalClient
+    from towpath.sync.client import Answer, LocalClient
 
 
 class LocalPublisher(QuickPublisher, Publisher):
@@ -334,6 +334,7 @@ class LocalSubscription(QuickSubscription, Subscription):
         self._client = client
         self._state = state
         self._log = StoredLog(state.excluded, state.begins)
+        self._asked: Answer[calls.StoredRead] | None = None  # of the store, and not answered yet
         self._place: SavedPlace | None = None
         self._taken_seq: int | None = None  # what comes after the last message that was taken from here
 
@@ -422,12 +423,23 @@ class LocalSubscription(QuickSubscription, Subscription):
                 return []
 
     def _read_stored(self, channel: str, first_seq: int, deadline: int | None) -> bool:
-        """Fetch what is wanted of the store; False when the time is over. Waits for the daemon to be back."""
+        """Fetch what is wanted of the store; False when the time is over. Waits for the daemon to be back.
+
+        What was asked for then is still on its way, for whoever receives next: so it comes however short the
+        timeouts are, and however long the answer takes.
+        """
         while True:
             try:
-                self._log.read(
-                    self._client._call(calls.read_stored(channel, first_seq, READ_BYTES), deadline)
-                )
+                if self._asked is None:
+                    call = calls.read_stored(channel, first_seq, READ_BYTES)
+                    self._asked = self._client._begin(call, deadline)
+                answer = self._asked.wait(deadline)
+                if answer is None:
+                    return False
+                self._asked = None
+                if isinstance(answer, TowpathError):
+                    raise answer
+                self._log.read(answer)
                 return True
             except (ConnectionLost, Timeout, Unavailable):
                 if self._client._is_over or self._state.ended is not None:
