@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from towpath.errors import InvalidArgument, PermissionDenied, SessionLost, TowpathError
+from towpath.locks.joined import JOINED
 from towpath_broker.core.commands import Caller
 from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import commands as c
@@ -207,6 +208,8 @@ class LockCalls:
         )
         call.number = int(body.request)
         command = translate_locks.WAITS[call.request](body)
+        if isinstance(command, c.Acquire) and not caller.is_admin:
+            _check_not_joined_list(command)
         waits = self._kept[call.session].waits
         if call.number in waits:
             raise InvalidArgument(f"request {call.number} is waited for already")
@@ -393,6 +396,7 @@ class LockCalls:
                 call.connection.waits(call.call)
                 waits = translate_lock_views.waits_of(machine.table, effect.session, effect.request)
                 call.connection.send(translate_locks.waiting_frame(call.call, call.request, waits))
+                self._watches.tell_waits(waits)
 
         self._look(tell)
 
@@ -446,6 +450,15 @@ def _answer(call: _Call, frame: Any) -> None:
     """End a call, unless it was cancelled meanwhile."""
     if call.connection.request_of(call.call) is not None:
         call.connection.answer(frame)
+
+
+def _check_not_joined_list(command: c.Acquire) -> None:
+    """Let only administrators say what is opened with the daemon's rights."""
+    if any(wanted.name == JOINED for wanted in command.locks):
+        raise PermissionDenied(
+            f"{JOINED} has the list of joined locks, which only administrators may take",
+            hint="ask as root, or as a member of the admin group",
+        )
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +70,15 @@ class LockWatches:
         for watch in tuple(self._watches.values()):
             for response in _responses(effect, watch.prefix):
                 self._send(watch, response)
+
+    def tell_waits(self, waits: Iterable[locks_pb2.LockWait]) -> None:
+        """A request has to wait."""
+        if not self._watches:
+            return
+        for wait in waits:
+            for watch in tuple(self._watches.values()):
+                if wait.lock.startswith(watch.prefix):
+                    self._send(watch, locks_pb2.WatchLocksResponse(waiting=wait))
 
     def _send(self, watch: _Watch, response: locks_pb2.WatchLocksResponse) -> None:
         if not watch.is_current:

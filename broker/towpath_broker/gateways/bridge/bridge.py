@@ -25,6 +25,7 @@ from typing import Final
 
 from towpath.model import BindingInfo
 from towpath_broker.gateways.bridge.inotify import PathWatcher
+from towpath_broker.gateways.bridge.joining.joins import KEEPING_ID
 from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
 from towpath_broker.gateways.bridge.ports import Client
 from towpath_broker.gateways.bridge.report import REPORT_INTERVAL_S, Reporter
@@ -125,7 +126,7 @@ class Bridge:
                 self._reporter.tell_all()
             if event.kind == "current":
                 self._is_current = True
-                self._keeping.forget_others(self._running)
+                self._keeping.forget_others({KEEPING_ID, *self._running})
 
     def _start(self, info: BindingInfo, watcher: PathWatcher) -> None:
         if info.id in self._running:

@@ -36,6 +36,7 @@ from towpath.cli.grammar import UsageError
 from towpath.cli.running import GRACE_S, Guard, check_command
 from towpath.errors import LockHeld, Timeout, TowpathError
 from towpath.locks.blocking import Guard as Held
+from towpath.locks.joined import SCHEMES
 from towpath.locks.session import LockSession
 
 EXIT_BUSY: Final = 1
@@ -48,7 +49,14 @@ _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUS
 
 
 def run(arguments: Namespace) -> int:
-    """Acquire, run, release; return the exit status."""
+    """Acquire, run, release; return the exit status. Or, where that is asked for: join to a local lock."""
+    if arguments.name in ("bind", "unbind") and len(arguments.command) == 2:
+        name, url = arguments.command
+        if url.partition(":")[0] in SCHEMES:
+            from towpath.cli import lock_bind
+
+            change = lock_bind.bind if arguments.name == "bind" else lock_bind.unbind
+            return change(arguments, name, url)
     if arguments.permits is None and arguments.weight != 1:
         raise UsageError("--weight is for a semaphore", "towpath lock NAME --permits 8 --weight 2 -- CMD")
     check_command(arguments.command)

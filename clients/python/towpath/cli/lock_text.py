@@ -59,7 +59,9 @@ def space_lines(space: LockSpace) -> Iterator[str]:
 
 def event_line(event: LockEvent) -> str:
     """Something that happened to a lock."""
-    grant = event.grant
+    grant, wait = event.grant, event.wait
+    if wait is not None:
+        return f"waiting  {wait.lock}  {_how(wait.mode, wait.weight)}, {_short(wait.owner)}"
     if grant is None:
         count = f", {event.missed} events" if event.missed else ""
         return f"(some was missed{count}; what is held follows)"

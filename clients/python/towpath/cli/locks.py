@@ -6,14 +6,17 @@ import json
 from argparse import Namespace
 from dataclasses import asdict
 
-from towpath.cli import streams
+from towpath.cli import lock_bind, streams
 from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError, mapping
+from towpath.cli.lock_places import foreign_lines
 from towpath.cli.lock_text import banker_lines, event_line, lock_lines, space_lines, who
 from towpath.locks.model import Explanation, Owner
 
-_WORDS = ("why", "release", "space", "watch")
-_USAGE = "locks takes a prefix, or: why NAME, why SESSION, release NAME, space [NAME], watch [PREFIX]"
+_WORDS = ("why", "release", "repair", "space", "watch")
+_USAGE = (
+    "locks takes a prefix, or: why NAME, why SESSION, release NAME, repair NAME, space [NAME], watch [PREFIX]"
+)
 
 
 def run(arguments: Namespace) -> int:
@@ -27,6 +30,8 @@ def run(arguments: Namespace) -> int:
             _explain(arguments, name)
         case ["release", name]:
             _release(arguments, name)
+        case ["repair", name]:
+            return lock_bind.repair(arguments, name)
         case ["space"]:
             _list_spaces(arguments)
         case ["space", name]:
@@ -55,7 +60,7 @@ def _list(arguments: Namespace, prefix: str) -> None:
     else:
         by_id = {session.id: session for session in sessions}
         for lock in locks:
-            for line in lock_lines(lock, by_id):
+            for line in (*lock_lines(lock, by_id), *foreign_lines(lock)):
                 _print(line)
 
 
@@ -70,7 +75,7 @@ def _explain(arguments: Namespace, what: str) -> None:
         return
     by_id = {session.id: session for session in found.sessions}
     for lock in found.locks:
-        for line in lock_lines(lock, by_id):
+        for line in (*lock_lines(lock, by_id), *foreign_lines(lock)):
             _print(line)
     hard = [edge for edge in found.edges if not edge.is_soft]
     for edge in hard:

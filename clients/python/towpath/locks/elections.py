@@ -52,7 +52,7 @@ def leader_of(found: model.Explanation, name: str) -> Leader | None:
 
 def concerns(event: LockEvent, name: str) -> bool:
     """Whether it may have changed who leads."""
-    return event.grant is None or event.grant.lock == name
+    return event.kind == "reset" or (event.grant is not None and event.grant.lock == name)
 
 
 class Election:

@@ -246,6 +246,10 @@ class LockSession:
         priority: a higher one is less likely to be a deadlock's victim.
         on_lost: told when locks are lost that were held; must not wait.
         on_wounded: told when an older owner wants what one of the program's has; must not wait.
+        grace_ms: of a local program: how long the daemon keeps the session for a successor.
+        resumed: the ``credentials`` of a session that another process had, to take it up.
+        on_found: told, once, what the session has when it is first open: its holds, and the waits that are
+            to be asked for anew. Without it what it has is given back.
 
     Attributes:
         on_change: told whenever the connection has broken, or the session has been taken up or lost, by the
@@ -261,16 +265,20 @@ class LockSession:
         priority: int = 0,
         on_lost: Callable[[TowpathError], object] | None = None,
         on_wounded: Callable[[TowpathError], object] | None = None,
+        grace_ms: int = 0,
+        resumed: tuple[int, bytes] = (0, b""),
+        on_found: Callable[[list[Hold], list[model.Wait]], object] | None = None,
     ) -> None:
-        self.id = 0
+        self.id, self._token = resumed
+        self._on_found = on_found
         self.why_lost: TowpathError | None = None
         self._asking = asking
         self._name = name
         self._lease_ms = lease_ms
+        self._grace_ms = grace_ms
         self._priority = priority
         self._on_lost = on_lost
         self._on_wounded = on_wounded
-        self._token = b""
         self.on_change: list[Callable[[], object]] = []
         self._is_open = False
         self._broken_at_ns = 0
@@ -291,6 +299,11 @@ class LockSession:
         self._following = asking._follow(self._opening, self)
         if lease_ms:
             self._stop_ticking = asking._every(self._tick)
+
+    @property
+    def credentials(self) -> tuple[int, bytes]:
+        """The session's id, and what proves that it is ours; (0, b"") before it is open."""
+        return self.id, self._token
 
     @property
     def is_connected(self) -> bool:
@@ -465,7 +478,7 @@ class LockSession:
         self._asked_at_ns = _now_ns()
         return requests.keep(
             name=self._name,
-            lease_ms=self._lease_ms,
+            lease_ms=self._lease_ms or self._grace_ms,
             priority=self._priority,
             resumed=self.id,
             resume_token=self._token,
@@ -556,13 +569,14 @@ class LockSession:
             self._token = opened.resume_token
             self._broken_at_ns = 0
             self._is_open = True
+            found = self._find(opened) if self._on_found is not None else None
             pending = list(self._pending)
             wanted = {each.number for each in pending} | set(self._holds)
             held = {grant.request for grant in opened.grants}
             lost = [number for number in self._holds if number not in held]
         for number in sorted(held - wanted):
             self._give_back(number)
-        for number in sorted({wait.request for wait in opened.waits} - wanted):
+        for number in sorted({wait.request for wait in opened.waits} - wanted) if found is None else ():
             self._withdraw(number)
         waiting = {each.number for each in pending}
         for number in lost:
@@ -570,7 +584,19 @@ class LockSession:
                 self._revoked(number, LockRevoked("it was taken away while the daemon could not be heard"))
         for each in pending:
             each.ask(self._asking)
+        if found is not None and (told := self._on_found) is not None:
+            self._on_found = None
+            told(*found)
         self._changed()
+
+    def _find(self, opened: locks_pb2.LockSessionOpened) -> tuple[list[Hold], list[model.Wait]]:
+        """Take up what another process had. Its requests have one lock each."""
+        holds = [Hold(self, grant.request, (model.grant_from_proto(grant),)) for grant in opened.grants]
+        waits = list(map(model.wait_from_proto, opened.waits))
+        self._holds.update((hold.number, hold) for hold in holds)
+        highest = max([0, *(hold.number for hold in holds), *(wait.request for wait in waits)])
+        self._numbers = itertools.count(highest + 1)
+        return holds, waits
 
     def _changed(self) -> None:
         for told in tuple(self.on_change):

@@ -2,7 +2,8 @@
 waiting for it in the caller's thread.
 
 Theory of operation
-    A watch begins with what is held (``held``), then is told each grant and each end of one. Where something
+    A watch begins with what is held (``held``), then is told each grant, each end of one, and
+    each request that has to wait. Where something
     is left out, it is told (``reset``), and what is held follows anew: because the daemon could not send all
     (``missed`` says how many), because the connection was made anew, or because the program let more than
     ``EVENTS_MAX`` wait.
@@ -41,18 +42,20 @@ class LockEvent:
     """Something that happened to a lock.
 
     Attributes:
-        kind: ``held`` (as it is when the watch begins, or begins anew), ``granted``, ``released``; ``reset``:
-            something was left out, and what is held follows.
-        grant: None with ``reset``.
+        kind: ``held`` (as it is when the watch begins, or begins anew), ``granted``, ``released``,
+            ``waiting``; ``reset``: something was left out, and what is held follows.
+        grant: None with ``waiting`` and ``reset``.
         reason: of ``released``: ``released``, ``session_closed``, ``session_died``, ``lease_expired``,
             ``forced``, ``condition``, ``reboot``.
         missed: of ``reset``: how many events; 0: it is not known.
+        wait: of ``waiting``: a request that waits from now on.
     """
 
-    kind: Literal["held", "granted", "released", "reset"]
+    kind: Literal["held", "granted", "released", "waiting", "reset"]
     grant: model.Grant | None = None
     reason: str = ""
     missed: int = 0
+    wait: model.Wait | None = None
 
 
 def _events(response: locks_pb2.WatchLocksResponse) -> list[LockEvent]:
@@ -68,10 +71,19 @@ def _events(response: locks_pb2.WatchLocksResponse) -> list[LockEvent]:
             reason = locks_pb2.ReleaseReason.Name(told.reason) if known else ""
             reason = reason.removeprefix("RELEASE_REASON_").lower()
             return [LockEvent("released", model.grant_from_proto(told.grant), reason)]
+        case "waiting":
+            return [LockEvent("waiting", wait=model.wait_from_proto(response.waiting))]
         case "missed":
             return [LockEvent("reset", missed=response.missed)]
         case _:
             return []
+
+
+def may_be_written(event: LockEvent) -> bool:
+    """Whether what a lock owns may be another value now: somebody had it exclusively."""
+    grant = event.grant
+    is_written = event.kind == "released" and grant is not None and grant.mode is model.Mode.EXCLUSIVE
+    return is_written or event.kind == "reset"
 
 
 class WatchedLocks:

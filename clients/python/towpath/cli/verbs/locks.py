@@ -63,9 +63,13 @@ def _locks(parser: ArgumentParser) -> None:
         "what",
         metavar="WHAT",
         nargs="*",
-        help="a prefix of names; or: why NAME, why SESSION, release NAME, space [NAME], watch [PREFIX]",
+        help="a prefix of names; or: why NAME, why SESSION, release NAME, repair NAME, space [NAME], "
+        "watch [PREFIX]",
     )
     parser.add_argument("--reason", metavar="TEXT", default="", help="for release: told to the holder")
+    parser.add_argument(
+        "--force", action="store_true", help="for repair: also where not all processes can be looked at"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     form.add_argument("--dot", action="store_true", help="who waits for whom, for dot(1) of Graphviz")
@@ -111,11 +115,16 @@ VERBS: Final = (
         "ended it). CMD finds the lock's name in TOWPATH_LOCK, and in TOWPATH_FENCE the fencing token: a "
         "number above that of every holder before, for others to check. If the lock is lost meanwhile, CMD "
         "and all that it has started is ended, and the exit status is 79. Exit 1 (-E): it was not free in "
-        "time. Other refusals have the exit status of their error.",
+        "time. Other refusals have the exit status of their error. "
+        "`towpath lock bind NAME URL` joins a lock to a local one (administrators only): flock:/path, "
+        "fcntl:/path (as lockf(3) takes it) or sem:/name (a POSIX semaphore). While NAME is held the local "
+        "one is held too, by the daemon, and while a program of this host has the local one, nobody gets "
+        "NAME. `towpath lock unbind NAME URL` ends that.",
         (
             "towpath lock nightly -- ./backup.sh",
             "towpath lock -n nightly -- ./backup.sh || echo another one runs",
             "towpath lock gpu --permits 4 --weight 2 -- ./train",
+            "towpath lock bind nightly flock:/run/lock/nightly",
         ),
     ),
     Verb(
@@ -128,7 +137,8 @@ VERBS: Final = (
         "`towpath locks release NAME` takes a lock from whoever has it (administrators only); the holder is "
         "told. `towpath locks space` lists the lock spaces, `towpath locks space NAME --policy POLICY` lays "
         "down how deadlocks are kept away among NAME and all locks below it (administrators only). "
-        "`towpath locks watch [PREFIX]` tells of each grant and each release, until it is interrupted.",
+        "`towpath locks repair NAME` gives back the semaphore that NAME is joined to, when its holder has "
+        "died. `towpath locks watch [PREFIX]` tells of each grant and each release, until it is interrupted.",
         (
             "towpath locks",
             "towpath locks why nightly",
