@@ -45,7 +45,7 @@ def check(measured: Measurement) -> None:
 
 
 HERE = [name for name in MECHANISMS if name != "grpc"]
-"""Measured in this process: gRPC cannot be forked where its threads are at work, and other tests use it here."""
+"""Measured in this process: gRPC cannot be forked where its threads are at work, and other tests use it."""
 PLAIN = Requirements()
 ANSWERED = Requirements(size_bytes=5000, fan_out=2, rate=2000.0, is_sync=True)
 DURABLE = Requirements(is_durable=True)
