@@ -43,8 +43,8 @@ def extensions() -> list[Extension]:
         Extension(
             "towpath_broker.gateways.bridge._native",
             sources=sorted(str(path) for path in BRIDGE.glob("_native*.c")),
-            depends=[str(BRIDGE / "_native.h")],
-            include_dirs=[str(BRIDGE)],
+            depends=[str(BRIDGE / "_native.h"), str(PACKAGE / "_ring_taker.h")],
+            include_dirs=[str(BRIDGE), str(PACKAGE)],
             define_macros=[("_GNU_SOURCE", None)],
             extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra"],
             extra_link_args=["-pthread"],

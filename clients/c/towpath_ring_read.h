@@ -139,6 +139,33 @@ static inline int tpr_reader_consume(struct tpr_reader *reader, const struct tpr
     return 1;
 }
 
+/* What consume() changes, so that the newest message it took can be put back before its source's cursor is stored. */
+struct tpr_unread {
+    uint64_t cursor, next_seq, missed, lost;
+    uint32_t is_lapped, resumes;
+};
+
+/* Before consume(). */
+static inline void tpr_reader_note_unread(const struct tpr_reader *reader, const struct tpr_view *view,
+                                          struct tpr_unread *unread) {
+    const struct tpr_source *source = view->from;
+    struct tpr_unread now = {source->cursor, source->next_seq, source->missed, reader->lost, source->is_lapped,
+                             source->resumes};
+    *unread = now;
+}
+
+/* The message of `view` is not taken after all: the next peek() shows it again. */
+static inline void tpr_reader_unread(struct tpr_reader *reader, const struct tpr_view *view,
+                                     const struct tpr_unread *unread) {
+    struct tpr_source *source = view->from;
+    source->cursor = unread->cursor;
+    source->next_seq = unread->next_seq;
+    source->missed = unread->missed;
+    source->is_lapped = unread->is_lapped;
+    source->resumes = unread->resumes;
+    reader->lost = unread->lost;
+}
+
 /* The next message of one source. 1: `view` is filled in. */
 static inline int tpr_source_peek_(struct tpr_reader *reader, struct tpr_source *source, struct tpr_view *view) {
     while (!source->is_tired) {

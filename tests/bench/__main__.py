@@ -33,7 +33,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.bench import environment, footprint, kinds, loans, message_queues, report, scaling, whole_process
+from tests.bench import (
+    environment,
+    footprint,
+    kinds,
+    loans,
+    message_queues,
+    report,
+    scaling,
+    signals,
+    whole_process,
+)
 from tests.bench.cases import IMPORTS, SIZES, Case, cases, load_of, mechanism_named, obstacle
 from tests.bench.crew import CaseFailed, measure
 from tests.bench.load import Pattern
@@ -158,6 +168,8 @@ def run_parts(options: argparse.Namespace, results: Results) -> None:
     if "bridge" in options.only:
         with part(results, "bridge"):
             message_queues.measure(results, 20_000 if options.quick else 100_000, 3 if options.quick else 9)
+        with part(results, "signals"):
+            signals.measure(results, 300 if options.quick else 1_000, 3 if options.quick else 7)
     if "loans" in options.only:
         with part(results, "loans"):
             loans.measure(results, 10_000 if options.quick else 50_000, 3 if options.quick else 9)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from towpath.ends import KeptReader
@@ -65,6 +66,9 @@ class HubSubscription:
             self.arrived.clear()
             await self.arrived.wait()
         return [HubMessage(self.waiting.popleft()) for _ in range(min(count_max, len(self.waiting)))]
+
+    async def hand_on(self, taker: object, thread: Executor) -> None:
+        raise AssertionError("there is no ring here")
 
     def keep(self) -> KeptReader:
         raise AssertionError("nobody keeps anything here")

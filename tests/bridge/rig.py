@@ -25,7 +25,7 @@ from towpath_broker.gateways.bridge.adapters.fifo import FifoAdapter
 from towpath_broker.gateways.bridge.adapters.pipe import PipeAdapter
 from towpath_broker.gateways.bridge.inotify import PathWatcher
 from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
-from towpath_broker.gateways.bridge.ports import Adapter, ReceivedMessage
+from towpath_broker.gateways.bridge.ports import Adapter, ReceivedMessage, Taker
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel
@@ -202,6 +202,9 @@ class MemoryCarrier:
         """As a consumer."""
         self.rejected.extend(message.payload for message in messages)
         self._on_change()
+
+    def hand_on(self, taker: Taker) -> None:
+        """There is no ring."""
 
     async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[MemoryMessage]:
         """As a subscription."""

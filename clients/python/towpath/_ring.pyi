@@ -633,9 +633,23 @@ class Reader:
             RuntimeError: another thread is waiting in this reader.
         """
 
+    def hand_on(self, taker: object, /) -> None:
+        """Hand messages to C code, in a thread of its own; waits for them as ``receive`` does.
+
+        Returns when the taker left a message, or has something to be looked after; after ``notify()``; and
+        when ``take_drained``, ``take_detached`` or ``take_violations`` has something new.
+
+        Args:
+            taker: a capsule as in ``_ring_taker.h``.
+
+        Raises:
+            RuntimeError: another thread is waiting in this reader.
+            ValueError: the reader was closed.
+        """
+
     def notify(self) -> None:
-        """Make a waiting ``receive`` of another thread return; when there is none, the next one that would
-        wait."""
+        """Make a waiting ``receive`` or ``hand_on`` of another thread return; when there is none, the next
+        one that would wait."""
 
     def arm(self) -> bool:
         """Have the doorbell rung, once, at the next message: before an event loop waits. Without spinning.

@@ -124,8 +124,11 @@ Py_ssize_t tp_reader_take(ReaderObject *self, int64_t count_max, int64_t bytes_m
 PyObject *tp_message_list(PyObject **message, Py_ssize_t count);
 
 /* One sleep, the GIL released. The next one may be twice as long as `slice_ns`: a signal that just misses a sleep is heard
- * after as long again as has been slept, and who waits for hours wakes only a few times. A code of the ring. */
+ * after as long again as has been slept, and who waits for hours wakes only a few times. TPR_FOREVER: in one
+ * piece. A code of the ring. */
 int tp_reader_sleep(ReaderObject *self, uint64_t *slice_ns, uint64_t deadline_ns);
+
+PyObject *tp_reader_hand_on(ReaderObject *self, PyObject *capsule); /* _ring_hand.c */
 
 /* Hold the loaned message that `view` shows: a memoryview of it (_ring_loan.c). NULL with `is_full` set: there is no entry for it,
  * and no exception; copy it. */

@@ -315,7 +315,7 @@ static PyObject *reader_pass(ReaderObject *self, int64_t count_max, int64_t byte
 }
 
 int tp_reader_sleep(ReaderObject *self, uint64_t *slice_ns, uint64_t deadline_ns) {
-    uint64_t slice_end_ns = tpr_monotonic_ns() + *slice_ns;
+    uint64_t slice_end_ns = *slice_ns == TPR_FOREVER ? TPR_FOREVER : tpr_monotonic_ns() + *slice_ns;
     if (*slice_ns < TP_SLICE_MAX_NS)
         *slice_ns *= 2;
     int saved, code = tpr_reader_wait_begin(&self->ring);
@@ -478,8 +478,9 @@ static PyMethodDef reader_methods[] = {
     {"take_violations", TP_METHOD(reader_take_violations), METH_NOARGS,
      "Sources whose ring breaks the rules, and which; each is told once."},
     {"receive", TP_METHOD(reader_receive), TP_KEYWORDS, "The next messages."},
+    {"hand_on", TP_METHOD(tp_reader_hand_on), METH_O, "Hand messages to C code."},
     {"set_load", TP_METHOD(tp_reader_set_load), METH_O, "Tell the writers how busy this reader is."},
-    {"notify", TP_METHOD(reader_notify), METH_NOARGS, "End the receive() of another thread, or the next one."},
+    {"notify", TP_METHOD(reader_notify), METH_NOARGS, "End the receive() or hand_on() of another thread, or the next one."},
     {"arm", TP_METHOD(reader_arm), METH_NOARGS, "Have the doorbell rung at the next message; True: there is one now."},
     {"disarm", TP_METHOD(reader_disarm), METH_NOARGS, "No doorbell any more."},
     {"close", TP_METHOD(reader_close), METH_NOARGS, "Let go of all sources and release everything."},

@@ -11,6 +11,7 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,10 +19,19 @@
 /* Methods of each file, ended by an empty one. */
 extern PyMethodDef tpn_signal_methods[];
 extern PyMethodDef tpn_memory_methods[];
+extern PyMethodDef tpn_thread_methods[];
 
 /* Types. */
 extern PyTypeObject tpn_futex_waiter_type;
 extern PyTypeObject tpn_semaphore_waiter_type;
+extern PyTypeObject tpn_signal_taker_type;
+
+/* A signal's number, 1 to 64; -1 with an exception set. */
+int tpn_to_number(PyObject *value);
+
+/* Send a signal with a value, as sigqueue(3) does. Returns the system call's result. */
+void tpn_begin_siginfo(siginfo_t *info, int number);
+long tpn_send_signal(int pidfd, siginfo_t *info, uint64_t value);
 
 /* Start a thread that no signal is ever delivered to. Returns an error number. */
 int tpn_start_thread(pthread_t *thread, void *(*run)(void *), void *argument);

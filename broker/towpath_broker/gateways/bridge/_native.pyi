@@ -24,6 +24,9 @@ def dropped_signals(number: int, /) -> int:
 def send_signal(pidfd: int, number: int, value: int, /) -> None:
     """Send a signal with a value of 64 bits, as sigqueue(3) does."""
 
+def set_slice(slice_ns: int, /) -> None:
+    """Have the calling thread scheduled in slices of this length, where the kernel knows of such."""
+
 def map_memory(descriptor: int, length: int, is_writable: bool, /) -> int:
     """mmap(2), shared; return the address."""
 
@@ -100,3 +103,33 @@ class SemaphoreWaiter:
         """How many were taken since the last call. OSError (EIDRM) when the set was removed."""
 
     def close(self) -> None: ...
+
+@final
+class SignalTaker:
+    """Makes signals of messages in C, for ``Reader.hand_on``: of those without headers, whose value is their
+    first 8 bytes, or their text, at most 18 characters."""
+
+    def __new__(cls, number: int, is_text: bool, /) -> SignalTaker: ...
+    def aim(
+        self,
+        pidfds: tuple[int, ...],
+        stamps: tuple[tuple[bytes, int, int, int, int] | tuple[bytes], ...],
+        /,
+    ) -> None:
+        """Say whom to signal, and what must be so for that: of each path inode, times of modification and of
+        change in ns, and size; or that nothing is there. To nobody (an empty tuple): messages are left."""
+
+    def served(self) -> list[int]:
+        """Who has had the message that was left, as pidfds; asked once for each."""
+
+    def taken(self) -> tuple[int, int]:
+        """How many messages were taken since the last call, and their bytes."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when one was taken since the last ``taken``."""
+
+    def capsule(self) -> object:
+        """What ``Reader.hand_on`` takes."""
+
+    def close(self) -> None:
+        """Aim at nobody, and close what it has open. Once it is not handed messages any more."""

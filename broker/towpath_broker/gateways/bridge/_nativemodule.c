@@ -21,7 +21,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <ucontext.h>
@@ -79,7 +78,7 @@ static void on_signal(int number, siginfo_t *info, void *context) {
     errno = saved;
 }
 
-static int to_number(PyObject *value) {
+int tpn_to_number(PyObject *value) {
     long number = PyLong_AsLong(value);
     if (number == -1 && PyErr_Occurred())
         return -1;
@@ -96,7 +95,7 @@ static PyObject *open_signal(PyObject *self, PyObject *args) {
     int descriptor;
     if (!PyArg_ParseTuple(args, "Oi", &value, &descriptor))
         return NULL;
-    int number = to_number(value);
+    int number = tpn_to_number(value);
     if (number < 0)
         return NULL;
     atomic_store(&slots[number].dropped, 0);
@@ -121,7 +120,7 @@ static void unblock(int number) {
 
 static PyObject *resume_signal(PyObject *self, PyObject *value) {
     (void)self;
-    int number = to_number(value);
+    int number = tpn_to_number(value);
     if (number < 0)
         return NULL;
     if (!atomic_load(&slots[number].is_held))
@@ -136,7 +135,7 @@ static PyObject *resume_signal(PyObject *self, PyObject *value) {
 
 static PyObject *close_signal(PyObject *self, PyObject *value) {
     (void)self;
-    int number = to_number(value);
+    int number = tpn_to_number(value);
     if (number < 0)
         return NULL;
     atomic_store(&slots[number].descriptor, -1);
@@ -147,8 +146,21 @@ static PyObject *close_signal(PyObject *self, PyObject *value) {
 
 static PyObject *dropped_signals(PyObject *self, PyObject *value) {
     (void)self;
-    int number = to_number(value);
+    int number = tpn_to_number(value);
     return number < 0 ? NULL : PyLong_FromUnsignedLong(atomic_load(&slots[number].dropped));
+}
+
+void tpn_begin_siginfo(siginfo_t *info, int number) {
+    memset(info, 0, sizeof *info);
+    info->si_signo = number;
+    info->si_code = SI_QUEUE; /* the kernel takes no other from us: see rt_sigqueueinfo(2) */
+    info->si_pid = getpid();
+    info->si_uid = getuid();
+}
+
+long tpn_send_signal(int pidfd, siginfo_t *info, uint64_t value) {
+    memcpy(&info->si_value, &value, sizeof info->si_value);
+    return syscall(SYS_pidfd_send_signal, pidfd, info->si_signo, info, 0);
 }
 
 static PyObject *send_signal(PyObject *self, PyObject *args) {
@@ -158,17 +170,12 @@ static PyObject *send_signal(PyObject *self, PyObject *args) {
     unsigned long long value;
     if (!PyArg_ParseTuple(args, "iOK", &descriptor, &signal_number, &value))
         return NULL;
-    int number = to_number(signal_number);
+    int number = tpn_to_number(signal_number);
     if (number < 0)
         return NULL;
     siginfo_t info;
-    memset(&info, 0, sizeof info);
-    info.si_signo = number;
-    info.si_code = SI_QUEUE; /* the kernel takes no other from us: see rt_sigqueueinfo(2) */
-    info.si_pid = getpid();
-    info.si_uid = getuid();
-    memcpy(&info.si_value, &value, sizeof info.si_value);
-    if (syscall(SYS_pidfd_send_signal, descriptor, number, &info, 0) < 0)
+    tpn_begin_siginfo(&info, number);
+    if (tpn_send_signal(descriptor, &info, value) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     Py_RETURN_NONE;
 }
@@ -205,8 +212,11 @@ PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&definition);
     if (!module)
         return NULL;
-    if (PyModule_AddFunctions(module, tpn_memory_methods) < 0 || PyModule_AddType(module, &tpn_futex_waiter_type) < 0 ||
-        PyModule_AddType(module, &tpn_semaphore_waiter_type) < 0) {
+    if (PyModule_AddFunctions(module, tpn_memory_methods) < 0 ||
+        PyModule_AddFunctions(module, tpn_thread_methods) < 0 ||
+        PyModule_AddType(module, &tpn_futex_waiter_type) < 0 ||
+        PyModule_AddType(module, &tpn_semaphore_waiter_type) < 0 ||
+        PyModule_AddType(module, &tpn_signal_taker_type) < 0) {
         Py_DECREF(module);
         return NULL;
     }

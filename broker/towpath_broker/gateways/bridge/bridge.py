@@ -32,6 +32,7 @@ from towpath_broker.gateways.bridge.report import REPORT_INTERVAL_S, Reporter
 from towpath_broker.gateways.bridge.runner import RETRY_DELAY_MS, BindingRunner
 from towpath_broker.gateways.bridge.stop import Stop
 from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error
+from towpath_broker.gateways.bridge.threads import Threads
 from towpath_broker.log import log
 
 DRAIN_S: Final = 3.0
@@ -75,6 +76,7 @@ class Bridge:
         self._client = client
         self._keeping = keeping
         self._reporter = Reporter(client, interval_s=report_interval_s)
+        self._threads = Threads()
         self._retry_delay_ms = retry_delay_ms
         self._drain_s = drain_s
         self._running: dict[int, _Running] = {}
@@ -135,7 +137,13 @@ class Bridge:
         keeping = self._keeping.of(info.id)
         keeping.is_new = self._is_current
         runner = BindingRunner(
-            info, self._client, tally, watcher, keeping, retry_delay_ms=self._retry_delay_ms
+            info,
+            self._client,
+            tally,
+            watcher,
+            keeping,
+            self._threads,
+            retry_delay_ms=self._retry_delay_ms,
         )
         stop = Stop()
         task = asyncio.create_task(self._run(runner, stop, self._ending.get(info.url)))

@@ -17,6 +17,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Final
 
 from towpath.errors import ChannelUndeclared, ConnectionLost, DeliveryLost, TowpathError, Unavailable
@@ -29,7 +30,9 @@ from towpath_broker.gateways.bridge.ports import (
     Publisher,
     ReceivedMessage,
     Subscription,
+    Taker,
 )
+from towpath_broker.gateways.bridge.threads import Threads
 from towpath_broker.log import log
 
 AHEAD_COUNT_MAX: Final = 1024
@@ -48,6 +51,7 @@ class ChannelCarrier:
         consumer: of a queue, in place of a subscription.
         on_undeclared: called when the channel turns out to be gone, and its bindings with it.
         keeping: has the subscription.
+        threads: the bridge's.
     """
 
     def __init__(
@@ -57,8 +61,12 @@ class ChannelCarrier:
         consumer: Consumer | None,
         on_undeclared: Callable[[], None],
         keeping: BindingKeeping,
+        threads: Threads,
     ) -> None:
         self._keeping = keeping
+        self._threads = threads
+        self._thread: Executor | None = None
+        self._taker: object = None
         self._on_undeclared = on_undeclared
         self._publisher = publisher
         self._subscription = subscription
@@ -71,7 +79,12 @@ class ChannelCarrier:
 
     @classmethod
     async def open(
-        cls, client: Client, info: BindingInfo, keeping: BindingKeeping, on_undeclared: Callable[[], None]
+        cls,
+        client: Client,
+        info: BindingInfo,
+        keeping: BindingKeeping,
+        threads: Threads,
+        on_undeclared: Callable[[], None],
     ) -> ChannelCarrier:
         """Open what the direction needs. The binding is the messages' origin, and does not get back what it
         brought to a topic.
@@ -93,7 +106,7 @@ class ChannelCarrier:
             if publisher is not None:
                 await publisher.close()
             raise
-        return cls(publisher, subscription, consumer, on_undeclared, keeping)
+        return cls(publisher, subscription, consumer, on_undeclared, keeping, threads)
 
     @property
     def message_bytes_max(self) -> int:
@@ -132,6 +145,11 @@ class ChannelCarrier:
             self._on_undeclared()
             raise
 
+    def hand_on(self, taker: Taker) -> None:
+        """As :meth:`Carrier.hand_on`."""
+        if self._subscription is not None and self._thread is None:
+            self._thread, self._taker = self._threads.get(), taker.capsule()
+
     async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
         """As :meth:`Carrier.receive_many`."""
         try:
@@ -142,8 +160,7 @@ class ChannelCarrier:
 
     async def _receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
         if self._consumer is None:
-            assert self._subscription is not None
-            return await self._subscription.receive_many(count_max, bytes_max=bytes_max)
+            return await self._receive_published(count_max, bytes_max)
         if self._ahead:
             count = min(count_max, len(self._ahead))
             return [self._ahead.popleft() for _ in range(count)]
@@ -154,6 +171,16 @@ class ChannelCarrier:
             self._is_receiving = False
         self._hold(deliveries)
         return deliveries
+
+    async def _receive_published(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
+        subscription = self._subscription
+        assert subscription is not None
+        while self._thread is not None:
+            await subscription.hand_on(self._taker, self._thread)
+            messages = await subscription.receive_many(count_max, bytes_max=bytes_max, timeout=0)
+            if messages:
+                return messages
+        return await subscription.receive_many(count_max, bytes_max=bytes_max)
 
     def settle(self, messages: Sequence[ReceivedMessage]) -> None:
         """As :meth:`Carrier.settle`."""
@@ -186,6 +213,9 @@ class ChannelCarrier:
 
     async def close(self) -> None:
         """Leave the channel. A connection that is gone has left it already."""
+        if self._thread is not None:
+            self._threads.give_back(self._thread)
+            self._thread = None
         self._held.clear()
         self._set_timer()
         if self._extending is not None:

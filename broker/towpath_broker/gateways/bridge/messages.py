@@ -173,6 +173,10 @@ class MessageOutflow:
             return
         raise_first_error(pulling)
         self._pending.extend(pulling.result())
+        self.count_lost()
+
+    def count_lost(self) -> None:
+        """Count what the channel has dropped since this was asked last."""
         new = self._carrier.lost_count - self._told_lost
         if new > 0:
             self._told_lost += new

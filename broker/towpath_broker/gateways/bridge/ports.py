@@ -8,6 +8,7 @@ is a mechanism as its runner sees it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from towpath.ends import KeptReader
@@ -59,6 +60,9 @@ class Subscription(Protocol):
         self, count_max: int, *, bytes_max: int, timeout: float | None = None
     ) -> Sequence[ReceivedMessage]:
         """Wait for at least one message and take what is there, within the bounds."""
+
+    async def hand_on(self, taker: object, thread: Executor) -> None:
+        """Have what comes handed to C code in a thread, until there is something to receive or to be told."""
 
     def keep(self) -> KeptReader:
         """What a bridge that comes next needs to go on; the descriptor is the caller's to close."""
@@ -129,6 +133,13 @@ class Client(Protocol):
         """Tell the daemon how bindings fare."""
 
 
+class Taker(Protocol):
+    """C code that takes messages where they are received, and leaves what it cannot take."""
+
+    def capsule(self) -> object:
+        """What the ring's reader calls."""
+
+
 class Carrier(Protocol):
     """A channel, as an adapter sees it."""
 
@@ -162,6 +173,9 @@ class Carrier(Protocol):
         Raises:
             TowpathError: the channel is gone, or the daemon refuses.
         """
+
+    def hand_on(self, taker: Taker) -> None:
+        """From now on :meth:`receive_many` gives only what this does not take, where that can be."""
 
     async def receive_many(self, count_max: int, bytes_max: int) -> Sequence[ReceivedMessage]:
         """Wait for at least one message and take what is there.

@@ -34,6 +34,7 @@ from towpath_broker.gateways.bridge.making import make_adapter
 from towpath_broker.gateways.bridge.ports import Client
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
+from towpath_broker.gateways.bridge.threads import Threads
 from towpath_broker.log import Level, log
 
 RETRY_DELAY_MS: Final = 1_000
@@ -50,6 +51,7 @@ class BindingRunner:
         tally: its account.
         watcher: the bridge's.
         keeping: what of it outlives the bridge.
+        threads: the bridge's.
         retry_delay_ms: before the first new attempt.
     """
 
@@ -60,6 +62,7 @@ class BindingRunner:
         tally: Tally,
         watcher: PathWatcher,
         keeping: BindingKeeping,
+        threads: Threads,
         *,
         retry_delay_ms: int = RETRY_DELAY_MS,
     ) -> None:
@@ -68,6 +71,7 @@ class BindingRunner:
         self._tally = tally
         self._watcher = watcher
         self._keeping = keeping
+        self._threads = threads
         self._backoff = Backoff(retry_delay_ms)
 
     async def run(self, stop: Stop) -> None:
@@ -102,7 +106,9 @@ class BindingRunner:
 
     async def _attempt(self, stop: Stop) -> None:
         try:
-            carrier = await ChannelCarrier.open(self._client, self.info, self._keeping, self._on_undeclared)
+            carrier = await ChannelCarrier.open(
+                self._client, self.info, self._keeping, self._threads, self._on_undeclared
+            )
             try:
                 adapter = make_adapter(self.info, carrier, self._tally, self._watcher, self._keeping)
                 await adapter.run(stop)

@@ -28,7 +28,8 @@ TARGETS_MAX: Final = 256
 _UNIT_TIMEOUT_S: Final = 5.0
 _START: Final = "process"
 _FILES: Final = (TargetKind.PID_FILE, TargetKind.DIRECTORY)
-_Stamp = tuple[int, ...]
+_Stamp = tuple[()] | tuple[int, int, int, int]
+"""What stat(2) says of a file; empty when there is none."""
 
 
 class Target:
@@ -42,6 +43,7 @@ class Target:
     Attributes:
         processes: who was found and has not ended, as far as is known.
         error: why nobody will ever be found again.
+        stamped: the files by which they were found, each as it was then.
     """
 
     def __init__(self, place: SignalPlace, owner: str, keeping: BindingKeeping) -> None:
@@ -50,9 +52,9 @@ class Target:
         self._target = place.target
         self._owner_uid = int(owner.removeprefix("uid:")) if owner.startswith("uid:") else os.geteuid()
         self._keeping = keeping
-        self._stamp: tuple[_Stamp, ...] | None = None
         self._on_exit: Callable[[Process], None] | None = None
         self.processes: list[Process] = []
+        self.stamped: tuple[tuple[str, _Stamp], ...] = ()
         self.error: TowpathError | None = None
 
     @property
@@ -68,7 +70,7 @@ class Target:
         """Whether what was found is still what there is to be found."""
         if not self.processes:
             return False
-        return self._kind not in _FILES or self._stamp == self._stamps()
+        return self._kind not in _FILES or self.stamped == self._stamps()
 
     async def refresh(self, on_exit: Callable[[Process], None]) -> None:
         """Look again; ``on_exit`` is called when somebody who was found has ended.
@@ -84,10 +86,10 @@ class Target:
         if self._kind is TargetKind.PID:
             self._hold(self._find_pid())
         elif self._kind is TargetKind.PID_FILE:
-            self._stamp = self._stamps()
+            self.stamped = self._stamps()
             self._hold(find_by_file(self._target))
         elif self._kind is TargetKind.DIRECTORY:
-            self._stamp = self._stamps()
+            self.stamped = self._stamps()
             for path in self._files():
                 self._hold(find_by_file(path))
         else:
@@ -154,9 +156,9 @@ class Target:
         for name in names:
             yield os.path.join(self._target, name)
 
-    def _stamps(self) -> tuple[_Stamp, ...]:
+    def _stamps(self) -> tuple[tuple[str, _Stamp], ...]:
         paths = (self._target,) if self._kind is TargetKind.PID_FILE else (self._target, *self._files())
-        return tuple(_stamp(path) for path in paths)
+        return tuple((path, _stamp(path)) for path in paths)
 
     async def _find_unit(self) -> Process | None:
         """Ask systemd, and ask again when the pidfd is open: then it is the unit's."""

@@ -96,6 +96,7 @@ class LocalAsyncClient(AsyncClient):
         )
         self._transport: FrameTransport | None = None
         self._asleep: dict[ReaderState, Sleeper] = {}
+        self._handing: set[ReaderState] = set()
         self._room = Room(self._protocol.sources)
         self._ready = asyncio.Event()
         self._callers = AsyncCallers(self)
@@ -476,6 +477,8 @@ class LocalAsyncClient(AsyncClient):
     def _wake(self, state: ReaderState) -> None:
         """Something but a message has come for whoever sleeps there, or is about to."""
         state.reader.is_plain = False
+        if state in self._handing:
+            state.reader.notify()
         sleeper = self._asleep.get(state)
         if sleeper is not None:
             sleeper.wake_soon()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from towpath import calls, convert, model
@@ -437,6 +438,34 @@ class LocalAsyncSubscription(AsyncSubscription):
                 break
             await self._client._sleep(state, deadline)
         return []
+
+    async def hand_on(self, taker: object, thread: Executor) -> None:
+        """Have what comes handed to C code, in a thread, until something else is to be done: then receive,
+        without waiting, and do what is left with what that gives. What must be looked for in the store is
+        not handed on.
+
+        Args:
+            taker: as for ``Reader.hand_on``.
+            thread: has a free one.
+        """
+        state, log = self._state, self._log
+        if self._buffer or state.stored or state.joined or log.is_waiting or state.troubles:
+            return
+        if state.ended is not None:
+            return
+        handing = self._client._loop.run_in_executor(thread, state.reader.hand_on, taker)
+        self._client._handing.add(state)
+        try:
+            await asyncio.shield(handing)
+        except ValueError:
+            if state.ended is None:  # else it was closed meanwhile
+                raise
+        finally:
+            self._client._handing.discard(state)
+            if not handing.done():
+                with contextlib.suppress(ValueError):  # closed: then it ends by itself
+                    state.reader.notify()
+                await asyncio.wait({handing})
 
     async def close(self) -> None:
         self._closed = True

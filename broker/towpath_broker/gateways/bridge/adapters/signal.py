@@ -18,7 +18,10 @@ Theory of operation, outward
     A message becomes a signal with a value: the header ``signal-value``, else of the payload what ``format``
     says: its first 8 bytes, little endian (``binary``; fewer are filled up), a decimal number (``text``), or
     the JSON object's ``value``. The process is held as a pidfd, so that a recycled pid is never hit; how it
-    is found is in ``processes``. What the binding's owner may not signal is refused.
+    is found is in ``processes``. What the binding's owner may not signal is refused. A topic's plain messages
+    (no headers; ``binary``, or ``text`` of at most 18 characters) become signals where they are received, in
+    a thread and in C (``aiming``); for what is not plain, and for a queue's, there is the way by the event
+    loop. Both keep the channel's order.
 
 What users should know
     *Standard signals coalesce*: of several that come before one was taken, the kernel keeps one, and tells
@@ -64,6 +67,7 @@ from towpath_broker.gateways.bridge.targets import Target
 
 try:
     from towpath_broker.gateways.bridge import _native
+    from towpath_broker.gateways.bridge.aiming import Aim
 except ImportError:  # built without it
     _native = None  # type: ignore[assignment]
 
@@ -233,11 +237,21 @@ class SignalAdapter:
     async def _run_out(self, stop: Stop) -> None:
         target = Target(self._place, self._owner, self._keeping)
         ending = stop.child()
+        outflow = MessageOutflow(self._carrier, self._tally, self._prepare)
+        form = self._options.format or SignalFormat.BINARY
+        aim = Aim(
+            self._place.number,
+            target,
+            self._tally,
+            is_text=form is SignalFormat.TEXT,
+            on_counted=outflow.count_lost,
+        )
         try:
-            sink = _SignalSink(self._place.number, target, self._tally, ending)
+            sink = _SignalSink(self._place.number, target, aim, self._tally, ending)
             sink.drops = self._options.when_absent is WhenAbsent.DROP and not self._carrier.is_settled
-            outflow = MessageOutflow(self._carrier, self._tally, self._prepare)
             await sink.look()
+            if form is not SignalFormat.JSON:
+                self._carrier.hand_on(aim.taker)
             try:
                 await outflow.run(sink, ending)
                 await outflow.flush(sink)
@@ -246,6 +260,7 @@ class SignalAdapter:
             if target.error is not None and not stop.is_set:
                 raise target.error
         finally:
+            aim.close()
             target.close()
 
     def _prepare(self, message: ReceivedMessage) -> tuple[list[bytes], int]:
@@ -259,9 +274,10 @@ class _SignalSink:
         drops: what nobody is there for is counted, instead of waited with.
     """
 
-    def __init__(self, number: int, target: Target, tally: Tally, ending: Stop) -> None:
+    def __init__(self, number: int, target: Target, aim: Aim, tally: Tally, ending: Stop) -> None:
         self._number = number
         self._target = target
+        self._aim = aim
         self._tally = tally
         self._ending = ending
         self._waiting: list[Process] | None = None  # who has not had this message yet; None: it is a new one
@@ -274,14 +290,19 @@ class _SignalSink:
             BindingFailed, PermissionDenied: see :meth:`Target.refresh`.
         """
         await self._target.refresh(self._on_exit)
+        self._aim.update()
         self._tell()
 
     def send_nowait(self, data: bytes, mark: int) -> bool:
         """As :meth:`Sink.send_nowait`."""
         if self._waiting is None:
-            if not self._target.is_fresh():
+            served = self._aim.take_served()
+            if not served and not self._target.is_fresh():
                 return False
-            self._waiting = list(self._target.processes)
+            self._waiting = [each for each in self._target.processes if each.pidfd not in served]
+            if served and not self._waiting:  # the others have ended meanwhile
+                self._waiting = None
+                return True
         return bool(self._waiting) and self._send(mark)
 
     async def send_waiting(self, data: bytes, mark: int, stop: Stop) -> bool:
@@ -323,7 +344,7 @@ class _SignalSink:
                 if error.errno == errno.EAGAIN:
                     left.append(process)
                 elif error.errno == errno.ESRCH:
-                    self._target.forget(process)
+                    self._forget(process)
                 elif error.errno == errno.EPERM:
                     denied = PermissionDenied(
                         f"the bridge may not signal process {process.pid}",
@@ -344,8 +365,12 @@ class _SignalSink:
     def _refuse(self, count: int, why: str) -> None:
         self._tally.refuse(count, BindingFailed(why, hint="see the state in: towpath status"))
 
-    def _on_exit(self, process: Process) -> None:
+    def _forget(self, process: Process) -> None:
         self._target.forget(process)
+        self._aim.update()
+
+    def _on_exit(self, process: Process) -> None:
+        self._forget(process)
         self._tell()
 
     def _tell(self) -> None:
