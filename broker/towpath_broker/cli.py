@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE.KEY=VALUE",
         action="append",
         default=[],
-        help="set a key of [daemon], [limits], [zeromq] or [grpc]; may be repeated",
+        help="set a key of [daemon], [limits], [lock_limits], [zeromq] or [grpc]; may be repeated",
     )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check-config", action="store_true", help="check the configuration and exit")

@@ -46,7 +46,6 @@ from .core.commands import ChannelOptions, Kind
 from .core.ids import first_id
 from .core.limits import CELLS_MAX
 from .core.locks.fencing import check_fence
-from .core.locks.limits import LockLimits
 from .core.locks.machine import LockMachine
 from .core.machine import Machine
 from .data_engine import DataEngine
@@ -106,7 +105,7 @@ class Daemon:
             self._locks_journal,
             WallClock(),
             lambda effect: self._door.locks.emit(effect),
-            LockLimits(),
+            settings.lock_limits,
         )
         self._data: DataEngine  # made when the incarnation is known, before the door opens
         self._machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
@@ -277,6 +276,7 @@ class Daemon:
             "journal_commits": engine.appends,
             "snapshots": engine.snapshots,
             **self._data_counters(),
+            **self._lock_counters(),
             "sources": machine.sources,
             "readers": machine.readers,
             "rings_held": rings,
@@ -305,6 +305,20 @@ class Daemon:
             "dead_letters": counted["dead_letters"],
             "dead_letters_lost": counted["dead_letters_lost"],
             "messages_dropped": counted["dropped"],
+        }
+
+    def _lock_counters(self) -> Mapping[str, int]:
+        machine, engine = self._lock_machine.statistics(), self._locks.statistics()
+        return {
+            "lock_sessions": machine.sessions,
+            "locks": machine.locks,
+            "lock_waits": machine.waits,
+            "lock_barriers": machine.barriers,
+            "lock_spaces": machine.spaces,
+            "lock_value_bytes": machine.guarded_bytes,
+            "lock_deadlocks": machine.deadlocks,
+            "lock_commands": engine.commands,
+            "lock_records": engine.records,
         }
 
     # ---- the supervisor ----

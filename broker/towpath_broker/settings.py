@@ -5,7 +5,8 @@ Theory of operation
     Each table is a class of :func:`towpath_broker.tables.setting` fields, and everything else derives from
     it: keys and ranges, the variables ``TOWPATH_TABLE_KEY``, the flags, the shipped example
     (:func:`example_toml`) and the manual's table (:func:`manual_table`). Precedence: default < TOML <
-    environment < flag. ``[limits]`` is the core's own class. The tables of gateways belong to the gateways:
+    environment < flag. ``[limits]`` and
+    ``[lock_limits]`` are the core's own classes. The tables of gateways belong to the gateways:
     their classes are looked up by name, in modules that import no network library, so that one check covers
     all.
 
@@ -44,6 +45,7 @@ from towpath.names import check_name
 from .core.commands import ChannelOptions
 from .core.limits import HISTORY_MAX, OPTION_RANGES, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .core.limits import RING_BYTES_LIMIT as RING_BYTES_MAX
+from .core.locks.limits import LockLimits
 from .log import Level
 from .tables import (
     Setting,
@@ -219,12 +221,14 @@ class Settings:
     gateways: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stated_gateways: tuple[str, ...] = ()
     config_file: str = ""
+    lock_limits: LockLimits = LockLimits()
 
     def to_table(self) -> dict[str, Any]:
         """Return the tree as plain values, fit for JSON."""
         return {
             "daemon": to_table(self.daemon),
             "limits": to_table(self.limits),
+            "lock_limits": to_table(self.lock_limits),
             "channels": {name: to_table(channel) for name, channel in self.channels.items()},
             "bindings": [to_table(binding) for binding in self.bindings],
             "gateways": {name: dict(table) for name, table in self.gateways.items()},
@@ -247,6 +251,7 @@ class Settings:
             return cls(
                 daemon=parse_table(DaemonSettings, tree["daemon"], where="[daemon]"),
                 limits=parse_table(Limits, tree["limits"], where="[limits]"),
+                lock_limits=parse_table(LockLimits, tree["lock_limits"], where="[lock_limits]"),
                 channels={
                     name: parse_table(ChannelSettings, table, where=f"[channels.{name}]")
                     for name, table in tree["channels"].items()
@@ -277,8 +282,9 @@ class Settings:
 
 
 def table_classes() -> dict[str, type]:
-    """Return the classes of the tables that have one key per field: [daemon], [limits] and the gateways'."""
-    classes: dict[str, type] = {"daemon": DaemonSettings, "limits": Limits}
+    """Return the classes of the tables that have one key per field: [daemon], [limits], [lock_limits] and the
+    gateways'."""
+    classes: dict[str, type] = {"daemon": DaemonSettings, "limits": Limits, "lock_limits": LockLimits}
     for name, place in GATEWAY_TABLES.items():
         module, _, attribute = place.partition(":")
         classes[name] = getattr(importlib.import_module(module), attribute)
@@ -327,6 +333,7 @@ def load_settings(
     settings = Settings(
         daemon=parsed["daemon"],
         limits=parsed["limits"],
+        lock_limits=parsed["lock_limits"],
         channels=channels,
         bindings=tuple(_read_bindings(document.get("bindings", []), channels, file)),
         gateways={name: to_table(parsed[name]) if name in parsed else {} for name in started},
@@ -437,9 +444,9 @@ _EXAMPLE_HEAD: Final = """\
 # Towpath's configuration. Every key is here, as a comment, with its default; an empty file is valid.
 # Check yours with:  towpath serve --config FILE --check-config
 #
-# Keys of [daemon], [limits], [zeromq] and [grpc] may also be set by environment, TOWPATH_TABLE_KEY, and by
-# flag, --set TABLE.KEY=VALUE. Default < this file < environment < flag. SIGHUP (systemctl reload towpath)
-# reads everything again.
+# Keys of [daemon], [limits], [lock_limits], [zeromq] and [grpc] may also be set by environment,
+# TOWPATH_TABLE_KEY, and by flag, --set TABLE.KEY=VALUE. Default < this file < environment < flag. SIGHUP
+# (systemctl reload towpath) reads everything again.
 #
 # A gateway is started when its table stands here, or when none does. Never to start one, say so before the
 # first table:
@@ -518,7 +525,7 @@ def manual_table() -> str:
 def config_toml(settings: Settings) -> str:
     """Return settings as the TOML that gives them again."""
     lines = [f"{name} = false" for name in GATEWAY_TABLES if name not in settings.gateways]
-    tables = {"daemon": to_table(settings.daemon), "limits": to_table(settings.limits)}
+    tables = {name: to_table(getattr(settings, name)) for name in ("daemon", "limits", "lock_limits")}
     tables |= {name: dict(settings.gateways[name]) for name in GATEWAY_TABLES if name in settings.gateways}
     tables |= {f'channels."{name}"': to_table(channel) for name, channel in settings.channels.items()}
     for name, table in tables.items():

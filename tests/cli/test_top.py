@@ -182,3 +182,13 @@ def test_once_prints_one_page(client: library.Client, env: dict[str, str]) -> No
     assert (result.returncode, result.stderr) == (0, b"")
     assert result.stdout.startswith(b"towpath 0.") and b"  a.first " in result.stdout
     assert b"\x1b" not in result.stdout
+
+
+def test_locks_are_counted_where_there_are_any() -> None:
+    counters = {"lock_sessions": 1, "locks": 2, "lock_waits": 3, "lock_deadlocks": 1}
+    counted = dataclasses.replace(AFTER, counters=counters)
+    shown, without = (
+        page(status, rates(BEFORE, status, 2.0), now_ns=NOW_NS, style=Style(colour=False))
+        for status in (counted, AFTER)
+    )
+    assert set(shown) - set(without) == {"locks: 2 in use by 1 session, 3 wait, 1 deadlock found"}

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import towpath
 import towpath.aio
-from tests.support.daemon import DaemonHandle, wait_until
+from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.cli.verbs import locks as verbs
@@ -245,3 +246,16 @@ def test_claims_of_tasks(daemon: DaemonHandle, name: str) -> None:
             await client.remove_lock_space(name)
 
     asyncio.run(asyncio.wait_for(lend(), DEADLINE_S))
+
+
+def test_bounds_are_the_operators_and_the_status_counts(tmp_path: Path) -> None:
+    with (
+        running_daemon(tmp_path, "[lock_limits]\nspaces_max = 1\n") as own,
+        towpath.connect(str(own.socket)) as client,
+    ):
+        client.declare_lock_space("a", policy="ordered")
+        with pytest.raises(errors.LimitExceeded, match="spaces_max"):
+            client.declare_lock_space("b", policy="ordered")
+        with client.lock("a.b"):
+            counters = client.status().counters
+        assert (counters["lock_spaces"], counters["locks"], counters["lock_sessions"]) == (1, 1, 1)

@@ -297,3 +297,14 @@ def test_printed_settings_give_the_same_settings_again(
 def test_json_that_is_not_settings_is_refused(text: str) -> None:
     with pytest.raises(InvalidConfiguration):
         Settings.from_json(text)
+
+
+def test_the_bounds_of_locks_are_a_table_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "towpath.toml"
+    file.write_text("[lock_limits]\nspaces_max = 3\n")
+    settings = load_settings(file, environment={"TOWPATH_LOCK_LIMITS_WAITS_MAX": "7"})
+    assert (settings.lock_limits.spaces_max, settings.lock_limits.waits_max) == (3, 7)
+    assert Settings.from_json(settings.to_json()) == settings
+    file.write_text("[lock_limits]\nspaces_max = 0\n")
+    with pytest.raises(InvalidConfiguration, match="spaces_max"):
+        load_settings(file, environment={})

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from towpath_broker.core.limits import check_bounds, limit
+
 LOCKS_PER_REQUEST_MAX: Final = 64
 """Locks that one request may take together."""
 WEIGHT_MAX: Final = (1 << 31) - 1
@@ -27,30 +29,27 @@ NUMBER_MAX: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class LockLimits:
-    """The bounds that an operator may set.
+    """The bounds that an operator may set; the settings table ``[lock_limits]`` derives from it, as
+    ``[limits]`` does from :class:`towpath_broker.core.limits.Limits`.
 
-    Attributes:
-        sessions_max, sessions_per_principal_max: lock sessions at one time.
-        locks_max: names that are held, waited for, or own a value.
-        claims_per_principal_max: locks that the sessions of one principal hold or wait for.
-        values_per_principal_max: locks to which one principal gave a value.
-        grants_per_session_max: requests of one session that hold or wait.
-        waits_max, waits_per_principal_max: requests that wait.
-        guarded_bytes_max: of one lock's value.
-        guarded_bytes_total_max: of all locks' values.
-        barriers_max: barriers and latches at one time.
-        spaces_max: lock spaces.
+    Raises:
+        InvalidConfiguration: a value is out of its range.
     """
 
-    sessions_max: int = 65_536
-    sessions_per_principal_max: int = 16_384
-    locks_max: int = 262_144
-    claims_per_principal_max: int = 65_536
-    values_per_principal_max: int = 16_384
-    grants_per_session_max: int = 4096
-    waits_max: int = 262_144
-    waits_per_principal_max: int = 65_536
-    guarded_bytes_max: int = 1 << 16
-    guarded_bytes_total_max: int = 1 << 28
-    barriers_max: int = 4096
-    spaces_max: int = 256
+    sessions_max: int = limit(65_536, 1 << 20, "Lock sessions at one time.")
+    sessions_per_principal_max: int = limit(16_384, 1 << 20, "Lock sessions of one principal at one time.")
+    locks_max: int = limit(262_144, 1 << 24, "Names that are held, waited for, or own a value.")
+    claims_per_principal_max: int = limit(
+        65_536, 1 << 24, "Locks that the sessions of one principal hold or wait for."
+    )
+    values_per_principal_max: int = limit(16_384, 1 << 24, "Locks to which one principal gave a value.")
+    grants_per_session_max: int = limit(4096, 1 << 24, "Requests of one session that hold or wait.")
+    waits_max: int = limit(262_144, 1 << 24, "Requests that wait.")
+    waits_per_principal_max: int = limit(65_536, 1 << 24, "Requests of one principal that wait.")
+    guarded_bytes_max: int = limit(1 << 16, 1 << 19, "Bytes of the value that one lock owns.")
+    guarded_bytes_total_max: int = limit(1 << 28, 1 << 34, "Bytes of the values that all locks own.")
+    barriers_max: int = limit(4096, 1 << 20, "Barriers and latches at one time.")
+    spaces_max: int = limit(256, 4096, "Lock spaces.")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

@@ -112,6 +112,13 @@ def page(
         + f"  up {up}, {plural(status.sessions, 'session')}, {_rate(total)} messages/s"
         + f" over {seen.span_s:.1f} s"
     ]
+    if lock_sessions := status.counters.get("lock_sessions", 0):
+        names = ("locks", "lock_waits", "lock_deadlocks")
+        used, waiting, deadlocks = (status.counters.get(name, 0) for name in names)
+        lines.append(
+            f"locks: {used:,} in use by {plural(lock_sessions, 'session')}, {waiting:,} wait, "
+            f"{plural(deadlocks, 'deadlock')} found"
+        )
     contents = [contents_cells(channel.contents) for channel in seen.channels]
     holding = [index for index in range(len(CONTENTS)) if any(held[index] for held in contents)]
     queues = {channel.name for channel in status.channels if channel.kind == "queue"}
