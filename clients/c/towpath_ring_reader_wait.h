@@ -50,8 +50,8 @@ static inline int tpr_reader_wait_is_over_(const struct tpr_reader *reader) {
     return __atomic_load_n(&reader->wake_word, __ATOMIC_ACQUIRE) != reader->wake_seen;
 }
 
-/* Has any tail moved past what was consumed? Looks `looks` times, for as long as that takes; for who may not let go of its
- * locks for so short a time. 1: a pass may find something. Where spinning has not paid it does not look at all. */
+/* Has any tail moved since the last pass? Looks `looks` times, for a caller to whom letting go of its locks for a sleep would
+ * cost more than that. 1: a pass may find something. Where spinning has not paid it does not look at all. */
 static inline int tpr_reader_glance(const struct tpr_reader *reader, uint32_t looks) {
     if (!reader->spin.budget_ns || reader->spin.yields_first)
         return 0;

@@ -7,6 +7,8 @@ import contextvars
 
 import pytest
 
+import towpath.aio
+from tests.support.daemon import DaemonHandle
 from tests.support.deadlines import DEADLINE_S
 from towpath.aio.sleeper import Sleeper
 
@@ -151,5 +153,33 @@ def test_the_task_goes_on_in_its_own_context() -> None:
         loop.call_soon(sleeper.wake_now)
         await task
         assert seen == ["task's"] and variable.get() == "loop's"
+
+    asyncio.run(main())
+
+
+# ---- in a subscription ----
+
+
+def test_who_is_cancelled_leaves_the_next_one_asleep_in_peace(daemon: DaemonHandle, name: str) -> None:
+    async def main() -> None:
+        async with await towpath.aio.connect(str(daemon.socket)) as client:
+            await client.declare(name)
+            async with (
+                await client.subscribe(name) as subscription,
+                await client.publisher(name) as publisher,
+            ):
+                await publisher.publish(b"first")
+                assert (await subscription.receive()).payload == b"first"
+                for number in range(3):
+                    leaving = asyncio.create_task(subscription.receive())
+                    await turn()
+                    assert leaving.cancel()
+                    staying = asyncio.create_task(subscription.receive())  # before the other one has left
+                    with pytest.raises(asyncio.CancelledError):
+                        await leaving
+                    assert not staying.done()
+                    await publisher.publish(b"%d" % number)
+                    async with asyncio.timeout(DEADLINE_S):
+                        assert (await staying).payload == b"%d" % number
 
     asyncio.run(main())

@@ -91,6 +91,15 @@ class TestPublishing:
         with pytest.raises(TypeError):
             Publisher().publish()  # type: ignore[call-arg]
 
+    def test_a_ring_is_given_once(self, pair: tuple[Writer, Reader]) -> None:
+        writer, reader = pair
+        with pytest.raises(TypeError, match="once"):
+            Publisher(writer)._set_writer(writer)
+        with pytest.raises(TypeError, match="once"):
+            Subscription(reader)._set_reader(reader, deque())
+        with pytest.raises(AttributeError, match="popleft"):
+            QuickSubscription()._set_reader(reader, [])  # type: ignore[arg-type]
+
 
 class TestReceiving:
     def test_what_is_there_comes_one_by_one(self, pair: tuple[Writer, Reader]) -> None:

@@ -36,11 +36,11 @@ typedef struct {
 } QuickPublisher;
 
 static PyObject *quick_set_writer(QuickPublisher *self, PyObject *writer) {
-    if (!Py_IS_TYPE(writer, tp_writer_type)) {
-        PyErr_SetString(PyExc_TypeError, "a Writer is wanted");
+    if (!Py_IS_TYPE(writer, tp_writer_type) || self->writer) {
+        PyErr_SetString(PyExc_TypeError, "a Writer is wanted, once");
         return NULL;
     }
-    Py_XSETREF(self->writer, (WriterObject *)Py_NewRef(writer));
+    self->writer = (WriterObject *)Py_NewRef(writer);
     Py_RETURN_NONE;
 }
 
@@ -71,20 +71,18 @@ typedef struct {
     PyObject_HEAD
     ReaderObject *reader; /* NULL: none given yet */
     PyObject *buffer;     /* a deque: what was taken and not handed out */
-    PyObject *popleft;    /* of the buffer */
+    PyObject *popleft;    /* of the buffer; all three are given once, and stay */
 } QuickSubscription;
 
 static PyObject *quick_set_reader(QuickSubscription *self, PyObject *const *args, Py_ssize_t nargs) {
-    if (nargs != 2 || !Py_IS_TYPE(args[0], tp_reader_type)) {
-        PyErr_SetString(PyExc_TypeError, "a Reader and a deque are wanted");
+    if (nargs != 2 || !Py_IS_TYPE(args[0], tp_reader_type) || self->reader) {
+        PyErr_SetString(PyExc_TypeError, "a Reader and a deque are wanted, once");
         return NULL;
     }
-    PyObject *popleft = PyObject_GetAttr(args[1], name_popleft);
-    if (!popleft)
+    if (!(self->popleft = PyObject_GetAttr(args[1], name_popleft)))
         return NULL;
-    Py_XSETREF(self->reader, (ReaderObject *)Py_NewRef(args[0]));
-    Py_XSETREF(self->buffer, Py_NewRef(args[1]));
-    Py_XSETREF(self->popleft, popleft);
+    self->reader = (ReaderObject *)Py_NewRef(args[0]);
+    self->buffer = Py_NewRef(args[1]);
     Py_RETURN_NONE;
 }
 

@@ -495,7 +495,12 @@ class LocalAsyncClient(AsyncClient):
         finally:
             if timer is not None:
                 timer.cancel()
-            self._asleep.pop(state, None)
+            self._end_sleep(state, sleeper)
+
+    def _end_sleep(self, state: ReaderState, sleeper: Sleeper) -> None:
+        """Who slept goes on, or was cancelled; by then somebody else may sleep there."""
+        if self._asleep.get(state) is sleeper:
+            del self._asleep[state]
             if state.id in self._protocol.readers:
                 state.reader.disarm()
 

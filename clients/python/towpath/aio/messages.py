@@ -276,7 +276,7 @@ class LocalAsyncSubscription(AsyncSubscription):
         self._quick = QuickSubscription()
         self._quick._set_reader(state.reader, self._buffer)
         self._take_one = self._quick._take_one
-        self._sleeper = Sleeper(client._loop)
+        self._sleeper: Sleeper | None = None  # one that nobody sleeps on
         self._log = StoredLog(state.excluded, state.begins)
         self._asked: asyncio.Future[calls.StoredRead | TowpathError] | None = None  # of the store
         self._place: SavedPlace | None = None
@@ -337,14 +337,14 @@ class LocalAsyncSubscription(AsyncSubscription):
                 return message
             if timeout is not None or not reader.is_plain:
                 break
-            asleep[self._state] = self._sleeper
+            sleeper, self._sleeper = self._sleeper or Sleeper(self._client._loop), None
+            asleep[self._state] = sleeper
             try:
                 if not reader.arm():
-                    await self._sleeper
+                    await sleeper
             finally:
-                asleep.pop(self._state, None)
-                if self._state.id in self._client._protocol.readers:
-                    reader.disarm()
+                self._sleeper = sleeper
+                self._client._end_sleep(self._state, sleeper)
         message = await super().receive(timeout)
         # In this order: what happens from here on makes it False again.
         reader.is_plain = True

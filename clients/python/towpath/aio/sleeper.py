@@ -27,15 +27,13 @@ class Sleeper:
         loop: of the tasks that sleep here.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_is_cancelled", "_loop", "_message")
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False
-        self._callback: Callable[[Sleeper], object] | None = None
+        self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
-        self._is_cancelled = False
-        self._message: object = None
 
     def __await__(self) -> Generator[Sleeper, None, None]:
         """Sleep until woken."""
@@ -43,8 +41,8 @@ class Sleeper:
         yield self
 
     def wake_now(self) -> None:
-        """Let the task go on before this returns. From a callback of the loop; anybody else's task that
-        happens to run is not disturbed.
+        """Let the task go on before this returns. From a callback of the loop; where another task runs, it is
+        as :meth:`wake_soon`.
         """
         callback = self._callback
         if callback is None:
@@ -58,9 +56,12 @@ class Sleeper:
 
     def wake_soon(self) -> None:
         """Let the task go on with the loop's next turn."""
+        self._wake_soon(self)
+
+    def _wake_soon(self, why: Sleeper | _Cancelled) -> None:
         callback, self._callback = self._callback, None
         if callback is not None:
-            self._loop.call_soon(callback, self, context=self._context)
+            self._loop.call_soon(callback, why, context=self._context)
 
     # ---- what a task asks of a future ----
 
@@ -68,21 +69,26 @@ class Sleeper:
         """Whose tasks may sleep here."""
         return self._loop
 
-    def add_done_callback(self, callback: Callable[[Sleeper], object], *, context: Context) -> None:
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
         """How the task is woken: it sleeps now."""
-        self._is_cancelled = False
         self._callback, self._context = callback, context
 
     def cancel(self, msg: Any = None) -> bool:
         """Wake the task with a cancellation; False when it does not sleep any more."""
         if self._callback is None:
             return False
-        self._is_cancelled, self._message = True, msg
-        self.wake_soon()
+        self._wake_soon(_Cancelled(msg))
         return True
 
     def result(self) -> None:
-        """Raises CancelledError where that is why the task was woken."""
-        if self._is_cancelled:
-            self._is_cancelled = False
-            raise asyncio.CancelledError(*(() if self._message is None else (self._message,)))
+        """Nothing: the task was woken."""
+
+
+class _Cancelled:
+    """Given to a task in place of what it slept on: it was cancelled."""
+
+    def __init__(self, message: Any) -> None:
+        self._arguments = () if message is None else (message,)
+
+    def result(self) -> None:
+        raise asyncio.CancelledError(*self._arguments)
