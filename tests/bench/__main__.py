@@ -38,6 +38,8 @@ from tests.bench import (
     footprint,
     kinds,
     loans,
+    locks,
+    locks_core,
     message_queues,
     report,
     scaling,
@@ -51,7 +53,7 @@ from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Placement, Site
 
 FAMILIES: Final = ("local", "peers")
-PARTS: Final = (*FAMILIES, "kinds", "bridge", "loans", "process", "footprint", "scaling")
+PARTS: Final = (*FAMILIES, "kinds", "locks", "bridge", "loans", "process", "footprint", "scaling")
 PATTERNS: Final[tuple[Pattern, ...]] = ("one-way", "fan-out", "round trip")
 FULL_S, QUICK_S = 17 * 60.0, 70.0
 """For the rounds of all placements together."""
@@ -159,6 +161,13 @@ def run_parts(options: argparse.Namespace, results: Results) -> None:
             with part(results, "kinds"):
                 number, scale = (1, 1.0) if options.quick else (3, 5.0)
                 kinds.measure(results, site, number=number, scale=scale)
+        if "locks" in options.only:
+            with part(results, "locks"):
+                number, scale = (1, 0.3) if options.quick else (5, 1.0)
+                locks.measure(results, site, number=number, scale=scale)
+            with part(results, "locks in the core"):
+                records = 100_000 if options.quick else 1_000_000
+                locks_core.measure(results, samples=1_000, records=records)
         if "process" in options.only:
             with part(results, "whole processes"):
                 whole_process.measure(results, site, 5 if options.quick else 21)

@@ -99,7 +99,8 @@ def draw(results: Results, file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    figure, grid = pyplot.subplots(6, 2, figsize=(15, 32), layout="constrained")
+    count = 6 + max(0, len(results.curves) - 2) // 2  # three curves are in the first six rows
+    figure, grid = pyplot.subplots(count, 2, figsize=(15, 5.33 * count), layout="constrained")
     kinds: list[tuple[str, str, float, str, Pattern, dict[str, Any]]] = [
         ("One-way, 64 B, checksummed", "rate", 1e-6, "million messages/s", "one-way", {"is_checked": True}),
         (
@@ -136,7 +137,7 @@ def draw(results: Results, file: Path) -> None:
         "microseconds (less is better)",
         pattern="round trip", size_bytes=64, placement="two cores", pause_ns=0,
     )  # fmt: skip
-    places = (grid[4][1], grid[5][0], grid[5][1])
+    places = (grid[4][1], *(axes for row in grid[5:] for axes in row))
     for axes, (curve, points) in zip(places, results.curves.items(), strict=False):
         _curve(axes, curve, points)
     for axes in places[len(results.curves) :]:

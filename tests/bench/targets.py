@@ -315,11 +315,39 @@ TARGETS: Final[tuple[Ratio | Bound | Least | Linear, ...]] = (
     Least("loan 1 MiB, by iceoryx2's rate", "loan 1 MiB by iceoryx2", 2),
     Bound("loan 1 MiB filled, by numpy's copy", "loan 1 MiB filled by numpy's copy", 1.3, "times"),
     Bound("loan 16 MiB filled, by numpy's copy", "loan 16 MiB filled by numpy's copy", 1.3, "times"),
+    Least("lock, taken and given back, by multiprocessing.Lock", "lock by multiprocessing.Lock", 1),
+    Least("the same through the daemon, by redis-py's Lock", "daemon lock by Redis", 4),
+    Least("the same, by etcd v3's, as seen elsewhere", "daemon lock by etcd", 20),
+    Least(
+        "4 contend for a lock, each holds it 100 us: in all", "contended lock, held 100 us, /s", 7_000, "/s"
+    ),
+    Least("the same: least share by greatest", "contended lock, held 100 us, least share by greatest", 0.8),
+    Least("4 contend, none holds it, by redis-py's Lock", "contended lock, held 0 us, by Redis", 20),
+    *(
+        Bound(f"deadlock of {size} sessions reported, p99", f"deadlock of {size}, p99 ms", 10, "ms")
+        for size in (2, 10, 50, 100)
+    ),
+    Bound("a request while 10,000 wait, p99", "10,000 waiters: a further request, p99 ms", 5, "ms"),
+    Bound(
+        "banker's, 100 sessions, 20 resources: a request, p99",
+        "banker's, 100 sessions, 20 resources: a request, p99 ms",
+        5,
+        "ms",
+    ),
+    Bound("holder killed to next granted, p99", "holder killed to next granted, p99 ms", 20, "ms"),
+    Bound("replay of a million lock commands", "replay of a million lock commands, s", 10, "s"),
+    Bound(
+        "longest tail of the lock journal", "longest tail of the lock journal, commands", 20_512, "commands"
+    ),
     Bound("1,000 declared channels add", "declared added MB", 10, "MB"),
     Bound("1,000 used channels: descriptors of any process", "used descriptors", 4_000, "descriptors"),
     Linear("cost of a message against channels in use"),
     Linear("cost of a publish against subscribers"),
     Linear("cost of a message against its size"),
+    Linear("cost of a request against waiters"),
+    Linear("cost of a banker's request against sessions"),
+    Linear("time to report a deadlock against sessions in it"),
+    Linear("time to replay a lock command against the journal's length"),
 )
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench import kinds, targets
+from tests.bench import kinds, locks, locks_core, targets
 from tests.bench.cases import Case
 from tests.bench.results import Results
 from tests.bench.site import Site
@@ -40,6 +40,18 @@ def test_every_other_kind_is_carried() -> None:
     figures = {"queue k/s", "durable queue k/s", "durable publish /s", "durable batch k/s", "replay M/s"}
     assert set(results.singles) >= figures | {"call us", "state get us", "state get by copy"}
     assert all(figure > 0 for figure in results.singles.values())
+
+
+def test_locks_are_taken_and_given_back_everywhere() -> None:
+    """Circles are reported whole, the killed are followed, journals replayed: else the part breaks."""
+    results = Results()
+    with Site("free") as site:
+        locks.measure(results, site, number=1, scale=0.02)
+    locks_core.measure(results, samples=20, records=2_000)
+    assert all(figure > 0 for figure in results.singles.values())
+    measured = {row.target for row in targets.rows(results) if row.is_reached is not None}
+    assert {name for name in measured if "etcd" in name or "10,000 wait" in name or "killed" in name}
+    assert len(measured) >= 15
 
 
 def test_a_broken_case_is_told_and_ends_the_run_with_1(tmp_path: Path) -> None:

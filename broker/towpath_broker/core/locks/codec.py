@@ -29,6 +29,7 @@ from .limits import LockLimits
 
 RECORD_VERSION: Final = 1
 _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_from_json: Final = json.JSONDecoder().decode  # unlike json.loads it does not look for the encoding
 
 NAMES: Final[dict[type[LockCommand], str]] = {
     c.Begin: "begin",
@@ -89,7 +90,7 @@ def decode_command(record: bytes) -> tuple[LockCommand, int]:
         InvalidConfiguration: the record is of a later version of Towpath, or damaged.
     """
     try:
-        version, now_ns, name, *values = json.loads(record)
+        version, now_ns, name, *values = _from_json(record.decode())
         if version == RECORD_VERSION:
             return _DECODERS[name](values), now_ns
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
