@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ import pytest
 import towpath as library
 from tests.cli.shell import Start, bash, output, towpath, until
 from tests.support.deadlines import DEADLINE_S
+from towpath.cli import locks_plot
+from towpath.locks.model import Edge, Explanation, Owner
 
 BELOW = "setsid sh -c 'echo $$ > below; exec sleep 1000' & echo $$ > head; exec sleep 1000"
 """A program, and one that it starts in a session of its own; each writes down its number."""
@@ -196,3 +199,37 @@ def test_watching(lock: str, start: Start, client: library.Client) -> None:
     assert process.stdout.readline().endswith(b"(forced)\n")
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE_S) == -signal.SIGINT
+
+
+def test_the_picture(
+    lock: str, env: dict[str, str], start: Start, client: library.Client, tmp_path: Path
+) -> None:
+    picture = tmp_path / "locks.png"
+    with client.lock(lock), client.semaphore(f"{lock}.pool", 4).acquire(3):
+        start("lock", lock, "--", "true")
+        start("lock", lock, "--shared", "--", "true")
+        until(lambda: any(len(each.waiters) == 2 for each in client.list_locks(lock).locks), "two wait")
+        drawn = towpath("locks", "why", lock, "--plot", str(picture), env=env)
+        assert (drawn.returncode, drawn.stdout, drawn.stderr) == (0, b"", b"")
+        found = client.explain_locks()
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+    svg = tmp_path / "locks.svg"
+    locks_plot.draw(found, svg)
+    text = svg.read_text()
+    for name in (
+        "#4c78a8",
+        "#e45756",
+        "#9d9da1",
+    ):  # an owner, a wait, and one that is only a place in the queue
+        assert name in text
+    locks_plot.draw(Explanation((), (), (), False), tmp_path / "nothing.pdf")
+    assert towpath("locks", "--plot", str(tmp_path / "x.gif"), env=env).returncode == 2
+    assert towpath("locks", "space", "--plot", str(picture), env=env).returncode == 2
+
+
+def test_a_picture_of_more_than_can_be_drawn_says_so(tmp_path: Path) -> None:
+    owners = [Owner(number, 0) for number in range(1, 101)]
+    edges = tuple(Edge(one, other, "l", False) for one, other in itertools.pairwise(owners))
+    file = tmp_path / "many.svg"
+    locks_plot.draw(Explanation((), (), edges, True), file)
+    assert "60 more owners and locks are not drawn" in file.read_text()

@@ -40,7 +40,7 @@ def check_file(file: Path) -> None:
     """
     if file.suffix not in FORMATS:
         raise InvalidArgument(
-            f"{file}: a picture's name ends with {', '.join(FORMATS)}", hint="as in: --plot advice.png"
+            f"{file}: a picture's name ends with {', '.join(FORMATS)}", hint="as in: --plot picture.png"
         )
     if not file.parent.is_dir():
         raise InvalidArgument(f"{file.parent} is not a directory", hint="make it first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
 
 from towpath.cli import lock_bind, streams
 from towpath.cli.connection import connect
@@ -21,6 +22,8 @@ _USAGE = (
 
 def run(arguments: Namespace) -> int:
     """List, explain, take away, or lay down."""
+    if arguments.plot is not None and arguments.what[:1] not in ([], ["why"]):
+        raise UsageError("--plot draws all locks, or what `why` explains", "towpath locks --plot locks.png")
     match arguments.what:
         case []:
             _list(arguments, "")
@@ -49,8 +52,8 @@ def _print(text: str) -> None:
 
 def _list(arguments: Namespace, prefix: str) -> None:
     with connect(arguments) as client:
-        if arguments.dot:
-            _print(dot(client.explain_locks()))
+        if arguments.dot or arguments.plot:
+            _draw(arguments, client.explain_locks())
             return
         locks, sessions = client.list_locks(prefix)
     if arguments.json:
@@ -67,8 +70,8 @@ def _list(arguments: Namespace, prefix: str) -> None:
 def _explain(arguments: Namespace, what: str) -> None:
     with connect(arguments) as client:
         found = client.explain_locks(session=int(what)) if what.isdigit() else client.explain_locks(what)
-    if arguments.dot:
-        _print(dot(found))
+    if arguments.dot or arguments.plot:
+        _draw(arguments, found)
         return
     if arguments.json:
         _print(json.dumps(asdict(found)))
@@ -136,6 +139,18 @@ def _declare_space(arguments: Namespace, name: str) -> None:
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------
+
+
+def _draw(arguments: Namespace, found: Explanation) -> None:
+    if arguments.dot:
+        _print(dot(found))
+        return
+    from towpath.cli import locks_plot
+    from towpath.cli.advise_plot import check_file
+
+    file = Path(arguments.plot)
+    check_file(file)
+    locks_plot.draw(found, file)
 
 
 def _node(owner: Owner) -> str:
