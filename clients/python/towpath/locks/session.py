@@ -38,7 +38,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from towpath import convert
+from towpath import calls, convert
 from towpath.asking import Asking
 from towpath.calls import Call
 from towpath.errors import (
@@ -288,7 +288,7 @@ class LockSession:
         self._next_beat_ns = 0
         self._release = 0
         self._releasing: dict[int, int] = {}
-        self._unreleased: list[int] = []
+        self._unreleased: set[int] = set()
         self._behind: deque[Pending] = deque()
         self._mutex = threading.Lock()
         self._numbers = itertools.count(1)
@@ -408,29 +408,41 @@ class LockSession:
     def _give_back(self, number: int) -> None:
         """Release what a request holds. While there is no connection nothing is said: it is given back when
         the session is taken up again."""
-        call = requests.release(self.id, number)
         if not self._lease_ms:
-            self._asking._post(call, _ignore)
+            self._asking._post(requests.release(self.id, number), _ignore)
             return
-        call = replace(call, is_one_way=False)
         with self._mutex:
             self._release += 1
             release = self._release
             self._releasing[release] = number
+        self._say_release(release, number)
+
+    def _say_release(self, release: int, number: int) -> None:
+        call = replace(requests.release(self.id, number), is_one_way=False)
         if self._asking._post(call, partial(self._released, release)) is None:
-            self._released(release, None)
+            self._released(release, calls.not_connected())
 
     def _released(self, release: int, outcome: TowpathError | None) -> None:
-        """A release was answered, or never will be: what was behind it is asked for."""
+        """A release was answered: what was behind it is asked for. One of which it is not known what became
+        of it is said again."""
         with self._mutex:
-            number = self._releasing.pop(release)
             if isinstance(outcome, _UNCERTAIN):
-                self._unreleased.append(number)
+                self._unreleased.add(release)
+                return
+            self._releasing.pop(release, None)
             ready: list[Pending] = []
             while self._behind and not self._is_behind(self._behind[0]):
                 ready.append(self._behind.popleft())
         for each in ready:
             each.ask(self._asking)
+
+    def _release_again(self) -> None:
+        """Say again what was not answered for a reason that passes."""
+        with self._mutex:
+            unreleased, self._unreleased = self._unreleased, set()
+            again = [(each, self._releasing[each]) for each in unreleased if each in self._releasing]
+        for release, number in again:
+            self._say_release(release, number)
 
     def let_go(self, hold: Hold) -> None:
         """It is not held any more, as far as this program is concerned. Errors as for :meth:`release`."""
@@ -550,13 +562,6 @@ class LockSession:
             due_ns = min(due_ns, self._lost_at_ns)
         return max(0.0, (due_ns - _now_ns()) / 1e9)
 
-    def _release_again(self) -> None:
-        """Say again what was not answered for a reason that passes."""
-        with self._mutex:
-            again, self._unreleased = self._unreleased, []
-        for number in again:
-            self._give_back(number)
-
     def _opened(self, opened: locks_pb2.LockSessionOpened) -> None:
         if self.why_lost is not None:  # it was closed while the connection was broken
             self._end_stream(is_to_be_told=True)
@@ -568,14 +573,22 @@ class LockSession:
             self.id = opened.session
             self._token = opened.resume_token
             self._broken_at_ns = 0
-            self._is_open = True
             found = self._find(opened) if self._on_found is not None else None
-            pending = list(self._pending)
-            wanted = {each.number for each in pending} | set(self._holds)
+            wanted = {each.number for each in self._pending} | set(self._holds)
             held = {grant.request for grant in opened.grants}
             lost = [number for number in self._holds if number not in held]
-        for number in sorted(held - wanted):
+            self._releasing = {each: number for each, number in self._releasing.items() if number in held}
+            self._unreleased = set(self._releasing)
+            unknown = held - wanted - set(self._releasing.values())
+        self._release_again()
+        for number in sorted(unknown):
             self._give_back(number)
+        with self._mutex:  # from now on requests may be asked for, behind what was just said
+            self._is_open = True
+            pending = list(self._pending)
+            for each in pending:
+                each.after = self._release
+            self._behind = deque(pending)
         for number in sorted({wait.request for wait in opened.waits} - wanted) if found is None else ():
             self._withdraw(number)
         waiting = {each.number for each in pending}
