@@ -378,7 +378,7 @@ class LockSession:
         if is_pending:
             pending.outcome = ConnectionLost("it was given up", hint="")
             pending.stop_asking()
-            if pending.is_new:
+            if pending.is_new and self.id:
                 self._give_back(pending.number)  # the grant may be on its way
         elif isinstance(pending.outcome, Standing) and (hold := self._holds.get(pending.number)) is not None:
             self.release(hold)

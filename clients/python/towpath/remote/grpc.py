@@ -191,6 +191,24 @@ class GrpcConnection:
             del work
         raise failure
 
+    async def write_first(self, call: Any, body: Any) -> None:
+        """Write a stream's first request. On a connection that is breaking gRPC may never come back from it
+        (seen with 1.85: it waits to have sent the call's metadata), so the connection's end ends it.
+
+        Raises:
+            TowpathError: the stream has ended.
+            asyncio.InvalidStateError: so it had before.
+        """
+        writing = asyncio.ensure_future(call.write(body))
+        try:
+            await asyncio.wait((writing, self._lost), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                await self.settled(writing)
+                return
+        finally:
+            writing.cancel()
+        raise ConnectionLost("the connection to the gateway was lost")
+
     async def read(self, call: Any) -> Any:
         """Return a stream's next response.
 
@@ -256,9 +274,15 @@ class GrpcConnection:
         return kind(self, call, begun)
 
     async def open_exchange(self, call: Call[T]) -> GrpcExchange[T]:
-        exchange = GrpcExchange(self, call, self.begin(self._method(call)))
-        await exchange.send(call.body)
-        return exchange
+        begun = self.begin(self._method(call))
+        try:
+            await self.write_first(begun, call.body)
+        except asyncio.InvalidStateError:
+            raise await self.reason(begun) from None
+        except BaseException:
+            begun.cancel()
+            raise
+        return GrpcExchange(self, call, begun)
 
     async def subscribe(self, request: SubscribeRequest, held: int) -> GrpcBatches:
         batches = GrpcBatches(self, self.begin(self._channels.Subscribe), request)
@@ -324,7 +348,7 @@ class GrpcBatches:
 
     async def wait_subscribed(self) -> None:
         """Wait until nothing published from now on is missed."""
-        await self._connection.settled(self._call.write(self._request))
+        await self._connection.write_first(self._call, self._request)
         response = await self._receive()
         if not response.HasField("subscribed"):
             raise ProtocolViolation("a subscription began without its first response")
@@ -367,11 +391,13 @@ class GrpcPublication:
         self, payloads: Sequence[bytes], headers: Sequence[Headers] | None
     ) -> PublishStreamResponse:
         request = PublishStreamRequest(payloads=payloads, headers=headers)
-        if self._call is None:
-            self._call = self._connection.begin(self._method)
-            request.channel = self._channel
         try:
-            await self._connection.settled(self._call.write(request))
+            if self._call is None:
+                self._call = self._connection.begin(self._method)
+                request.channel = self._channel
+                await self._connection.write_first(self._call, request)
+            else:
+                await self._connection.settled(self._call.write(request))
         except asyncio.InvalidStateError:
             # The stream had ended before; how, its status says.
             raise await self._connection.reason(self._call) from None
