@@ -17,6 +17,8 @@ from tests.door.total_load import Load
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import _ring, protocol
+from towpath_broker.store.database import STORE_NAME
+from towpath_broker.store.segments import directory_of
 
 CONFIG = "zeromq = false\ngrpc = false\n"
 CHANNEL = "log"
@@ -55,6 +57,7 @@ def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
             load.stop()
         load.check()
         check_replay(daemon, load)
+    assert [*directory_of(tmp_path / "state" / STORE_NAME).iterdir()], "some parcels were large"
 
 
 def kill_at_each_operation(tmp_path: Path, shim: Path, numbers: range, times: int) -> None:
@@ -78,6 +81,7 @@ def kill_at_each_operation(tmp_path: Path, shim: Path, numbers: range, times: in
             load.stop()
         load.check()
         check_replay(daemon, load)
+    assert [*directory_of(tmp_path / "state" / STORE_NAME).iterdir()], "some parcels were large"
 
 
 def test_at_random(tmp_path: Path) -> None:
