@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import re
 from typing import Final
@@ -12,6 +13,7 @@ import pytest
 from tests.docs.markdown import ROOT, code_spans
 from tests.docs.test_architecture import resolve
 from towpath_broker.core.limits import Limits
+from towpath_broker.core.locks.limits import LockLimits
 
 DOCUMENT: Final = (ROOT / "GUARANTEES.md").read_text()
 TESTS: Final = sorted({span for span in code_spans("GUARANTEES.md") if "::" in span and span != "file::test"})
@@ -47,6 +49,11 @@ def test_every_row_of_what_fails_names_a_test() -> None:
 def test_limits_are_all_there_with_their_values() -> None:
     expected = [[bound.name, str(value), str(bound.metadata["maximum"])] for bound, value in Limits().items()]
     assert rows("limits") == expected
+    of_locks = [
+        [bound.name, str(bound.default), str(bound.metadata["maximum"])]
+        for bound in dataclasses.fields(LockLimits)
+    ]
+    assert rows("lock limits") == of_locks
 
 
 @pytest.mark.parametrize("name, value", [(row[0], row[1]) for row in rows("constants")])
