@@ -28,13 +28,13 @@ class GrpcSettings:
         "HOST:PORT on this host, or unix:/path; port 0 takes a free port, which towpath status tells",
     )
     calls_max: int = setting(
-        4_096,
-        "calls open at once, streams included, over all connections; more are refused",
+        32_768,
+        "calls open at once, streams and requests for locks included, over all connections; more are refused",
         minimum=1,
         maximum=65_536,
     )
     calls_per_connection_max: int = setting(
-        1_024,
+        16_384,
         "calls open at once on one connection; more wait in the client",
         minimum=1,
         maximum=65_536,

@@ -11,8 +11,12 @@ Theory of operation
     itself a session of its own is found below us. If we are killed ourselves, a guard does it
     (``running.Guard``).
 
+    From afar the daemon gives the lock to the next when it has not heard of us for as long as the lease. By
+    then nothing of ours may run: so the program is asked to end (SIGTERM) while there is still time for that,
+    and what is left is killed before the lease can have run out.
+
     Nothing is looked at again and again: one poll(2) waits for the program's end and for news of the lock;
-    with a timeout only while the daemon is not there.
+    with a timeout only while the daemon is not there, and from afar until the lease comes near its end.
 
 Exit statuses are those of flock(1) where it has them: 1 (``-E``) if the lock could not be had in time.
 """
@@ -34,7 +38,7 @@ from typing import Final
 from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError
 from towpath.cli.running import GRACE_S, Guard, check_command
-from towpath.errors import LockHeld, Timeout, TowpathError
+from towpath.errors import LockHeld, SessionLost, Timeout, TowpathError
 from towpath.locks.blocking import Guard as Held
 from towpath.locks.joined import SCHEMES
 from towpath.locks.session import LockSession
@@ -42,6 +46,8 @@ from towpath.locks.session import LockSession
 EXIT_BUSY: Final = 1
 EXIT_LOST: Final = 79
 """The lock was lost while the program ran; it has been ended."""
+GRACE_OF_LEASE: Final = 5
+"""The part of a lease, one in so many, that a program has to end, if it is less than that."""
 DISCONNECTED_LOOK_S: Final = 0.2
 END_LOOK_S: Final = 0.02
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -62,6 +68,8 @@ def run(arguments: Namespace) -> int:
     check_command(arguments.command)
     timeout = 0.0 if arguments.nonblock else arguments.timeout
     with connect(arguments) as client:
+        if arguments.lease is not None:
+            client.set_lock_lease(arguments.lease)
         try:
             if arguments.permits is not None:
                 semaphore = client.semaphore(arguments.name, arguments.permits)
@@ -96,10 +104,10 @@ def _run_held(arguments: Namespace, held: Held) -> int:
         try:
             why_lost = _wait(process, held)
         except BaseException:
-            _end_tree(process, guard.pid)
+            _end_tree(process, guard.pid, GRACE_S)
             raise
         if why_lost is not None:
-            _end_tree(process, guard.pid)
+            _end_tree(process, guard.pid, _grace_s(held.session))
             print(
                 f"towpath: {held.name} was lost, and the program ended: {why_lost.message}", file=sys.stderr
             )
@@ -130,7 +138,14 @@ def _wait(process: subprocess.Popen[bytes], held: Held) -> TowpathError | None:
                 held.check()
             except TowpathError as error:
                 return error
-            found = poller.poll(None if session.is_connected else DISCONNECTED_LOOK_S * 1e3)
+            look_s = None if session.is_connected else DISCONNECTED_LOOK_S
+            if session.lease_s:
+                look_s = session.left_s - min(GRACE_S, session.lease_s / GRACE_OF_LEASE)
+                if look_s <= 0:
+                    return SessionLost(
+                        f"the daemon was not heard of, and the lease ends in {session.left_s:.1f} s"
+                    )
+            found = poller.poll(None if look_s is None else look_s * 1e3 + 1)
             if any(descriptor == ended for descriptor, _ in found):
                 process.wait()
                 return None
@@ -173,9 +188,14 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _end_tree(process: subprocess.Popen[bytes], guard: int) -> None:
+def _grace_s(session: LockSession) -> float:
+    """How long a program has to end after SIGTERM, when the lock is lost."""
+    return max(0.0, min(GRACE_S, session.left_s)) if session.lease_s else GRACE_S
+
+
+def _end_tree(process: subprocess.Popen[bytes], guard: int, grace_s: float) -> None:
     """End the program and all that it has started: SIGTERM, then SIGKILL until nothing is below us."""
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     told: set[int] = set()
     while below := _descendants(os.getpid()) - {guard}:
         number = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL

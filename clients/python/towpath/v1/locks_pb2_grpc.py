@@ -138,6 +138,8 @@ class LocksServicer:
     def Acquire(self, request, context):
         """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
         an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
+        What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
+        and takes NOT_HELD for an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,8 @@ class LocksStub:
     Acquire: _grpc.UnaryStreamMultiCallable[_locks_pb2.AcquireRequest, _locks_pb2.AcquireResponse]
     """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
     an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
+    What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
+    and takes NOT_HELD for an answer.
     """
     UpgradeLock: _grpc.UnaryStreamMultiCallable[_locks_pb2.UpgradeLockRequest, _locks_pb2.UpgradeLockResponse]
     """Makes a shared lock exclusive. Nobody else has it exclusively in between. Answered as Acquire; after an error it is
@@ -86,6 +88,8 @@ class LocksAsyncStub(LocksStub):
     Acquire: _aio.UnaryStreamMultiCallable[_locks_pb2.AcquireRequest, _locks_pb2.AcquireResponse]  # type: ignore[assignment]
     """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
     an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
+    What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
+    and takes NOT_HELD for an answer.
     """
     UpgradeLock: _aio.UnaryStreamMultiCallable[_locks_pb2.UpgradeLockRequest, _locks_pb2.UpgradeLockResponse]  # type: ignore[assignment]
     """Makes a shared lock exclusive. Nobody else has it exclusively in between. Answered as Acquire; after an error it is
@@ -136,6 +140,8 @@ class LocksServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_locks_pb2.AcquireResponse], _abc.AsyncIterator[_locks_pb2.AcquireResponse]]:
         """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
         an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
+        What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
+        and takes NOT_HELD for an answer.
         """
 
     @_abc_1.abstractmethod

@@ -55,6 +55,12 @@ def _lock(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--note", metavar="TEXT", default="", help="for people who wonder. Default: the command"
     )
+    parser.add_argument(
+        "--lease",
+        metavar="SECONDS",
+        type=values.seconds,
+        help="from afar (--url): how long the lock outlives a broken connection, 1 to 3600. Default: 10",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="say what happens")
 
 
@@ -119,7 +125,8 @@ VERBS: Final = (
         "Waits until the lock is free, runs CMD, releases the lock and exits as CMD did (128 + N if signal N "
         "ended it). CMD finds the lock's name in TOWPATH_LOCK, and in TOWPATH_FENCE the fencing token: a "
         "number above that of every holder before, for others to check. If the lock is lost meanwhile, CMD "
-        "and all that it has started is ended, and the exit status is 79. Exit 1 (-E): it was not free in "
+        "and all that it has started is ended, and the exit status is 79; from afar (--url), when the daemon "
+        "cannot be heard of, before it can give the lock to the next. Exit 1 (-E): it was not free in "
         "time. Other refusals have the exit status of their error. "
         "`towpath lock bind NAME URL` joins a lock to a local one (administrators only): flock:/path, "
         "fcntl:/path (as lockf(3) takes it) or sem:/name (a POSIX semaphore). While NAME is held the local "
