@@ -42,40 +42,6 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 # ---- latches -----------------------------------------------------------------------------------------------
 
 
-def test_a_latch_opens_once_when_it_has_been_counted_down(
-    connect: Connect, name: str, threads: ThreadPoolExecutor
-) -> None:
-    one, two = connect(), connect()
-    with pytest.raises(errors.LockHeld):
-        one.latch(name, 3).wait(0)
-    waits = [threads.submit(connect().latch(name, 3).wait) for _ in range(2)]
-    assert one.latch(name, 3).count_down() is False
-    with pytest.raises(errors.Timeout):
-        one.latch(name, 3).wait(0.01)
-    with pytest.raises(errors.LockConflict):
-        two.latch(name, 2).count_down()
-    with pytest.raises(errors.LockConflict):
-        two.barrier(name, 3).wait(0)
-    arrived = threads.submit(two.latch(name, 3).arrive)
-    one.latch(name, 3).count_down()
-    assert arrived.result(DEADLINE_S) in (1, 2)
-    for wait in waits:
-        wait.result(DEADLINE_S)
-    one.latch(name, 3).wait(0)  # it stays open
-    assert one.latch(name, 3).count_down() is True
-    with pytest.raises(errors.InvalidName):
-        one.latch("a b", 3)
-    with pytest.raises(errors.InvalidArgument):
-        one.latch(f"{name}.other", 0).count_down()
-
-
-def test_who_leaves_a_latch_breaks_nothing(connect: Connect, name: str) -> None:
-    one, two = connect(), connect()
-    with pytest.raises(errors.Timeout):
-        one.latch(name, 2).arrive(0.01)  # counted all the same
-    assert two.latch(name, 2).count_down() is True
-
-
 # ---- elections ---------------------------------------------------------------------------------------------
 
 
@@ -128,28 +94,6 @@ def test_a_leader_of_old_writes_nothing(connect: Connect, name: str) -> None:
 
 
 # ---- watches -----------------------------------------------------------------------------------------------
-
-
-def test_what_happens_to_locks_is_told_in_order(connect: Connect, name: str) -> None:
-    one, two = connect(), connect()
-    held = one.lock(f"{name}.held").acquire()
-    watch = two.watch_locks(name)
-    assert watch.receive(DEADLINE_S) == LockEvent("held", one.list_locks(name).locks[0].holders[0])
-    with pytest.raises(errors.Timeout):
-        watch.receive(0.01)
-    for number in range(3):
-        guard = one.lock(f"{name}.l{number}").acquire(shared=True)
-        event = watch.receive(DEADLINE_S)
-        assert (event.kind, event.grant.lock, event.grant.token) == ("granted", guard.name, guard.token)
-        guard.release()
-        event = watch.receive(DEADLINE_S)
-        assert (event.kind, event.reason, event.grant.token) == ("released", "released", guard.token)
-    two.force_release(held.name)
-    assert watch.receive(DEADLINE_S).reason == "forced"
-    watch.close()
-    with pytest.raises(errors.ConnectionLost):
-        watch.receive()
-    assert list(watch) == []
 
 
 def test_a_watch_goes_on_when_the_core_is_back_and_says_so(tmp_path: Path) -> None:

@@ -53,99 +53,6 @@ def program(code: str, daemon: DaemonHandle, *arguments: str) -> subprocess.Pope
     return subprocess.Popen([sys.executable, "-c", code, str(daemon.socket), *arguments])
 
 
-def test_a_value_is_had_by_its_guard_and_written_with_the_release(connect: Connect, name: str) -> None:
-    one, two = connect(), connect()
-    with one.guarded(name).write() as guard:
-        assert (guard.value, guard.is_set, guard.written_by) == (b"", False, 0)
-        guard.value = b"first"
-        token = guard.token
-    with two.guarded(name).write() as guard:
-        assert (guard.value, guard.is_set, guard.written_by) == (b"first", True, token)
-    with pytest.raises(errors.NotHeld):
-        _ = guard.value
-    with two.guarded(name).read() as guard:
-        assert guard.written_by == token  # what has not changed is not written
-
-
-def test_what_is_changed_in_place_is_written(connect: Connect, name: str) -> None:
-    initial: list[int] = []
-    with connect().guarded(name, JSON, initial=initial).write() as guard:
-        guard.value.append(1)
-    with connect().guarded(name, JSON, initial=initial).write() as guard:
-        guard.value.append(2)
-        assert guard.value == [1, 2]
-    assert initial == []
-    with connect().guarded(name, JSON).read() as guard:
-        assert guard.value == [1, 2]
-
-
-def test_a_block_that_fails_writes_nothing_and_does_not_poison(connect: Connect, name: str) -> None:
-    one = connect()
-    with one.guarded(name, JSON, initial=1).write() as guard:
-        guard.value = 2
-    with pytest.raises(ZeroDivisionError), one.guarded(name, JSON, initial=1).write() as guard:
-        guard.value = 3
-        _ = 1 / 0
-    with one.guarded(name, JSON, initial=1).write() as guard:
-        assert guard.value == 2 and not guard.is_poisoned
-        guard.value = 4
-        guard.abandon()
-    with one.guarded(name, JSON, initial=1).write() as guard:
-        assert guard.value == 2
-        guard.value = 5
-        guard.commit()
-        guard.value = 6
-        guard.release()
-        with pytest.raises(errors.NotHeld):
-            guard.value = 7
-    with one.guarded(name, JSON).read() as guard:
-        assert guard.value == 6
-
-
-def test_readers_together_and_nobody_while_it_is_written(connect: Connect, name: str) -> None:
-    one, two = connect(), connect()
-    writer = connect().guarded(name)
-    with one.guarded(name).read() as first, two.guarded(name).read() as second:
-        assert first.value == second.value == b""
-        with pytest.raises(errors.LockHeld):
-            writer.write(0)
-    with writer.write(), pytest.raises(errors.Timeout):
-        one.guarded(name).read(0.01)
-
-
-def test_a_type_of_ones_own(connect: Connect, name: str) -> None:
-    with connect().guarded(name, Account).write() as guard:
-        assert guard.value is None
-        guard.value = Account("ada", 3)
-    with connect().guarded(name, Account, initial=Account("nobody")).write() as guard:
-        guard.value.balance += 4
-    with connect().guarded(name, Account).read() as guard:
-        assert guard.value == Account("ada", 7)
-    with connect().guarded(name, list[int]).read() as guard, pytest.raises(errors.InvalidArgument):
-        _ = guard.value  # it is of another type
-    with connect().guarded(name, bytes).read() as guard:
-        assert guard.value == b'{"owner":"ada","balance":7}'
-
-
-def test_what_cannot_be_encoded_is_not_written_and_the_lock_is_free_again(
-    connect: Connect, name: str
-) -> None:
-    one = connect()
-    unfit: Any = "much"
-    with pytest.raises(errors.InvalidArgument):
-        one.guarded(name, JSON, initial={1, 2})
-    with pytest.raises(errors.InvalidArgument), one.guarded(name, JSON, initial=0).write() as guard:
-        guard.value = {1, 2}
-    with pytest.raises(errors.InvalidArgument), one.guarded(name, Account).write() as guard:
-        guard.value = Account("ada", unfit)
-    with pytest.raises(errors.MessageTooLarge), one.guarded(name).write() as guard:
-        guard.value = bytes(1 << 17)
-    with connect().guarded(name, JSON).read(DEADLINE_S) as guard:
-        assert guard.value is None and not guard.is_poisoned
-    with pytest.raises(errors.InvalidName):
-        one.guarded("a b")
-
-
 @pytest.mark.parametrize("value", [b"", b"x", bytearray(b"y"), memoryview(b"z")])
 def test_bytes_are_any_bytes(value: Any) -> None:
     assert BYTES.encode(value) == bytes(value)
@@ -169,19 +76,6 @@ def test_codecs_raise_what_is_documented() -> None:
     nested.append(nested)
     with pytest.raises(errors.InvalidArgument):
         JSON.encode(nested)
-
-
-def test_compare_and_set_by_the_token_that_wrote(connect: Connect, name: str) -> None:
-    counter = connect().guarded(name, JSON, initial=0)
-    first = counter.compare_and_set(1, written_by=0)
-    with counter.read() as guard:
-        assert (guard.value, guard.written_by) == (1, first)
-    second = connect().guarded(name, JSON, initial=0).compare_and_set(2, written_by=first)
-    assert second > first
-    with pytest.raises(errors.VersionConflict):
-        counter.compare_and_set(3, written_by=first)
-    with counter.read() as guard:
-        assert guard.value == 2
 
 
 def test_nothing_is_lost_between_many_programs(daemon: DaemonHandle, name: str) -> None:

@@ -19,6 +19,7 @@ from towpath.locks.latches import AsyncLatch
 from towpath.locks.requests import Standing
 from towpath.locks.spaces import LockSpace, Policy, Victim
 from towpath.locks.watching_aio import AsyncLockWatch
+from towpath.result import attempt_async
 
 T = TypeVar("T")
 
@@ -108,3 +109,7 @@ class AsyncLocking(AsyncRegistry):
         """Follow what happens to the locks whose names begin so: first what is held, then each change. Close
         it when done."""
         return AsyncLockWatch(self._locks._client, prefix)
+
+    try_declare_lock_space = attempt_async(declare_lock_space)
+    try_remove_lock_space = attempt_async(remove_lock_space)
+    try_claim = attempt_async(claim)

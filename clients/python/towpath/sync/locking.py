@@ -22,6 +22,7 @@ from towpath.locks.latches import Latch
 from towpath.locks.requests import Standing
 from towpath.locks.spaces import LockSpace, Policy, Victim
 from towpath.locks.watching import LockWatch
+from towpath.result import attempt
 from towpath.sync.registry import Registry
 
 T = TypeVar("T")
@@ -157,3 +158,7 @@ class Locking(Registry):
         """Follow what happens to the locks whose names begin so: first what is held, then each change. Close
         it when done."""
         return LockWatch(self._locks._client, prefix)
+
+    try_declare_lock_space = attempt(declare_lock_space)
+    try_remove_lock_space = attempt(remove_lock_space)
+    try_claim = attempt(claim)
