@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -206,6 +207,28 @@ class TestReceiving:
         wake(writer, reader)
         thread.join(DEADLINE_S)
         assert [getattr(each, "payload", each) for each in got] == [expected]
+
+    def test_a_signal_ends_the_wait(self, pair: tuple[Writer, Reader]) -> None:
+        _, reader = pair
+
+        def strike() -> None:
+            while not is_waited_in(reader):
+                pass
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, _stop)
+        thread = threading.Thread(target=strike)
+        try:
+            thread.start()
+            with pytest.raises(InterruptedError):
+                Subscription(reader).receive()
+        finally:
+            thread.join(DEADLINE_S)
+            signal.signal(signal.SIGUSR1, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise InterruptedError
 
 
 def is_waited_in(reader: Reader) -> bool:

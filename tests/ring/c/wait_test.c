@@ -1,4 +1,4 @@
-/* The spin before a sleep: that it adapts, is bounded, and begins with what paid last. */
+/* The spin before a sleep: that it adapts, is bounded, and begins with what paid last. And the glance before that. */
 #include "testing.h"
 
 static void test_spin_adapts(void) {
@@ -64,8 +64,39 @@ static void test_spin_remembers_what_paid(void) {
     CHECK(!spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 4);
 }
 
+static void test_glance(void) {
+    struct tpr_writer writer;
+    struct tpr_reader reader;
+    struct tpr_view view;
+    CHECK(tpr_writer_open(&writer, 1, 4096) == TPR_OK && tpr_reader_open(&reader, 2, 4) == TPR_OK);
+    int ring = tpr_writer_share(&writer), control = tpr_reader_share(&reader);
+    CHECK(tpr_reader_add(&reader, ring, 0, 1, TPR_START_BEGIN, -1, NULL) == TPR_OK);
+    CHECK(tpr_writer_attach(&writer, 2, control, 0, -1, TPR_START_BEGIN) == TPR_OK);
+    reader.spin.yields_first = 0; /* where there is one core to run on it is set */
+    CHECK(!tpr_reader_glance(&reader, 3));
+    CHECK(tpr_writer_publish(&writer, NULL, 0, "x", 1) == TPR_OK);
+    CHECK(!tpr_reader_glance(&reader, 0) && tpr_reader_glance(&reader, 1));
+    reader.spin.yields_first = 1;
+    CHECK(!tpr_reader_glance(&reader, 1));
+    reader.spin.yields_first = 0;
+    reader.spin.budget_ns = 0;
+    CHECK(!tpr_reader_glance(&reader, 1));
+    reader.spin.budget_ns = 1;
+    tpr_reader_begin(&reader);
+    CHECK(tpr_reader_peek(&reader, &view) && tpr_reader_consume(&reader, &view));
+    tpr_reader_end(&reader);
+    CHECK(!tpr_reader_glance(&reader, 1));
+    tpr_reader_finish(&reader, 1); /* what is left of it a pass finds, at once */
+    CHECK(tpr_writer_publish(&writer, NULL, 0, "x", 1) == TPR_OK && !tpr_reader_glance(&reader, 1));
+    tpr_writer_close(&writer);
+    tpr_reader_close(&reader);
+    close(ring);
+    close(control);
+}
+
 int main(void) {
     begin_test();
+    test_glance();
     test_spin_adapts();
     test_spin_is_bounded();
     test_spin_remembers_what_paid();
