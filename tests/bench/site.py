@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
 
+from tests.project.project_files import ROOT
+
 Placement = Literal["free", "one core", "two cores"]
 PLACEMENTS: Final[tuple[Placement, ...]] = ("free", "one core", "two cores")
 """Where the scheduler likes; everything on one core; the ends of a round trip on a core each (no other
@@ -181,11 +183,18 @@ class Site:
     @cached_property
     def futex_program(self) -> str:
         """The compiled futex ping-pong."""
-        binary = str(self.directory / "futex_ping")
-        source = str(Path(__file__).parent / "mechanisms" / "futex_ping.c")
-        subprocess.run(
-            ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", binary, source], check=True
-        )
+        return self._compiled("futex_ping")
+
+    @cached_property
+    def ring_program(self) -> str:
+        """The compiled ping-pong over the ring."""
+        return self._compiled("ring_ping", f"-I{ROOT / 'clients' / 'c'}", "-pthread")
+
+    def _compiled(self, name: str, *flags: str) -> str:
+        binary = str(self.directory / name)
+        source = str(Path(__file__).parent / "mechanisms" / f"{name}.c")
+        command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", *flags, "-o", binary, source]
+        subprocess.run(command, check=True)
         return binary
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The least that a round trip can cost: a futex between two C processes, and a bare asyncio Protocol."""
+"""The least that a round trip can cost: a futex between C processes, the ring between them, a bare Protocol."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ class Futex(Link):
             return "it carries no payload"
         return "" if program("gcc") else "no gcc"
 
+    @property
+    def _program(self) -> str:
+        return self.site.futex_program
+
     def ping(self, role: Role) -> None:
         role.wait_go()
         load = self.load
         done = subprocess.run(
-            [self.site.futex_program, *map(str, (load.run_ns, load.pause_ns, self.site.core(1)))],
+            [self._program, *map(str, (load.run_ns, load.pause_ns, self.site.core(1)))],
             capture_output=True,
             check=True,
         )
@@ -42,6 +46,23 @@ class Futex(Link):
         role.wait_go()
         role.tell(echoed=True)
         role.wait_finish()
+
+
+class Ring(Futex):
+    """The ring that Python programs use, between two C processes: what is left without Python."""
+
+    name = "C ring"
+    needs = ("ring_program",)
+
+    @classmethod
+    def obstacle(cls, site: Site, load: Load) -> str:
+        if load.size_bytes != 64:
+            return "it carries 64 B alone"
+        return super().obstacle(site, load)
+
+    @property
+    def _program(self) -> str:
+        return self.site.ring_program
 
 
 class _Echoing(asyncio.Protocol):
@@ -152,4 +173,4 @@ class _Pinging(asyncio.Protocol):
             self._over.set_result(self._times)
 
 
-MECHANISMS: Final = (Futex, ProtocolEcho, ProtocolCallbacks)
+MECHANISMS: Final = (Futex, Ring, ProtocolEcho, ProtocolCallbacks)
