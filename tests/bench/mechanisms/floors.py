@@ -1,4 +1,6 @@
-"""The least that a round trip can cost: a futex between C processes, the ring between them, a bare Protocol."""
+"""The least that a round trip can cost: a futex between C processes, the ring between them, a bare asyncio
+Protocol.
+"""
 
 from __future__ import annotations
 
