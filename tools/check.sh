@@ -40,7 +40,7 @@ c_extensions() {
     # As system headers, since what they warn of is not ours to mend.
     gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -isystem "$include" -I clients/c -I clients/python/towpath \
         clients/python/towpath/_ring*.c || return 1
-    gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -D_GNU_SOURCE -isystem "$include" \
+    gcc -std=c11 -Wall -Wextra -Werror -fsyntax-only -D_GNU_SOURCE -isystem "$include" -I clients/python/towpath \
         broker/towpath_broker/gateways/bridge/_native*.c
 }
 
