@@ -11,9 +11,20 @@ HERE = Path(__file__).parent
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
 
 
-def test_publishers_are_told_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    command = [*NAMESPACES, sys.executable, str(HERE / "programs" / "fill_disk.py"), str(tmp_path)]
+def on_small_disk(program: str, directory: Path) -> list[str]:
+    """Run a program that mounts one; return what it printed."""
+    command = [*NAMESPACES, sys.executable, str(HERE / "programs" / program), str(directory)]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
     assert run.returncode == 0, run.stderr[-4000:]
-    assert run.stdout.split("\n")[:-1] == ["ring refused", "socket refused", "goes on", "whole", "done"]
+    return run.stdout.splitlines()
+
+
+def test_publishers_are_told_and_it_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    printed = on_small_disk("fill_disk.py", tmp_path)
+    assert printed == ["ring refused", "socket refused", "goes on", "whole", "done"]
+
+
+def test_locks_are_granted_again_when_there_is_room_and_holders_keep_theirs(tmp_path: Path) -> None:
+    printed = on_small_disk("fill_disk_locks.py", tmp_path)
+    assert printed == ["not granted", "granted when there is room", "held all the while"]
