@@ -106,10 +106,10 @@ class TestReceiving:
     def test_what_is_there_comes_one_by_one(self, pair: tuple[Writer, Reader]) -> None:
         writer, reader = pair
         subscription = Subscription(reader)
-        writer.try_publish_many([b"%d" % i for i in range(5)])
+        writer.try_publish_many([b"%d" % i for i in range(6)])
         got = [subscription.receive(), subscription.receive(None), subscription.receive(timeout=None)]
-        got += [subscription.receive(0.0), subscription.receive(timeout=1)]
-        assert [message.payload for message in got] == [b"0", b"1", b"2", b"3", b"4"]
+        got += [subscription.receive(0.0), subscription.receive(timeout=1), subscription.receive(1 << 70)]
+        assert [message.payload for message in got] == [b"0", b"1", b"2", b"3", b"4", b"5"]
         assert subscription.asked == [] and not subscription.buffer
 
     def test_one_visit_takes_what_waiting_py_says(self) -> None:
@@ -126,7 +126,7 @@ class TestReceiving:
             assert len(subscription.buffer) == 3
 
     @pytest.mark.parametrize(
-        "arguments", [((-1,), {}), ((), {"timeout": -0.5}), ((1, 2), {}), ((), {"x": 1})]
+        "arguments", [((-1,), {}), ((-1 << 70,), {}), ((), {"timeout": -0.5}), ((1, 2), {}), ((), {"x": 1})]
     )
     def test_odd_arguments_are_python_s(
         self, pair: tuple[Writer, Reader], arguments: tuple[tuple[Any, ...], dict[str, Any]]

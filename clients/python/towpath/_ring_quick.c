@@ -137,8 +137,10 @@ static int quick_is_timeout(PyObject *const *args, Py_ssize_t nargs, PyObject *k
         return 0;
     if (args[0] == Py_None)
         return 1;
-    return PyFloat_CheckExact(args[0]) ? PyFloat_AS_DOUBLE(args[0]) >= 0
-                                       : PyLong_CheckExact(args[0]) && _PyLong_Sign(args[0]) >= 0;
+    if (PyFloat_CheckExact(args[0]))
+        return PyFloat_AS_DOUBLE(args[0]) >= 0;
+    int overflow = 0;
+    return PyLong_CheckExact(args[0]) && (PyLong_AsLongAndOverflow(args[0], &overflow) >= 0 || overflow > 0);
 }
 
 static PyObject *quick_receive(QuickSubscription *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
