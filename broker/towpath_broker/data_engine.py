@@ -8,6 +8,10 @@ Theory of operation
     does not wait for a disk. A publisher that is alone with the core waits for less if the event loop commits
     itself: when it does, and what that means for others, is ``attention``'s.
 
+    Acknowledgements are often for nobody to wait for: their consumer has more to do. They wait, ``GATHER_S``
+    at most, for something else that is committed (:meth:`DataMachine.is_patient`); where messages come and go
+    there is then one commit where there were two.
+
     If the store has no room, the machine takes the round back. Clients whose commands write are refused
     (StoreFull), as are rings that were to be taken in; what nobody can be refused (the end of a session, say)
     is tried again with each later round, and after ``RETRY_S``. Any other failure of the store ends
@@ -53,6 +57,8 @@ from .data_reading import Asked, read
 from .ports import Clock, Store
 
 RETRY_S: Final = 0.5
+GATHER_S: Final = 0.001
+"""How long acknowledgements wait for more that is to be committed, while their consumer has enough to do."""
 
 _OF_A_QUEUE: Final = c.Consume
 _OF_A_STATE: Final = c.GetValue | c.SetValue | c.DeleteValue | c.WatchValue | c.AttachValue
@@ -121,6 +127,7 @@ class DataEngine:
         self._loads: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._is_stopping = False
+        self._is_gathering = False
         self._is_over = False
         self._is_busy = True  # with a round of the durable lane, or before the first
         self._commits = self._rows = self._full = self._loaded = 0
@@ -156,6 +163,8 @@ class DataEngine:
             while not self._failure:
                 if lane.line:
                     self._is_busy = True
+                    if lane.is_patient() and not self._is_stopping:
+                        await self._gather(lane)
                     await self._durable_round(lane.take())
                     await asyncio.sleep(0)
                 elif self._is_stopping and not self._loads:
@@ -168,6 +177,20 @@ class DataEngine:
                 raise self._failure
         finally:
             await self._end()
+
+    async def _gather(self, lane: Lane) -> None:
+        """Wait a moment for what may share the commit of acknowledgements, for which nobody waits."""
+        until = asyncio.get_running_loop().call_later(GATHER_S, self._gathered)
+        self._is_gathering = True
+        while self._is_gathering and lane.is_patient() and not (self._is_stopping or self._failure):
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._is_gathering = False
+        until.cancel()
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
+        self._arrived.set()
 
     def stop(self) -> None:
         """Let :meth:`run` return when the line is empty."""

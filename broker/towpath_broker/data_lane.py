@@ -48,6 +48,10 @@ class Lane:
         self.round_bytes = size
         return taken
 
+    def is_patient(self) -> bool:
+        """Whether nobody waits for what is in the line."""
+        return all(map(self.machine.is_patient, self.line))
+
     def apply(self, commands: Sequence[c.DataCommand]) -> Outcome:
         self.rounds += 1
         return self.machine.apply(commands, self.clock.now_ns())

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import ChannelNotFound, InvalidArgument, StoreFull
+from towpath_broker import data_engine
 from towpath_broker.core.commands import Caller, ChannelOptions, Kind
 from towpath_broker.core.data import commands as c
 from towpath_broker.core.data import effects as e
@@ -240,6 +241,68 @@ async def test_a_bug_in_the_memory_lane_ends_the_run() -> None:
     bench.publish("fast", b"a")
     with pytest.raises(AssertionError, match="a bug"):
         await asyncio.wait_for(bench.engine.run(), 20)
+
+
+@asynccontextmanager
+async def consuming(gather_s: float, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, int]]:
+    """A consumer that may have four messages of a durable queue, and has them."""
+    monkeypatch.setattr(data_engine, "GATHER_S", gather_s)
+    async with running() as bench:
+        bench.submit(c.Consume(bench.caller(2), "kept", 4))
+        await bench.answered(bench.publish("kept", *[b"x"] * 8))
+        await bench.until(lambda: len(bench.delivered()) == 4)
+        bench.store.commits.clear()
+        (consumer,) = {effect.consumer for effect in bench.shown if isinstance(effect, e.Deliver)}
+        yield bench, consumer
+
+
+def acknowledge(bench: Bench, consumer: int, first: int, last: int) -> int:
+    caller = bench.caller(2)
+    bench.submit(c.Settle(caller, consumer, [c.Range(first, last)]))
+    return caller.call
+
+
+def test_acknowledgements_of_who_has_more_to_do_share_the_next_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @on_a_loop
+    async def run() -> None:
+        async with consuming(DEADLINE_S, monkeypatch) as (bench, consumer):
+            first, second = acknowledge(bench, consumer, 1, 1), acknowledge(bench, consumer, 2, 2)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not bench.store.commits and bench.answer(first) is None
+            published = bench.publish("kept", b"y")
+            for call in (published, first, second):
+                assert not isinstance(await bench.answered(call), Exception)
+            assert len(bench.store.commits) == 1
+            acknowledge(bench, consumer, 3, 3)
+            # The engine's end carries it out.
+
+    run()
+
+
+def test_acknowledgements_of_who_waits_for_more_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    @on_a_loop
+    async def run() -> None:
+        async with consuming(10 * DEADLINE_S, monkeypatch) as (bench, consumer):
+            await bench.answered(acknowledge(bench, consumer, 1, 3))
+            caller = bench.caller(2)
+            bench.submit(c.Settle(caller, consumer, (), [c.Returned(c.Range(4, 4), 0, False, "")]))
+            await bench.answered(caller.call)
+            assert len(bench.delivered()) >= 8
+
+    run()
+
+
+def test_acknowledgements_are_carried_out_when_nothing_else_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    @on_a_loop
+    async def run() -> None:
+        async with consuming(0.001, monkeypatch) as (bench, consumer):
+            await bench.answered(acknowledge(bench, consumer, 1, 1))
+            await bench.answered(acknowledge(bench, consumer, 2, 2))
+
+    run()
 
 
 @on_a_loop

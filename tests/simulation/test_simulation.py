@@ -8,7 +8,7 @@ from tests.simulation.bugs import BUGS
 from tests.simulation.world import World
 
 SEEDS = range(120)
-FINDING_SEEDS = range(60)
+FINDING_SEEDS = SEEDS
 
 
 @pytest.mark.parametrize("seed", SEEDS)

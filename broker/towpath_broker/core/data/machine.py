@@ -387,6 +387,18 @@ class DataMachine:
     def _settle(self, command: c.Settle, round_: Round) -> None:
         reply(round_, command.caller, self._settle_now(command, round_, must_have_all=False))
 
+    def is_patient(self, command: c.DataCommand) -> bool:
+        """Whether nobody waits for a command: acknowledgements of a consumer that has more to do, of a queue
+        in which no publisher waits for room."""
+        if not isinstance(command, c.Settle) or command.returned or command.extended:
+            return False
+        queue = self._channels.get(self._shared.consumer_queue.get(command.consumer, ""))
+        if not isinstance(queue, Queue) or queue.line.waiting:
+            return False
+        consumer = queue.consumers[command.consumer]
+        done = sum(each.last - each.first + 1 for each in command.acknowledged)
+        return consumer.unsettled - done >= max(consumer.prefetch // 2, 1)
+
     def _settle_now(self, command: c.Settle, round_: Round, *, must_have_all: bool) -> e.Settled:
         name = self._shared.consumer_queue.get(command.consumer)
         if name is None:
