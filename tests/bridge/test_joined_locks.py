@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -320,3 +321,61 @@ def test_who_is_no_administrator_may_not_join(client: towpath.Client) -> None:
     with pytest.raises(errors.PermissionDenied):
         _check_not_joined_list(c.Acquire(1, 1, 1, (c.Wanted("a"), c.Wanted(JOINED))))
     _check_not_joined_list(c.Acquire(1, 1, 1, (c.Wanted("a"),)))
+
+
+def test_a_policy_that_lets_nobody_wait_cannot_be_joined(
+    daemon: DaemonHandle, client: towpath.Client, tmp_path: Path
+) -> None:
+    place = Place("flock", str(tmp_path / "policy"), daemon)
+    place.name = "joined-policy.lock"
+    client.declare_lock_space("joined-policy", policy="timeout-only")
+    done = place.towpath("lock", "bind", place.name, place.url)
+    assert done.returncode != 0 and "timeout" in done.stderr
+    assert place.is_free()
+
+
+def test_what_was_unbound_while_the_bridge_was_away_is_given_back(
+    place: Place, daemon: DaemonHandle, client: towpath.Client, tmp_path: Path
+) -> None:
+    """While another lock is joined, so that the session goes on."""
+    places = [
+        Place("flock", str(tmp_path / "gone"), daemon),
+        Place("sem", f"/towpath-test-gone-{os.getpid()}", daemon),
+    ]
+    guards = []
+    for each in places:
+        each.name = f"joined.gone-{each.scheme}"
+        each.bind()
+        guards.append(client.lock(each.name).acquire(DEADLINE_S))
+        assert not each.is_free()
+    bridge = daemon.gateway("bridge").pid
+    os.kill(bridge, signal.SIGSTOP)
+    for each in places:
+        assert each.towpath("lock", "unbind", each.name, each.url).returncode == 0
+    daemon.kill_gateway("bridge")
+    daemon.wait_gateway("bridge", but_not=bridge)
+    for each in places:
+        wait_until(each.is_free)
+    LIBRARY.sem_unlink(places[1].path.encode())
+    for guard in guards:
+        guard.release()
+        client.lock(guard.name).acquire(DEADLINE_S).release()  # nobody of ours stands in the queue
+
+
+def test_an_operator_who_takes_the_lock_from_the_bridge_gives_it_back_at_once(
+    place: Place, client: towpath.Client
+) -> None:
+    def token() -> int:
+        holders = [lock.holders for lock in client.list_locks(place.name).locks if lock.name == place.name]
+        return holders[0][0].token if holders and holders[0] else 0
+
+    wait_until(lambda: token() > 0)
+    before = token()
+    client.force_release(place.name)
+    with client.lock(place.name).acquire(DEADLINE_S):
+        pass
+    wait_until(lambda: token() > before)
+    with place.foreign(), pytest.raises(errors.Timeout):
+        client.lock(place.name).acquire(0.2)
+    with client.lock(place.name).acquire(DEADLINE_S):
+        assert not place.is_free()

@@ -95,6 +95,11 @@ class Keeping:
             self._names.add(name)
             self._tell({"type": "store", "name": name}, descriptor)
 
+    def left(self, binding: int) -> list[str]:
+        """What is kept for one binding, and nobody has taken."""
+        prefix = f"{binding} "
+        return [name.removeprefix(prefix) for name in self._kept if name.startswith(prefix)]
+
     def take(self, name: str) -> int:
         """Return a descriptor that was kept, the caller's to close; -1 for none. It is kept all the same."""
         return self._kept.pop(name, -1)
@@ -172,6 +177,10 @@ class BindingKeeping:
             file.write(data)
             file.flush()
             self.store(what, descriptor, is_all=is_all)
+
+    def left(self) -> list[str]:
+        """As :meth:`Keeping.left`."""
+        return self._keeping.left(self._binding)
 
     def take(self, what: str) -> int:
         """As :meth:`Keeping.take`."""

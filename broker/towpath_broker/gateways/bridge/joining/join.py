@@ -62,6 +62,7 @@ class Joiner:
         session: what all joined locks are held by.
         owners: numbers of owners; each request has its own.
         keeping: where what is held locally is kept.
+        held: what a predecessor in this process held locally; -1: nothing, or it is in ``keeping``.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Joiner:
         keeping: BindingKeeping,
         name: str,
         place: Place,
+        held: int = -1,
     ) -> None:
         self.name = name
+        self.place = place
         self.session = session
         self._client = client
         self._owners = owners
@@ -83,7 +86,7 @@ class Joiner:
         self._hold: Hold | None = None
         self._pending: Pending | None = None
         self._over = asyncio.Event()
-        self._held = keeping.take(name)
+        self._held = held if held >= 0 else keeping.take(name)
 
     # ---- what others tell ----------------------------------------------------------------------------------
 
@@ -104,11 +107,14 @@ class Joiner:
         self._local.check()
         self._hold = hold
         if hold is not None and hold.grants[0].mode is Mode.EXCLUSIVE:
+            if waiting not in (0, hold.number):  # it had asked, and not yet released
+                self.session.give_up(self._ask(waiting))
+                self._pending = None
             self._give_back()
             return
         is_shared = hold is not None
         pending = self._ask_upgrade() if is_shared else self._ask(waiting)
-        await self._client.list_locks(self.name)  # by now it is known whether it waits
+        await self._settle()
         if self._held < 0 and not pending.is_over:
             self._keep(self._local.take_nowait(shared=is_shared))
             if self._held < 0:
@@ -146,6 +152,11 @@ class Joiner:
             self.session.release(self._hold)
         self._give_back()
 
+    def leave(self) -> int:
+        """What is held locally, for whoever goes on with it; -1: nothing is."""
+        held, self._held = self._held, -1
+        return held
+
     # ---- rounds --------------------------------------------------------------------------------------------
 
     async def _first_waiter(self) -> Mode | None:
@@ -175,9 +186,15 @@ class Joiner:
             pending = self._ask_upgrade()
         else:
             pending = self._ask(0)
-            self.session.release(hold)
-            self._hold = None
+            await self._settle()
+            if not pending.is_over:  # else it was refused, by the lock space's policy
+                self.session.release(hold)
+                self._hold = None
         await self._had_again(pending)
+
+    async def _settle(self) -> None:
+        """Ask for something, and wait for the answer: what was asked before was judged before."""
+        await self._client.list_locks(self.name)
 
     async def _had_again(self, pending: Pending) -> None:
         await self._over.wait()
@@ -216,3 +233,13 @@ class Joiner:
         if held >= 0:
             self._keeping.forget(self.name)
             self._local.give_back(held)
+
+
+def give_up(session: LockSession, name: str, hold: Hold | None, waiting: int) -> None:
+    """Give up what a predecessor had of a lock that is joined no more; arguments as for
+    :meth:`Joiner.begin`."""
+    if waiting:
+        call = requests.acquire(0, [Wanted(name)], timeout_s=None)
+        session.give_up(session.begin(partial(requests.addressed, call), lambda: None, waiting))
+    if hold is not None and hold.is_valid:
+        session.release(hold)

@@ -24,13 +24,14 @@ from typing import Final
 
 from towpath.aio.client import LocalAsyncClient
 from towpath.errors import BindingFailed, TowpathError
-from towpath.locks.joined import JOINED, JOINS, Join, parse_place
+from towpath.locks.joined import JOINED, JOINS, Join, Place, parse_place
 from towpath.locks.model import Wait
 from towpath.locks.session import Hold, LockSession
 from towpath.locks.watching import may_be_written
-from towpath_broker.gateways.bridge.joining.join import Joiner
+from towpath_broker.gateways.bridge.joining.join import Joiner, give_up
+from towpath_broker.gateways.bridge.joining.local_locks import LocalLock, give_back_of
 from towpath_broker.gateways.bridge.keeping import BindingKeeping, Keeping
-from towpath_broker.gateways.bridge.tasks import cancel, together
+from towpath_broker.gateways.bridge.tasks import cancel, raise_first_error, together
 from towpath_broker.log import log
 
 KEEPING_ID: Final = 0
@@ -69,16 +70,20 @@ class Joins:
         self._found: dict[str, tuple[Hold | None, int]] = {}
         self._joined: dict[str, _Joined] = {}
         self._states: dict[str, Join] = {}
+        self._left: dict[Place, int] = {}
+        """What is held locally of joiners that have ended with their session."""
         self._has_news = asyncio.Event()
 
     async def run(self) -> None:
         """Join, until cancelled."""
         following = asyncio.create_task(self._follow())
+        following.add_done_callback(self._on_done)
         try:
             self._has_news.set()
             while True:
                 await self._has_news.wait()
                 self._has_news.clear()
+                raise_first_error(*(task for task in (following, *self._tasks()) if task.done()))
                 try:
                     await self._renew()
                 except TowpathError as error:
@@ -86,7 +91,13 @@ class Joins:
                     await asyncio.sleep(AGAIN_S)
                     self._has_news.set()
         finally:
-            await cancel(following, *(each.task for each in self._joined.values()))
+            await cancel(following, *self._tasks())
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [each.task for each in self._joined.values()]
+
+    def _on_done(self, _: asyncio.Task[None]) -> None:
+        self._has_news.set()  # if that was a bug, the process ends
 
     async def _follow(self) -> None:
         async with self._client.watch_locks(JOINED) as watch:
@@ -113,12 +124,30 @@ class Joins:
                 if name not in self._joined:
                     each = self._joined[name] = _Joined(name, join.url, self._joiner(name, join.url))
                     each.task = asyncio.create_task(self._join(each), name=f"joins {name}")
+                    each.task.add_done_callback(self._on_done)
+            self._forget_left()
         elif not wanted and self._session is not None:
             self._session.close()
             self._session = None
             self._keeping.forget(_SESSION)
+        if not wanted:
+            self._forget_left()
         if any(wanted.get(name) not in (None, state) for name, state in self._states.items()):
             await self._write_states()
+
+    def _forget_left(self) -> None:
+        """Give back what predecessors had of locks that are joined no more."""
+        for name in [name for name in self._found if name not in self._joined]:
+            assert self._session is not None
+            give_up(self._session, name, *self._found.pop(name))
+        for place, held in self._left.items():
+            if held >= 0:
+                LocalLock(place).give_back(held)
+        self._left.clear()
+        for name in self._keeping.left():
+            held = self._keeping.take(name)
+            self._keeping.forget(name)
+            give_back_of(held)
 
     async def _write_states(self) -> None:
         async with await self._client.guarded(JOINED, JOINS, initial={}).write() as guard:
@@ -132,7 +161,8 @@ class Joins:
         each joiner has ended."""
         if self._session is not None and self._session.why_lost is None:
             return True
-        await cancel(*(each.task for each in self._joined.values()))
+        await cancel(*self._tasks())
+        self._left.update((each.joiner.place, each.joiner.leave()) for each in self._joined.values())
         self._joined.clear()
         self._found.clear()
         is_known = asyncio.Event()
@@ -160,13 +190,18 @@ class Joins:
             on_found=found,
             on_lost=lambda _: self._has_news.set(),
         )
-        session.on_change.append(lambda: is_known.set() if session.why_lost is not None else None)
+
+        def changed() -> None:
+            if session.why_lost is not None:
+                is_known.set()
+                self._has_news.set()
+
+        session.on_change.append(changed)
         await is_known.wait()
         self._credentials = (0, b"")
         self._session = session
         if session.why_lost is not None:
-            self._has_news.set()  # it was another process's, and is gone: open our own
-            return False
+            return False  # it was another process's, and is gone: open our own
         identifier, token = session.credentials
         self._keeping.store_bytes(_SESSION, json.dumps([identifier, token.hex()]).encode(), is_all=False)
         return True
@@ -195,6 +230,7 @@ class Joins:
                 log("lock.join_failed", level="warning", lock=joined.name, message=error.message)
                 if joiner.session.why_lost is not None:
                     return  # all begins anew
+                self._say(joined, error.message)
                 joiner.end()
             await asyncio.sleep(AGAIN_S)
             joined.joiner = self._joiner(joined.name, joined.url)
@@ -214,7 +250,9 @@ class Joins:
 
     def _joiner(self, name: str, url: str) -> Joiner:
         assert self._session is not None
-        return Joiner(self._client, self._session, self._owners, self._keeping, name, parse_place(url))
+        place = parse_place(url)
+        held = self._left.pop(place, -1)
+        return Joiner(self._client, self._session, self._owners, self._keeping, name, place, held)
 
     def _say(self, joined: _Joined, state: str) -> None:
         self._states[joined.name] = Join(joined.url, state)

@@ -32,7 +32,7 @@ import threading
 from typing import Final
 
 from towpath.errors import BindingFailed
-from towpath.locks.joined import Place
+from towpath.locks.joined import PLACE_CHARS_MAX, Place
 from towpath.locks.semaphores import Semaphore, post
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
@@ -134,6 +134,7 @@ class LocalLock:
 
     def _take_semaphore(self, *, is_waiting: bool) -> int:
         held = os.memfd_create("towpath-semaphore", os.MFD_CLOEXEC)
+        os.write(held, os.fsencode(self.place.path))
         try:
             semaphore = self._semaphore()
             try:
@@ -144,6 +145,16 @@ class LocalLock:
             os.close(held)
             raise
         return held
+
+
+def give_back_of(held: int) -> None:
+    """Give back what a predecessor held, of which nobody knows the place any more, and whose other
+    descriptors are closed."""
+    link = os.readlink(f"/proc/self/fd/{held}")
+    if link.startswith("/memfd:towpath-semaphore"):
+        with contextlib.suppress(OSError):
+            post(os.fsdecode(os.pread(held, PLACE_CHARS_MAX, 0)))
+    os.close(held)
 
 
 def _record(kind: int) -> bytes:
