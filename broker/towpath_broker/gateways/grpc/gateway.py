@@ -90,6 +90,9 @@ def make_server(settings: GrpcSettings) -> grpc.aio.Server:
         "grpc.so_reuseport": 0,
         "grpc.max_allowed_incoming_connections": settings.connections_max,
         "grpc.max_concurrent_streams": settings.calls_per_connection_max,
+        # Calls that come faster than they are begun wait; gRPC would refuse some beyond 1,000.
+        "grpc.server.max_pending_requests": settings.calls_max,
+        "grpc.server.max_pending_requests_hard_limit": settings.calls_max,
         "grpc.max_receive_message_length": settings.message_bytes_max,
         # What we send is as large as the channel's messages are; the client decides what it takes.
         "grpc.max_send_message_length": -1,
