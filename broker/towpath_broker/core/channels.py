@@ -341,17 +341,7 @@ class Topics:
             place=place if topic else "",
         )
         matching = [topic] if topic else [each for each in self.topics.values() if reader.matches(each.name)]
-        wanted = [source for each in matching for source in each.sources.values() if reader.wants(source)]
-        if role is ReaderRole.REPLIES:  # who waits to answer it must not keep it from coming
-            room = free.bit_count()
-            new = [source for source in wanted if source.id not in held][:room]
-            wanted = [source for source in wanted if source.id in held] + new
-        needed = sum(source.id not in held for source in wanted)
-        if needed > free.bit_count():
-            raise LimitExceeded(
-                f"{name!r} has {len(wanted)} publishers; of {slots} slots {free.bit_count()} are free",
-                hint="subscribe with more slots",
-            )
+        wanted = _fitting(reader, matching, slots)
         ended = self._end_place(topic, place)
         self._add_reader(reader, matching)
         # Whoever comes for replies changes nothing for who is there already: a service's cell stays as it is,
@@ -368,13 +358,16 @@ class Topics:
             start = StartAt.HISTORY if has_history(source.topic.name) else StartAt.TAIL
             if role is ReaderRole.REPLIES and source.id not in held:
                 start = StartAt.START  # the answer may be there already
-            reader.take(source.id)
-            source.paired[reader_id] = reader
-            source.starts[reader_id] = start
-            if source.is_told_at_once:
-                effects.extend(self.fetch_readers(source))
-            effects.append(source_added(source, reader, start))
+            effects.extend(self._pair(source, reader, start))
         return effects
+
+    def _pair(self, source: Source, reader: Reader, start: StartAt) -> list[Effect]:
+        """Have a reader that has just come follow a source, which learns of it at once or when it asks."""
+        reader.take(source.id)
+        source.paired[reader.id] = reader
+        source.starts[reader.id] = start
+        effects = self.fetch_readers(source) if source.is_told_at_once else []
+        return [*effects, source_added(source, reader, start)]
 
     def detach_reader(self, reader: Reader) -> list[Effect]:
         """End a subscriber; publishers learn of it when they see the cell raised. The ends of a service are
@@ -502,3 +495,22 @@ class Topics:
             used = sum(1 << slot for slot in reader.slots.values())
             assert used & reader.free == 0 and used.bit_count() == len(reader.slots)
             assert (used | reader.free) & ((used | reader.free) + 1) == 0
+
+
+def _fitting(reader: Reader, matching: Iterable[Topic], slots: int) -> list[Source]:
+    """The sources that a reader which comes is to follow.
+
+    Raises:
+        LimitExceeded: its page has too few slots for them.
+    """
+    wanted = [source for topic in matching for source in topic.sources.values() if reader.wants(source)]
+    held, room = reader.slots, reader.free.bit_count()
+    if reader.role is ReaderRole.REPLIES:  # who waits to answer it must not keep it from coming
+        new = [source for source in wanted if source.id not in held][:room]
+        wanted = [source for source in wanted if source.id in held] + new
+    if sum(source.id not in held for source in wanted) > room:
+        raise LimitExceeded(
+            f"{reader.name!r} has {len(wanted)} publishers; of {slots} slots {room} are free",
+            hint="subscribe with more slots",
+        )
+    return wanted

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -105,6 +105,24 @@ def page(
     Returns:
         Lines.
     """
+    queues = {channel.name for channel in status.channels if channel.kind == "queue"}
+    sections = (
+        ("Channels", *_channels(seen, queues)),
+        ("Bindings", *_bindings(seen)),
+        ("Gateways", *_gateways(seen)),
+        ("Sessions", *_sessions(seen)),
+    )
+    lines = _head(status, seen, now_ns, style)
+    for title, headings, rows in sections:
+        lines += _section(title, headings, rows, style, rows_max)
+    return lines
+
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Headings, and rows."""
+
+
+def _head(status: towpath.Status, seen: Rates, now_ns: int, style: Style) -> list[str]:
     up = duration((now_ns - status.started_at_ns) / 1e9)
     total = sum(channel.messages_per_s for channel in seen.channels)
     lines = [
@@ -119,10 +137,18 @@ def page(
             f"locks: {used:,} in use by {plural(lock_sessions, 'session')}, {waiting:,} wait, "
             f"{plural(deadlocks, 'deadlock')} found"
         )
+    return lines
+
+
+def _channels(seen: Rates, queues: Set[str]) -> Table:
     contents = [contents_cells(channel.contents) for channel in seen.channels]
     holding = [index for index in range(len(CONTENTS)) if any(held[index] for held in contents)]
-    queues = {channel.name for channel in status.channels if channel.kind == "queue"}
-    channels = [
+    headings = (
+        *("NAME", ">MESSAGES/S", *([">DONE/S"] if queues else [])),
+        *(">BYTES/S", ">MESSAGES", ">PUBLISHERS", ">SUBSCRIBERS"),
+        *(CONTENTS[index] for index in holding),
+    )
+    return headings, [
         (
             channel.name,
             _rate(channel.messages_per_s),
@@ -135,16 +161,10 @@ def page(
         )
         for channel, held in zip(seen.channels, contents, strict=True)
     ]
-    lines += _section(
-        "Channels",
-        (
-            *("NAME", ">MESSAGES/S", *([">DONE/S"] if queues else [])),
-            *(">BYTES/S", ">MESSAGES", ">PUBLISHERS", ">SUBSCRIBERS"),
-            *(CONTENTS[index] for index in holding),
-        ),
-        channels, style, rows_max,
-    )  # fmt: skip
-    bindings = [
+
+
+def _bindings(seen: Rates) -> Table:
+    return ("ID", "CHANNEL", "STATE", ">IN/S", ">OUT/S", ">BYTES/S", ">REFUSED/S", "URL"), [
         (
             str(binding.id),
             binding.channel,
@@ -157,11 +177,10 @@ def page(
         )
         for binding in seen.bindings
     ]
-    lines += _section(
-        "Bindings", ("ID", "CHANNEL", "STATE", ">IN/S", ">OUT/S", ">BYTES/S", ">REFUSED/S", "URL"),
-        bindings, style, rows_max,
-    )  # fmt: skip
-    gateways = [
+
+
+def _gateways(seen: Rates) -> Table:
+    return ("NAME", "STATE", "PER SECOND"), [
         (
             gateway.name,
             gateway.state.replace("_", " "),
@@ -171,8 +190,10 @@ def page(
         )
         for gateway in seen.gateways
     ]
-    lines += _section("Gateways", ("NAME", "STATE", "PER SECOND"), gateways, style, rows_max)
-    sessions = [
+
+
+def _sessions(seen: Rates) -> Table:
+    return (">PID", "PRINCIPAL", ">MESSAGES/S", ">BYTES/S", ">PUB", ">SUB", ">PENDING", "NAME"), [
         (
             str(session.pid or "-"),
             session.principal,
@@ -185,11 +206,6 @@ def page(
         )
         for session in seen.sessions
     ]
-    lines += _section(
-        "Sessions", (">PID", "PRINCIPAL", ">MESSAGES/S", ">BYTES/S", ">PUB", ">SUB", ">PENDING", "NAME"),
-        sessions, style, rows_max,
-    )  # fmt: skip
-    return lines
 
 
 def _section(
