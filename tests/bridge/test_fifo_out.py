@@ -136,6 +136,22 @@ async def test_while_nobody_reads_the_oldest_are_dropped_and_counted(tmp_path: P
 
 
 @on_loop
+async def test_what_the_channel_drops_is_counted_too(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    async with Rig() as rig:
+        rig.fifo(path, "out")
+        await rig.until_state("waiting")
+        reader = open_reader(path)
+        rig.carrier.lost_count = 3  # as a channel with overflow=drop does
+        rig.carrier.send([b"next"])
+        assert await within(read_bytes(reader, 5)) == b"next\n"
+        assert rig.tally.refused == 3
+        assert isinstance(rig.tally.last_error, SlowConsumer)
+        await rig.stop()
+        os.close(reader)
+
+
+@on_loop
 async def test_what_is_dropped_never_tears_a_frame_that_is_partly_in_the_pipe(tmp_path: Path) -> None:
     """The reader stops between two frames, while the pipe holds a part of a third; then many are dropped."""
     path = tmp_path / "fifo"

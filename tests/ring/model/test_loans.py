@@ -55,7 +55,10 @@ class TestAsItIs:
         wrong = model(messages=4, has_y=False, is_drop=is_drop)
         assert not wrong, explain(wrong)
 
-    @pytest.mark.parametrize(("pieces", "messages"), [(1, 2), pytest.param(2, 3, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+    @pytest.mark.parametrize(
+        ("pieces", "messages"),
+        [(1, 2), pytest.param(2, 3, marks=[pytest.mark.long, pytest.mark.timeout(900)])],
+    )
     def test_two_readers(self, is_drop: bool, pieces: int, messages: int) -> None:
         wrong = model(pieces=pieces, messages=messages, is_drop=is_drop)
         assert not wrong, explain(wrong)

@@ -44,6 +44,7 @@ from towpath.bindings.unix import WhenSlow
 from towpath.errors import BindingFailed, MessageTooLarge, SlowConsumer
 from towpath.framing import Encoder
 from towpath_broker.gateways.bridge.framer import Framer
+from towpath_broker.gateways.bridge.losses import Losses
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
 from towpath_broker.gateways.bridge.stop import Stop
@@ -138,7 +139,7 @@ class Fanout:
         self._outlets: list[Outlet] = []
         self._held: deque[_Batch] = deque()
         self._held_cost_bytes = 0
-        self._told_lost = 0
+        self._losses = Losses(carrier, tally)
         self._has_room = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._update()
@@ -220,7 +221,7 @@ class Fanout:
             count = 64 if self._carrier.is_settled else RECEIVE_COUNT_MAX
             size = min(RECEIVE_BYTES_MAX, self._backlog_bytes)
             messages = await self._carrier.receive_many(count, size)
-            self._tell_lost()
+            self._losses.count()
             if self._carrier.is_settled:
                 for message in messages:
                     if frames := self._framer.frame([message]):
@@ -230,14 +231,6 @@ class Fanout:
             self._update()
             # What comes without waiting must not keep the loop from the other bindings, or from writing.
             await asyncio.sleep(0)
-
-    def _tell_lost(self) -> None:
-        new = self._carrier.lost_count - self._told_lost
-        if new > 0:
-            self._told_lost += new
-            self._tally.refuse(
-                new, SlowConsumer(f"{new} messages were dropped by the channel while there was no room")
-            )
 
     def _give_to_all(self, batch: _Batch) -> None:
         for outlet in self._outlets:

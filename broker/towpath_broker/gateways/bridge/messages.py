@@ -21,9 +21,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from towpath.errors import BindingFailed, SlowConsumer, TowpathError
+from towpath.errors import BindingFailed, TowpathError
 from towpath.model import NO_HEADERS, Headers
 from towpath.wording import plural
+from towpath_broker.gateways.bridge.losses import Losses
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.publishing import Publishing
 from towpath_broker.gateways.bridge.report import Tally
@@ -121,6 +122,9 @@ class MessageOutflow:
         tally: the binding's account.
         prepare: a message as the mechanism takes it: its pieces, mostly one, and their mark; raises a
             TowpathError for one that cannot be carried.
+
+    Attributes:
+        losses: what the channel drops.
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class MessageOutflow:
         self._tally = tally
         self._prepare = prepare
         self._pending: deque[ReceivedMessage] = deque()
-        self._told_lost = 0
+        self.losses = Losses(carrier, tally)
 
     async def run(self, sink: Sink, stop: Stop) -> None:
         """Carry until the stop is set. What was pulled and not sent stays for the next ``run``, or for
@@ -173,16 +177,7 @@ class MessageOutflow:
             return
         raise_first_error(pulling)
         self._pending.extend(pulling.result())
-        self.count_lost()
-
-    def count_lost(self) -> None:
-        """Count what the channel has dropped since this was asked last."""
-        new = self._carrier.lost_count - self._told_lost
-        if new > 0:
-            self._told_lost += new
-            self._tally.refuse(
-                new, SlowConsumer(f"{plural(new, 'message')} dropped by the channel while there was no room")
-            )
+        self.losses.count()
 
     async def _push(self, sink: Sink, stop: Stop) -> bool:
         """Send what is pending; False when the stop left some."""

@@ -55,6 +55,7 @@ from towpath.errors import BindingFailed
 from towpath.framing import FramingOptions, encoder
 from towpath.wording import plural
 from towpath_broker.gateways.bridge.framer import Framer
+from towpath_broker.gateways.bridge.losses import Losses
 from towpath_broker.gateways.bridge.pipes import has_reader, pipe_capacity_bytes, take_unread, unread_bytes
 from towpath_broker.gateways.bridge.ports import Carrier, ReceivedMessage
 from towpath_broker.gateways.bridge.report import Tally
@@ -150,6 +151,7 @@ class Outflow:
         self._held_bytes_max = max(HELD_BYTES_MAX, 2 * framing.frame_bytes_max)
         self._carrier = carrier
         self._tally = tally
+        self._losses = Losses(carrier, tally)
         # What is in a queue stays there rather than being dropped.
         self._when_absent = WhenAbsent.BLOCK if carrier.is_settled else when_absent
         self._unsettled: deque[ReceivedMessage] = deque()  # framed and not yet written whole; of a queue only
@@ -242,6 +244,7 @@ class Outflow:
         while True:
             await self._has_room.wait()
             self._hold(await self._carrier.receive_many(RECEIVE_COUNT_MAX, RECEIVE_BYTES_MAX))
+            self._losses.count()
             # What comes without waiting must not keep the loop from the other bindings, or from push.
             await asyncio.sleep(0)
 

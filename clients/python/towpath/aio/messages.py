@@ -432,7 +432,7 @@ class LocalAsyncSubscription(AsyncSubscription):
             self._client._flush()
             if messages:
                 return messages
-            if state.ended is not None:
+            if state.ended is not None or state.troubles:
                 continue
             if remaining_ns(deadline) == 0:
                 break

@@ -244,7 +244,7 @@ class SignalAdapter:
             target,
             self._tally,
             is_text=form is SignalFormat.TEXT,
-            on_counted=outflow.count_lost,
+            on_counted=outflow.losses.count,
         )
         try:
             sink = _SignalSink(self._place.number, target, aim, self._tally, ending)
