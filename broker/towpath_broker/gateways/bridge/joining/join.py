@@ -104,15 +104,17 @@ class Joiner:
         Raises:
             BindingFailed: there can be no such local lock. TowpathError: the session is lost.
         """
-        self._local.check()
-        self._hold = hold
-        if hold is not None and hold.grants[0].mode is Mode.EXCLUSIVE:
+        if self._held < 0:
+            self._local.check()
+        mode = await self._mode_held() if hold is not None and hold.is_valid else None
+        self._hold = hold if mode is not None else None
+        if hold is not None and mode is Mode.EXCLUSIVE:
             if waiting not in (0, hold.number):  # it had asked, and not yet released
                 self.session.give_up(self._ask(waiting))
                 self._pending = None
             self._give_back()
             return
-        is_shared = hold is not None
+        is_shared = self._hold is not None
         pending = self._ask_upgrade() if is_shared else self._ask(waiting)
         await self._settle()
         if self._held < 0 and not pending.is_over:
@@ -146,16 +148,21 @@ class Joiner:
 
     def end(self) -> None:
         """The lock is joined no more: both are free again. Not for the stop: a successor goes on."""
-        if self._pending is not None:
-            self.session.give_up(self._pending)
-        if self._hold is not None and self._hold.is_valid:
-            self.session.release(self._hold)
+        hold, self._held = self.leave()
+        if hold is not None:
+            self.session.release(hold)
         self._give_back()
 
-    def leave(self) -> int:
-        """What is held locally, for whoever goes on with it; -1: nothing is."""
+    def leave(self) -> tuple[Hold | None, int]:
+        """Ask for nothing more. Returns what a successor in this process goes on with: our grant, if we have
+        one, and what is held locally, or -1."""
+        pending, self._pending = self._pending, None
+        if pending is not None and not pending.is_over:
+            self.session.give_up(pending)
+        elif pending is not None and isinstance(pending.outcome, Standing):
+            self._hold = self.session.hold(pending)
         held, self._held = self._held, -1
-        return held
+        return self._hold if self._hold is not None and self._hold.is_valid else None, held
 
     # ---- rounds --------------------------------------------------------------------------------------------
 
@@ -169,6 +176,14 @@ class Joiner:
         if not waits:
             return None
         return Mode.SHARED if waits[0].mode is Mode.SHARED else Mode.EXCLUSIVE
+
+    async def _mode_held(self) -> Mode | None:
+        """How the daemon says that we have the lock; None: we have not."""
+        lock = await self._look()
+        modes = (
+            [grant.mode for grant in lock.holders if grant.owner.session == self.session.id] if lock else []
+        )
+        return modes[0] if modes else None
 
     async def _look(self) -> LockInfo | None:
         try:

@@ -162,7 +162,7 @@ class Joins:
         if self._session is not None and self._session.why_lost is None:
             return True
         await cancel(*self._tasks())
-        self._left.update((each.joiner.place, each.joiner.leave()) for each in self._joined.values())
+        self._left.update((each.joiner.place, each.joiner.leave()[1]) for each in self._joined.values())
         self._joined.clear()
         self._found.clear()
         is_known = asyncio.Event()
@@ -231,10 +231,10 @@ class Joins:
                 if joiner.session.why_lost is not None:
                     return  # all begins anew
                 self._say(joined, error.message)
-                joiner.end()
             await asyncio.sleep(AGAIN_S)
+            hold, self._left[joiner.place] = joiner.leave()
+            found = (hold, 0)
             joined.joiner = self._joiner(joined.name, joined.url)
-            found = (None, 0)
 
     async def _hear(self, joiner: Joiner) -> None:
         async with self._client.watch_locks(joiner.name) as watch:
