@@ -56,6 +56,7 @@ from .journal.sqlite import SqliteJournal
 from .local import translate
 from .local.credentials import Admins
 from .local.door import Door
+from .local.lock_pages import PREFIX as LOCK_PAGES
 from .local.tokens import ResumeTokens, read_key
 from .lock_engine import LockEngine
 from .log import log, set_level
@@ -147,13 +148,14 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         stored = await self._take_stored()
+        lock_pages = {name: stored.pop(name) for name in list(stored) if name.startswith(LOCK_PAGES)}
         await self._engine.recover()
         self._board.incarnation = self._machine.incarnation
         data = await self._begin_data_plane()
         await self._locks.recover()
         locks = asyncio.create_task(self._locks.run(), name="lock engine")
         locks.add_done_callback(lambda _: self._draining.set())
-        self._door.locks.recovered(self._lock_machine)
+        self._door.locks.recovered(self._lock_machine, lock_pages)
         engine = asyncio.create_task(self._engine.run(), name="engine")
         engine.add_done_callback(lambda _: self._draining.set())
         await self._configure()
@@ -198,7 +200,7 @@ class Daemon:
             emit=self._door.emit_data,
             kind_of=self._machine.kind_of,
             first_consumer=first_id(self._machine.incarnation),
-            check_fence=lambda lock, token: check_fence(self._lock_machine.table, lock, token),
+            check_fence=self._check_fence,
             attention=self._attention,
         )
         await self._data.recover(self._machine.data_channels())
@@ -212,6 +214,10 @@ class Daemon:
         task = asyncio.create_task(self._data.run(), name="data engine")
         task.add_done_callback(lambda _: self._draining.set())
         return task
+
+    def _check_fence(self, lock: str, token: int) -> None:
+        if not self._door.locks.pages.is_held(lock, token):
+            check_fence(self._lock_machine.table, lock, token)
 
     async def _beat(self) -> None:
         with contextlib.suppress(Unavailable):  # the engine has ended, as this process is about to

@@ -114,6 +114,11 @@ class Connection:
         return self.session is not None
 
     @property
+    def pidfd(self) -> int | None:
+        """The client's process; None where the kernel does not say, or it has gone."""
+        return self._pidfd
+
+    @property
     def is_closed(self) -> bool:
         return self._transport.is_closed
 

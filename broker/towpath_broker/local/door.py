@@ -107,7 +107,7 @@ class Door:
         self.has_data = has_data
         self._contents_of = contents_of
         self.tokens = tokens
-        self.locks = LockCalls(submit_lock, look_at_locks, tokens)
+        self.locks = LockCalls(submit_lock, look_at_locks, tokens, keeper)
         self.counters: Counter[str] = Counter()
         self._table = table
         self._shared_table = wire.Descriptor(table.share())

@@ -25,20 +25,30 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from towpath.errors import InvalidArgument, PermissionDenied, SessionLost, TowpathError
+from towpath.errors import (
+    InvalidArgument,
+    LockInUse,
+    NotSupported,
+    PermissionDenied,
+    SessionLost,
+    TowpathError,
+)
 from towpath.locks.joined import JOINED
+from towpath.names import check_name
 from towpath_broker.core.commands import Caller
 from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks.leases import Leases
 from towpath_broker.core.locks.machine import LockMachine
+from towpath_broker.rings.kept import Keeper
 
 from . import translate_lock_views, translate_locks
+from .lock_pages import LockPages, Place
 from .lock_watches import LockWatches
 from .tokens import ResumeTokens
 
@@ -82,12 +92,14 @@ class LockCalls:
         submit: gives a command to the lock machine's engine; never waits.
         look: has something done with the machine, after what was submitted before.
         tokens: what proves that who takes a session up had it.
+        keeper: has the supervisor keep lock pages.
     """
 
-    def __init__(self, submit: Submit, look: Look, tokens: ResumeTokens) -> None:
-        self._submit = submit
+    def __init__(self, submit: Submit, look: Look, tokens: ResumeTokens, keeper: Keeper) -> None:
+        self._submit_now = submit
         self._look = look
         self._tokens = tokens
+        self.pages = LockPages(submit, look, keeper.keep_lock_page, keeper.remove_lock_page)
         self._kept: dict[int, _Kept] = {}
         self._of_call: dict[tuple[Connection, int], _Call] = {}
         self._by_reference: dict[int, _Call] = {}
@@ -98,11 +110,21 @@ class LockCalls:
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
 
-    def recovered(self, machine: LockMachine) -> None:
-        """The machine has replayed its journal: let those who had sessions come back."""
+    def _submit(self, command: c.LockCommand) -> None:
+        """Give a command to the engine, and before it what it needs of the lock pages."""
+        self.pages.before(command)
+        self._submit_now(command)
+
+    def recovered(self, machine: LockMachine, pages: Mapping[str, int]) -> None:
+        """The machine has replayed its journal: let those who had sessions come back.
+
+        Args:
+            pages: the lock pages that were kept, by name; taken over.
+        """
+        lost = self.pages.recovered(machine, pages)
         for session in machine.table.sessions.values():
             self._kept[session.id] = _Kept(session.principal, session.lease_ms)
-            if session.pid and not session.lease_ms and not _is_alive(session.pid):
+            if session.id in lost or (session.pid and not session.lease_ms and not _is_alive(session.pid)):
                 self._submit(c.EndSession(session.id, c.EndReason.SESSION_DIED))
             else:
                 self._leases.recovered(session.id, session.lease_ms, GRACE_MS, time.monotonic_ns())
@@ -119,6 +141,8 @@ class LockCalls:
         call = _Call(connection, caller.call, request)
         if request == translate_locks.KEEP:
             self._keep(call, caller, body)
+        elif request == translate_locks.DELEGATE:
+            self._delegate(call, caller, body)
         elif request in translate_locks.LOOKING:
             self._look_for(call, body)
         elif request in translate_locks.WAITS:
@@ -176,6 +200,7 @@ class LockCalls:
         kept.call = call
         call.session = session
         self._connected(session, kept)
+        self.pages.resumed(kept.principal, session, call.connection.pidfd)
         token = bytes(opening.resume_token)
 
         def tell(machine: LockMachine) -> None:
@@ -232,7 +257,35 @@ class LockCalls:
             del self._by_reference[reference]
             raise
 
+    def _delegate(self, call: _Call, caller: Caller, body: Any) -> None:
+        session = self._check_kept(call.connection, caller, body.owner.session)
+        pidfd = call.connection.pidfd
+        if call.connection.gateway or pidfd is None:
+            raise NotSupported("only local processes use a lock page")
+        if self._watches.is_watched(body.lock):
+            raise LockInUse(f"{body.lock!r} is watched")
+
+        def tell(place: Place | None) -> None:
+            if call.connection.request_of(call.call) is None:
+                return
+            if place is None:
+                call.connection.refuse(call.call, LockInUse(f"{body.lock!r} was not given out"))
+                return
+            frame = translate_locks.delegated_frame(call.call, place.identity, place.member, place.slot)
+            call.connection.answer(frame, () if place.page is None else (place.page,))
+
+        self.pages.join(
+            caller.principal,
+            (session, int(body.owner.owner)),
+            check_name(body.lock, "a lock's name"),
+            has=int(body.page),
+            pidfd=pidfd,
+            refer=self._reference,
+            then=tell,
+        )
+
     def _look_for(self, call: _Call, body: Any) -> None:
+        self.pages.recall_all(getattr(body, "prefix", ""))  # what is looked at is in the machine
         if call.request == translate_locks.WATCH:
             self._watches.add(call.connection, call.call, body.prefix)
             return
@@ -267,10 +320,13 @@ class LockCalls:
         return session
 
     def _refer(self, call: _Call) -> int:
-        reference = self._next_reference
-        self._next_reference += 1
+        reference = self._reference()
         self._by_reference[reference] = call
         return reference
+
+    def _reference(self) -> int:
+        self._next_reference += 1
+        return self._next_reference - 1
 
     # ---- the end of calls and connections ------------------------------------------------------------------
 
@@ -316,6 +372,7 @@ class LockCalls:
     def stop(self) -> None:
         """The core is about to end, and its successor takes the sessions over: connections that close now
         end none of them."""
+        self.pages.stop()
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
@@ -351,6 +408,8 @@ class LockCalls:
 
     def emit(self, effect: e.LockEffect) -> None:
         """Carry out one effect."""
+        if self.pages.emit(effect):
+            return
         match effect:
             case e.Granted() | e.Refused() | e.BarrierOpened():
                 self._answer_wait(effect)

@@ -54,6 +54,10 @@ class LockWatches:
         watch = self._watches[connection, call] = _Watch(connection, call, prefix)
         self._look(lambda machine: self._tell_current(watch, machine))
 
+    def is_watched(self, name: str) -> bool:
+        """Whether somebody wants to know what happens to a lock."""
+        return any(name.startswith(watch.prefix) for watch in self._watches.values())
+
     def cancel(self, connection: Connection, call: int) -> bool:
         """End one; whether there was one."""
         return self._watches.pop((connection, call), None) is not None

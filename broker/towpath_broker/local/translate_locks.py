@@ -23,6 +23,7 @@ LIST: Final = "list_locks_request"
 LIST_SPACES: Final = "list_lock_spaces_request"
 EXPLAIN: Final = "explain_locks_request"
 WATCH: Final = "watch_locks_request"
+DELEGATE: Final = "delegate_lock_request"
 LOOKING: Final = frozenset({LIST, LIST_SPACES, EXPLAIN, WATCH})
 STREAMS: Final = frozenset({KEEP, WATCH})
 """Those that are answered until they are cancelled, or what they follow has ended."""
@@ -109,7 +110,7 @@ PLAIN: Final[Mapping[str, Callable[[Any, str, int], c.LockCommand]]] = {
 
 OF_OPERATORS: Final = frozenset({"force_release_request", "define_lock_space_request"})
 """Those that act for no session. Who may is the door's to judge."""
-REQUESTS: Final = frozenset({KEEP, *LOOKING, *WAITS, *PLAIN})
+REQUESTS: Final = frozenset({KEEP, DELEGATE, *LOOKING, *WAITS, *PLAIN})
 
 
 def _define(body: locks_pb2.DefineLockSpaceRequest, reference: int) -> c.LockCommand:
@@ -264,6 +265,14 @@ def alive_frame(call: int) -> Frame:
     """Return the answer to a client that says that it is there."""
     frame, response = _answer(call, KEEP)
     response.alive.SetInParent()
+    return frame
+
+
+def delegated_frame(call: int, page: int, member: int, slot: int) -> Frame:
+    """Return where a lock is given out."""
+    frame = Frame(id=call)
+    answer = frame.delegate_lock_response
+    answer.page, answer.member, answer.slot = page, member, slot
     return frame
 
 

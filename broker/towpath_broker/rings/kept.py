@@ -72,6 +72,14 @@ class Keeper:
         """
         return self._store(f"{what} {channel} {identifier} {slot}", os.dup(descriptor))
 
+    def keep_lock_page(self, name: str, descriptor: int) -> bool:
+        """Keep a lock page, which is no channel's; takes over the descriptor."""
+        return self._store(name, descriptor)
+
+    def remove_lock_page(self, name: str) -> None:
+        """Forget one."""
+        self._remove(name)
+
     def remove_own(self, channel: str) -> None:
         """Forget the core's ring and page."""
         for what in (RING, PAGE):

@@ -20,7 +20,7 @@ Not here: who may map what, how long to wait for a slow reader (the core), heade
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Self, TypeVar, final, overload
+from typing import Any, Literal, NamedTuple, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer
 
@@ -951,3 +951,125 @@ def check_control(fd: int, /) -> tuple[int, int]:
     Raises:
         RingError: it must not be mapped; the message says why.
     """
+
+# ---- lock pages (clients/c/towpath_lock.h) ----
+
+LOCK_OK: int
+LOCK_HELD: int
+LOCK_SHUT: int
+LOCK_SPENT: int
+LOCK_CLOSED: int
+LOCK_LOST: int
+LOCK_FULL: int
+LOCK_OVER: int
+LOCK_MEMBERS: int
+LOCK_SLOTS: int
+LOCK_CORE: int
+LOCK_FIRST_MEMBER: int
+LOCK_TOKENS: int
+
+class LockPage:
+    """A lock page: a new one, or (``fd``) one that was handed over, which is checked and mapped.
+
+    Raises:
+        RingError: the descriptor is not one of a lock page, open for writing.
+        OSError: there is no memory, or no descriptor.
+    """
+
+    def __init__(self, fd: int = -1, identity: int = 0) -> None: ...
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def identity(self) -> int: ...
+    def close(self) -> None:
+        """Nothing is taken in it any more; what waits in it may go on to."""
+
+    def share(self) -> int:
+        """Return a new descriptor, open for writing; the caller's."""
+
+    def admit(self, member: int, session: int, owner: int, /) -> None:
+        """The core's: give a member's number to an owner."""
+
+    def dismiss(self, member: int, is_gone: bool, /) -> None:
+        """The core's: a member counts no more; ``is_gone``: nor is there its process."""
+
+    def member(self, member: int, /) -> tuple[int, int, int]:
+        """Return a member's state (0 unused, 1 open, 2 closed), session and owner."""
+
+    def open(self, slot: int, base: int, is_busy: bool, /) -> None:
+        """The core's: give a lock out; its tokens are those after ``base``."""
+
+    def look(self, slot: int, /) -> tuple[bool, int, int, int, int]:
+        """Return whether a lock is open, its owner, tokens used, base, and since when it is held (ns)."""
+
+    def shut(self, slot: int, /) -> tuple[bool, int, int, int, int]:
+        """The core's: take a lock back. Returns what it was, as ``look``."""
+
+    def take_waiters(self, slot: int, /) -> list[tuple[int, int, int]]:
+        """The core's, after ``shut``: who waits, in turn: member, request, and for how long yet (ms; -1)."""
+
+    def hand_over(self, slot: int, /) -> bool:
+        """The core's: give up what it has since ``open``. False: it has not."""
+
+    def wake(self, member: int, /) -> None:
+        """Have a member look again, if it waits."""
+
+    def names(self, slot: int, member: int, /) -> bool:
+        """Whether a lock's word or queue names a member."""
+
+    def held(self) -> list[tuple[int, bool]]:
+        """Return the tokens of what this process's members have, and whether the core has taken it back."""
+
+    def add(self, member: int, /) -> LockMember:
+        """Make a member's number usable in this process."""
+
+class LockMember:
+    @property
+    def number(self) -> int: ...
+    @property
+    def held(self) -> int:
+        """How many locks it has in the page."""
+
+    def use(self) -> None:
+        """The calling thread is this member, from now on."""
+
+class LockBase:
+    """A lock that may be in a page. A subclass has ``_acquire_slow``, called with the arguments of
+    ``acquire`` when it is not to be had in the page at once; ``_enter_slow(guard or None)``;
+    ``_exit_slow``."""
+
+    @property
+    def page(self) -> LockPage | None: ...
+    def acquire(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> None: ...
+    def set_page(self, page: LockPage | None, slot: int, guard: type, context: object, /) -> None:
+        """It is in a page from now on, or (None) is not; and the type of its guards, and what they have."""
+
+    def try_page(self) -> tuple[int, Any]:
+        """Take it in the page if it is free: LOCK_OK and a guard, or why not and None."""
+
+    def wait_page(self, request: int, deadline_ns: int, /) -> tuple[int, Any]:
+        """Wait for it in the page, until a time of CLOCK_MONOTONIC (2**64 - 1: for ever)."""
+
+class LockGuardBase:
+    """What was taken in a page. A subclass has ``_release_slow``, called when it is not given back there, and
+    ``page_result`` says why; and ``_exit_slow``."""
+
+    page_hold: Any
+    @property
+    def page_lock(self) -> Any: ...
+    @property
+    def page_context(self) -> Any: ...
+    @property
+    def page_result(self) -> int: ...
+    @property
+    def page_slot(self) -> int: ...
+    @property
+    def page_token(self) -> int: ...
+    def release(self) -> None: ...
+    def leave_page(self) -> bool:
+        """It is not the page's affair any more. Returns whether it was."""
+
+    def look(self) -> tuple[bool, bool, bool]:
+        """Return whether it is in the page, whether it is held there, whether the core has taken it back."""

@@ -28,6 +28,7 @@ from towpath import calls, convert, model, wire
 from towpath.ends import KeptReader, ReaderState, SourceState, require_ring
 from towpath.errors import ConnectionLost, InvalidArgument, ProtocolViolation, TowpathError, host_limits
 from towpath.exchange import Exchange, Handler, Outgoing
+from towpath.locks.requests import Place
 from towpath.names import check_pattern
 from towpath.pairing import Pairing
 from towpath.states import requests
@@ -313,6 +314,37 @@ class ClientProtocol(Exchange):
                     done(Page(self, _ring.ValueReader(self._came_with[0].fd)))
             except _ring.RingError as error:
                 done(ProtocolViolation(f"the page of {name!r}: {error}"))
+            except TowpathError as error:
+                done(error)
+
+        self.call(call, answered)
+
+    def ask_lock_page(
+        self,
+        call: calls.Call[Place],
+        done: Callable[[tuple[Place, _ring.LockPage | None] | TowpathError], None],
+    ) -> None:
+        """Queue the call that gives a lock out; ``done`` gets where, and the page if it came with the answer.
+
+        Raises:
+            NotSupported: there is no shared memory here.
+        """
+        require_ring()
+
+        def answered(answer: Frame | TowpathError) -> None:
+            try:
+                if isinstance(answer, TowpathError):
+                    raise answer
+                place = call.result(answer)
+                memory = None
+                if self._came_with:
+                    with host_limits("the lock page"):
+                        memory = _ring.LockPage(self._came_with[0].fd)
+                    if memory.identity != place.page:
+                        raise ProtocolViolation("another lock page came than was said")
+                done((place, memory))
+            except _ring.RingError as error:
+                done(ProtocolViolation(f"the lock page: {error}"))
             except TowpathError as error:
                 done(error)
 

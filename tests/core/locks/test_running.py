@@ -296,6 +296,9 @@ COMMANDS: list[LockCommand] = [
     c.DefineSpace("p", Policy.ORDERED, Victim.YOUNGEST, {"p.a": 1}),
     c.DefineSpace("p", Policy.BANKER, resources={"p.a": 1}),
     c.DefineSpace("p", is_removed=True),
+    c.Delegate(1, "a", 7),
+    c.Recall("a"),
+    c.Recall("a", 3, c.PageHolder(1, 2, 9), (c.PageWaiter(1, 3, 4, -1), c.PageWaiter(2, 0, 5, 60))),
 ]
 
 

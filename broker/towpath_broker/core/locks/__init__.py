@@ -50,6 +50,8 @@ ForceRelease              Done(taken) or Failed; Released and Revoked for each h
 DeclareClaims             Done or Failed
 DefineSpace               Done or Failed
 EndSession                Done or Failed; Refused and Released for what it had, at last SessionEnded
+Delegate                  Delegated (reference), or Failed
+Recall                    Granted for what was held; Waiting, Granted, Refused for who waited
 Begin, Reserve, Tick      nothing of their own
 ========================= ====================================================================================
 
@@ -63,16 +65,21 @@ stream; a guard of that grant is not valid any more (Revoked), or should be give
 ``SessionEnded``: ``LockSessionLost`` on its stream unless it closed, forget its resume token,
 ``Leases.close``.
 
+*Lock pages.* A lock that is given out (``Delegate``) is judged in shared memory until it is taken back. The
+engine takes it back, by a ``Recall`` before it, for each command that names the lock, or a request that it
+knows from the page (``delegating.is_page_request``), or a session that is in the page. ``Drained``: the core
+gives its own part in the page up.
+
 What is asked without a command: ``fencing.check_fence`` (before something is written on the mediated path),
 ``reports`` (list, why, graphs; also the details of a wait), ``elections.leader``, ``LockMachine.statistics``.
 
 Who may open a session, resume one, force a release or define a space is for the door to judge, as for all
 else.
 
-Files, in reading order: ``grants`` (the records), ``modes``, ``table`` (the steps), ``queue`` (who is next),
-``acquiring``, ``waits`` and ``deadlock``, ``avoidance``, ``spaces``, ``conditions``, ``barriers``,
-``guarded``, ``operating``, ``machine``; ``commands``, ``effects``, ``codec``, ``snapshot``; ``fencing``,
-``leases``, ``reports``, ``elections``.
+Files, in reading order: ``grants`` (the records), ``modes``, ``table`` (the steps), ``queue`` (who is
+next), ``acquiring``, ``waits`` and ``deadlock``, ``avoidance``, ``spaces``, ``conditions``, ``barriers``,
+``guarded``, ``operating``, ``delegating``, ``machine``; ``commands``, ``effects``, ``codec``, ``snapshot``;
+``fencing``, ``leases``, ``reports``, ``elections``.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from towpath.errors import (
     LimitExceeded,
     LockConflict,
     LockHeld,
+    LockInUse,
     NotHeld,
     QuotaExceeded,
     TowpathError,
@@ -131,6 +132,8 @@ def _claim(table: Table, request: Request, wanted: Wanted) -> Claim:
     lock = table.locks.get(name)
     if lock is None:
         lock = table.lock(name)
+    if lock.page is not None:
+        raise LockInUse(f"{name!r} is given out to a lock page", hint="the engine takes it back before")
     if lock.space.policy is Policy.BANKER:
         resource = lock.space.resources.get(name)
         if resource is None:
@@ -252,10 +255,10 @@ def wait(table: Table, request: Request, timeout_ms: int) -> None:
     _stand(table, request, timeout_ms, wounded)
 
 
-def wait_again(table: Table, request: Request) -> None:
-    """Let a request that had its lock, and gave it up for a condition, wait for it; as long as it takes, and
+def wait_again(table: Table, request: Request, timeout_ms: int = c.NO_TIMEOUT) -> None:
+    """Let a request wait that had its lock, and gave it up for a condition, or that waited in a lock page;
     whatever the lock space says of who may wait. Deadlocks are found all the same."""
-    _stand(table, request, c.NO_TIMEOUT, [])
+    _stand(table, request, timeout_ms, [])
 
 
 def _stand(table: Table, request: Request, timeout_ms: int, wounded: list[Claim]) -> None:

@@ -46,6 +46,8 @@ NAMES: Final[dict[type[LockCommand], str]] = {
     c.WaitCondition: "wait_condition",
     c.NotifyCondition: "notify_condition",
     c.ArriveBarrier: "arrive_barrier",
+    c.Delegate: "delegate",
+    c.Recall: "recall",
     c.ForceRelease: "force_release",
     c.DeclareClaims: "declare_claims",
     c.DefineSpace: "define_space",
@@ -132,6 +134,14 @@ def _with_value(type_: type[LockCommand]) -> Callable[[list[Any]], LockCommand]:
     return decode
 
 
+def _recall(values: list[Any]) -> LockCommand:
+    if len(values) > 2 and values[2] is not None:
+        values[2] = c.PageHolder(*values[2])
+    if len(values) > 3:
+        values[3] = tuple([c.PageWaiter(*each) for each in values[3]])
+    return c.Recall(*values)
+
+
 def _define_space(values: list[Any]) -> LockCommand:
     if len(values) > 1:
         values[1] = c.Policy(values[1])
@@ -145,6 +155,7 @@ _DECODERS: Final[dict[str, Callable[[list[Any]], LockCommand]]] = {
     "begin": _begin,
     "acquire": _acquire,
     "end_session": _end_session,
+    "recall": _recall,
     "release": _with_value(c.Release),
     "write_guarded": _with_value(c.WriteGuarded),
     "define_space": _define_space,

@@ -266,6 +266,58 @@ class ArriveBarrier(LockCommand):
     is_passing: bool = False
 
 
+# ---- lock pages --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Delegate(LockCommand):
+    """Give a lock out to the lock page of the session's principal, with a range of tokens: until ``Recall``
+    its grants are made there. Answered by ``Delegated``. What the core has granted of it, or has in its
+    queue, comes first: ``Drained`` tells when the page may begin.
+
+    Attributes:
+        slot: of the page; always the same for this lock and page.
+    """
+
+    session: int
+    name: str
+    slot: int
+    reference: int = 0
+
+
+class PageHolder(NamedTuple):
+    """Who had a lock when it was taken back. Its request has the number ``page_request(token)``."""
+
+    session: int
+    owner: int
+    since_ns: int
+
+
+class PageWaiter(NamedTuple):
+    """Who waited for it, under a number of its own."""
+
+    session: int
+    owner: int
+    request: int
+    timeout_ms: int
+
+
+@dataclass(slots=True)
+class Recall(LockCommand):
+    """Take a lock back from a page, as it was found there: what was held or waited for is as if it had been
+    asked for here. Nothing happens when it is not given out.
+
+    Attributes:
+        used: how many tokens of the range.
+        waiters: in the order of the queue.
+    """
+
+    name: str
+    used: int = 0
+    holder: PageHolder | None = None
+    waiters: tuple[PageWaiter, ...] = ()
+
+
 # ---- operators ---------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,25 @@ class SessionEnded(LockEffect):
 
 
 @dataclass(slots=True)
+class Delegated(LockEffect):
+    """A lock is given out to a page. ``base``: the token before the first of the range; ``is_busy``: the
+    core has it still."""
+
+    reference: int
+    lock: str
+    slot: int
+    base: int
+    is_busy: bool
+
+
+@dataclass(slots=True)
+class Drained(LockEffect):
+    """Nobody holds or wants a lock any more in the core that is given out to a page."""
+
+    lock: str
+
+
+@dataclass(slots=True)
 class Waiting(LockEffect):
     session: int
     request: int

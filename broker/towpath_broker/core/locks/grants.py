@@ -199,6 +199,25 @@ class Data:
         return Value(self.payload, self.written_by > 0, self.written_by, self.poisoned_by > 0)
 
 
+class Delegation:
+    """A lock is given out to a page.
+
+    Attributes:
+        base: the token before the first of those that the page gives.
+        next_token: of those that the core still gives to who came before; up to ``base``.
+        is_drained: the core has nothing of it any more.
+    """
+
+    __slots__ = ("base", "is_drained", "next_token", "principal", "slot")
+
+    def __init__(self, principal: str, slot: int, base: int, next_token: int, is_drained: bool) -> None:
+        self.principal = principal
+        self.slot = slot
+        self.base = base
+        self.next_token = next_token
+        self.is_drained = is_drained
+
+
 class Lock:
     """A lock that is used.
 
@@ -211,6 +230,7 @@ class Lock:
         back: the next place in the queue.
         token: the newest grant's.
         conditions: who waits to be notified, by condition.
+        page: where it is given out to; None: its grants are made here.
     """
 
     __slots__ = (
@@ -223,6 +243,7 @@ class Lock:
         "holders",
         "joint",
         "name",
+        "page",
         "queue",
         "space",
         "token",
@@ -243,11 +264,17 @@ class Lock:
         self.token = 0
         self.data: Data | None = None
         self.conditions: dict[str, dict[Request, None]] | None = None
+        self.page: Delegation | None = None
 
     @property
     def is_idle(self) -> bool:
         """Nothing would be forgotten with it."""
-        return not self.holders and not self.queue and self.data is None and not self.conditions
+        return not self.is_used and self.data is None and not self.conditions and self.page is None
+
+    @property
+    def is_used(self) -> bool:
+        """Somebody holds it here, or waits for it here."""
+        return bool(self.holders or self.queue)
 
 
 def is_free(claim: Claim) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from towpath.errors import Cancelled, InvalidArgument, LimitExceeded, QuotaExceeded, Timeout, TowpathError
 
-from . import acquiring, conditions, guarded, operating
+from . import acquiring, conditions, delegating, guarded, operating
 from . import commands as c
 from . import effects as e
 from .acquiring import Blocked
@@ -37,6 +37,10 @@ from .table import Table
 
 TOKENS_PER_BLOCK: Final = 1 << 20
 """Tokens that one synced record allows. Those left of a block when the core restarts are skipped."""
+
+
+RANGES_PER_BLOCK: Final = 64
+"""The same where locks are given out to lock pages, in ranges of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class LockMachine:
             c.WaitCondition: lambda command: conditions.begin(self.table, command),
             c.NotifyCondition: lambda command: conditions.notify(self.table, command),
             c.ArriveBarrier: lambda command: self.barriers.arrive(self.table, command),
+            c.Delegate: lambda command: delegating.delegate(self.table, command),
+            c.Recall: lambda command: delegating.recall(self.table, command),
             c.ForceRelease: lambda command: operating.force_release(self.table, command),
             c.DeclareClaims: lambda command: operating.declare_claims(self.table, command),
             c.DefineSpace: lambda command: operating.define_space(self.table, command),
@@ -114,7 +120,7 @@ class LockMachine:
             self._refuse(command, blocked.error, blocked)
         else:
             reference = getattr(command, "reference", 0)
-            if reference and not isinstance(command, c.OpenSession):
+            if reference and not isinstance(command, c.OpenSession | c.Delegate):
                 done = result if isinstance(result, e.Done) else e.Done(0)
                 done.reference = reference
                 effects.append(done)
@@ -127,19 +133,24 @@ class LockMachine:
         grant, and each lock of each request that is about to come.
         """
         table = self.table
-        tokens, lease_ms = table.waiting_claims, 0
+        tokens, lease_ms, ranges = table.waiting_claims, 0, 0
         for command in commands:
             if isinstance(command, c.Begin):
                 return None  # nothing is granted by it, and what is reserved lapses
             if isinstance(command, c.Acquire):
                 tokens += len(command.locks)
+            elif isinstance(command, c.Delegate):
+                ranges += 1
             elif isinstance(command, c.OpenSession):
                 lease_ms = max(lease_ms, command.lease_ms)
             else:
                 tokens += 1
+        # A range, and tokens for all who wait by then.
+        tokens += ranges * (delegating.TOKENS + tokens)
         if table.next_token + tokens <= table.tokens_end and lease_ms <= table.lease_ms:
             return None
-        end = max(table.tokens_end, table.next_token + tokens + TOKENS_PER_BLOCK)
+        block = RANGES_PER_BLOCK * delegating.TOKENS if ranges else TOKENS_PER_BLOCK
+        end = max(table.tokens_end, table.next_token + tokens + block)
         # Leases of sessions that have ended need no quiet time any more: the sync covers their ends, too.
         return c.Reserve(end, max(lease_ms, *(each.lease_ms for each in table.sessions.values()), 0))
 
@@ -197,6 +208,8 @@ class LockMachine:
         # The quiet time of an earlier reboot may not be over.
         settled_at_ns = max(table.settled_at_ns, table.now_ns + table.lease_ms * 1_000_000)
         table.settled_at_ns = settled_at_ns  # nothing is granted while sessions end
+        for lock in tuple(table.locks.values()):
+            delegating.forget(table, lock)  # the page went with the boot
         for session in tuple(table.sessions.values()):
             self._end(session, EndReason.REBOOT)
         table.settled_at_ns = settled_at_ns if settled_at_ns > table.now_ns else 0

@@ -144,7 +144,7 @@ def define_space(table: Table, command: c.DefineSpace) -> None:
     concerned: list[Lock] = []
     for lock in table.locks.values():
         if space.has(lock.name) and len(lock.space.prefix) <= len(space.prefix):
-            if lock.holders or lock.queue or lock.conditions:
+            if lock.is_used or lock.conditions or lock.page is not None:
                 raise LockInUse(f"{lock.name!r} is used")
             concerned.append(lock)
     if existing is not None and existing.members:

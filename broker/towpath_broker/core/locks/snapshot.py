@@ -24,7 +24,7 @@ from towpath.errors import InvalidConfiguration
 
 from .barriers import Barrier
 from .commands import Policy, Victim
-from .grants import HELD, Claim, Lock, Owner, Request, Session
+from .grants import HELD, Claim, Delegation, Lock, Owner, Request, Session
 from .limits import LockLimits
 from .machine import LockMachine
 from .modes import EXCLUSIVE
@@ -124,6 +124,9 @@ def _lock_out(lock: Lock, claims: dict[Claim, int]) -> _Json:
     if lock.data is not None:
         payload = b64encode(lock.data.payload).decode()
         out["data"] = [payload, lock.data.principal, lock.data.written_by, lock.data.poisoned_by]
+    if lock.page is not None:
+        page = lock.page
+        out["page"] = [page.principal, page.slot, page.base, page.next_token, page.is_drained]
     if lock.conditions:
         out["conditions"] = {
             name: [[request.session.id, request.number] for request in waiters]
@@ -265,6 +268,8 @@ class _Restoring:
             data.payload = b64decode(payload, validate=True)
             data.written_by, data.poisoned_by = written_by, poisoned_by
             table.data_bytes += len(data.payload)
+        if "page" in each:
+            lock.page = Delegation(*each["page"])
         table.locks[lock.name] = lock
 
     def _request(self, each: _Json) -> None:

@@ -28,7 +28,7 @@ from towpath.errors import LimitExceeded, QuotaExceeded, SessionLost, TowpathErr
 from towpath.names import check_name
 
 from .commands import EndReason
-from .effects import Grant, Granted, LockEffect, Member, Refused, Released
+from .effects import Drained, Grant, Granted, LockEffect, Member, Refused, Released
 from .grants import HELD, OVER, WAITING, Claim, Data, Lock, Owner, Request, Session
 from .limits import LockLimits
 from .modes import EXCLUSIVE
@@ -293,15 +293,26 @@ class Table:
 
     def hold(self, claim: Claim) -> None:
         """A claim is granted; it is in no queue any more."""
+        page = claim.lock.page
+        if page is None:
+            token = self.take_token()
+        else:
+            token = page.next_token
+            assert token <= page.base, "more were granted than had asked before the lock was given out"
+            page.next_token += 1
+        self.hold_by(claim, token, self.now_ns)
+
+    def hold_by(self, claim: Claim, token: int, since_ns: int) -> None:
+        """A claim is granted, by a token that is the newest of its lock."""
         lock = claim.lock
         self.revision += 1
-        claim.token = lock.token = self.take_token()
-        claim.since_ns = self.now_ns
+        claim.token = lock.token = token
+        claim.since_ns = since_ns
         converted = claim.converts
         if converted is not None:
             converted.mode = EXCLUSIVE
             converted.token = claim.token
-            converted.since_ns = self.now_ns
+            converted.since_ns = since_ns
             lock.exclusive = converted
             return
         lock.holders[claim] = None
@@ -330,9 +341,12 @@ class Table:
                 owner.wounded.pop(prefix, None)
 
     def tidy(self, lock: Lock) -> None:
-        """Forget a lock that nobody uses and that owns nothing."""
+        """Forget a lock that nobody uses and that owns nothing; of one that is given out, say so."""
         if lock.is_idle:
             self.locks.pop(lock.name, None)
+        elif lock.page is not None and not lock.page.is_drained and not lock.is_used:
+            lock.page.is_drained = True
+            self.effects.append(Drained(lock.name))
 
     # ---- outcomes ------------------------------------------------------------------------------------------
 

@@ -221,6 +221,27 @@ def release(session: int, number: int) -> Call[None]:
     return Call("release_request", request, "release_response", lambda _: None, is_one_way=True)
 
 
+class Place(NamedTuple):
+    """Where a lock is given out: the page, the owner's number in it, and the lock's."""
+
+    page: int
+    member: int
+    slot: int
+
+
+def delegate(session: int, owner: int, name: str, page: int) -> Call[Place]:
+    """Give a lock out to the uid's lock page, of which the session has one, or 0."""
+    request = locks_pb2.DelegateLockRequest(
+        owner=locks_pb2.LockOwner(session=session, owner=owner), lock=name, page=page
+    )
+    return Call(
+        "delegate_lock_request",
+        request,
+        "delegate_lock_response",
+        lambda response: Place(response.page, response.member, response.slot),
+    )
+
+
 def downgrade(session: int, number: int) -> Call[None]:
     """Make an exclusive lock shared."""
     request = locks_pb2.DowngradeLockRequest(session=session, request=number)

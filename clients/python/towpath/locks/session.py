@@ -36,7 +36,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from towpath import calls, convert
 from towpath.asking import Asking
@@ -236,6 +236,25 @@ class Hold:
             raise _silent()
 
 
+class Page(Protocol):
+    """A lock page that the session is in (``paging``): what is held there the daemon need not know.
+
+    Attributes:
+        identity: of the page.
+    """
+
+    identity: int
+
+    def held(self) -> dict[int, bool]:
+        """The requests that hold there, and whether the daemon has taken each over."""
+
+    def revoked(self, number: int, error: TowpathError) -> bool:
+        """A request's lock was taken away; whether it was one that held there."""
+
+    def close(self) -> None:
+        """The session is over."""
+
+
 class LockSession:
     """One client's lock session; see the module's docstring.
 
@@ -252,6 +271,7 @@ class LockSession:
             to be asked for anew. Without it what it has is given back.
 
     Attributes:
+        pages: the lock pages that it is in, the newest last.
         on_change: told whenever the connection has broken, or the session has been taken up or lost, by the
             thread that hears of it; must not wait.
     """
@@ -292,6 +312,8 @@ class LockSession:
         self._behind: deque[Pending] = deque()
         self._mutex = threading.Lock()
         self._numbers = itertools.count(1)
+        self.pages: list[Page] = []
+        self.joining = threading.Lock()
         self._pending: dict[Pending, None] = {}
         self._holds: dict[int, Hold] = {}
         self._when_gone: list[Callable[[], object]] = []
@@ -329,6 +351,47 @@ class LockSession:
         one with a lease."""
         lost_at_ns = self._lost_at_ns
         return (lost_at_ns - _now_ns()) / 1e9 if lost_at_ns else self._lease_ms / 1e3
+
+    @property
+    def page(self) -> Page | None:
+        """The lock page."""
+        return self.pages[-1] if self.pages else None
+
+    def has_holds(self, owner: int) -> bool:
+        """Whether an owner holds something at the daemon."""
+        with self._mutex:
+            holds = list(self._holds.values())
+        return any(hold.grants and hold.grants[0].owner.number == owner for hold in holds)
+
+    # ---- lock pages ----------------------------------------------------------------------------------------
+
+    def add_page(self, page: Page) -> None:
+        """The session is in a page from now on; those before in which it has nothing are forgotten."""
+        with self._mutex:
+            self.pages = [*(each for each in self.pages if each.held()), page]
+            is_lost = self.why_lost is not None
+        if is_lost:
+            page.close()
+
+    def next_number(self) -> int:
+        """A number for a request that may come to be the daemon's."""
+        return next(self._numbers)
+
+    def withdraw(self, number: int) -> None:
+        """Have the daemon forget a request, should it have it."""
+        if self._is_open:
+            self._withdraw(number)
+
+    def adopt(self, number: int, grants: tuple[model.Grant, ...]) -> Hold:
+        """What was held in a page is held at the daemon from now on, which knows the number."""
+        hold = Hold(self, number, grants)
+        with self._mutex:
+            self._holds[number] = hold
+        return hold
+
+    def release_number(self, number: int) -> None:
+        """Give back what was held in a page, and is the daemon's meanwhile. Does not wait."""
+        self._give_back(number)
 
     # ---- what the program wants ----------------------------------------------------------------------------
 
@@ -577,6 +640,11 @@ class LockSession:
             wanted = {each.number for each in self._pending} | set(self._holds)
             held = {grant.request for grant in opened.grants}
             lost = [number for number in self._holds if number not in held]
+            for page in self.pages:
+                for number, is_shut in page.held().items():
+                    wanted.add(number)
+                    if is_shut and number not in held and number not in self._holds:
+                        lost.append(number)
             self._releasing = {each: number for each, number in self._releasing.items() if number in held}
             self._unreleased = set(self._releasing)
             unknown = held - wanted - set(self._releasing.values())
@@ -625,8 +693,10 @@ class LockSession:
     def _revoked(self, number: int, error: TowpathError) -> None:
         with self._mutex:
             hold = self._holds.pop(number, None)
+            pages = self.pages
         if hold is not None:
             hold.why_lost = error
+        if hold is not None or any(page.revoked(number, error) for page in pages):
             if self._on_lost is not None:
                 self._on_lost(error)
             self._changed()
@@ -651,13 +721,16 @@ class LockSession:
             self.why_lost = error
             self._is_open = False
             holds, self._holds = list(self._holds.values()), {}
-            pending = list(self._pending)
+            pending, pages = list(self._pending), self.pages
+        has_held = bool(holds) or any(page.held() for page in pages)
+        for page in pages:
+            page.close()
         for hold in holds:
             hold.why_lost = error
         for each in pending:
             each.finish(error)
             each.stop_asking()
-        if holds and is_told and self._on_lost is not None:
+        if has_held and is_told and self._on_lost is not None:
             self._on_lost(error)
         self._changed()
 

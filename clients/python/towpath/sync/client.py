@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
@@ -40,6 +40,8 @@ from towpath.errors import (
     host_limits,
 )
 from towpath.loans import HELD_MAX
+from towpath.locks.blocking import Lock
+from towpath.locks.requests import Place
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.api import Server
 from towpath.services.caller import Callers, LocalCaller
@@ -59,6 +61,15 @@ from towpath.waiting import (
     program_name,
     remaining_ns,
 )
+
+if TYPE_CHECKING:
+    from towpath import _ring
+    from towpath.locks.paging import PageLock
+else:
+    try:
+        from towpath.locks.paging import PageLock
+    except ImportError:
+        PageLock = None
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -231,6 +242,24 @@ class LocalClient(Client):
         if isinstance(value, TowpathError):
             raise value
         return value
+
+    def _lock_page(self, call: calls.Call[Place]) -> tuple[Place, _ring.LockPage | None]:
+        """Ask for a lock to be given out to the uid's lock page; see :meth:`ClientProtocol.ask_lock_page`."""
+        given: _Answer[tuple[Place, _ring.LockPage | None]] = _Answer()
+        deadline = deadline_ns(CALL_TIMEOUT_S)
+        with self._lock:
+            self._wait_ready(deadline)
+            with self._sending():
+                self._protocol.ask_lock_page(call, given.set)
+        value = given.wait(deadline)
+        if value is None:
+            raise calls.no_answer()
+        if isinstance(value, TowpathError):
+            raise value
+        return value
+
+    def _page_lock(self, name: str) -> Lock | None:
+        return None if PageLock is None else PageLock(self._locks, name, self)
 
     def serve(self, name: str, *, concurrency: int = 1) -> Server:
         return self._persist(lambda: LocalServer(self, name, concurrency))

@@ -70,17 +70,27 @@ class Kinds(Locking):
     def _locks(self) -> Locks:
         return Locks(self, lease_ms=self._LOCK_LEASE_MS)
 
-    def lock(self, name: str, *, reentrant: bool = False, note: str = "") -> Lock:
+    def _page_lock(self, name: str) -> Lock | None:
+        """A lock that is taken in shared memory where that is possible; None on carriers that have none."""
+        return None
+
+    def lock(self, name: str, *, reentrant: bool = False, note: str = "", fast: bool = True) -> Lock:
         """Return a handle for a lock by name; asks nobody until it is used.
 
         Args:
             name: dotted, as a channel's; locks and channels do not know of each other.
             reentrant: the thread that has it may take it again, and releases it as often.
             note: for people who wonder who has it.
+            fast: take it in shared memory where that is possible: by threads of programs of one uid, from its
+                second use on, without a note and not reentrant. Otherwise always ask the daemon.
 
         Raises:
             InvalidName.
         """
+        if fast and not reentrant and not note:
+            quick = self._page_lock(name)
+            if quick is not None:
+                return quick
         return Lock(self._locks, name, reentrant=reentrant, note=note)
 
     def semaphore(self, name: str, permits: int = 0) -> Semaphore:

@@ -1605,6 +1605,68 @@ class DeclareClaimsResponse(_message.Message):
 Global___DeclareClaimsResponse: _TypeAlias = DeclareClaimsResponse  # noqa: Y015
 
 @_typing.final
+class DelegateLockRequest(_message.Message):
+    """---- lock pages ---------------------------------------------------------------------------------------------------
+
+    Give a lock out to the lock page of the session's uid, where its processes take it without the daemon
+    (clients/c/towpath_lock.h); or say where it is given out. Refused where the lock, or the moment, is not fit for that: then
+    it is acquired as ever.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    lock: _builtins.str
+    page: _builtins.int
+    """The page that the session has mapped; 0: none."""
+    @_builtins.property
+    def owner(self) -> Global___LockOwner: ...
+    def __init__(
+        self,
+        *,
+        owner: Global___LockOwner | None = ...,
+        lock: _builtins.str = ...,
+        page: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock", "owner", b"owner", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegateLockRequest: _TypeAlias = DelegateLockRequest  # noqa: Y015
+
+@_typing.final
+class DelegateLockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    page: _builtins.int
+    """Which page. If it is not the one that was said, its descriptor, open for writing, comes with the answer."""
+    member: _builtins.int
+    """The owner's number in it."""
+    slot: _builtins.int
+    """The lock's, for as long as the page lives."""
+    def __init__(
+        self,
+        *,
+        page: _builtins.int = ...,
+        member: _builtins.int = ...,
+        slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "page", b"page", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegateLockResponse: _TypeAlias = DelegateLockResponse  # noqa: Y015
+
+@_typing.final
 class Lock(_message.Message):
     """---- looking ------------------------------------------------------------------------------------------------------
 
