@@ -260,8 +260,8 @@ class LockCalls:
     def _delegate(self, call: _Call, caller: Caller, body: Any) -> None:
         session = self._check_kept(call.connection, caller, body.owner.session)
         pidfd = call.connection.pidfd
-        if call.connection.gateway or pidfd is None:
-            raise NotSupported("only local processes use a lock page")
+        if call.connection.gateway or pidfd is None or self._kept[session].lease_ms:
+            raise NotSupported("only local processes use a lock page, in sessions that end with them")
         if self._watches.is_watched(body.lock):
             raise LockInUse(f"{body.lock!r} is watched")
 

@@ -245,7 +245,7 @@ class LocalClient(Client):
 
     def _lock_page(self, call: calls.Call[Place]) -> tuple[Place, _ring.LockPage | None]:
         """Ask for a lock to be given out to the uid's lock page; see :meth:`ClientProtocol.ask_lock_page`."""
-        given: _Answer[tuple[Place, _ring.LockPage | None]] = _Answer()
+        given: Answer[tuple[Place, _ring.LockPage | None]] = Answer()
         deadline = deadline_ns(CALL_TIMEOUT_S)
         with self._lock:
             self._wait_ready(deadline)
