@@ -39,7 +39,7 @@ static void on_step(int step, int moment) {
     } while (0)
 
 #define ROUNDS 100
-#define ATTEMPTS 20 /* until a step comes about */
+#define ATTEMPTS 200 /* until a step comes about */
 #define VICTIM 2u
 #define OTHER 3u
 #define THIRD 4u
@@ -333,8 +333,9 @@ int main(void) {
                         of_step++;
                         break;
                     }
-        CHECK(of_step);
         puts(step_name[step]);
+        fflush(stdout);
+        CHECK(of_step);
         killed += of_step;
     }
     printf("%d killed\nok\n", killed);
