@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 from towpath import calls, loans, model
 from towpath._message import Message
 from towpath.aio.consuming import AsyncConsumer
-from towpath.aio.handle import AsyncHandle as AsyncHandle
 from towpath.aio.kinds import AsyncKinds
 from towpath.asking import Following, Listener
 from towpath.errors import Cancelled, ConnectionLost, Timeout, TowpathError
+from towpath.handles import AsyncHandle as AsyncHandle
 from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt_async

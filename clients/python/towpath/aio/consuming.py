@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from towpath import calls, queues
-from towpath.aio.handle import AsyncHandle
 from towpath.asking import Asking
 from towpath.consuming import ConsumerBase
 from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.handles import AsyncHandle
 from towpath.queues import Delivery
 from towpath.result import attempt_async
 from towpath.waiting import CALL_TIMEOUT_S, deadline_ns, remaining_ns, seconds

@@ -24,9 +24,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.handles import Handle
 from towpath.locks import model, requests
 from towpath.result import attempt
-from towpath.sync.handle import Handle
 from towpath.v1 import locks_pb2
 from towpath.waiting import FOREVER, deadline_ns, remaining_ns
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from towpath.aio.handle import AsyncHandle
 from towpath.errors import ConnectionLost, Timeout
+from towpath.handles import AsyncHandle
 from towpath.locks import requests
 from towpath.locks.watching import LockEvent, WatchedLocks
 from towpath.result import attempt_async

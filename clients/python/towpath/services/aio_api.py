@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from typing import TYPE_CHECKING, Protocol
 
 from towpath import model
-from towpath.aio.handle import AsyncHandle
 from towpath.errors import Cancelled, ConnectionLost
+from towpath.handles import AsyncHandle
 from towpath.result import attempt_async
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from towpath import model
 from towpath.errors import ConnectionLost, Timeout
+from towpath.handles import Handle
 from towpath.result import attempt
-from towpath.sync.handle import Handle
 from towpath.waiting import CALL_TIMEOUT_S, Buffer, deadline_ns
 
 from .answering import needs_stream

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from towpath import model
 from towpath._value import Value
-from towpath.aio.handle import AsyncHandle
 from towpath.errors import ConnectionLost, LimitExceeded, NotSupported, Timeout, VersionConflict
+from towpath.handles import AsyncHandle
 from towpath.locks.model import Fence
 from towpath.names import check_name
 from towpath.result import attempt_async

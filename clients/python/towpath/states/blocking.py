@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 from towpath import model
 from towpath._value import Value
 from towpath.errors import ConnectionLost, LimitExceeded, NotSupported, Timeout, VersionConflict
+from towpath.handles import Handle
 from towpath.locks.model import Fence
 from towpath.names import check_name
 from towpath.result import attempt
-from towpath.sync.handle import Handle
 from towpath.waiting import FOREVER, Buffer, deadline_ns, remaining_ns
 
 from . import requests

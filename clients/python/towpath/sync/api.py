@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from towpath import loans, model
 from towpath._message import Message
 from towpath.errors import Cancelled, ConnectionLost, Timeout
+from towpath.handles import Handle as Handle
 from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
 from towpath.services.api import Services
 from towpath.sync.consuming import Consumer
-from towpath.sync.handle import Handle as Handle
 from towpath.sync.kinds import Kinds
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT, Buffer
 

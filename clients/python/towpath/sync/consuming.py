@@ -10,9 +10,9 @@ from towpath import calls, queues
 from towpath.asking import Asking
 from towpath.consuming import ConsumerBase
 from towpath.errors import ConnectionLost, Timeout, TowpathError
+from towpath.handles import Handle
 from towpath.queues import Delivery
 from towpath.result import attempt
-from towpath.sync.handle import Handle
 from towpath.waiting import (
     CALL_TIMEOUT_S,
     FOREVER,
