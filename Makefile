@@ -33,6 +33,7 @@ test: setup ## run the whole test suite, TEST_JOBS files at a time
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-long: setup ## run the suite with its long tests and far more generated examples
+	@tools/stress.sh
 	@$(BIN)/python -m pytest -m "" --timeout=1800 --hypothesis-profile=long
 
 check: setup ## formatting, lint, types, layers, protos, generated code, C headers
