@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench import kinds, locks, locks_core, targets
+from tests.bench import kinds, locks, locks_core, signals, targets
 from tests.bench.cases import Case
 from tests.bench.results import Results
-from tests.bench.site import Site
+from tests.bench.site import PLACEMENTS, Site
 from tests.project.project_files import ROOT
 
 FIFO = Case("FIFO", "free", "one-way", 64, True)
@@ -52,6 +52,14 @@ def test_locks_are_taken_and_given_back_everywhere() -> None:
     measured = {row.target for row in targets.rows(results) if row.is_reached is not None}
     assert {name for name in measured if "etcd" in name or "10,000 wait" in name or "killed" in name}
     assert len(measured) >= 15
+
+
+def test_signals_are_measured_in_every_placement() -> None:
+    results = Results()
+    signals.measure(results, 20, 1)
+    ratios = {f"signal by sigqueue, {placement}" for placement in PLACEMENTS}
+    assert set(results.singles) > ratios
+    assert all(figure > 0 for figure in results.singles.values())
 
 
 def test_a_broken_case_is_told_and_ends_the_run_with_1(tmp_path: Path) -> None:
