@@ -209,9 +209,6 @@ class PageLock(_ring.LockBase, Lock):
     def _exit_slow(self, kind: Any, error: Any, trace: Any) -> None:
         Lock.__exit__(self, kind, error, trace)
 
-    def acquire_nowait(self, *, shared: bool = False) -> Guard | None:
-        return Lock.acquire_nowait(self, shared=shared)
-
     # ---- in the page ----
 
     def _from_page(self, timeout: float | None) -> Guard | None:
