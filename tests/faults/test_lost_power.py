@@ -7,6 +7,7 @@ Some parcels are in rows, some in segments.
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def crash_and_examine(disk: Disk, directory: Path, seed: int, share: float) -> N
     assert last in (disk.acknowledged, disk.acknowledged + 1) or (last == -1 and not disk.acknowledged), (
         f"{last} is there, {disk.acknowledged} was acknowledged (seed {seed}, share {share})"
     )
+    shutil.rmtree(directory)  # there are thousands
 
 
 def run_crashes(under_shim: UnderShim, tmp_path: Path, commits: int, every: int) -> int:
