@@ -139,6 +139,23 @@ def test_a_subscription_with_a_name_gets_it_back(
         assert subscription.lost == 0
 
 
+def test_what_the_gateway_has_sent_is_not_dealt_with(
+    client: Any, relay: Relay, local: towpath.Client, name: str
+) -> None:
+    """The place is where the program has come to: what was on its way when that broke comes again."""
+    kept = f"{name}.kept"
+    local.declare(kept, durable=True)
+    with client.subscribe(kept, place="me", start="all") as subscription, local.publisher(kept) as publisher:
+        for number in range(3):  # the gateway takes each before it takes the next
+            publisher.publish(b"%d" % number)
+            wait_until(lambda: len(subscription._inner._inbox) > number)  # noqa: B023
+        relay.cut()
+        wait_subscribers(local, kept, 0)
+        assert [place for place in local.places(kept) if place.seq > 1] == []
+        relay.mend()
+        assert [int(message.payload) for message in receive_exactly(subscription, 3)] == [0, 1, 2]
+
+
 def test_who_has_lost_his_name_meanwhile_is_told(
     client: Any, relay: Relay, local: towpath.Client, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from google.protobuf.message import Message
 from towpath import convert, model, wire
 from towpath.aio.api import AsyncSubscription
 from towpath.aio.kinds import AsyncKinds
+from towpath.aio.messages import LocalAsyncSubscription
 from towpath.calls import Call
 from towpath.errors import LimitExceeded, MessageTooLarge, TowpathError
 from towpath.v1.channels_pb2 import PublishRequest, PublishResponse, Subscribed, SubscribeRequest
@@ -149,6 +150,12 @@ def beginning(request: SubscribeRequest) -> Beginning:
     """
     start = convert.start_from_proto(request.start) if request.HasField("start") else None
     return {"start": start, "place": request.name, "take_over": request.takes_over}
+
+
+def leave_place(subscription: AsyncSubscription) -> None:
+    """A peer's place is where the peer has come to, not how much was sent to it: SavePlace alone moves it."""
+    assert isinstance(subscription, LocalAsyncSubscription)
+    subscription.leave_place()
 
 
 def subscribed_to(subscription: AsyncSubscription) -> Subscribed:

@@ -215,6 +215,7 @@ class ChannelsService:
         channel = await window.opened()
         beginning = _forwarding.beginning(window.first)
         async with await self._gateway.client.subscribe(channel, held_max=0, **beginning) as subscription:
+            _forwarding.leave_place(subscription)
             subscribed = _forwarding.subscribed_to(subscription)
             await context.write(channels_pb2.SubscribeResponse(subscribed=subscribed))
             while count_max := await window.room(settings.batch_messages_max):

@@ -340,6 +340,7 @@ class Calls:
         request = call.request.subscribe_request
         beginning = _forwarding.beginning(request)
         async with await self._client.subscribe(request.channel, held_max=0, **beginning) as subscription:
+            _forwarding.leave_place(subscription)
             began = Frame(id=call.id)
             began.subscribe_response.subscribed.CopyFrom(_forwarding.subscribed_to(subscription))
             await self._deliver(call, began, None)

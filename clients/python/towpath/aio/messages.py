@@ -320,6 +320,13 @@ class LocalAsyncSubscription(AsyncSubscription):
                 return message.seq
         return self._taken_seq
 
+    def leave_place(self) -> None:
+        """Save the place no more by itself: what is taken from here is handed on, and whoever deals with it
+        says how far that has come.
+        """
+        if self._place is not None:
+            self._place.stop()
+
     async def save_place(self, timeout: float | None = None) -> None:
         if self._place is None:
             raise calls.no_place(self.name)
