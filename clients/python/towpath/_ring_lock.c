@@ -474,10 +474,13 @@ static PyObject *lock_wait_page(LockObject *self, PyObject *args) {
     MemberObject *member = here.member;
     struct tpl_wait wait = {page_of(page), self->at, member->number, 0, 0, deadline_ns, &member->spin_ns};
     int result = tpl_wait_begin(&wait, number);
+    uint64_t slice_ns = TP_SLICE_NS;
     while (result == TPL_OK) {
         Py_BEGIN_ALLOW_THREADS
-        result = tpl_wait_on(&wait, tpr_monotonic_ns() + TP_SLICE_NS, &token);
+        result = tpl_wait_on(&wait, tpr_monotonic_ns() + slice_ns, &token);
         Py_END_ALLOW_THREADS
+        if (slice_ns < TP_SLICE_MAX_NS)
+            slice_ns *= 2;
         if (result != TPL_SLICE)
             break;
         result = TPL_OK;
