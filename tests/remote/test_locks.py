@@ -176,6 +176,31 @@ def test_who_gives_up_while_nobody_can_be_heard_is_in_nobodys_way(
     assert local.lock(name).acquire(DEADLINE_S).is_valid
 
 
+def test_a_barrier_that_opened_and_a_notice_that_came_while_nobody_could_be_heard(
+    connect: Any, relay: Relay, local: towpath.Client, name: str, threads: ThreadPoolExecutor
+) -> None:
+    client = connect()
+    client.set_lock_lease(60)
+    arrived = threads.submit(client.barrier(f"{name}.barrier", 2).wait)
+    guard = client.lock(name).acquire()
+    notified = threads.submit(guard.wait, "full")
+    ours = local.lock(name).acquire(DEADLINE_S)
+    session = guard.session
+    wait_until(lambda: len([pending for pending in session._pending if pending.waits]) == 2)
+    relay.cut()
+    wait_until(lambda: not session.is_connected)
+    assert local.barrier(f"{name}.barrier", 2).wait(DEADLINE_S) == 1
+    assert ours.notify("full") == 1
+    ours.release()
+    wait_until(lambda: lock_of(local, name).holders[0].owner.session == session.id)
+    relay.mend()
+    assert arrived.result(DEADLINE_S) == 0
+    assert notified.result(DEADLINE_S) is True
+    assert guard.is_valid and guard.token > ours.token
+    assert guard.wait("full", timeout=0.01) is False  # and not the answer of before
+    guard.release()
+
+
 def test_nothing_is_granted_twice_while_connections_break_again_and_again(
     connect: Any, relay: Relay, local: towpath.Client, name: str, threads: ThreadPoolExecutor
 ) -> None:

@@ -58,7 +58,10 @@ if TYPE_CHECKING:
 GRACE_MS: Final = 5_000
 """How long the sessions of local programs may take to come back after a restart of the core."""
 PLACE_CHARS_MAX: Final = 512
+OUTCOMES_MAX: Final = 256
+"""Ends of waits that are remembered for each session with a lease, in case its connection breaks."""
 
+_Outcome = e.Granted | e.Refused | e.BarrierOpened
 Submit = Callable[[c.LockCommand], None]
 Look = Callable[[Callable[[LockMachine], None]], None]
 
@@ -77,12 +80,16 @@ class _Call:
 @dataclass(slots=True)
 class _Kept:
     """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it. ``waits``: the
-    calls that wait, by the numbers of their requests."""
+    calls that wait, by the numbers of their requests. ``outcomes``: how the latest waits of a session with a
+    lease have ended, for those whose connection broke before they heard of it; ``asks`` tells one wait with a
+    number from the next."""
 
     principal: str
     lease_ms: int
     call: _Call | None = None
     waits: dict[int, _Call] = field(default_factory=dict)
+    asks: dict[int, int] = field(default_factory=dict)
+    outcomes: dict[int, tuple[int, _Outcome]] = field(default_factory=dict)
 
 
 class LockCalls:
@@ -235,9 +242,16 @@ class LockCalls:
         command = translate_locks.WAITS[call.request](body)
         if isinstance(command, c.Acquire) and not caller.is_admin:
             _check_not_joined_list(command)
-        waits = self._kept[call.session].waits
+        kept = self._kept[call.session]
+        waits = kept.waits
         if call.number in waits:
             raise InvalidArgument(f"request {call.number} is waited for already")
+        ask, outcome = kept.outcomes.pop(call.number, (0, None))
+        if outcome is not None and ask == body.ask:
+            _tell_outcome(call, outcome)
+            return
+        if kept.lease_ms and body.ask:
+            kept.asks[call.number] = body.ask
         waits[call.number] = self._of_call[call.connection, call.call] = call
         self._submit(command)
 
@@ -424,7 +438,10 @@ class LockCalls:
                 self._opened(effect)
             case e.SessionEnded():
                 self._ended(effect)
+            case e.Released():
+                self._forget_outcome(effect.session, effect.request)
             case e.Revoked():
+                self._forget_outcome(effect.session, effect.request)
                 if (stream := self._stream_of(effect.session)) is not None:
                     stream.connection.send(translate_locks.revoked_frame(stream.call, effect))
             case e.Wounded():
@@ -433,17 +450,21 @@ class LockCalls:
         self._watches.tell(effect)
 
     def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
+        kept = self._kept.get(effect.session)
+        if kept is not None and (ask := kept.asks.pop(effect.request, 0)):
+            kept.outcomes[effect.request] = ask, effect
+            if len(kept.outcomes) > OUTCOMES_MAX:
+                del kept.outcomes[next(iter(kept.outcomes))]
         call = self._forget_wait(effect.session, effect.request)
         if call is None:
             return
         del self._of_call[call.connection, call.call]
-        match effect:
-            case e.Granted():
-                _answer(call, translate_locks.granted_frame(call.call, call.request, effect))
-            case e.Refused():
-                _answer(call, translate_locks.refused_frame(call.call, call.request, effect))
-            case e.BarrierOpened():
-                _answer(call, translate_locks.opened_frame(call.call, effect))
+        _tell_outcome(call, effect)
+
+    def _forget_outcome(self, session: int, number: int) -> None:
+        """What a request was granted is not its any more: it is no answer."""
+        if (kept := self._kept.get(session)) is not None:
+            kept.outcomes.pop(number, None)
 
     def _tell_wait(self, effect: e.Waiting) -> None:
         """Say how it stands, if it still does when the machine is looked at."""
@@ -503,6 +524,17 @@ class LockCalls:
     def _stream_of(self, session: int) -> _Call | None:
         kept = self._kept.get(session)
         return None if kept is None else kept.call
+
+
+def _tell_outcome(call: _Call, effect: _Outcome) -> None:
+    """Say how a wait has ended."""
+    match effect:
+        case e.Granted():
+            _answer(call, translate_locks.granted_frame(call.call, call.request, effect))
+        case e.Refused():
+            _answer(call, translate_locks.refused_frame(call.call, call.request, effect))
+        case e.BarrierOpened():
+            _answer(call, translate_locks.opened_frame(call.call, effect))
 
 
 def _answer(call: _Call, frame: Any) -> None:

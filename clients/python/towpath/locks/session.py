@@ -105,6 +105,7 @@ class Pending:
         self.is_new = is_new
         self.is_once = is_once
         self.after = 0  # the release that must have been answered before this is asked for
+        self._ask = next(session._asks) if session.lease_s else 0
         self.outcome: Standing | TowpathError | None = None
         self.waits: tuple[model.Wait, ...] = ()
         self._session = session
@@ -123,6 +124,12 @@ class Pending:
         session = self._session
         return self.outcome is not None or not session._is_open or session._is_behind(self)
 
+    def _call(self, session: int) -> Call[Standing]:
+        call = self._make(session)
+        if "ask" in call.body.DESCRIPTOR.fields_by_name:
+            call.body.ask = self._ask
+        return call
+
     def ask(self, asking: Asking) -> None:
         """Ask, if the session is open and it is not asked for yet. From any thread: one of them does it."""
         session = self._session
@@ -140,7 +147,7 @@ class Pending:
                 self._round += 1
                 listener, identifier = _Heard(self, self._round), session.id
             try:
-                leave = asking._follow(partial(self._make, identifier), listener)
+                leave = asking._follow(partial(self._call, identifier), listener)
             except TowpathError as error:
                 self.finish(error)
                 return
@@ -314,6 +321,7 @@ class LockSession:
         self._numbers = itertools.count(1)
         self.pages: list[Page] = []
         self.joining = threading.Lock()
+        self._asks = itertools.count(1)
         self._pending: dict[Pending, None] = {}
         self._holds: dict[int, Hold] = {}
         self._when_gone: list[Callable[[], object]] = []

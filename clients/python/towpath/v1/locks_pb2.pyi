@@ -817,6 +817,7 @@ class AcquireRequest(_message.Message):
     IS_REENTRANT_FIELD_NUMBER: _builtins.int
     IS_GUARDED_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Of the session's choosing, above 0. The same number again, while the request waits or holds, asks for nothing new: the
     answer says how it stands.
@@ -829,6 +830,10 @@ class AcquireRequest(_message.Message):
     """Give the values of locks that own their data with the grant, and poison them when the session ends without a release."""
     note: _builtins.str
     """For people, and for followers of a leader."""
+    ask: _builtins.int
+    """Above 0, and another one for each wait of the session: when it is asked again with the same, after a connection
+    that broke, and is over meanwhile, that is the answer. Remembered for the latest of a session with a lease.
+    """
     @_builtins.property
     def owner(self) -> Global___LockOwner: ...
     @_builtins.property
@@ -845,10 +850,11 @@ class AcquireRequest(_message.Message):
         is_reentrant: _builtins.bool = ...,
         is_guarded: _builtins.bool = ...,
         note: _builtins.str = ...,
+        ask: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "owner", b"owner", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "is_guarded", b"is_guarded", "is_reentrant", b"is_reentrant", "locks", b"locks", "note", b"note", "owner", b"owner", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "ask", b"ask", "is_guarded", b"is_guarded", "is_reentrant", b"is_reentrant", "locks", b"locks", "note", b"note", "owner", b"owner", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
     _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
@@ -939,20 +945,26 @@ class UpgradeLockRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     request: _builtins.int
     """The request that holds the lock."""
     timeout_ms: _builtins.int
+    ask: _builtins.int
+    """Above 0, and another one for each wait of the session: when it is asked again with the same, after a connection
+    that broke, and is over meanwhile, that is the answer. Remembered for the latest of a session with a lease.
+    """
     def __init__(
         self,
         *,
         session: _builtins.int = ...,
         request: _builtins.int = ...,
         timeout_ms: _builtins.int | None = ...,
+        ask: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "request", b"request", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "ask", b"ask", "request", b"request", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
     _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
@@ -1134,12 +1146,17 @@ class WaitConditionRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     request: _builtins.int
     """The request that holds the lock; it will again."""
     condition: _builtins.str
     """A lock may have several conditions."""
     timeout_ms: _builtins.int
+    ask: _builtins.int
+    """Above 0, and another one for each wait of the session: when it is asked again with the same, after a connection
+    that broke, and is over meanwhile, that is the answer. Remembered for the latest of a session with a lease.
+    """
     def __init__(
         self,
         *,
@@ -1147,10 +1164,11 @@ class WaitConditionRequest(_message.Message):
         request: _builtins.int = ...,
         condition: _builtins.str = ...,
         timeout_ms: _builtins.int | None = ...,
+        ask: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "condition", b"condition", "request", b"request", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "ask", b"ask", "condition", b"condition", "request", b"request", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
     _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
@@ -1249,6 +1267,7 @@ class ArriveBarrierRequest(_message.Message):
     IS_LATCH_FIELD_NUMBER: _builtins.int
     IS_OBSERVER_FIELD_NUMBER: _builtins.int
     IS_PASSING_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     name: _builtins.str
     parties: _builtins.int
@@ -1260,6 +1279,10 @@ class ArriveBarrierRequest(_message.Message):
     """Counts nothing and waits until it opens. Only of latches."""
     is_passing: _builtins.bool
     """Counts and does not wait. Only of latches."""
+    ask: _builtins.int
+    """Above 0, and another one for each wait of the session: when it is asked again with the same, after a connection
+    that broke, and is over meanwhile, that is the answer. Remembered for the latest of a session with a lease.
+    """
     @_builtins.property
     def owner(self) -> Global___LockOwner: ...
     def __init__(
@@ -1273,10 +1296,11 @@ class ArriveBarrierRequest(_message.Message):
         is_latch: _builtins.bool = ...,
         is_observer: _builtins.bool = ...,
         is_passing: _builtins.bool = ...,
+        ask: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "owner", b"owner", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "is_latch", b"is_latch", "is_observer", b"is_observer", "is_passing", b"is_passing", "name", b"name", "owner", b"owner", "parties", b"parties", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "ask", b"ask", "is_latch", b"is_latch", "is_observer", b"is_observer", "is_passing", b"is_passing", "name", b"name", "owner", b"owner", "parties", b"parties", "request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
     _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
