@@ -47,7 +47,7 @@ def test_an_example_prints_what_the_page_says(example: Block, daemon: DaemonHand
 
 
 def test_nothing_on_the_page_is_not_run() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
     assert [block.section for block in BLOCKS if block.task not in ("run", "prints")] == []
 
 

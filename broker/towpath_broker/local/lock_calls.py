@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from towpath.errors import (
+    Cancelled,
     InvalidArgument,
     LockInUse,
     NotSupported,
@@ -451,7 +452,8 @@ class LockCalls:
 
     def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
         kept = self._kept.get(effect.session)
-        if kept is not None and (ask := kept.asks.pop(effect.request, 0)):
+        is_withdrawn = isinstance(effect, e.Refused) and isinstance(effect.error, Cancelled)
+        if kept is not None and (ask := kept.asks.pop(effect.request, 0)) and not is_withdrawn:
             kept.outcomes[effect.request] = ask, effect
             if len(kept.outcomes) > OUTCOMES_MAX:
                 del kept.outcomes[next(iter(kept.outcomes))]

@@ -281,7 +281,11 @@ class Calls:
         body = getattr(call.request, call.body)
 
         async def send(answer: Message) -> None:
-            await self._deliver(call, _answer_frame(call.id, name, answer), None)
+            try:
+                await self._deliver(call, _answer_frame(call.id, name, answer), None)
+            except _PeerGone:  # known before what waits is given up: it keeps its place
+                self._perform(self._protocol.vanished(call.peer))
+                raise
 
         if name == _locks.KEEP:
             running = self._running[call]
