@@ -99,6 +99,7 @@ _DOOR: Final = (
     "report_gateway",
     "attach_value",
     "read_stored",
+    "delegate_lock",
 )
 _LOCK_CALLS: Final = (*_locks.CALLS, *_locks.PLAIN)
 _LOCK_STREAMS: Final = (_locks.KEEP, _locks.WATCH)
