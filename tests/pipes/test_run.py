@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -30,13 +32,18 @@ def run(daemon: DaemonHandle) -> Iterator[Run]:
                 stderr=subprocess.PIPE,
                 text=True,
                 env=daemon.environment,
+                start_new_session=True,
             )
         )
         return running[-1]
 
+    # What is ignored when a shell begins it cannot trap; whoever runs the tests may ignore SIGHUP (nohup).
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield start
+    signal.signal(signal.SIGHUP, before)
     for process in running:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its program, too, which has our pipes
         process.communicate()
 
 
