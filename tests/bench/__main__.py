@@ -35,6 +35,7 @@ from typing import Final
 
 from tests.bench import (
     environment,
+    fifo_lines,
     footprint,
     kinds,
     loans,
@@ -177,6 +178,8 @@ def run_parts(options: argparse.Namespace, results: Results) -> None:
     if "bridge" in options.only:
         with part(results, "bridge"):
             message_queues.measure(results, 20_000 if options.quick else 100_000, 3 if options.quick else 9)
+        with part(results, "lines"):
+            fifo_lines.measure(results, 20_000 if options.quick else 100_000, 3 if options.quick else 9)
         with part(results, "signals"):
             signals.measure(results, 300 if options.quick else 1_000, 3 if options.quick else 7)
     if "loans" in options.only:

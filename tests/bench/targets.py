@@ -306,6 +306,8 @@ TARGETS: Final[tuple[Ratio | Bound | Least | Linear, ...]] = (
     Bound("idle: memory of the core", "core resident MB", 60, "MB"),
     Bound("mq in to ring, by a C loop from mq to mq", "mq in to ring, time by C loop's", 1.43, "its time"),
     Bound("ring to mq, by a C loop from mq to mq", "ring to mq, time by C loop's", 1.43, "its time"),
+    Least("lines of 1 KiB from a FIFO, by cat", "lines into a channel, by cat", 0.5),
+    Least("lines of 1 KiB into a FIFO, by cat", "lines out of a channel, by cat", 0.5),
     Bound("message to signal, asleep, by sigqueue, across", "signal by sigqueue, two cores", 3, "times"),
     Bound("the same on one core", "signal by sigqueue, one core", 3, "times"),
     Bound("loan, publish, receive 64 KiB, by 64 B's time", "loan 64 KiB by 64 B", 2, "times"),

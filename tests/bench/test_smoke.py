@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench import kinds, locks, locks_core, signals, targets
+from tests.bench import fifo_lines, kinds, locks, locks_core, signals, targets
 from tests.bench.cases import Case
 from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Site
@@ -52,6 +52,13 @@ def test_locks_are_taken_and_given_back_everywhere() -> None:
     measured = {row.target for row in targets.rows(results) if row.is_reached is not None}
     assert {name for name in measured if "etcd" in name or "10,000 wait" in name or "killed" in name}
     assert len(measured) >= 15
+
+
+def test_lines_of_fifos_are_measured_both_ways() -> None:
+    results = Results()
+    fifo_lines.measure(results, 2_000, 1)
+    assert {"lines into a channel, by cat", "lines out of a channel, by cat"} < set(results.singles)
+    assert all(figure > 0 for figure in results.singles.values())
 
 
 def test_signals_are_measured_in_every_placement() -> None:
