@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -44,44 +46,44 @@ def check(measured: Measurement) -> None:
     assert 0 < measured.p50_us <= measured.p99_us
 
 
-HERE = [name for name in MECHANISMS if name != "grpc"]
-"""Measured in this process: gRPC cannot be forked where its threads are at work, and other tests use it."""
-PLAIN = Requirements()
-ANSWERED = Requirements(size_bytes=5000, fan_out=2, rate=2000.0, is_sync=True)
-DURABLE = Requirements(is_durable=True)
-LARGE = Requirements(size_bytes=1 << 20)
+REQUIRED = {
+    "plain": Requirements(),
+    "two receivers and answers": Requirements(size_bytes=5000, fan_out=2, rate=2000.0, is_sync=True),
+    "durable": Requirements(is_durable=True),
+    "large": Requirements(size_bytes=1 << 20),
+}
+LARGE = ("pipe", "fifo", "unix", "ring", "loan", "zmq-ipc", "zmq-tcp", "grpc")
+CASES = [
+    (name, label)
+    for name in sorted(MECHANISMS, key=lambda name: name == "grpc")  # which starts threads, last
+    for label in REQUIRED
+    if (label != "durable" or MECHANISMS[name].is_durable) and (label != "large" or name in LARGE)
+]
 
 
-@pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("required", [PLAIN, ANSWERED], ids=["plain", "two-receivers-and-answers"])
-def test_each_is_measured(measurer: Measurer, name: str, required: Requirements) -> None:
-    check(measurer.measure(name, required))
-
-
-@pytest.mark.parametrize("name", [name for name in HERE if MECHANISMS[name].is_durable])
-def test_durable_ones_are_measured_as_such(measurer: Measurer, name: str) -> None:
-    check(measurer.measure(name, DURABLE))
-
-
-@pytest.mark.parametrize("name", ["pipe", "fifo", "unix", "ring", "loan", "zmq-ipc", "zmq-tcp"])
-def test_a_large_message_crosses_too(measurer: Measurer, name: str) -> None:
-    check(measurer.measure(name, LARGE))
-
-
-def test_grpc_is_measured_likewise() -> None:
-    command = [sys.executable, "-c", "from tests.advise import test_measuring as here; here.measure_grpc()"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert (done.returncode, done.stdout) == (0, "measured 4\n"), done.stderr
-
-
-def measure_grpc() -> None:
-    """In a process of its own."""
+def measure_each() -> None:
+    """In a process of its own, as `towpath advise` is one: threads of other tests are no matter for forks."""
     with Site(has_gateways=True) as made:
         measurer = Measurer(made, run_s=RUN_S, rounds=1)
-        found = [measurer.measure("grpc", required) for required in (PLAIN, ANSWERED, DURABLE, LARGE)]
-    for measured in found:
-        check(measured)
-    print("measured", len(found))
+        for name, label in CASES:
+            print(json.dumps(asdict(measurer.measure(name, REQUIRED[label]))), flush=True)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[tuple[str, str], Measurement]:
+    """What was measured."""
+    command = [sys.executable, "-c", "from tests.advise import test_measuring as here; here.measure_each()"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [Measurement(**json.loads(line)) for line in done.stdout.splitlines()]
+    return dict(zip(CASES, lines, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=", ".join)
+def test_each_is_measured(found: dict[tuple[str, str], Measurement], case: tuple[str, str]) -> None:
+    check(found[case])
 
 
 def test_a_queue_says_why_it_takes_no_large_message(measurer: Measurer) -> None:
