@@ -347,3 +347,15 @@ def test_a_lease_is_said_before_the_first_lock(connect: Any, name: str) -> None:
         assert guard.session.lease_s == 5
         with pytest.raises(errors.InvalidArgument):
             client.set_lock_lease(6)
+
+
+def test_what_was_granted_is_held(
+    connect: Callable[..., Any], local: towpath.Client, name: str, threads: ThreadPoolExecutor
+) -> None:
+    """Also when the client ends the call of which it has read the grant before the gateway knows it written."""
+    client = connect()
+    names = {f"{name}.{number}" for number in range(400)}
+    guards = list(threads.map(lambda each: client.lock(each).acquire(), sorted(names)))
+    assert all(guard.is_valid for guard in guards)
+    held = {lock.name for lock in local.list_locks(f"{name}.").locks if lock.holders}
+    assert held == names

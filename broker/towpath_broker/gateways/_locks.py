@@ -16,7 +16,9 @@ Theory of operation
 
 Invariants
     A call that waits is answered once, and then over. One that its peer has withdrawn holds nothing, be it
-    that it was granted meanwhile. What waits for a peer that does not read is bounded.
+    that it was granted meanwhile, unless that had been sent: who has read it may end the call at once, and
+    who withdraws without having read it releases the request. What waits for a peer that does not read is
+    bounded.
 
 Not here: who may do what (the core), leases (``local.lock_calls``): each ``alive`` of a peer is passed on.
 """
@@ -139,7 +141,7 @@ class LockPeers:
 
     async def wait(self, name: str, body: Any, peer: Hashable, send: Send) -> None:
         """Carry out a call that waits; returns when its last answer was sent. Cancelled, it withdraws the
-        request unless the peer is gone.
+        request, unless the peer is gone, or may have read the last answer: then what it was granted is its own.
 
         Raises:
             Unavailable: the peer does not keep the session.
@@ -149,12 +151,13 @@ class LockPeers:
         answers = _forwarding.Answers()
         call = replace(_forwarding.call_of(name, body), is_last=_is_over)
         following = self._asker._follow(lambda: call, answers)
-        is_told = False
+        is_told = may_be_told = False
         try:
             while not is_told:
                 answer = await answers.get()
+                may_be_told = _is_over(answer)
                 await send(answer)
-                is_told = _is_over(answer)
+                is_told = may_be_told
         except TowpathError:
             is_told = True
             raise
@@ -162,7 +165,7 @@ class LockPeers:
             if not is_told:
                 if await kept.is_cut():
                     await kept.left.wait()
-                elif name == "acquire":
+                elif name == "acquire" and not may_be_told:
                     following.leave()
                     self._give_back(body)
             following.leave()
