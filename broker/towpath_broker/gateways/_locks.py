@@ -141,7 +141,7 @@ class LockPeers:
 
     async def wait(self, name: str, body: Any, peer: Hashable, send: Send) -> None:
         """Carry out a call that waits; returns when its last answer was sent. Cancelled, it withdraws the
-        request, unless the peer is gone, or may have read the last answer: then what it was granted is its own.
+        request, unless the peer is gone, or may have read the last answer: then it has what it was granted.
 
         Raises:
             Unavailable: the peer does not keep the session.
