@@ -352,7 +352,7 @@ def test_a_lease_is_said_before_the_first_lock(connect: Any, name: str) -> None:
 def test_what_was_granted_is_held(
     connect: Callable[..., Any], local: towpath.Client, name: str, threads: ThreadPoolExecutor
 ) -> None:
-    """Also when the client has read the grant, and ends the call, before the gateway knows that it is written."""
+    """Also when the client has read the grant, and ends the call, before the gateway knows it written."""
     client = connect()
     names = {f"{name}.{number}" for number in range(400)}
     guards = list(threads.map(lambda each: client.lock(each).acquire(), sorted(names)))

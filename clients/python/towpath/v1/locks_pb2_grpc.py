@@ -137,8 +137,7 @@ class LocksServicer:
 
     def Acquire(self, request, context):
         """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
-        an error, and the end. Cancelling the call withdraws the request, and gives back what it was granted meanwhile
-        unless that had been sent: who cancels without having read a grant says Release, too.
+        an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
         What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
         and takes NOT_HELD for an answer.
         """

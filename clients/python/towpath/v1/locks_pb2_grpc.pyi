@@ -44,8 +44,7 @@ class LocksStub:
     """
     Acquire: _grpc.UnaryStreamMultiCallable[_locks_pb2.AcquireRequest, _locks_pb2.AcquireResponse]
     """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
-    an error, and the end. Cancelling the call withdraws the request, and gives back what it was granted meanwhile
-    unless that had been sent: who cancels without having read a grant says Release, too.
+    an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
     What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
     and takes NOT_HELD for an answer.
     """
@@ -88,8 +87,7 @@ class LocksAsyncStub(LocksStub):
     """
     Acquire: _aio.UnaryStreamMultiCallable[_locks_pb2.AcquireRequest, _locks_pb2.AcquireResponse]  # type: ignore[assignment]
     """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
-    an error, and the end. Cancelling the call withdraws the request, and gives back what it was granted meanwhile
-    unless that had been sent: who cancels without having read a grant says Release, too.
+    an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
     What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
     and takes NOT_HELD for an answer.
     """
@@ -141,8 +139,7 @@ class LocksServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_locks_pb2.AcquireResponse], _abc.AsyncIterator[_locks_pb2.AcquireResponse]]:
         """Takes one lock, or several: then all of them at one moment, and none before. At most one `waiting`, then `granted`, or
-        an error, and the end. Cancelling the call withdraws the request, and gives back what it was granted meanwhile
-        unless that had been sent: who cancels without having read a grant says Release, too.
+        an error, and the end. Cancelling the call withdraws the request, or gives back what it was granted meanwhile.
         What it was granted at the very moment may have been sent already: who is not certain releases the request, too,
         and takes NOT_HELD for an answer.
         """
