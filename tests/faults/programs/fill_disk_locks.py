@@ -17,6 +17,8 @@ from towpath import errors
 
 WAITED_S = 0.5
 DISK = "size=24m,mode=700"
+PROGRAM = ("-P", "-m", "towpath")
+"""With its growing pauses: without them its starts are used up before there is room."""
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", state], check=True)
     with (
-        running_daemon(directory, "zeromq = false\ngrpc = false\n") as daemon,
+        running_daemon(directory, "zeromq = false\ngrpc = false\n", program=PROGRAM) as daemon,
         towpath.connect(str(daemon.socket)) as client,
         towpath.connect(str(daemon.socket)) as other,
     ):
