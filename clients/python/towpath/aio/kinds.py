@@ -15,9 +15,9 @@ from towpath.asking import Following, Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.locks import requests
 from towpath.locks.aio import AsyncBarrier, AsyncGuard, AsyncLock, AsyncLocks, AsyncSemaphore, listed
+from towpath.locks.leases import LEASE_MS_DEFAULT
 from towpath.locks.model import Explanation, Grant, Listing
 from towpath.locks.requests import Wanted
-from towpath.locks.session import LEASE_MS_DEFAULT
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt_async
 from towpath.states.aio import AsyncState

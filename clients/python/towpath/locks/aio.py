@@ -7,18 +7,20 @@ import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from towpath.calls import Call
-from towpath.errors import LockHeld, NotHeld, Timeout, TowpathError
+from towpath.errors import LockHeld, Timeout, TowpathError
 from towpath.locks import model, requests
 from towpath.locks.blocking import LATE_S
-from towpath.locks.guards import GuardBase
+from towpath.locks.entering import AsyncEntered, AsyncGuardContext, Error, Kind, Trace
+from towpath.locks.holds import Hold
+from towpath.locks.leases import checked_lease_ms
 from towpath.locks.model import Mode
+from towpath.locks.pending import Pending
 from towpath.locks.requests import Standing, Wanted
-from towpath.locks.session import CLOSE_S, Hold, LockSession, Pending, checked_lease_ms
+from towpath.locks.session import CLOSE_S, LockSession
 from towpath.names import check_name
 from towpath.result import attempt_async
 from towpath.waiting import program_name
@@ -98,7 +100,8 @@ class AsyncLocks:
 
     def set_lease(self, lease_s: float) -> None:
         """See :meth:`towpath.Client.set_lock_lease`."""
-        self._lease_ms = checked_lease_ms(lease_s, self._lease_ms, self._session)
+        is_open = self._session is not None and self._session.why_lost is None
+        self._lease_ms = checked_lease_ms(lease_s, self._lease_ms, is_open=is_open)
 
     async def close(self) -> None:
         """Release everything, and wait a moment for the daemon's word. More than once is fine."""
@@ -117,7 +120,7 @@ class AsyncLocks:
             told(error)
 
 
-class AsyncGuard(GuardBase):
+class AsyncGuard(AsyncGuardContext):
     """Proof that the program holds a lock, or several; see :class:`towpath.Guard`."""
 
     def __init__(self, locks: AsyncLocks, hold: Hold) -> None:
@@ -162,20 +165,6 @@ class AsyncGuard(GuardBase):
             requests.notify_condition(hold.session.id, hold.number, condition, count)
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.release()
-        except NotHeld:
-            pass
-        except TowpathError:
-            if error is None:
-                raise
-
     def __repr__(self) -> str:
         state = "" if self.is_valid else ", not valid"
         return f"<towpath.aio.AsyncGuard {self.name} {self.mode.name.lower()} token {self.token}{state}>"
@@ -191,7 +180,7 @@ class AsyncLock:
         self._locks = locks
         self._is_reentrant = reentrant
         self._note = note
-        self._entered: WeakKeyDictionary[asyncio.Task[object], list[AsyncGuard]] = WeakKeyDictionary()
+        self._entered: AsyncEntered[AsyncGuard] = AsyncEntered()
 
     async def acquire(self, timeout: float | None = None, *, shared: bool = False) -> AsyncGuard:
         """Take the lock; see :meth:`towpath.Lock.acquire`."""
@@ -207,18 +196,10 @@ class AsyncLock:
             return None
 
     async def __aenter__(self) -> AsyncGuard:
-        guard = await self.acquire()
-        task = asyncio.current_task()
-        assert task is not None
-        self._entered.setdefault(task, []).append(guard)
-        return guard
+        return self._entered.push(await self.acquire())
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        await self._entered[task].pop().__aexit__(kind, error, trace)
+    async def __aexit__(self, kind: Kind, error: Error, trace: Trace) -> None:
+        await self._entered.pop().__aexit__(kind, error, trace)
 
     def __repr__(self) -> str:
         return f"<towpath.aio.AsyncLock {self.name}>"

@@ -6,16 +6,19 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from towpath.calls import Call
-from towpath.errors import LockHeld, NotHeld, Timeout, TowpathError
+from towpath.errors import LockHeld, Timeout, TowpathError
 from towpath.locks import model, requests
+from towpath.locks.entering import Entered, Error, GuardContext, Kind, Trace
 from towpath.locks.guards import GuardBase
+from towpath.locks.holds import Hold
+from towpath.locks.leases import checked_lease_ms
 from towpath.locks.model import Mode
+from towpath.locks.pending import Pending
 from towpath.locks.requests import Standing, Wanted
-from towpath.locks.session import CLOSE_S, Hold, LockSession, Pending, checked_lease_ms
+from towpath.locks.session import CLOSE_S, LockSession
 from towpath.names import check_name
 from towpath.result import attempt
 from towpath.waiting import program_name
@@ -104,7 +107,8 @@ class Locks:
 
     def set_lease(self, lease_s: float) -> None:
         """See :meth:`towpath.Client.set_lock_lease`."""
-        self._lease_ms = checked_lease_ms(lease_s, self._lease_ms, self._session)
+        is_open = self._session is not None and self._session.why_lost is None
+        self._lease_ms = checked_lease_ms(lease_s, self._lease_ms, is_open=is_open)
 
     def close(self) -> None:
         """Release everything, and wait a moment for the daemon's word. More than once is fine."""
@@ -121,7 +125,7 @@ class Locks:
             told(error)
 
 
-class Guard(GuardBase):
+class Guard(GuardContext):
     """Proof that the program holds a lock, or several; releases them when it is closed."""
 
     def __init__(self, locks: Locks, hold: Hold) -> None:
@@ -191,22 +195,6 @@ class Guard(GuardBase):
             requests.notify_condition(hold.session.id, hold.number, condition, count)
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release, unless it was released inside. If the lock was lost inside, and nothing else is wrong,
-        that is raised."""
-        try:
-            self.release()
-        except NotHeld:
-            pass
-        except TowpathError:
-            if error is None:
-                raise
-
     def __repr__(self) -> str:
         state = "" if self.is_valid else ", not valid"
         return f"<towpath.Guard {self.name} {self.mode.name.lower()} token {self.token}{state}>"
@@ -230,7 +218,7 @@ class Lock:
         self._locks = locks
         self._is_reentrant = reentrant
         self._note = note
-        self._entered = threading.local()
+        self._entered: Entered[Guard] = Entered()
 
     def acquire(self, timeout: float | None = None, *, shared: bool = False) -> Guard:
         """Take the lock.
@@ -257,15 +245,10 @@ class Lock:
             return None
 
     def __enter__(self) -> Guard:
-        guard = self.acquire()
-        stack: list[Guard] = self._entered.__dict__.setdefault("guards", [])
-        stack.append(guard)
-        return guard
+        return self._entered.push(self.acquire())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._entered.guards.pop().__exit__(kind, error, trace)
+    def __exit__(self, kind: Kind, error: Error, trace: Trace) -> None:
+        self._entered.pop().__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
         return f"<towpath.Lock {self.name}>"

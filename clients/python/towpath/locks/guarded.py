@@ -30,9 +30,10 @@ from towpath.codecs import BYTES, Codec, codec_of
 from towpath.errors import Poisoned, TowpathError, VersionConflict
 from towpath.locks import model, requests
 from towpath.locks.guards import GrantBase
+from towpath.locks.holds import Hold
 from towpath.locks.model import Mode
+from towpath.locks.pending import Pending
 from towpath.locks.requests import Standing, Wanted, make
-from towpath.locks.session import Hold, Pending
 from towpath.names import check_name
 from towpath.v1 import locks_pb2
 

@@ -3,40 +3,23 @@ documented."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from types import TracebackType
 from typing import Generic, Self, TypeVar
-from weakref import WeakKeyDictionary
 
-from towpath.errors import NotHeld, TowpathError
+from towpath.errors import TowpathError
 from towpath.locks.aio import AsyncLocks
+from towpath.locks.entering import AsyncEntered, AsyncGuardContext, Error, Kind, Trace
 from towpath.locks.guarded import Terms, Valued, WriteGuardBase, check_written_by, recovered
-from towpath.locks.guards import GuardBase
+from towpath.locks.holds import Hold
 from towpath.locks.model import Mode
-from towpath.locks.session import Hold
 from towpath.result import attempt_async
 from towpath.waiting import CALL_TIMEOUT_S
 
 T = TypeVar("T")
 
 
-class AsyncReadGuard(Valued[T], GuardBase):
+class AsyncReadGuard(Valued[T], AsyncGuardContext):
     """The value, together with others that read it; see :class:`towpath.ReadGuard`."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.release()
-        except NotHeld:
-            pass
-        except TowpathError:
-            if error is None:
-                raise
 
 
 class AsyncWriteGuard(WriteGuardBase[T]):
@@ -74,9 +57,7 @@ class AsyncWriteGuard(WriteGuardBase[T]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: Kind, error: Error, trace: Trace) -> None:
         if self._is_released:
             return
         if error is None:
@@ -96,7 +77,7 @@ class AsyncGuarded(Generic[T]):
         self.name = terms.name
         self._locks = locks
         self._terms = terms
-        self._entered: WeakKeyDictionary[asyncio.Task[object], list[AsyncWriteGuard[T]]] = WeakKeyDictionary()
+        self._entered: AsyncEntered[AsyncWriteGuard[T]] = AsyncEntered()
 
     async def write(self, timeout: float | None = None) -> AsyncWriteGuard[T]:
         """Take the lock exclusively, with its value; see :meth:`towpath.Guarded.write`."""
@@ -121,18 +102,10 @@ class AsyncGuarded(Generic[T]):
         return session.hold(await locks.wait(session, make, timeout))
 
     async def __aenter__(self) -> AsyncWriteGuard[T]:
-        guard = await self.write()
-        task = asyncio.current_task()
-        assert task is not None
-        self._entered.setdefault(task, []).append(guard)
-        return guard
+        return self._entered.push(await self.write())
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        await self._entered[task].pop().__aexit__(kind, error, trace)
+    async def __aexit__(self, kind: Kind, error: Error, trace: Trace) -> None:
+        await self._entered.pop().__aexit__(kind, error, trace)
 
     def __repr__(self) -> str:
         return f"<towpath.aio.AsyncGuarded {self.name}>"

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from towpath.errors import NotHeld, TowpathError
+from towpath.errors import TowpathError
 from towpath.locks.blocking import Locks
+from towpath.locks.entering import Entered, Error, GuardContext, Kind, Trace
 from towpath.locks.guarded import Terms, Valued, WriteGuardBase, check_written_by, recovered
-from towpath.locks.guards import GuardBase
+from towpath.locks.holds import Hold
 from towpath.locks.model import Mode
-from towpath.locks.session import Hold
 from towpath.result import attempt
 from towpath.waiting import CALL_TIMEOUT_S
 
 T = TypeVar("T")
 
 
-class ReadGuard(Valued[T], GuardBase):
+class ReadGuard(Valued[T], GuardContext):
     """The value, together with others that read it; released when it is closed."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.release()
-        except NotHeld:
-            pass
-        except TowpathError:
-            if error is None:
-                raise
 
 
 class WriteGuard(WriteGuardBase[T]):
@@ -78,9 +62,7 @@ class WriteGuard(WriteGuardBase[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Kind, error: Error, trace: Trace) -> None:
         if self._is_released:
             return
         if error is None:
@@ -103,7 +85,7 @@ class Guarded(Generic[T]):
         self.name = terms.name
         self._locks = locks
         self._terms = terms
-        self._entered = threading.local()
+        self._entered: Entered[WriteGuard[T]] = Entered()
 
     def write(self, timeout: float | None = None) -> WriteGuard[T]:
         """Take the lock exclusively, with its value.
@@ -144,15 +126,10 @@ class Guarded(Generic[T]):
         return session.hold(locks.wait(session, make, timeout))
 
     def __enter__(self) -> WriteGuard[T]:
-        guard = self.write()
-        stack: list[WriteGuard[T]] = self._entered.__dict__.setdefault("guards", [])
-        stack.append(guard)
-        return guard
+        return self._entered.push(self.write())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._entered.guards.pop().__exit__(kind, error, trace)
+    def __exit__(self, kind: Kind, error: Error, trace: Trace) -> None:
+        self._entered.pop().__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
         return f"<towpath.Guarded {self.name}>"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from towpath.errors import NotHeld, TowpathError
 from towpath.locks import model
+from towpath.locks.holds import Hold
 from towpath.locks.model import Mode
-from towpath.locks.session import Hold, LockSession
+from towpath.locks.session import LockSession
 
 
 class GrantBase:
@@ -76,3 +78,17 @@ class GuardBase(GrantBase):
             LockRevoked, SessionLost: it had been lost: what was done meanwhile was perhaps not alone.
         """
         self._hold.session.release(self._hold)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """A block ends; ``error``: by what, if not as it should. Its lock is released, unless it was inside.
+
+        Raises:
+            LockRevoked, SessionLost: the lock was lost inside, and nothing else is wrong.
+        """
+        try:
+            self.release()
+        except NotHeld:
+            pass
+        except TowpathError:
+            if error is None:
+                raise

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from towpath.errors import TowpathError
 from towpath.locks import requests
+from towpath.locks.pending import Pending
 from towpath.locks.requests import Standing
-from towpath.locks.session import Pending
 from towpath.names import check_name
 from towpath.result import attempt, attempt_async
 from towpath.waiting import CALL_TIMEOUT_S

@@ -28,9 +28,10 @@ from towpath.errors import LockHeld, LockInUse, LockRevoked, NotHeld, SessionLos
 from towpath.locks import model, requests
 from towpath.locks.blocking import Guard, Lock, Locks
 from towpath.locks.guards import GuardBase
+from towpath.locks.holds import Hold
 from towpath.locks.model import Mode
 from towpath.locks.requests import Wanted
-from towpath.locks.session import Hold, LockSession
+from towpath.locks.session import LockSession
 
 if TYPE_CHECKING:
     from towpath.sync.client import LocalClient
@@ -200,11 +201,7 @@ class PageLock(_ring.LockBase, Lock):
         return Lock.acquire(self, timeout, shared=shared)
 
     def _enter_slow(self, guard: Guard | None) -> Guard:
-        if guard is None:
-            guard = self.acquire()
-        stack: list[Guard] = self._entered.__dict__.setdefault("guards", [])
-        stack.append(guard)
-        return guard
+        return self._entered.push(self.acquire() if guard is None else guard)
 
     def _exit_slow(self, kind: Any, error: Any, trace: Any) -> None:
         Lock.__exit__(self, kind, error, trace)

@@ -12,9 +12,9 @@ from towpath.asking import Following, Listener
 from towpath.errors import NotSupported, TowpathError
 from towpath.locks import requests
 from towpath.locks.blocking import Barrier, Guard, Lock, Locks, Semaphore, listed
+from towpath.locks.leases import LEASE_MS_DEFAULT
 from towpath.locks.model import Explanation, Grant, Listing
 from towpath.locks.requests import Wanted
-from towpath.locks.session import LEASE_MS_DEFAULT
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
 from towpath.states.blocking import State

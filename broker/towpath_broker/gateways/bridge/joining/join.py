@@ -41,10 +41,12 @@ from towpath.aio.client import LocalAsyncClient
 from towpath.calls import Call
 from towpath.errors import BindingFailed, NotHeld
 from towpath.locks import requests
+from towpath.locks.holds import Hold
 from towpath.locks.joined import NOTE, Place
 from towpath.locks.model import LockInfo, Mode
+from towpath.locks.pending import Pending
 from towpath.locks.requests import Standing, Wanted
-from towpath.locks.session import Hold, LockSession, Pending
+from towpath.locks.session import LockSession
 from towpath_broker.gateways.bridge.joining.local_locks import LocalLock
 from towpath_broker.gateways.bridge.keeping import BindingKeeping
 from towpath_broker.log import log

@@ -24,9 +24,10 @@ from typing import Final
 
 from towpath.aio.client import LocalAsyncClient
 from towpath.errors import BindingFailed, TowpathError
+from towpath.locks.holds import Hold
 from towpath.locks.joined import JOINED, JOINS, Join, Place, parse_place
 from towpath.locks.model import Wait
-from towpath.locks.session import Hold, LockSession
+from towpath.locks.session import LockSession
 from towpath.locks.watching import may_be_written
 from towpath_broker.gateways.bridge.joining.join import Joiner, give_up
 from towpath_broker.gateways.bridge.joining.local_locks import LocalLock, give_back_of
