@@ -82,6 +82,8 @@ class History:
             told: by itself.
             fates: what was done to it, by others.
         """
+        told = list(told)
+        stops = sorted(event["at_ns"] for event in (*told, *fates) if event["kind"] in STOPS)
         calls: dict[int, Mapping[str, Any]] = {}
         open_: dict[int, list[Hold]] = {}
         all_: list[list[Hold]] = []
@@ -113,9 +115,9 @@ class History:
                 case "refused":
                     self.codes[event["code"]] += 1
         for hold in (hold for holds in all_ for hold in holds):
-            for fate in fates:
-                if fate["kind"] in STOPS and hold.got_ns <= fate["at_ns"] < hold.end_ns:
-                    hold.end_ns = max(fate["at_ns"], confirmed.get(hold.token, 0))
+            for at_ns in stops:
+                if hold.got_ns <= at_ns < hold.end_ns:
+                    hold.end_ns = max(at_ns, confirmed.get(hold.token, 0))
                     break
             self.holds.append(hold)
 

@@ -9,12 +9,16 @@ Theory of operation
     given locks again: one that was lost with its holder, or a waiter that was forgotten, is found by that. At
     the end all workers stop of themselves, and nobody may hold anything any more.
 
+    What must hit a process while it holds something is not left to luck: it is asked to, and does it to
+    itself right after its next grant (``plan.Ask``).
+
     The daemon's runtime directory stays the same over its restarts, so that clients find it again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -26,7 +30,7 @@ import tempfile
 import time
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import towpath
 from tests.histories import plan, records
@@ -59,11 +63,14 @@ EXPECTED: Final = frozenset(
 
 
 class Blow(Enum):
-    """What is done, and how often among a hundred. STOP_HOLDER: until it must have lost its session."""
+    """What is done, and how often among a hundred. STOP_HOLDER: until another has been given what it held.
+    KEEP_LOCK, KEEP_PERMITS: somebody keeps what it has been given for long."""
 
     KILL_WORKER = 35
-    STOP_WORKER = 26
+    STOP_WORKER = 19
     STOP_HOLDER = 4
+    KEEP_LOCK = 5
+    KEEP_PERMITS = 2
     KILL_CORE = 20
     RESTART_DAEMON = 8
     KILL_DAEMON = 7
@@ -97,28 +104,30 @@ class LastingDaemon:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        before = self._count(" daemon.ready ")
         with self._log.open("ab") as log:
+            before = log.tell()
             self.process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stderr=log, env=self._environment
             )
         wait_until(
-            lambda: self._count(" daemon.ready ") > before or self.process.poll() is not None, self.log
+            lambda: " daemon.ready " in self._news(before) or self.process.poll() is not None, self.log
         )
         assert self.process.poll() is None, self.log()
 
     def log(self) -> str:
         """Return all that it has logged."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        return self._news(0)
 
-    def _count(self, what: str) -> int:
-        return self.log().count(what)
+    def _news(self, since_bytes: int) -> str:
+        with self._log.open("rb") as log:
+            log.seek(since_bytes)
+            return log.read().decode(errors="replace")
 
     def kill_core(self) -> None:
         """Kill the core, and wait for the next one."""
-        before = self._count(" core.ready ")
+        before = self._log.stat().st_size
         os.kill(int(re.findall(r" core\.started pid=([0-9]+)", self.log())[-1]), signal.SIGKILL)
-        wait_until(lambda: self._count(" core.ready ") > before, self.log)
+        wait_until(lambda: " core.ready " in self._news(before), self.log)
 
     def restart(self, how: signal.Signals) -> None:
         """End it, and start it again."""
@@ -138,13 +147,24 @@ class LastingDaemon:
 
 
 class Process:
-    """One worker."""
+    """One worker.
+
+    Attributes:
+        steps: how often it has been given something; this and the others as of the last :meth:`look`.
+        tokens: of what it was given last.
+        newest: the tokens of its latest exclusive grants, by lock.
+        fates: what was done to it.
+    """
 
     def __init__(self, directory: Path, number: int, socket: Path, seed: int) -> None:
         self.name = f"worker{number}"
         self.file = directory / f"{self.name}.jsonl"
-        self._read_bytes = self._steps = 0
-        self.fates: list[dict[str, Any]] = []
+        self._read_bytes = 0
+        self._mode = ""
+        self.steps = 0
+        self.tokens: dict[str, int] = {}
+        self.newest: dict[str, int] = {}
+        self.fates: list[records.Event] = []
         program = ROOT / "tests" / "histories" / "programs" / "worker.py"
         command = [
             sys.executable,
@@ -163,22 +183,39 @@ class Process:
         self.fates.append({"kind": fate, "at_ns": time.monotonic_ns()})
         self.process.send_signal(which)
 
-    def stop(self) -> list[dict[str, Any]]:
-        """Stop it; return what it has told."""
+    def stop(self) -> None:
+        """Stop it."""
         self.signal(signal.SIGSTOP, "stopped")
-        status = Path(f"/proc/{self.process.pid}/stat")
-        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
-        return list(records.read(self.file))
+        self.wait_stopped()
 
-    def steps(self) -> int:
-        """How often it has been given a lock."""
-        if self.file.exists():
-            with self.file.open("rb") as file:
-                file.seek(self._read_bytes)
-                news = file.read()
-            self._read_bytes += len(news)
-            self._steps += news.count(b'"kind": "got"')
-        return self._steps
+    def ask(self, what: plan.Ask) -> None:
+        """Ask it for something that it does with its next grant."""
+        what.of(self.file).touch()
+
+    def wait_stopped(self) -> None:
+        """Wait until it does not go on."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(
+            lambda: status.read_text().rpartition(")")[2].split()[0] == "T", lambda: f"{self.name} goes on"
+        )
+
+    def look(self) -> None:
+        """Take in what it has told since."""
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as file:
+            file.seek(self._read_bytes)
+            news = file.read()
+        news = news[: news.rfind(b"\n") + 1]
+        self._read_bytes += len(news)
+        for event in map(json.loads, news.splitlines()):
+            if event["kind"] == "call":
+                self._mode = event["mode"]
+            elif event["kind"] == "got":
+                self.steps += 1
+                self.tokens = event["tokens"]
+                if self._mode == "exclusive":
+                    self.newest.update(self.tokens)
 
     def finish(self) -> str:
         """Wait for its end; return what it complained of."""
@@ -246,12 +283,11 @@ class Nemesis:
                 time.sleep(self._random.choice(STOPPED_S))  # the blow itself; nothing is waited for
                 worker.signal(signal.SIGCONT, "continued")
             case Blow.STOP_HOLDER:
-                worker = self._random.choice(self._workers)
-                while not _is_about_to_write(worker.stop()):
-                    worker.signal(signal.SIGCONT, "continued")
-                self._daemon.kill_core()
-                time.sleep(2 * plan.GRACE_MS / 1e3)  # it loses its session meanwhile
-                worker.signal(signal.SIGCONT, "continued")
+                self._stop_holder(self._random.choice(self._workers))
+            case Blow.KEEP_LOCK:
+                self._keep(self._random.choice(self._workers), plan.Ask.KEEP_LOCK)
+            case Blow.KEEP_PERMITS:
+                self._keep(self._random.choice(self._workers), plan.Ask.KEEP_PERMITS)
             case Blow.KILL_CORE:
                 self._daemon.kill_core()
             case Blow.RESTART_DAEMON:
@@ -259,13 +295,43 @@ class Nemesis:
             case Blow.KILL_DAEMON:
                 self._daemon.restart(signal.SIGKILL)
 
+    def _stop_holder(self, worker: Process) -> None:
+        """Have one stop that is about to write, and go on when another has what it held."""
+        worker.ask(plan.Ask.STOP)
+        worker.wait_stopped()
+        self._daemon.kill_core()  # which does not wait long for it to come back
+        worker.look()
+
+        def is_superseded() -> bool:
+            for other in self._workers:
+                other.look()
+            return any(
+                other.newest.get(lock, 0) > token
+                for lock, token in worker.tokens.items()
+                for other in self._workers
+            )
+
+        wait_until(is_superseded, lambda: f"nobody has what {worker.name} held; {self._locks()}")
+        worker.signal(signal.SIGCONT, "continued")
+
+    def _keep(self, worker: Process, ask: plan.Ask) -> None:
+        """Have one keep what it is given, and wait until it does."""
+        worker.ask(ask)
+        wait_until(
+            lambda: not ask.of(worker.file).exists(),
+            lambda: f"{worker.name} is given nothing; {self._locks()}",
+        )
+
     def _wait_progress(self) -> None:
-        wanted = {worker: worker.steps() + STEPS for worker in self._workers}
+        for worker in self._workers:
+            worker.look()
+        wanted = {worker: worker.steps + STEPS for worker in self._workers}
 
         def have_gone_on() -> bool:
             for worker in tuple(wanted):
                 assert worker.process.poll() is None, f"{worker.name} has ended: {worker.finish()}"
-                if worker.steps() >= wanted[worker]:
+                worker.look()
+                if worker.steps >= wanted[worker]:
                     del wanted[worker]
             return not wanted
 
@@ -300,16 +366,6 @@ class Nemesis:
             if worker.process.stderr is not None:
                 worker.process.stderr.close()
         self._daemon.close()
-
-
-def _is_about_to_write(told: list[dict[str, Any]]) -> bool:
-    """Whether a worker has just been given something exclusively."""
-    return (
-        len(told) > 1
-        and told[-1]["kind"] == "got"
-        and told[-2]["kind"] == "call"
-        and told[-2]["mode"] == "exclusive"
-    )
 
 
 def make(directory: Path, seed: int, blows: int | list[Blow], bug: str = "") -> tuple[History, list[str]]:

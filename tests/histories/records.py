@@ -6,7 +6,7 @@ Theory of operation
     begins (``call``, ``end``, ``write``) is noted before it begins, what has come about (``got``, ``wrote``)
     afterwards: so whatever is told lies between the two.
 
-    Of what is done to a process (killed, stopped), the one who does it tells, before it does it.
+    Of what is done to a process (killed, stopped), the one who does it tells, before it does it: itself, too.
 
 Not here: what it means (``checker``).
 """
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+Event = dict[str, Any]
 FOREVER: Final = 1 << 63
 """The end of what has not ended."""
 
@@ -44,7 +45,7 @@ class Teller:
         os.close(self._file)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read(path: Path) -> Iterator[Event]:
     """Yield a file's events, in order."""
     if path.exists():
         for line in path.read_text().splitlines():

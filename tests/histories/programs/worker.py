@@ -8,12 +8,15 @@ it badly.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
+import time
 from pathlib import Path
 
 import towpath
-from tests.histories.plan import GRACE_MS, PERMITS, PLAIN, SEMAPHORE, TIMEOUT_S
+from tests.histories.plan import GRACE_MS, KEPT_S, PERMITS, PLAIN, SEMAPHORE, TIMEOUT_S, Ask
 from tests.histories.records import Teller
 from towpath.errors import TowpathError
 from towpath.locks import model, session
@@ -22,9 +25,10 @@ from towpath.locks import model, session
 class Worker:
     """One process's work."""
 
-    def __init__(self, client: towpath.Client, teller: Teller, seed: int) -> None:
+    def __init__(self, client: towpath.Client, file: Path, seed: int) -> None:
         self._client = client
-        self._teller = teller
+        self._file = file
+        self._teller = Teller(file)
         self._random = random.Random(seed)
         self._number = 0
 
@@ -60,7 +64,25 @@ class Worker:
             return number, None
         tokens = {grant.lock: grant.token for grant in guard.grants}
         self._teller.tell("got", number=number, tokens=tokens)
+        self._obey(mode)
         return number, guard
+
+    def _obey(self, mode: str) -> None:
+        """Do what may be asked of one who has just been given something."""
+        if mode == "shared":
+            return
+        if mode == "exclusive" and self._is_asked(Ask.STOP):
+            self._teller.tell("stopped", number=self.next())
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self._is_asked(Ask.KEEP_PERMITS if mode == "permits" else Ask.KEEP_LOCK):
+            time.sleep(KEPT_S)  # the blow itself; nothing is waited for
+
+    def _is_asked(self, what: Ask) -> bool:
+        try:
+            what.of(self._file).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def _released(self, number: int, guard: towpath.Guard) -> None:
         self._teller.tell("end", number=number, is_valid=guard.is_valid)
@@ -106,9 +128,8 @@ class Worker:
 def main(socket: str, file: str, stop: str, seed: str) -> None:
     """Work until it is time to stop."""
     session.LOCAL_GRACE_S = GRACE_MS / 1e3  # type: ignore[misc]
-    teller = Teller(Path(file))
     with towpath.connect(socket, timeout=30) as client:
-        worker = Worker(client, teller, int(seed))
+        worker = Worker(client, Path(file), int(seed))
         while not Path(stop).exists():
             worker.step()
 
