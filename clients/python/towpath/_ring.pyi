@@ -135,6 +135,7 @@ class Loan:
     def __exit__(self, *exc: object) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+T = TypeVar("T")
 _L = TypeVar("_L", bound=Loan)
 
 @final
@@ -1052,24 +1053,28 @@ class LockBase:
     def wait_page(self, request: int, deadline_ns: int, /) -> tuple[int, Any]:
         """Wait for it in the page, until a time of CLOCK_MONOTONIC (2**64 - 1: for ever)."""
 
-class LockGuardBase:
-    """What was taken in a page. A subclass has ``_release_slow``, called when it is not given back there, and
-    ``page_result`` says why; and ``_exit_slow``."""
+def lock_own_acquire(type: type[T], /) -> type[T]:
+    """A decorator for subclasses of LockBase: the interpreter calls their ``acquire`` directly, which it does
+    only with a type's very own methods."""
 
-    page_hold: Any
-    @property
-    def page_lock(self) -> Any: ...
-    @property
-    def page_context(self) -> Any: ...
-    @property
-    def page_result(self) -> int: ...
-    @property
-    def page_slot(self) -> int: ...
-    @property
-    def page_token(self) -> int: ...
-    def release(self) -> None: ...
-    def leave_page(self) -> bool:
-        """It is not the page's affair any more. Returns whether it was."""
+def lock_guard_type(base: type[T], /) -> type[T]:
+    """Make the type of the guards of what was taken in a page, from a class that has the rest of them, and
+    two slots (which stay empty). It has ``_release_slow``, called when it is not given back in the page, and
+    ``page_result`` says why; and ``_exit_slow``.
 
-    def look(self) -> tuple[bool, bool, bool]:
-        """Return whether it is in the page, whether it is held there, whether the core has taken it back."""
+    The type adds::
+
+        page_lock, page_context: Any
+        page_hold: Any
+            What ``set_hold`` was given; None.
+        page_result, page_slot, page_token: int
+        def set_hold(self, hold: object) -> None
+        def release(self) -> None
+        def leave_page(self) -> bool
+            It is not the page's affair any more. Returns whether it was.
+        def look(self) -> tuple[bool, bool, bool]
+            Whether it is in the page, whether it is held there, whether the core has taken it back.
+
+    Raises:
+        TypeError: the class is not like that.
+    """

@@ -128,6 +128,8 @@ class Locks:
 class Guard(GuardContext):
     """Proof that the program holds a lock, or several; releases them when it is closed."""
 
+    __slots__ = ("_locks",)
+
     def __init__(self, locks: Locks, hold: Hold) -> None:
         super().__init__(hold)
         self._locks = locks

@@ -12,6 +12,8 @@ from towpath.locks.session import LockSession
 class GrantBase:
     """Proof that the program holds a lock, or several."""
 
+    __slots__ = ("_hold",)
+
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
 
@@ -69,6 +71,8 @@ class GrantBase:
 
 class GuardBase(GrantBase):
     """A guard that is given back without waiting."""
+
+    __slots__ = ()
 
     def release(self) -> None:
         """Give it back. Does not wait.

@@ -84,7 +84,7 @@ class PageHold(Hold):
     __slots__ = ("_guard",)
 
     def __init__(self, guard: PageGuard) -> None:
-        context: PageOf = guard.page_context
+        context = guard.page_context
         token = guard.page_token
         owner = model.Owner(context.session.id, 0)
         since_ns = context.memory.look(guard.page_slot)[4] if context.memory.is_open else 0
@@ -107,7 +107,7 @@ class PageHold(Hold):
         """Why it does not count; None: it does."""
         if self.why_lost is not None:
             return self.why_lost
-        context: PageOf = self._guard.page_context
+        context = self._guard.page_context
         if self.session.why_lost is not None:
             return self.session.why_lost
         is_in_page, has, is_shut = self._guard.look()
@@ -122,20 +122,35 @@ class PageHold(Hold):
         return None
 
 
-class PageGuard(_ring.LockGuardBase, Guard):
-    """The guard of a lock that was taken in the page."""
+class PageGuard(Guard):
+    """The guard of a lock that was taken in the page: what need not be quick. The rest of it, which is only
+    declared here, is in C: ``_ring.lock_guard_type``."""
+
+    __slots__ = ()
+    page_hold: Hold | None
+    page_lock: PageLock
+    page_context: PageOf
+    page_result: int
+    page_slot: int
+    page_token: int
+
+    if TYPE_CHECKING:
+
+        def set_hold(self, hold: Hold) -> None: ...
+        def leave_page(self) -> bool: ...
+        def look(self) -> tuple[bool, bool, bool]: ...
 
     @property
     def _hold(self) -> Hold:  # type: ignore[override]
-        hold: Hold | None = self.page_hold
+        hold = self.page_hold
         if hold is None:
-            hold = self.page_hold = PageHold(self)
+            hold = PageHold(self)
+            self.set_hold(hold)
         return hold
 
     @property
     def _locks(self) -> Locks:  # type: ignore[override]
-        locks: Locks = self.page_lock._locks
-        return locks
+        return self.page_lock._locks
 
     def _release_slow(self) -> None:
         hold, result = self._hold, self.page_result
@@ -144,7 +159,7 @@ class PageGuard(_ring.LockGuardBase, Guard):
             return
         if result == _ring.LOCK_OK:
             raise NotHeld("it was released already")
-        context: PageOf = self.page_context
+        context = self.page_context
         self.leave_page()
         error = context.session.why_lost or context.lost.pop(hold.number, None)
         if error is None and result != _ring.LOCK_SHUT:
@@ -162,7 +177,7 @@ class PageGuard(_ring.LockGuardBase, Guard):
         hold = self._hold
         if isinstance(hold, PageHold):
             hold.check()
-            self.page_hold = hold.session.adopt(hold.number, hold.grants)
+            self.set_hold(hold.session.adopt(hold.number, hold.grants))
             self.leave_page()
 
     def upgrade(self, timeout: float | None = None) -> None:
@@ -182,6 +197,10 @@ class PageGuard(_ring.LockGuardBase, Guard):
         return Guard.notify(self, condition, count)
 
 
+_QuickGuard: Final = _ring.lock_guard_type(PageGuard)
+
+
+@_ring.lock_own_acquire
 class PageLock(_ring.LockBase, Lock):
     """A lock that is taken in shared memory where that is possible; see :class:`towpath.Lock`."""
 
@@ -298,5 +317,5 @@ class PageLock(_ring.LockBase, Lock):
             assert isinstance(page, PageOf)
             if owner not in page.members:
                 page.members[owner] = page.memory.add(place.member)
-        self.set_page(page.memory, place.slot, PageGuard, page)
+        self.set_page(page.memory, place.slot, _QuickGuard, page)
         return True
