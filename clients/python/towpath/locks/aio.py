@@ -123,6 +123,8 @@ class AsyncLocks:
 class AsyncGuard(AsyncGuardContext):
     """Proof that the program holds a lock, or several; see :class:`towpath.Guard`."""
 
+    __slots__ = ("_locks",)
+
     def __init__(self, locks: AsyncLocks, hold: Hold) -> None:
         super().__init__(hold)
         self._locks = locks

@@ -64,6 +64,8 @@ def _task() -> asyncio.Task[object]:
 class GuardContext(GuardBase):
     """A guard that is released at the end of its block."""
 
+    __slots__ = ()
+
     def __enter__(self) -> Self:
         return self
 
@@ -75,6 +77,8 @@ class GuardContext(GuardBase):
 
 class AsyncGuardContext(GuardBase):
     """A guard that is released at the end of its block."""
+
+    __slots__ = ()
 
     async def __aenter__(self) -> Self:
         return self
