@@ -47,6 +47,7 @@ from .core.ids import first_id
 from .core.limits import CELLS_MAX
 from .core.locks.fencing import check_fence
 from .core.locks.machine import LockMachine
+from .core.locks.permissions import Permissions
 from .core.machine import Machine
 from .data_engine import DataEngine
 from .engine import Engine
@@ -135,6 +136,7 @@ class Daemon:
             tokens=ResumeTokens(read_key(Path(settings.daemon.state_dir) / KEY_NAME)),
             software=f"towpath/{__version__}",
         )
+        self._door.locks.permissions = Permissions(settings.lock_permissions)
 
     async def run(self) -> bool:
         """Serve until the supervisor says ``drain``.
@@ -407,6 +409,7 @@ class Daemon:
     async def _reload(self, settings: Settings) -> None:
         """Take new settings; the supervisor has checked them. Limits hold from the next start on."""
         self._settings = settings
+        self._door.locks.permissions = Permissions(settings.lock_permissions)
         set_level(self._settings.daemon.log_level)
         self._board.forget_warnings()
         await self._configure()

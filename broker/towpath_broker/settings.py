@@ -5,10 +5,9 @@ Theory of operation
     Each table is a class of :func:`towpath_broker.tables.setting` fields, and everything else derives from
     it: keys and ranges, the variables ``TOWPATH_TABLE_KEY``, the flags, the shipped example
     (:func:`example_toml`) and the manual's table (:func:`manual_table`). Precedence: default < TOML <
-    environment < flag. ``[limits]`` and
-    ``[lock_limits]`` are the core's own classes. The tables of gateways belong to the gateways:
-    their classes are looked up by name, in modules that import no network library, so that one check covers
-    all.
+    environment < flag. ``[limits]``, ``[lock_limits]`` and ``[lock_permissions]`` are the core's own
+    classes. The tables of gateways belong to the gateways: their classes are looked up by name, in modules
+    that import no network library, so that one check covers all.
 
     A gateway is started when its table stands in the file, or when no gateway's does; naming one in the
     environment or by flag starts it too, and ``grpc = false`` at the top of the file never starts it. The
@@ -35,7 +34,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from towpath.bindings import OPTION_TYPES, check_options, parse_url
 from towpath.errors import InvalidConfiguration, TowpathError
@@ -46,6 +45,7 @@ from .core.commands import ChannelOptions
 from .core.limits import HISTORY_MAX, OPTION_RANGES, RING_BYTES_MIN, STALL_MS_LIMIT, Limits
 from .core.limits import RING_BYTES_LIMIT as RING_BYTES_MAX
 from .core.locks.limits import LockLimits
+from .core.locks.permissions import LockPermissions
 from .log import Level
 from .tables import (
     Setting,
@@ -59,6 +59,7 @@ from .tables import (
     unknown_key,
 )
 
+T = TypeVar("T")
 CONFIG_BYTES_MAX: Final = 1 << 20
 
 GATEWAY_TABLES: Final[dict[str, str]] = {
@@ -68,6 +69,12 @@ GATEWAY_TABLES: Final[dict[str, str]] = {
 """Gateways that have a table, and the class it is parsed by."""
 GATEWAYS: Final = ("bridge", *GATEWAY_TABLES)
 EXAMPLE_CHARS: Final = 108
+_BY_NAME: Final = {
+    "channels": "a channel's name",
+    "lock_permissions": "what locks' names begin with",
+    "bindings": "",
+}
+"""What is not one table with a key per field, and what the names there are."""
 _BINDING_KEYS: Final = ("channel", "url", "direction")
 
 
@@ -208,7 +215,7 @@ class Settings:
     """All of it.
 
     Attributes:
-        channels: by name.
+        channels: by name. lock_permissions: by prefix.
         gateways: the gateways to run, each with its complete table.
         stated_gateways: those that were asked for by name; the others run because nothing was said.
         config_file: the file that was read; empty for none.
@@ -222,6 +229,7 @@ class Settings:
     stated_gateways: tuple[str, ...] = ()
     config_file: str = ""
     lock_limits: LockLimits = LockLimits()
+    lock_permissions: Mapping[str, LockPermissions] = field(default_factory=dict)
 
     def to_table(self) -> dict[str, Any]:
         """Return the tree as plain values, fit for JSON."""
@@ -229,6 +237,7 @@ class Settings:
             "daemon": to_table(self.daemon),
             "limits": to_table(self.limits),
             "lock_limits": to_table(self.lock_limits),
+            "lock_permissions": {prefix: to_table(table) for prefix, table in self.lock_permissions.items()},
             "channels": {name: to_table(channel) for name, channel in self.channels.items()},
             "bindings": [to_table(binding) for binding in self.bindings],
             "gateways": {name: dict(table) for name, table in self.gateways.items()},
@@ -252,6 +261,10 @@ class Settings:
                 daemon=parse_table(DaemonSettings, tree["daemon"], where="[daemon]"),
                 limits=parse_table(Limits, tree["limits"], where="[limits]"),
                 lock_limits=parse_table(LockLimits, tree["lock_limits"], where="[lock_limits]"),
+                lock_permissions={
+                    prefix: parse_table(LockPermissions, table, where=f"[lock_permissions.{prefix}]")
+                    for prefix, table in tree["lock_permissions"].items()
+                },
                 channels={
                     name: parse_table(ChannelSettings, table, where=f"[channels.{name}]")
                     for name, table in tree["channels"].items()
@@ -312,8 +325,8 @@ def load_settings(
     document = _read_toml(config) if config is not None else {}
     classes = table_classes()
     for key in document:
-        if key not in (*classes, "channels", "bindings"):
-            raise unknown_key(f"{file}:", key, (*classes, "channels", "bindings"))
+        if key not in (*classes, *_BY_NAME):
+            raise unknown_key(f"{file}:", key, (*classes, *_BY_NAME))
     parsed: dict[str, Any] = {}
     named: set[str] = set()
     for name, cls in classes.items():
@@ -328,12 +341,13 @@ def load_settings(
         )
         if above:
             named.add(name)
-    channels = dict(_read_channels(document.get("channels", {}), file))
+    channels = dict(_read_named("channels", ChannelSettings, document, file))
     started, stated = _choose_gateways(document, named)
     settings = Settings(
         daemon=parsed["daemon"],
         limits=parsed["limits"],
         lock_limits=parsed["lock_limits"],
+        lock_permissions=dict(_read_named("lock_permissions", LockPermissions, document, file)),
         channels=channels,
         bindings=tuple(_read_bindings(document.get("bindings", []), channels, file)),
         gateways={name: to_table(parsed[name]) if name in parsed else {} for name in started},
@@ -360,24 +374,30 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InvalidConfiguration(f"{path}: nested too deeply") from None
 
 
-def _read_channels(tables: object, file: str) -> Iterator[tuple[str, ChannelSettings]]:
+def _read_named(
+    tables_name: str, cls: type[T], document: Mapping[str, object], file: str
+) -> Iterator[tuple[str, T]]:
+    """Yield tables that are of something with a name: [channels."NAME"]."""
+    tables = document.get(tables_name, {})
     if not isinstance(tables, Mapping):
-        raise InvalidConfiguration(f'{file}: channels: allowed: tables [channels."NAME"]')
+        raise InvalidConfiguration(f'{file}: {tables_name}: allowed: tables [{tables_name}."NAME"]')
     for name, table in tables.items():
-        where = f'{file}: [channels."{name}"]'
+        where = f'{file}: [{tables_name}."{name}"]'
         if (
             isinstance(table, Mapping)
             and table
             and all(isinstance(value, Mapping) for value in table.values())
         ):
             raise InvalidConfiguration(
-                f"{where}: has only tables in it", hint='quote names that have dots: [channels."plant.line1"]'
+                f"{where}: has only tables in it",
+                hint=f'quote names that have dots: [{tables_name}."plant.line1"]',
             )
         try:
-            check_name(name)
+            if name or tables_name == "channels":  # the empty prefix is that of all locks
+                check_name(name, _BY_NAME[tables_name])
         except TowpathError as error:
             raise InvalidConfiguration(f"{where}: {error.message}", hint=error.hint) from None
-        yield name, parse_table(ChannelSettings, table, where=where)
+        yield name, parse_table(cls, table, where=where)
 
 
 def _read_bindings(
@@ -460,6 +480,12 @@ _EXAMPLE_CHANNELS: Final = """\
 # default when the channel is new, and matches anything when it exists.
 #[channels."plant.line1.temp"]"""
 
+_EXAMPLE_LOCK_PERMISSIONS: Final = """
+# Who may do what with locks. "plant" is for the lock plant and all below it, plant.line1; the longest that
+# fits counts, "" is for all others. Administrators may do everything. Peers from afar are zeromq:anonymous
+# and grpc:anonymous.
+#[lock_permissions."plant"]"""
+
 _EXAMPLE_BINDINGS: Final = """
 # Adapters attached to channels of this file; options beside channel, url and direction as in `towpath bind
 # --help`.
@@ -488,6 +514,9 @@ def example_toml() -> str:
     }
     for item in settings_of(ChannelSettings):
         lines += [*_as_comment(item), f"#{item.name} = {format_toml(values[item.name])}"]
+    lines.append(_EXAMPLE_LOCK_PERMISSIONS)
+    for item in settings_of(LockPermissions):
+        lines += [*_as_comment(item), f"#{item.name} = {format_toml(item.default)}"]
     return "\n".join(lines) + "\n" + _EXAMPLE_BINDINGS
 
 
@@ -527,7 +556,9 @@ def config_toml(settings: Settings) -> str:
     lines = [f"{name} = false" for name in GATEWAY_TABLES if name not in settings.gateways]
     tables = {name: to_table(getattr(settings, name)) for name in ("daemon", "limits", "lock_limits")}
     tables |= {name: dict(settings.gateways[name]) for name in GATEWAY_TABLES if name in settings.gateways}
-    tables |= {f'channels."{name}"': to_table(channel) for name, channel in settings.channels.items()}
+    named = {"lock_permissions": settings.lock_permissions, "channels": settings.channels}
+    for of, each in named.items():
+        tables |= {f'{of}."{name}"': to_table(table) for name, table in each.items()}
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {format_toml(value)}" for key, value in table.items())]
     for binding in settings.bindings:

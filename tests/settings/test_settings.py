@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath.errors import InvalidConfiguration
+from towpath_broker.core.locks.permissions import LockPermissions
 from towpath_broker.settings import (
     CONFIG_BYTES_MAX,
     BindingSettings,
@@ -98,6 +99,23 @@ def test_every_table_at_once(tmp_path: Path) -> None:
     assert settings.gateways["zeromq"]["push"] == "tcp://127.0.0.1:5557"
 
 
+def test_who_may_do_what_with_locks(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+        [lock_permissions.""]
+        see = []
+        [lock_permissions."plant.line1"]
+        take = ["uid:1000", "grpc:*"]
+        """,
+    )
+    assert settings.lock_permissions == {
+        "": LockPermissions(see=()),
+        "plant.line1": LockPermissions(take=("uid:1000", "grpc:*")),
+    }
+    assert Settings.from_json(settings.to_json()) == settings
+
+
 @pytest.mark.parametrize(
     ("text", "environment", "started", "stated"),
     [
@@ -162,6 +180,10 @@ def test_other_towpath_variables_are_none_of_ours(tmp_path: Path) -> None:
         ('[channels."a..b"]\n', "'a..b' is not a channel's name"),
         ("[channels.plant.line1]\n", "has only tables in it"),
         ("channels = 1\n", "channels: allowed: tables"),
+        ('[lock_permissions."a..b"]\n', "'a..b' is not what locks' names begin with"),
+        ("[lock_permissions.a.b]\n", '[lock_permissions."a"]: has only tables in it'),
+        ('[lock_permissions.a]\ntake = "uid:1"\n', "[lock_permissions.\"a\"] take: 'uid:1' is not allowed"),
+        ("[lock_permissions.a]\ntakes = []\n", "takes: unknown key (did you mean 'take'?)"),
         ('[channels.a]\nkind = "stream"\n', "[channels.\"a\"] kind: 'stream' is not allowed"),
         ("[channels.a]\nring_bytes = 4097\n", "ring_bytes: 4097 is not allowed; allowed: a power of two"),
         ("bindings = 1\n", "bindings: allowed: tables [[bindings]]"),

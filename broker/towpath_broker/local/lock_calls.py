@@ -46,6 +46,7 @@ from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks.leases import Leases
 from towpath_broker.core.locks.machine import LockMachine
+from towpath_broker.core.locks.permissions import Permissions
 from towpath_broker.rings.kept import Keeper
 
 from . import translate_lock_views, translate_locks
@@ -101,9 +102,13 @@ class LockCalls:
         look: has something done with the machine, after what was submitted before.
         tokens: what proves that who takes a session up had it.
         keeper: has the supervisor keep lock pages.
+
+    Attributes:
+        permissions: who may do what; may be replaced.
     """
 
     def __init__(self, submit: Submit, look: Look, tokens: ResumeTokens, keeper: Keeper) -> None:
+        self.permissions = Permissions({})
         self._submit_now = submit
         self._look = look
         self._tokens = tokens
@@ -152,7 +157,7 @@ class LockCalls:
         elif request == translate_locks.DELEGATE:
             self._delegate(call, caller, body)
         elif request in translate_locks.LOOKING:
-            self._look_for(call, body)
+            self._look_for(call, caller, body)
         elif request in translate_locks.WAITS:
             self._wait(call, caller, body)
         else:
@@ -241,8 +246,8 @@ class LockCalls:
         )
         call.number = int(body.request)
         command = translate_locks.WAITS[call.request](body)
-        if isinstance(command, c.Acquire) and not caller.is_admin:
-            _check_not_joined_list(command)
+        if not caller.is_admin:
+            self._check_wanted(caller.principal, command)
         kept = self._kept[call.session]
         waits = kept.waits
         if call.number in waits:
@@ -256,15 +261,23 @@ class LockCalls:
         waits[call.number] = self._of_call[call.connection, call.call] = call
         self._submit(command)
 
+    def _check_wanted(self, principal: str, command: Any) -> None:
+        """Refuse what a principal may not have. What it asked for before, when it might, is withdrawn."""
+        try:
+            if isinstance(command, c.Acquire):
+                _check_not_joined_list(command)
+                self.permissions.check_take(principal, [wanted.name for wanted in command.locks])
+            elif isinstance(command, c.ArriveBarrier):
+                self.permissions.check_take(principal, [command.name])
+        except PermissionDenied:
+            self._submit(c.Cancel(command.session, command.request))
+            raise
+
     def _plain(self, call: _Call, caller: Caller, request: str, body: Any) -> None:
-        if request in translate_locks.OF_OPERATORS:
-            if not caller.is_admin:
-                raise PermissionDenied(
-                    "only the daemon's own user and administrators may do this to others' locks",
-                    hint="ask as root, or as a member of the admin group",
-                )
-        else:
+        if request not in translate_locks.OF_OPERATORS:
             self._check_kept(call.connection, caller, translate_locks.session_of(request, body))
+        if not caller.is_admin:
+            self._check_plain(caller.principal, request, body)
         reference = self._refer(call)
         try:
             self._submit(translate_locks.PLAIN[request](body, caller.principal, reference))
@@ -272,8 +285,22 @@ class LockCalls:
             del self._by_reference[reference]
             raise
 
+    def _check_plain(self, principal: str, request: str, body: Any) -> None:
+        """Refuse what this principal may not do."""
+        if request == translate_locks.FORCE_RELEASE:
+            self.permissions.check_force_release(principal, body.name)
+        elif request == translate_locks.DECLARE_CLAIMS:
+            self.permissions.check_take(principal, body.claims)
+        elif request in translate_locks.OF_OPERATORS:
+            raise PermissionDenied(
+                "only the daemon's own user and administrators may do this",
+                hint="ask as root, or as a member of the admin group",
+            )
+
     def _delegate(self, call: _Call, caller: Caller, body: Any) -> None:
         session = self._check_kept(call.connection, caller, body.owner.session)
+        if not caller.is_admin:
+            self.permissions.check_take(caller.principal, [body.lock])
         pidfd = call.connection.pidfd
         if call.connection.gateway or pidfd is None or self._kept[session].lease_ms:
             raise NotSupported("only local processes use a lock page, in sessions that end with them")
@@ -299,10 +326,15 @@ class LockCalls:
             then=tell,
         )
 
-    def _look_for(self, call: _Call, body: Any) -> None:
+    def _look_for(self, call: _Call, caller: Caller, body: Any) -> None:
+        def is_seen(name: str) -> bool:
+            return caller.is_admin or self.permissions.may_see(caller.principal, name)
+
+        if call.request == translate_locks.EXPLAIN and body.lock and not caller.is_admin:
+            self.permissions.check_see(caller.principal, body.lock)
         self.pages.recall_all(getattr(body, "prefix", ""))  # what is looked at is in the machine
         if call.request == translate_locks.WATCH:
-            self._watches.add(call.connection, call.call, body.prefix)
+            self._watches.add(call.connection, call.call, body.prefix, is_seen)
             return
 
         def tell(machine: LockMachine) -> None:
@@ -310,7 +342,7 @@ class LockCalls:
                 return
             try:
                 frame = translate_lock_views.looked_frame(
-                    call.call, call.request, body, machine, self._is_kept
+                    call.call, call.request, body, machine, self._is_kept, is_seen
                 )
             except TowpathError as error:
                 call.connection.refuse(call.call, error)

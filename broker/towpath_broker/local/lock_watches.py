@@ -20,6 +20,7 @@ from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks.machine import LockMachine
+from towpath_broker.core.locks.reports import IsSeen
 
 from . import translate_lock_views, translate_locks
 
@@ -34,8 +35,13 @@ class _Watch:
     connection: Connection
     call: CallId
     prefix: str
+    is_seen: IsSeen
     is_current: bool = False
     missed: int = 0
+
+    def follows(self, name: str) -> bool:
+        """Whether what happens to a lock is told."""
+        return name.startswith(self.prefix) and self.is_seen(name)
 
 
 class LockWatches:
@@ -49,9 +55,9 @@ class LockWatches:
         self._look = look
         self._watches: dict[tuple[Connection, int], _Watch] = {}
 
-    def add(self, connection: Connection, call: CallId, prefix: str) -> None:
-        """Begin a watch."""
-        watch = self._watches[connection, call] = _Watch(connection, call, prefix)
+    def add(self, connection: Connection, call: CallId, prefix: str, is_seen: IsSeen) -> None:
+        """Begin a watch, of locks that are seen."""
+        watch = self._watches[connection, call] = _Watch(connection, call, prefix, is_seen)
         self._look(lambda machine: self._tell_current(watch, machine))
 
     def is_watched(self, name: str) -> bool:
@@ -72,7 +78,7 @@ class LockWatches:
         if not self._watches:
             return
         for watch in tuple(self._watches.values()):
-            for response in _responses(effect, watch.prefix):
+            for response in _responses(effect, watch):
                 self._send(watch, response)
 
     def tell_waits(self, waits: Iterable[locks_pb2.LockWait]) -> None:
@@ -81,7 +87,7 @@ class LockWatches:
             return
         for wait in waits:
             for watch in tuple(self._watches.values()):
-                if wait.lock.startswith(watch.prefix):
+                if watch.follows(wait.lock):
                     self._send(watch, locks_pb2.WatchLocksResponse(waiting=wait))
 
     def _send(self, watch: _Watch, response: locks_pb2.WatchLocksResponse) -> None:
@@ -107,7 +113,9 @@ class LockWatches:
             return
         after = ""
         while True:
-            current = translate_lock_views.listed(machine.table, watch.prefix, after, 0, lambda _: True)
+            current = translate_lock_views.listed(
+                machine.table, watch.prefix, after, 0, lambda _: True, watch.is_seen
+            )
             response = locks_pb2.WatchLocksResponse(current=current)
             watch.connection.send(Frame(id=watch.call, watch_locks_response=response))
             after = current.next_page_token
@@ -116,7 +124,7 @@ class LockWatches:
         watch.is_current = True
 
 
-def _responses(effect: e.LockEffect, prefix: str) -> list[locks_pb2.WatchLocksResponse]:
+def _responses(effect: e.LockEffect, watch: _Watch) -> list[locks_pb2.WatchLocksResponse]:
     match effect:
         case e.Granted():
             return [
@@ -124,7 +132,7 @@ def _responses(effect: e.LockEffect, prefix: str) -> list[locks_pb2.WatchLocksRe
                     granted=translate_locks.grant_to_proto(grant, effect.session, effect.request)
                 )
                 for grant in effect.grants
-                if grant.lock.startswith(prefix)
+                if watch.follows(grant.lock)
             ]
         case e.Released():
             return [
@@ -135,7 +143,7 @@ def _responses(effect: e.LockEffect, prefix: str) -> list[locks_pb2.WatchLocksRe
                     )
                 )
                 for grant in effect.grants
-                if grant.lock.startswith(prefix)
+                if watch.follows(grant.lock)
             ]
         case _:
             return []

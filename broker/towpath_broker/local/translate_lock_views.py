@@ -9,6 +9,7 @@ from towpath.v1 import locks_pb2
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core.locks import reports
 from towpath_broker.core.locks.machine import LockMachine
+from towpath_broker.core.locks.reports import IsSeen
 from towpath_broker.core.locks.spaces import Space
 from towpath_broker.core.locks.table import Table
 
@@ -94,8 +95,10 @@ def waits_of(table: Table, session: int, number: int) -> list[locks_pb2.LockWait
     return [] if request is None else list(map(wait_view, reports.wait_views(table, request)))
 
 
-def looked_frame(call: int, request: str, body: Any, machine: LockMachine, is_kept: IsKept) -> Frame:
-    """Return the answer to a request that only looks.
+def looked_frame(
+    call: int, request: str, body: Any, machine: LockMachine, is_kept: IsKept, is_seen: IsSeen
+) -> Frame:
+    """Return the answer to a request that only looks, of locks that are seen.
 
     Raises:
         NotHeld, SessionLost: there is nothing to explain.
@@ -103,20 +106,22 @@ def looked_frame(call: int, request: str, body: Any, machine: LockMachine, is_ke
     frame = Frame(id=call)
     if request == LIST:
         frame.list_locks_response.CopyFrom(
-            listed(machine.table, body.prefix, body.page_token, body.page_size, is_kept)
+            listed(machine.table, body.prefix, body.page_token, body.page_size, is_kept, is_seen)
         )
     elif request == LIST_SPACES:
         frame.list_lock_spaces_response.SetInParent()
         frame.list_lock_spaces_response.spaces.extend(map(_space, machine.table.spaces))
     else:
-        frame.explain_locks_response.CopyFrom(_explained(machine.table, body, is_kept))
+        frame.explain_locks_response.CopyFrom(_explained(machine.table, body, is_kept, is_seen))
     return frame
 
 
-def listed(table: Table, prefix: str, after: str, count: int, is_kept: IsKept) -> locks_pb2.ListLocksResponse:
+def listed(
+    table: Table, prefix: str, after: str, count: int, is_kept: IsKept, is_seen: IsSeen
+) -> locks_pb2.ListLocksResponse:
     """Return a page of the locks that are in use, and the sessions that are named there."""
     count = min(count or reports.LOCKS_PER_PAGE, reports.LOCKS_PER_PAGE)
-    views, is_more = reports.list_locks(table, prefix, after, count)
+    views, is_more = reports.list_locks(table, prefix, after, count, is_seen)
     named = {each.owner.session for view in views for each in view.holders}
     named |= {each.owner.session for view in views for each in view.waiters}
     return locks_pb2.ListLocksResponse(
@@ -135,15 +140,15 @@ def _sessions(table: Table, named: Iterable[int], is_kept: IsKept) -> list[locks
 
 
 def _explained(
-    table: Table, body: locks_pb2.ExplainLocksRequest, is_kept: IsKept
+    table: Table, body: locks_pb2.ExplainLocksRequest, is_kept: IsKept, is_seen: IsSeen
 ) -> locks_pb2.ExplainLocksResponse:
     match body.WhichOneof("what"):
         case "lock":
-            found = reports.explain_lock(table, body.lock)
+            found = reports.explain_lock(table, body.lock, is_seen)
         case "session":
-            found = reports.explain_session(table, body.session)
+            found = reports.explain_session(table, body.session, is_seen)
         case _:
-            found = reports.explain_all(table)
+            found = reports.explain_all(table, is_seen)
     return locks_pb2.ExplainLocksResponse(
         sessions=[session_view(each, is_kept(each.id)) for each in found.sessions],
         locks=map(lock_view, found.locks),

@@ -24,6 +24,8 @@ LIST_SPACES: Final = "list_lock_spaces_request"
 EXPLAIN: Final = "explain_locks_request"
 WATCH: Final = "watch_locks_request"
 DELEGATE: Final = "delegate_lock_request"
+FORCE_RELEASE: Final = "force_release_request"
+DECLARE_CLAIMS: Final = "declare_claims_request"
 LOOKING: Final = frozenset({LIST, LIST_SPACES, EXPLAIN, WATCH})
 STREAMS: Final = frozenset({KEEP, WATCH})
 """Those that are answered until they are cancelled, or what they follow has ended."""
@@ -99,16 +101,16 @@ PLAIN: Final[Mapping[str, Callable[[Any, str, int], c.LockCommand]]] = {
     "notify_condition_request": lambda body, principal, reference: c.NotifyCondition(
         body.session, body.request, body.condition, body.count, reference
     ),
-    "force_release_request": lambda body, principal, reference: c.ForceRelease(
+    FORCE_RELEASE: lambda body, principal, reference: c.ForceRelease(
         principal, body.name, body.token, body.reason, reference
     ),
-    "declare_claims_request": lambda body, principal, reference: c.DeclareClaims(
+    DECLARE_CLAIMS: lambda body, principal, reference: c.DeclareClaims(
         body.owner.session, body.owner.owner, dict(body.claims), reference
     ),
     "define_lock_space_request": lambda body, principal, reference: _define(body, reference),
 }
 
-OF_OPERATORS: Final = frozenset({"force_release_request", "define_lock_space_request"})
+OF_OPERATORS: Final = frozenset({FORCE_RELEASE, "define_lock_space_request"})
 """Those that act for no session. Who may is the door's to judge."""
 REQUESTS: Final = frozenset({KEEP, DELEGATE, *LOOKING, *WAITS, *PLAIN})
 
@@ -127,7 +129,7 @@ def _define(body: locks_pb2.DefineLockSpaceRequest, reference: int) -> c.LockCom
 
 def session_of(request: str, body: Any) -> int:
     """Return the lock session that a request acts for."""
-    owned = request in ("acquire_request", "arrive_barrier_request", "declare_claims_request")
+    owned = request in ("acquire_request", "arrive_barrier_request", DECLARE_CLAIMS)
     return int(body.owner.session if owned else body.session)
 
 

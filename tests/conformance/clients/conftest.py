@@ -17,6 +17,17 @@ from tests.support.daemon import DaemonHandle, running_daemon
 
 Connect = Callable[[], Any]
 
+CLOSED, LENT = "closed", "lent"
+"""Below these names are locks that only administrators may take and see, and such that everybody may take
+away."""
+CONFIG = f"""
+[lock_permissions.{CLOSED}]
+take = []
+see = []
+[lock_permissions.{LENT}]
+force_release = ["uid:*", "grpc:*", "zeromq:anonymous"]
+"""
+
 HERE = Path(__file__).parent
 
 _numbers = itertools.count(1)
@@ -34,7 +45,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("conformance")) as handle:
+    with running_daemon(tmp_path_factory.mktemp("conformance"), CONFIG) as handle:
         yield handle
 
 

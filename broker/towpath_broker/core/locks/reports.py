@@ -6,7 +6,7 @@ say when they are cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import islice
@@ -27,6 +27,13 @@ CLAIMS_PER_LOCK: Final = 100
 """Holders, and waiters, that are told of one lock."""
 EDGES_MAX: Final = 10_000
 """Of one explanation."""
+IsSeen = Callable[[str], bool]
+"""Whether whoever asks may know of a lock."""
+
+
+def all_seen(name: str) -> bool:
+    """Everything may be told."""
+    return True
 
 
 class WaitReason(IntEnum):
@@ -200,15 +207,20 @@ def holdings(table: Table, session: int) -> tuple[tuple[GrantView, ...], tuple[W
 
 
 def list_locks(
-    table: Table, prefix: str = "", after: str = "", count: int = LOCKS_PER_PAGE
+    table: Table,
+    prefix: str = "",
+    after: str = "",
+    count: int = LOCKS_PER_PAGE,
+    is_seen: IsSeen = all_seen,
 ) -> tuple[tuple[LockView, ...], bool]:
     """Return the locks whose names begin with a prefix, by name, and whether there are more.
 
     Args:
         after: only names behind this one.
         count: 1 to ``LOCKS_PER_PAGE``.
+        is_seen: whether a name may be told.
     """
-    names = sorted(name for name in table.locks if name.startswith(prefix) and name > after)
+    names = sorted(name for name in table.locks if name.startswith(prefix) and name > after and is_seen(name))
     views = tuple(lock_view(table, table.locks[name]) for name in names[:count])
     return views, len(names) > count
 
@@ -297,8 +309,8 @@ def _id(owner: Owner) -> OwnerId:
 # ---- why ---------------------------------------------------------------------------------------------------
 
 
-def explain_lock(table: Table, name: str) -> Explanation:
-    """Say who has a lock, who waits for it, and whom those wait for that have it.
+def explain_lock(table: Table, name: str, is_seen: IsSeen = all_seen) -> Explanation:
+    """Say who has a lock, who waits for it, and whom those wait for that have it; of locks that are seen.
 
     Raises:
         NotHeld: nobody uses it.
@@ -306,27 +318,28 @@ def explain_lock(table: Table, name: str) -> Explanation:
     lock = table.locks.get(name)
     if lock is None:
         raise NotHeld(f"nobody holds, or waits for, {name!r}", hint="towpath locks lists those in use")
-    return _explain(table, [lock])
+    return _explain(table, [lock], is_seen)
 
 
-def explain_session(table: Table, session: int) -> Explanation:
-    """Say what a session waits for, and what those wait for that have it.
+def explain_session(table: Table, session: int, is_seen: IsSeen = all_seen) -> Explanation:
+    """Say what a session waits for, and what those wait for that have it; of locks that are seen.
 
     Raises:
         SessionLost: there is none.
     """
     requests = table.session(session).requests.values()
-    return _explain(table, dict.fromkeys(claim.lock for request in requests for claim in request.claims))
+    locks = dict.fromkeys(claim.lock for request in requests for claim in request.claims)
+    return _explain(table, locks, is_seen)
 
 
-def explain_all(table: Table) -> Explanation:
-    """Say who waits for whom, everywhere."""
-    return _explain(table, [lock for lock in table.locks.values() if lock.holders or lock.queue])
+def explain_all(table: Table, is_seen: IsSeen = all_seen) -> Explanation:
+    """Say who waits for whom, at all locks that are seen."""
+    return _explain(table, [lock for lock in table.locks.values() if lock.holders or lock.queue], is_seen)
 
 
-def _explain(table: Table, first: Iterable[Lock]) -> Explanation:
+def _explain(table: Table, first: Iterable[Lock], is_seen: IsSeen) -> Explanation:
     """Tell of some locks, and of all that their holders wait for."""
-    reached = dict.fromkeys(first)
+    reached = dict.fromkeys(lock for lock in first if is_seen(lock.name))
     line = list(reached)
     concerned: dict[Session, None] = {}
     edges: list[EdgeView] = []
@@ -338,7 +351,7 @@ def _explain(table: Table, first: Iterable[Lock]) -> Explanation:
         for claim in lock.holders:
             concerned[claim.owner.session] = None
             for other in _waited_for(claim.owner):
-                if other not in reached:
+                if other not in reached and is_seen(other.name):
                     reached[other] = None
                     line.append(other)
         for claim in lock.queue or ():
