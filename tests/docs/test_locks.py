@@ -16,6 +16,7 @@ from tests.docs.markdown import ROOT, Block, blocks, links, matches
 from tests.support.daemon import DaemonHandle, running_daemon
 from tests.support.deadlines import DEADLINE_S
 from towpath.locks.spaces import POLICIES
+from towpath_broker.settings import load_settings
 
 PAGE: Final = "docs/locks.md"
 BLOCKS: Final = list(blocks(PAGE))
@@ -48,7 +49,13 @@ def test_an_example_prints_what_the_page_says(example: Block, daemon: DaemonHand
 
 def test_nothing_on_the_page_is_not_run() -> None:
     assert len(EXAMPLES) == 7
-    assert [block.section for block in BLOCKS if block.task not in ("run", "prints")] == []
+    assert [block.section for block in BLOCKS if block.task not in ("run", "prints", "settings")] == []
+
+
+def test_the_settings_are_good_ones(tmp_path: Path) -> None:
+    (block,) = [block for block in BLOCKS if block.task == "settings"]
+    (tmp_path / "towpath.toml").write_text(block.text)
+    assert load_settings(tmp_path / "towpath.toml", environment={}).lock_permissions["plant"].see
 
 
 def test_it_has_each_policy_and_what_it_names_is_there() -> None:
