@@ -383,7 +383,9 @@ class Connection:
         self.close(Timeout(f"no hello came in {HELLO_TIMEOUT_S:.0f} seconds"))
 
     def _process_ended(self) -> None:
-        self.close(ConnectionLost("the client's process ended"))
+        assert self._pidfd is not None
+        self._loop.remove_reader(self._pidfd)
+        self._transport.leave(ConnectionLost("the client's process ended"))
 
     def _closed(self, error: TowpathError | None) -> None:
         self._deadline.cancel()

@@ -3,6 +3,10 @@
 asyncio's own streams cannot carry descriptors, so this registers the socket with the loop itself.
 Everything is bounded: one read per turn of the loop, an outbox that closes the connection of a peer that
 does not read, and ``pause_reading`` for a peer that asks faster than it is answered.
+
+A peer may say its last word and leave at once: release a lock, and close. That it hears nothing more may be
+noticed first, by what cannot be sent to it, or by its process's end. So then what it has said is taken in
+(``leave``), before the connection is closed.
 """
 
 from __future__ import annotations
@@ -11,10 +15,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from towpath import wire
 from towpath.errors import ConnectionLost, SlowConsumer, TowpathError
 from towpath.v1.frame_pb2 import Frame
+
+LAST_READS_MAX: Final = 64
+"""How often a peer that hears nothing more is read: more than fits into a socket at its usual size."""
 
 
 class FrameTransport:
@@ -53,11 +61,13 @@ class FrameTransport:
         self._sent: list[Callable[[], object]] = []
         self._reading = True
         self._closed = False
+        self._why_leaving: TowpathError | None = None
+        self._last_reads_left = LAST_READS_MAX
         self._loop.add_reader(sock, self._readable)
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether nothing is sent or read any more."""
         return self._closed
 
     @property
@@ -67,9 +77,9 @@ class FrameTransport:
 
     def send(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
         """Send a frame, or queue what the socket does not take now. Nothing happens on a closed
-        connection.
+        connection, or where the peer has left.
         """
-        if self._closed:
+        if self._closed or self._why_leaving is not None:
             return
         if descriptors:
             frame.descriptors = len(descriptors)
@@ -78,8 +88,10 @@ class FrameTransport:
             if not self._writing and not self._outbox.flush(self._sock):
                 self._writing = True
                 self._loop.add_writer(self._sock, self._writable)
-        except (SlowConsumer, ConnectionLost) as error:
+        except SlowConsumer as error:
             self.close(error)
+        except ConnectionLost as error:
+            self.leave(error)
 
     def when_sent(self, then: Callable[[], object]) -> None:
         """Call something from the loop, once, when nothing waits to be sent; never if closed before."""
@@ -106,6 +118,24 @@ class FrameTransport:
             self._reading = True
             self._loop.add_reader(self._sock, self._readable)
 
+    def leave(self, error: TowpathError) -> None:
+        """Close the connection, when what the peer has sent is taken in: it hears nothing more. Nothing is
+        taken in while reading is paused. More than once is fine.
+        """
+        if self._closed or self._why_leaving is not None:
+            return
+        self._why_leaving = error
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._loop.call_soon(self._read_last)
+
+    def _read_last(self) -> None:
+        self._last_reads_left -= 1
+        if self._reading and self._last_reads_left and self._read():
+            self._loop.call_soon(self._read_last)
+        else:
+            self.close(self._why_leaving)
+
     def close(self, error: TowpathError | None = None) -> None:
         """Close the connection; what is queued and cannot go at once is lost. More than once is fine."""
         if self._closed:
@@ -126,19 +156,25 @@ class FrameTransport:
         self._loop.call_soon(self._on_closed, error)
 
     def _readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Take in what one read gives; whether there was anything."""
         try:
             data, descriptors = wire.receive(self._sock)
             if not data:
                 self.close(ConnectionLost("the other side closed the connection"))
-                return
+                return False
             for frame, owned in self._decoder.feed(data, descriptors):
                 self._on_frame(frame, owned)
                 if self._closed:
-                    return
+                    return False
         except BlockingIOError:
-            return
+            return False
         except TowpathError as error:
             self.close(error)
+            return False
+        return True
 
     def _writable(self) -> None:
         try:
@@ -147,4 +183,4 @@ class FrameTransport:
                 self._loop.remove_writer(self._sock)
                 self._tell_sent()
         except ConnectionLost as error:
-            self.close(error)
+            self.leave(error)
