@@ -210,7 +210,9 @@ def test_flock_of_the_shell(daemon: DaemonHandle, client: towpath.Client, tmp_pa
 def test_places_that_are_none(daemon: DaemonHandle, url: str) -> None:
     with towpath.connect(str(daemon.socket)):
         place = Place("flock", "/nowhere", daemon)
-        assert place.towpath("lock", "bind", "joined.bad", url).returncode != 0
+        refused = place.towpath("lock", "bind", "joined.bad", url)
+        assert refused.returncode == 2
+        assert "no program" not in refused.stderr
 
 
 def test_a_place_that_cannot_be_opened_is_told_and_nothing_is_joined(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import towpath as library
-from tests.cli.shell import Start, bash, output, subscribed, towpath, until
+from tests.cli.shell import Start, bash, environment, output, subscribed, towpath, until
+from tests.support.daemon import running_daemon
 from tests.support.deadlines import DEADLINE_S
 
 
@@ -78,6 +80,7 @@ def test_names_that_are_not_there_or_not_names(env: dict[str, str]) -> None:
         assert result.returncode == 66, verb
         assert b"'t.none'" in result.stderr
         assert result.stderr.count(b"\n") == 2
+        assert (b"declare it" in result.stderr) == (verb[0] != "undeclare")
     assert towpath("declare", "a..b", env=env).returncode == 2
     assert towpath("unbind", "123456", env=env).returncode == 66
 
@@ -189,6 +192,33 @@ def test_a_full_ring_makes_a_brief_publisher_wait_and_only_as_long_as_asked(
         got = subscription.receive_many(100, timeout=DEADLINE_S)
         assert 0 < len(got) < 9
         assert f"{len(got)} of 9".encode() in published.stderr
+
+
+PATIENT_FOR_A_MOMENT = """
+import sys
+from towpath.cli import app, pub
+
+pub.ABSENT_S = 0.2
+sys.exit(app.run(["pub", "t.endless", "--frame", "fixed", "--frame-bytes", "4096"]))
+"""
+
+
+def test_who_publishes_for_ever_ends_when_the_daemon_has(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, "[zeromq]\n") as service, Path("/dev/zero").open() as endless:
+        with library.connect(f"unix:{service.socket}") as client:
+            client.declare("t.endless")
+            process = subprocess.Popen(
+                [sys.executable, "-c", PATIENT_FOR_A_MOMENT],
+                env=environment(service.socket),
+                stdin=endless,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            until(lambda: client.channel_info("t.endless").publishers == 1, "it publishes")
+        assert service.stop() == 0
+        code, out, errors = output(process)
+    assert (code, out) == (69, b"")
+    assert errors.startswith(b"towpath: the connection to the daemon was lost")
 
 
 def test_without_subscribers_publishing_is_quiet_and_fine(channel: str, env: dict[str, str]) -> None:

@@ -243,7 +243,7 @@ def test_a_file_too_slow_ends_a_recording_and_the_publisher_goes_on(
         (["tap", "t.none", "--force"], 2, "--force is for --record"),
         (["tap", "t.none", "--record", "x", "--json"], 2, "--json cannot go with --record"),
         (["replay", "/nonexistent"], 74, "No such file"),
-        (["replay", __file__], 65, "not a recording"),
+        (["replay", __file__], 65, f"{__file__}: this is not a recording"),
         (["replay", "/x", "--speed", "0"], 2, "is not a speed"),
         (["top", "--interval", "0"], 2, "is not an interval"),
     ],

@@ -277,7 +277,7 @@ class Registry:
             )
 
     def _plan_undeclare(self, command: UndeclareChannel, presence: Presence) -> Plan:
-        channel = self.require(command.name)
+        channel = self.require(command.name, hint="towpath channels lists those there are")
         caller = command.caller
         if caller.principal != channel.owner and not caller.is_admin:
             raise PermissionDenied(
@@ -355,8 +355,11 @@ class Registry:
 
     # ---- reading -------------------------------------------------------------------------------------------
 
-    def require(self, name: str) -> ChannelDefinition:
+    def require(self, name: str, *, hint: str = "") -> ChannelDefinition:
         """Return a channel.
+
+        Args:
+            hint: what to do where there is none; empty: declare it.
 
         Raises:
             InvalidName, ChannelNotFound: there can be, or is, none of that name.
@@ -364,7 +367,8 @@ class Registry:
         channel = self.channels.get(name)
         if channel is None:
             check_name(name)
-            raise ChannelNotFound(f"no channel {name!r}", hint=f"declare it first: towpath declare {name}")
+            declare_it = f"declare it first: towpath declare {name}"
+            raise ChannelNotFound(f"no channel {name!r}", hint=hint or declare_it)
         return channel
 
     def require_binding(self, identifier: BindingId) -> BindingDefinition:

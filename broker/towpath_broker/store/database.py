@@ -267,7 +267,9 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         StoreDamaged: SQLite cannot make sense of it.
     """
     if not path.is_file():
-        raise InvalidConfiguration(f"there is no store at {path}", hint="name the daemon's state_dir")
+        raise InvalidConfiguration(
+            f"there is no store at {path}", hint="name the daemon's state directory: --state-dir"
+        )
     database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if (version := check_version(database, path)) == 0:

@@ -50,7 +50,9 @@ def compact(path: Path) -> tuple[int, int]:
         StoreDamaged: SQLite cannot make sense of it.
     """
     if not path.is_file():
-        raise InvalidConfiguration(f"there is no store at {path}", hint="name the daemon's state_dir")
+        raise InvalidConfiguration(
+            f"there is no store at {path}", hint="name the daemon's state directory: --state-dir"
+        )
     lock = Lock(path)
     try:
         before = path.stat().st_size

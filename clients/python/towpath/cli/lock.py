@@ -27,6 +27,7 @@ import contextlib
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def run(arguments: Namespace) -> int:
     """Acquire, run, release; return the exit status. Or, where that is asked for: join to a local lock."""
     if arguments.name in ("bind", "unbind") and len(arguments.command) == 2:
         name, url = arguments.command
-        if url.partition(":")[0] in SCHEMES:
+        if url.partition(":")[0] in SCHEMES or shutil.which(name) is None:
             from towpath.cli import lock_bind
 
             change = lock_bind.bind if arguments.name == "bind" else lock_bind.unbind

@@ -11,6 +11,9 @@ Theory of operation
     that does not read must not make us fail, so without ``--timeout`` what follows the wait is a note: its
     messages stay in the ring for it.
 
+    A core that is started again is not noticed. If there is none for ``ABSENT_S``, and still something comes
+    to be published, it is told and this ends: subscribers that come meanwhile would not be known here.
+
     Either way, a subscriber whose ring is full makes the publisher wait, and through the pipe whoever writes
     to us; nothing is dropped here. Frames longer than the channel takes are told of and left out, and the
     exit code says so.
@@ -18,11 +21,12 @@ Theory of operation
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from towpath import calls
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 
 DRAIN_TIMEOUT_S: Final = 10.0
 """How long to wait at the end, when ``--timeout`` does not say."""
+ABSENT_S: Final = CALL_TIMEOUT_S
+"""How long a stream is published on while there is no daemon."""
 BRIEF_BYTES_MAX: Final = 64 << 10
 """What goes to the daemon in one request, at most."""
 PAYLOADS_MAX: Final = 10_000
@@ -57,16 +63,16 @@ def run(arguments: Namespace) -> int:
             with brief:
                 _publish_briefly(arguments, brief, payloads)
             return 0
-        return _stream(arguments, lambda publisher: _publish_data(arguments, publisher, payloads))
+        return _stream(arguments, lambda _, publisher: _publish_data(arguments, publisher, payloads))
     chunks = streams.read_chunks()
     if streams.is_terminal(streams.STDIN):
-        return _stream(arguments, lambda publisher: _publish_input(arguments, publisher, chunks))
+        return _stream(arguments, functools.partial(_publish_input, arguments, chunks))
     beginning, is_whole = streams.read_little(chunks, BRIEF_BYTES_MAX)
     if is_whole and (brief := connect_briefly(arguments)) is not None:
         with brief:
             return _publish_whole(arguments, brief, beginning)
     rest = itertools.chain([beginning], chunks)
-    return _stream(arguments, lambda publisher: _publish_input(arguments, publisher, rest))
+    return _stream(arguments, functools.partial(_publish_input, arguments, rest))
 
 
 # ---- in one request
@@ -101,11 +107,11 @@ def _publish_briefly(arguments: Namespace, client: BriefClient, payloads: Sequen
 # ---- from a ring of our own
 
 
-def _stream(arguments: Namespace, publish: Callable[[towpath.Publisher], int]) -> int:
+def _stream(arguments: Namespace, publish: Callable[[towpath.Client, towpath.Publisher], int]) -> int:
     with connect(arguments) as client, client.publisher(arguments.channel) as publisher:
         if _wants_note(arguments):
             _tell_of_nobody(client.channel_info(arguments.channel))
-        exit_code = publish(publisher)
+        exit_code = publish(client, publisher)
         publisher.flush(arguments.timeout)
         _wait_drained(arguments, publisher)
     return exit_code
@@ -116,7 +122,9 @@ def _publish_data(arguments: Namespace, publisher: towpath.Publisher, payloads: 
     return 0
 
 
-def _publish_input(arguments: Namespace, publisher: towpath.Publisher, chunks: Iterable[bytes]) -> int:
+def _publish_input(
+    arguments: Namespace, chunks: Iterable[bytes], client: towpath.Client, publisher: towpath.Publisher
+) -> int:
     """Publish standard input, to its end; return the exit code."""
     # Not above: a single message from the arguments should not pay for their import.
     from towpath.cli.frames import Refusals, framing_options
@@ -129,7 +137,7 @@ def _publish_input(arguments: Namespace, publisher: towpath.Publisher, chunks: I
     if streams.is_terminal(streams.STDIN) and not arguments.quiet:
         streams.note("each line you type is a message; Ctrl-D ends")
     try:
-        for chunk in chunks:
+        for chunk in _while_there(client, chunks):
             payloads = frames.feed(chunk)
             if payloads:
                 publisher.publish_many(payloads, headers_raw=headers, timeout=arguments.timeout)
@@ -150,6 +158,23 @@ def _publish_input(arguments: Namespace, publisher: towpath.Publisher, chunks: I
             progress.finish()
     refusals.note(frames.refused, frames.last_error)
     return refusals.conclude()
+
+
+def _while_there(client: towpath.Client, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Pass on what is to be published.
+
+    Raises:
+        Unavailable: there is no daemon any more, and has not been for ``ABSENT_S``.
+    """
+    absent_since_s: float | None = None
+    for chunk in chunks:
+        if client.is_connected:
+            absent_since_s = None
+        elif absent_since_s is None:
+            absent_since_s = time.monotonic()
+        elif time.monotonic() - absent_since_s > ABSENT_S:
+            raise calls.silent(is_connected=False)
+        yield chunk
 
 
 def _headers(arguments: Namespace) -> bytes:

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Final
 from towpath.cli import streams
 from towpath.cli.connection import connect
 from towpath.cli.progress import Progress
-from towpath.errors import InvalidArgument, LimitExceeded, NotSupported
+from towpath.errors import BadFrame, InvalidArgument, LimitExceeded, NotSupported
 from towpath.recording import Recording, headers_column
 from towpath.wording import plural
 
@@ -74,7 +74,10 @@ class _Replay:
 
     def play(self, file: IO[bytes]) -> None:
         """Publish one recording, with its timing."""
-        recording = Recording(file)
+        try:
+            recording = Recording(file)
+        except BadFrame as error:
+            raise BadFrame(f"{self._arguments.file}: {error.message}", hint=error.hint) from None
         clock = _Clock(self._arguments.speed)
         before = recording.position
         published = self.published

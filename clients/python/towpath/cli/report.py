@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from towpath._value import Value
     from towpath.queues import Delivery
 
+COUNTERS_COLUMNS: Final = 100
+"""How long a line of counters is."""
 _NS_PER_S: Final = 1_000_000_000
 _LOOKS: Final = {
     "running": "green",
@@ -377,8 +380,8 @@ def status_page(status: Status, *, now_ns: int, style: Style) -> str:
         else ["  none yet; declare one: towpath declare NAME"]
     )
     lines += ["", style("Bindings", "bold"), *_binding_lines(status.bindings, now_ns, style)]
-    if counted := _counters(status.counters):
-        lines += ["", style("Counted by the core", "bold"), f"  {counted}"]
+    if status.counters:
+        lines += ["", style("Counted by the core", "bold"), *_counter_lines(status.counters)]
     return "\n".join(lines) + "\n"
 
 
@@ -434,6 +437,15 @@ def _carried(messages: int, size_bytes: int) -> str:
 
 
 def _counters(counters: Mapping[str, int]) -> str:
-    return ", ".join(
-        f"{one_line(name).replace('_', ' ')} {number:,}" for name, number in sorted(counters.items())
-    )
+    return ", ".join(_counter_pairs(counters))
+
+
+def _counter_lines(counters: Mapping[str, int]) -> list[str]:
+    """The same in lines, each of which ends after a number."""
+    text = ", ".join(pair.replace(" ", "\xa0") for pair in _counter_pairs(counters))
+    lines = textwrap.wrap(text, COUNTERS_COLUMNS, initial_indent="  ", subsequent_indent="  ")
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def _counter_pairs(counters: Mapping[str, int]) -> list[str]:
+    return [f"{one_line(name).replace('_', ' ')} {number:,}" for name, number in sorted(counters.items())]

@@ -5,6 +5,8 @@ Theory of operation
     (``running``): the request on its standard input, the reply from its standard output, what else is known
     in ``TOWPATH_...`` variables. An exit status other than 0 is the caller's error. When the caller does not
     wait any more, the program is ended.
+
+    Asked to leave by a signal, ``answer`` first answers what it has begun, and then ends of that signal.
 """
 
 from __future__ import annotations
@@ -98,6 +100,8 @@ def answer(arguments: Namespace) -> int:
                     request.fail(error)
 
         server.run(handle)
+    if begun.asked is not None:
+        raise streams.Asked(begun.asked)
     return 0
 
 
@@ -142,12 +146,16 @@ def _environment(arguments: Namespace, request: towpath.Request) -> dict[str, st
 class _Begun:
     """The requests that are being worked on. SIGTERM and SIGINT close the server when they are answered, or
     ``STOP_S`` later, or when a second one comes; then their programs are ended.
+
+    Attributes:
+        asked: the first such signal.
     """
 
     def __init__(self, server: towpath.Server) -> None:
         self._server = server
         self._count = 0
         self._stops = 0
+        self.asked: signal.Signals | None = None
         self._changed = threading.Condition()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -163,6 +171,7 @@ class _Begun:
 
     def _stop(self, number: int, frame: object) -> None:
         self._stops += 1
+        self.asked = self.asked or signal.Signals(number)
         # In a thread: the main one may hold what closing needs.
         threading.Thread(target=self._close_when_idle, daemon=True).start()
 

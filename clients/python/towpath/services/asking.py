@@ -272,7 +272,7 @@ def lost(service: str) -> ServerLost:
 
 def no_server(service: str) -> NoServer:
     """Nobody serves."""
-    return NoServer(f"nobody serves {service!r}")
+    return NoServer(f"nobody serves {service!r}", hint=f"start one: towpath answer {service} -- CMD")
 
 
 def too_late(service: str) -> Timeout:

@@ -204,7 +204,8 @@ VERBS: Final = (
         "Channels and bindings",
         "attach a FIFO, a command, a message queue, a signal, shared memory or a UNIX socket to a channel",
         _bind,
-        "Waits until the binding is up. One that cannot is taken away again, and the error says why.",
+        "Waits until the binding is up. One that cannot be is taken away again, and the error says why; one"
+        " that can come up by itself later (its directory is not there yet) stays, and is tried again.",
         (
             "towpath bind host.vmstat 'pipe:vmstat 1' --direction in",
             "towpath bind orders fifo:/tmp/orders --direction out --option mode=0660",
