@@ -47,19 +47,22 @@
  * ATTACHING, and why nothing published after a subscription is missed
  *
  *     core                        reader                              writer, each batch
- *     G: store generation         (hears of G from the core)          L: load generation, as before: go on
- *        fence                    fence                                  write records
- *                                 R: load tail; cursor := it          S: store tail
+ *     G: store generation                                             L: load generation, as before: go on
+ *        fence                                                           write records
+ *     R: load tail ------------>  cursor := R                         S: store tail
  *                                                                        fence
  *                                                                     L': load generation
  *
- * Say the reader's R does not see S. G and its fence come before R, S before L', with a fence between each pair: so
+ * Say the core's R does not see S. G and its fence come before R, S before L', with a fence between each pair: so
  * L' sees G (else both would have missed the other, which the fences forbid). Hence a batch can go unseen by R
  * only if it is the last one before the writer learns of G; the one after begins with a load no older than L',
  * is refused with TPR_NEEDS_READERS, and is written only when the reader is attached. So R is no earlier than the
  * tail before the writer's newest batch, `previous_tail`, and there the writer takes a reader to stand while its
  * cursor is unset. Nothing from there on is overwritten, as a batch never exceeds the ring. Conversely R may lie
- * after S: then the message was published before R, that is before subscribe() returned, and none of it is due.
+ * after S: then the message was published before R, that is before the core told anybody of the subscriber, and none
+ * of it is due. Whoever has seen that the subscriber is there, and then publishes, reaches it, also when it has not come
+ * to read yet. (A reader that is not told R loads the tail itself, later, with a fence before: the same argument holds, and
+ * all that is published from subscribe()'s return on is due. With drop R may be overwritten: then it does that too.)
  *
  * The reader may go to sleep before S, and the writer, not knowing its page, cannot see that. But L' then sees G: the
  * writer wakes everyone who sleeps on the tail, and says readers_changed, so that its shell attaches the reader now
@@ -68,8 +71,8 @@
  * A source that appears after the reader subscribed is read from position 0 (TPR_START_BEGIN); its writer attaches the
  * reader before its first message, pinned at 0.
  *
- * HISTORY. A late reader may begin at the writer's N-th last message (TPR_START_HISTORY): R loads history_pos instead of
- * the tail, and the writer pins it at what history_pos was before its newest batch. By the same argument that is no later
+ * HISTORY. A late reader may begin at the writer's N-th last message (TPR_START_HISTORY): it loads history_pos
+ * itself, as its R, and the writer pins it at what history_pos was before its newest batch. By the same argument that is no later
  * than what R loaded. But in that very batch, not knowing of the reader, the writer may have overwritten what R chose. Then
  * oldest_pos is past it, the writer takes the reader to stand at oldest_pos and goes no further, and the reader, when it
  * sees that it is overrun, goes on at history_pos as it is now, which is never before oldest_pos. This can happen to it

@@ -101,6 +101,8 @@ enum tpr_start {
     TPR_START_HISTORY, /* at the writer's `history`-th last message, or the oldest that is still there */
     TPR_START_CURSOR   /* reader alone, after tpr_reader_recover(): where its slot says it is */
 };
+/* No position: the tail when a reader was announced is not known. */
+#define TPR_TAIL_UNKNOWN UINT64_MAX
 
 /* Record kinds (`flags`). Others are refused by readers. */
 #define TPR_RECORD_DATA 1u

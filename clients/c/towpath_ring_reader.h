@@ -227,6 +227,28 @@ static inline void tpr_source_begin_at_tail_(struct tpr_source *source) {
     }
 }
 
+/* Begin where the tail was when the core announced us (R in "Attaching" of towpath_ring.h). 0 when that is the tail still,
+ * cannot be it, or, with drop, is overwritten. */
+static inline int tpr_source_begin_at_announced_(struct tpr_source *source, uint64_t announced) {
+    struct tpr_view view;
+    uint64_t tail = tpr_load_acquire_(&source->page->tail) & ~TPR_TAIL_FLAGS;
+    if (announced % 8 || announced > tail || tail - announced > source->capacity)
+        return 0;
+    for (uint64_t at = announced; at != tail; at = view.end) {
+        if (tpr_record_read_(source->data, source->capacity, at, tail - at, &view))
+            return 0;
+        if (!view.payload)
+            continue; /* padding */
+        tpr_fence_acquire_();
+        if (tpr_load_relaxed_(&source->page->oldest_pos) > announced)
+            return 0;
+        source->cursor = at;
+        source->next_seq = view.seq;
+        return 1;
+    }
+    return 0;
+}
+
 /* Begin with the history, as far as it is there. It may be overwritten while we look, by a writer that does not know of
  * us yet ("History" in towpath_ring.h): then we shall see that when we read, and go on further ahead. With drop, what is
  * lost of it counts as missed, so its first seq is found here. */
@@ -253,7 +275,8 @@ static inline int tpr_source_begin_at_history_(struct tpr_source *source) {
 }
 
 /* Where a source that has just been mapped is read from. */
-static inline int tpr_source_begin_(struct tpr_source *source, enum tpr_start start, uint32_t history) {
+static inline int tpr_source_begin_(struct tpr_source *source, enum tpr_start start, uint64_t announced,
+                                    uint32_t history) {
     tpr_fence_(); /* after the core's bump, of which the caller knows; with the fence of the writer's flush */
     uint64_t tail_word = tpr_load_acquire_(&source->page->tail);
     uint64_t word = source->slot->cursor;
@@ -274,7 +297,9 @@ static inline int tpr_source_begin_(struct tpr_source *source, enum tpr_start st
         if (history)
             return tpr_source_begin_at_history_(source);
         /* fall through */
-    default: tpr_source_begin_at_tail_(source);
+    default:
+        if (!tpr_source_begin_at_announced_(source, announced))
+            tpr_source_begin_at_tail_(source);
     }
     return TPR_OK;
 }
@@ -333,10 +358,12 @@ static inline void tpr_source_free_(struct tpr_source *source) {
  * (assigned by the core). `doorbell_fd`: a UNIX socket to ring when its writer waits for room by doorbell, or -1;
  * duplicated. `tag` is kept for the caller. Only after the core has announced this reader (tpr_table_bump).
  *
+ * `announced` is what the core found as the tail just after that, or TPR_TAIL_UNKNOWN: TPR_START_TAIL begins there.
+ *
  * Returns TPR_OK; TPR_E_SLOT, TPR_E_SLOT_TAKEN, TPR_E_SOURCE_TAKEN, TPR_E_FORKED, TPR_E_SYSTEM, TPR_E_OTHER_SOURCE,
  * TPR_E_TAIL, TPR_E_LATE, TPR_E_NO_CURSOR, or what is wrong with a descriptor. State is unchanged on error. */
-static inline int tpr_reader_add(struct tpr_reader *reader, int fd, uint32_t slot, uint64_t source,
-                                 enum tpr_start start, int doorbell_fd, void *tag) {
+static inline int tpr_reader_add_from(struct tpr_reader *reader, int fd, uint32_t slot, uint64_t source,
+                                      enum tpr_start start, uint64_t announced, int doorbell_fd, void *tag) {
     struct tpr_ring_info info;
     int code = tpr_reader_admit_(reader, slot, source);
     if (code == TPR_OK)
@@ -365,7 +392,7 @@ static inline int tpr_reader_add(struct tpr_reader *reader, int fd, uint32_t slo
         added->page = (const struct tpr_ring_page *)added->mapping->page;
         added->data = (const uint8_t *)added->page + TPR_HEADER_BYTES;
         added->slab = added->data + info.capacity;
-        code = tpr_source_begin_(added, start, info.history);
+        code = tpr_source_begin_(added, start, announced, info.history);
     }
     if (code != TPR_OK) {
         int saved = errno;
@@ -384,6 +411,12 @@ static inline int tpr_reader_add(struct tpr_reader *reader, int fd, uint32_t slo
     reader->source[reader->count++] = added;
     tpr_reader_notify(reader);
     return TPR_OK;
+}
+
+/* The same, where the core did not say what the tail was: TPR_START_TAIL begins at the tail as it is now. */
+static inline int tpr_reader_add(struct tpr_reader *reader, int fd, uint32_t slot, uint64_t source,
+                                 enum tpr_start start, int doorbell_fd, void *tag) {
+    return tpr_reader_add_from(reader, fd, slot, source, start, TPR_TAIL_UNKNOWN, doorbell_fd, tag);
 }
 
 /* Let go of a source; its slot is free for another, its writer does not wait for us any more. 1, or 0 when it is

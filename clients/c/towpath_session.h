@@ -313,8 +313,9 @@ static inline void towpath_source_added_(struct towpath *client, const struct tp
     if (followed->is_followed)
         towpath_unfollow_(subscription, followed); /* it was read to its end by now */
     followed->is_late = 0;
-    int code = tpr_reader_add(&subscription->reader, client->door.came[0], frame->slot, frame->source,
-                              towpath_start_(frame), doorbell, followed);
+    uint64_t announced = frame->tail == TPW_NO_TAIL ? TPR_TAIL_UNKNOWN : frame->tail;
+    int code = tpr_reader_add_from(&subscription->reader, client->door.came[0], frame->slot, frame->source,
+                                   towpath_start_(frame), announced, doorbell, followed);
     followed->is_followed = code == TPR_OK;
     for (uint32_t i = 0; i < TOWPATH_LATE_MAX_; i++)
         if (subscription->late[i].source == followed->source && subscription->late[i].next_seq) {

@@ -212,6 +212,8 @@ enum {
     TPW_IN_OPTIONS
 };
 
+#define TPW_NO_TAIL UINT64_MAX
+
 /* What a frame said; which fields mean something depends on `body`. Spans point into the frame. */
 struct tpw_frame {
     uint64_t id;
@@ -220,7 +222,7 @@ struct tpw_frame {
     uint32_t has_error;
     uint32_t error_code, is_retryable;
     struct towpath_bytes error_message, error_hint;
-    uint64_t source, reader, session, first_id, generation, first_seq, ring_bytes;
+    uint64_t source, reader, session, first_id, generation, first_seq, ring_bytes, tail; /* tail: or TPW_NO_TAIL */
     uint32_t version, id_count, slot, generation_index, from_start, from_history, is_parted;
     uint32_t kind, is_durable, overflow, order, history, stall_ms_max;
     struct towpath_bytes channel, token;
@@ -268,6 +270,7 @@ static const struct tpw_rule tpw_rules[] = {
     {TPW_SOURCE_ADDED, 4, TPW_TO_(TPW_AS_BOOL, from_start)},
     {TPW_SOURCE_ADDED, 6, TPW_TO_(TPW_AS_SPAN, channel)},
     {TPW_SOURCE_ADDED, 7, TPW_TO_(TPW_AS_BOOL, from_history)},
+    {TPW_SOURCE_ADDED, 11, TPW_TO_(TPW_AS_U64, tail)},
     {TPW_SOURCE_GONE, 1, TPW_TO_(TPW_AS_U64, reader)},
     {TPW_SOURCE_GONE, 2, TPW_TO_(TPW_AS_U64, source)},
     {TPW_READER_ADDED, 1, TPW_TO_(TPW_AS_U64, source)},
@@ -342,6 +345,11 @@ static inline int tpw_is_body_(uint32_t number) {
     return 0;
 }
 
+static inline void tpw_frame_clear_(struct tpw_frame *frame) {
+    memset(frame, 0, sizeof *frame);
+    frame->tail = TPW_NO_TAIL;
+}
+
 /* Read a frame (without its length). 1: `frame` says what it was; 0: it is malformed. As protobuf has it, the last of
  * several bodies counts, and what is repeated is merged. */
 static inline int tpw_frame_decode(const void *data, size_t count, struct tpw_frame *frame) {
@@ -350,7 +358,7 @@ static inline int tpw_frame_decode(const void *data, size_t count, struct tpw_fr
     int more;
     in.at = (const uint8_t *)data;
     in.end = in.at + count;
-    memset(frame, 0, sizeof *frame);
+    tpw_frame_clear_(frame);
     while ((more = tpw_next(&in, &field)) == 1) {
         if (field.number == 1 && field.wire == 0)
             frame->id = field.value;
@@ -360,7 +368,7 @@ static inline int tpw_frame_decode(const void *data, size_t count, struct tpw_fr
             if (frame->body != field.number) {
                 uint64_t id = frame->id;
                 uint32_t descriptors = frame->descriptors;
-                memset(frame, 0, sizeof *frame);
+                tpw_frame_clear_(frame);
                 frame->id = id;
                 frame->descriptors = descriptors;
                 frame->body = field.number;

@@ -71,6 +71,10 @@ def frames() -> Iterator[Frame]:
         ),
     )
     yield Frame(
+        descriptors=1,
+        source_added=frame_pb2.SourceAdded(reader=1, source=2, slot=3, channel="c", tail=BIG - 7),
+    )
+    yield Frame(
         id=8, publish_response=channels_pb2.PublishResponse(source=1, first_seq=BIG, count=2, duplicates=1)
     )
     yield Frame(source_gone=frame_pb2.SourceGone(reader=1, source=2))

@@ -308,8 +308,9 @@ class Topics:
     ) -> list[Effect]:
         """Make a session a subscriber: raise the cell, then tell it of each publisher.
 
-        The cell is raised first: a publisher that has not seen it raised may write on, and the subscriber,
-        which reads the tail after it was told, starts behind all that was published before.
+        The cell is raised first: a publisher that has not seen it raised may write on, and the subscriber
+        starts at the tail as the shell finds it when it tells it of that publisher. So whoever is told that
+        the subscriber is there, and publishes then, reaches it.
 
         Args:
             name: a channel's name, or a pattern. O(channels) for a pattern.

@@ -162,7 +162,7 @@ class StartAt(Enum):
     START = auto()
     """At its first record: the source came after the reader, which misses nothing."""
     TAIL = auto()
-    """Behind all that was published before the reader was told."""
+    """Behind all that was published before the reader is told; the shell says where that is."""
     HISTORY = auto()
     """Before the tail by as many messages as the channel's ``history`` says."""
 

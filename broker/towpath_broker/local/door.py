@@ -245,6 +245,8 @@ class Door:
                     frame = translate.notice_frame(effect.body)
                     if isinstance(effect.body, effects.SourceAdded):
                         frame.source_added.is_stored = self.mediator.is_stored(effect.body.source)
+                        if effect.body.start is effects.StartAt.TAIL:
+                            frame.source_added.tail = self.descriptors.traffic.tail(effect.body.source)
                     connection.send(frame, handed)
             case effects.StreamItem():
                 if (connection := self._sessions.get(effect.session)) is not None:

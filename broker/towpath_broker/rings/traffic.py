@@ -120,6 +120,10 @@ class RingTraffic:
     def end_reader(self, reader: ReaderId) -> None:
         self._pages.pop(reader, None)
 
+    def tail(self, source: SourceId) -> int:
+        """Where the tail of a source that is attached is, as its ring says; of 64 bits, bounded no further."""
+        return self._rings[source].tail_and_seq()[0]
+
     def by_channel(self, channels: Iterable[str]) -> dict[str, model.Traffic]:
         """What was published on each channel; others are forgotten. O(channels + rings)."""
         parts = {name: [self._past[name]] if name in self._past else [] for name in channels}

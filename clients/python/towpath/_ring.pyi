@@ -538,6 +538,7 @@ class Reader:
         channel: str,
         start: Start | Literal["cursor"],
         doorbell_fd: int = -1,
+        announced: int | None = None,
     ) -> None:
         """Read this ring too; a sleeping ``receive`` takes it up.
 
@@ -553,6 +554,9 @@ class Reader:
                 ``recover``: where this slot's cursor is.
             doorbell_fd: a UNIX socket to ring when its writer waits for room by doorbell
                 (``Writer.arm_room``), or -1; duplicated, stays the caller's.
+            announced: what the core found as the ring's tail when it had announced this reader: "tail"
+                begins there, unless that cannot be or is overwritten. None: it begins at the tail as it is
+                now.
 
         Raises:
             RingError: a descriptor is not what it must be; the slot is outside the page or taken; the source

@@ -103,24 +103,25 @@ static PyObject *reader_keep(ReaderObject *self, PyObject *Py_UNUSED(ignored)) {
 /* ---- sources ---- */
 
 static PyObject *reader_add(ReaderObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"ring_fd", "slot", "source", "channel", "start", "doorbell_fd"};
-    static const struct tp_signature signature = {"add", names, 5, 6};
-    PyObject *value[6];
+    static const char *const names[] = {"ring_fd", "slot", "source", "channel", "start", "doorbell_fd", "announced"};
+    static const struct tp_signature signature = {"add", names, 5, 7};
+    PyObject *value[7];
     enum tpr_start start;
-    uint64_t source;
+    uint64_t source, announced = TPR_TAIL_UNKNOWN;
     uint32_t slot;
     int fd, doorbell_fd = -1;
     if (!tp_reader_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
         tp_int(value[0], "ring_fd", &fd) < 0 || tp_uint32(value[1], "slot", &slot) < 0 ||
         tp_uint64(value[2], "source", &source) < 0 || tp_start(value[4], &start) < 0 ||
-        (value[5] && tp_int(value[5], "doorbell_fd", &doorbell_fd) < 0))
+        (value[5] && tp_int(value[5], "doorbell_fd", &doorbell_fd) < 0) ||
+        (value[6] && value[6] != Py_None && tp_uint64(value[6], "announced", &announced) < 0))
         return NULL;
     self->is_plain = 0;
     if (!PyUnicode_Check(value[3])) {
         PyErr_Format(PyExc_TypeError, "channel must be a str, not %.100s", Py_TYPE(value[3])->tp_name);
         return NULL;
     }
-    int code = tpr_reader_add(&self->ring, fd, slot, source, start, doorbell_fd, value[3]);
+    int code = tpr_reader_add_from(&self->ring, fd, slot, source, start, announced, doorbell_fd, value[3]);
     if (code != TPR_OK)
         return tp_raise(code);
     Py_INCREF(value[3]);

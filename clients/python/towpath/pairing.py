@@ -269,7 +269,8 @@ def _follow(state: ReaderState, notice: frame_pb2.SourceAdded, ring: int, doorbe
         with contextlib.suppress(_ring.RingError):
             state.reader.add(ring, slot, source, notice.channel, start, doorbell)
             return
-    state.reader.add(ring, slot, source, notice.channel, _start(notice), doorbell)
+    announced = notice.tail if notice.HasField("tail") else None
+    state.reader.add(ring, slot, source, notice.channel, _start(notice), doorbell, announced)
 
 
 def _start(notice: frame_pb2.SourceAdded | frame_pb2.ReaderAdded) -> Literal["start", "history", "tail"]:

@@ -33,6 +33,7 @@ static void show(const struct tpw_frame *frame) {
     number("generation", frame->generation);
     number("first_seq", frame->first_seq);
     number("ring_bytes", frame->ring_bytes);
+    number("tail", frame->tail == TPW_NO_TAIL ? 0 : frame->tail);
     number("version", frame->version);
     number("id_count", frame->id_count);
     number("slot", frame->slot);

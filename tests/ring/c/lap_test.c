@@ -271,6 +271,59 @@ static void test_history_given_up_meanwhile(void) {
     }
 }
 
+/* A reader is announced, and comes to read after the batch that the writer publishes before it learns of it. */
+static void test_where_the_tail_was_when_it_was_announced(void) {
+    for (uint32_t overflow = TPR_OVERFLOW_BLOCK; overflow <= TPR_OVERFLOW_DROP; overflow++) {
+        for (int before = 0; before < 90; before++) {
+            for (int meanwhile = 0; meanwhile < 60; meanwhile += 7) {
+                struct tpr_view view;
+                open_ring(4096, overflow, 0);
+                publish(before, 68);
+                uint64_t announced = writer.page->tail & ~TPR_TAIL_FLAGS, first = writer.last_seq + 1, expected = first;
+                int is_overwritten = meanwhile > 30;
+                for (int i = 0; i < (overflow == TPR_OVERFLOW_BLOCK && is_overwritten ? 30 : meanwhile); i++)
+                    CHECK(tpr_writer_put(&writer, NULL, 0, "0123456789", 10) == TPR_OK);
+                tpr_writer_flush(&writer);
+                int fd = tpr_writer_share(&writer);
+                CHECK(tpr_reader_add_from(&reader, fd, 0, 7, TPR_START_TAIL, announced, -1, NULL) == TPR_OK);
+                close(fd);
+                attach(TPR_START_TAIL);
+                publish(1, 10);
+                tpr_reader_begin(&reader);
+                while (tpr_reader_peek(&reader, &view)) {
+                    if (expected == first && writer.oldest > announced)
+                        expected = view.seq; /* with drop: it began at the tail as it then was */
+                    CHECK(view.seq == expected++ && view.missed == 0);
+                    CHECK(tpr_reader_consume(&reader, &view));
+                }
+                tpr_reader_end(&reader);
+                CHECK(expected == writer.last_seq + 1);
+                CHECK(writer.oldest <= announced || overflow == TPR_OVERFLOW_DROP);
+                close_ring();
+            }
+        }
+    }
+}
+
+static void test_a_tail_that_cannot_have_been(void) {
+    const uint64_t bad[] = {4, 8, 4096, 5 * 104 + 8, 5 * 104 + 4096, UINT64_MAX - 7, UINT64_C(1) << 63};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct tpr_view view;
+        open_ring(4096, TPR_OVERFLOW_BLOCK, 0);
+        publish(5, 68); /* 104 bytes each */
+        int fd = tpr_writer_share(&writer);
+        CHECK(tpr_reader_add_from(&reader, fd, 0, 7, TPR_START_TAIL, bad[i], -1, NULL) == TPR_OK);
+        close(fd);
+        attach(TPR_START_TAIL);
+        publish(1, 68);
+        tpr_reader_begin(&reader);
+        CHECK(tpr_reader_peek(&reader, &view) == 1 && view.seq == 6);
+        CHECK(tpr_reader_consume(&reader, &view) && !tpr_reader_peek(&reader, &view));
+        tpr_reader_end(&reader);
+        close_ring();
+    }
+}
+
 /* Let go as stalled while it catches up: it goes on with what history there is, and is told when even that is gone. */
 static void test_history_of_a_stalled_reader(void) {
     struct tpr_view view;
@@ -505,6 +558,8 @@ int main(void) {
     test_hostile_positions();
     test_history_given_up_meanwhile();
     test_history_of_a_stalled_reader();
+    test_where_the_tail_was_when_it_was_announced();
+    test_a_tail_that_cannot_have_been();
     test_recovery_at_every_length();
     test_recovery_refuses();
     test_reader_recovery();

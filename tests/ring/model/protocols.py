@@ -152,6 +152,16 @@ DROP_READER: Final = f"""
 
 ATTACH_CORE: Final = """
     GEN := 1
+    fence                               #ANNOUNCE
+    t <- TAIL
+    ANNOUNCED := t
+    order stores
+    tell HEARD 1
+    end
+"""
+
+LATE_CORE: Final = """
+    GEN := 1
     fence
     tell HEARD 1
     end
@@ -218,7 +228,7 @@ NO_PIN: Final = ATTACH_WRITER.replace("    c = pin\n", "    goto write\n")
 ATTACH_READER: Final = f"""
     hear HEARD
     fence
-    seen <- TAIL
+    seen <- ANNOUNCED
     CURSOR release= seen + 1
     fence
     w <- WAITS
@@ -248,6 +258,8 @@ ATTACH_READER: Final = f"""
   done:
     end
 """
+
+LATE_READER: Final = ATTACH_READER.replace("    seen <- ANNOUNCED\n", "    seen <- TAIL\n")
 
 # ---- attaching with history: the reader begins at what the writer may be about to overwrite ----
 
@@ -279,7 +291,7 @@ HISTORY_WRITER: Final = (
 
 HISTORY_READER: Final = (
     ATTACH_READER.replace(
-        "    seen <- TAIL\n", "    seen <- HISTORY\n    until <- TAIL\n    check seen <= until\n"
+        "    seen <- ANNOUNCED\n", "    seen <- HISTORY\n    until <- TAIL\n    check seen <= until\n"
     )
     .replace(
         "    seen = seen + 1\n",

@@ -51,7 +51,7 @@ def explain(wrong: Wrong | None) -> str:
 ENOUGH = pytest.mark.parametrize("messages", [3, pytest.param(4, marks=pytest.mark.long)])
 
 BLOCK = "CURSOR WAITS TAIL SLEEPING"
-ATTACH = "CURSOR WAITS TAIL SLEEPING GEN HEARD"
+ATTACH = "CURSOR WAITS TAIL SLEEPING GEN HEARD ANNOUNCED"
 
 
 # With stores to different words in any order (pso) everything can happen that can with them in order (tso).
@@ -73,12 +73,16 @@ class TestAsItIs:
         assert not wrong, explain(wrong)
 
     @ENOUGH
-    def test_attach(self, is_pso: bool, messages: int) -> None:
-        texts = {
-            "core": protocols.ATTACH_CORE,
-            "writer": protocols.ATTACH_WRITER,
-            "reader": protocols.ATTACH_READER,
-        }
+    @pytest.mark.parametrize(
+        ("core", "reader"),
+        [
+            (protocols.ATTACH_CORE, protocols.ATTACH_READER),
+            (protocols.LATE_CORE, protocols.LATE_READER),
+        ],
+        ids=["announced", "late"],
+    )
+    def test_attach(self, is_pso: bool, messages: int, core: str, reader: str) -> None:
+        texts = {"core": core, "writer": protocols.ATTACH_WRITER, "reader": reader}
         wrong = model(texts, ATTACH, messages=messages, is_pso=is_pso)
         assert not wrong, explain(wrong)
 
@@ -86,7 +90,7 @@ class TestAsItIs:
     @pytest.mark.parametrize("reach", [1, 2])
     def test_history(self, is_pso: bool, messages: int, reach: int) -> None:
         texts = {
-            "core": protocols.ATTACH_CORE,
+            "core": protocols.LATE_CORE,
             "writer": protocols.HISTORY_WRITER,
             "reader": protocols.HISTORY_READER,
         }
@@ -118,7 +122,7 @@ class TestFaults:
         assert wrong is not None
         assert "never goes on" in wrong.what
 
-    @pytest.mark.parametrize("line", ["PUBLISH", "NEWS"])
+    @pytest.mark.parametrize("line", ["ANNOUNCE", "PUBLISH", "NEWS"])
     def test_attaching_without(self, line: str) -> None:
         texts = {
             "core": protocols.ATTACH_CORE,
@@ -171,7 +175,7 @@ class TestFaults:
     @pytest.mark.parametrize("line", ["OVERRUN", "PUBLISH"])
     def test_history_without(self, line: str) -> None:
         texts = {
-            "core": protocols.ATTACH_CORE,
+            "core": protocols.LATE_CORE,
             "writer": protocols.HISTORY_WRITER,
             "reader": protocols.HISTORY_READER,
         }

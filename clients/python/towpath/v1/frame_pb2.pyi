@@ -1221,6 +1221,7 @@ class SourceAdded(_message.Message):
     OWN_READER_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     IS_STORED_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     reader: _builtins.int
     source: _builtins.int
     slot: _builtins.int
@@ -1237,6 +1238,8 @@ class SourceAdded(_message.Message):
     """Services: for whom the source acts."""
     is_stored: _builtins.bool
     """The core's own, on a durable topic: what the ring has no more is in the store, under the same seqs."""
+    tail: _builtins.int
+    """Where the tail was when the core had announced the subscriber: it begins there. Unset where it begins elsewhere."""
     def __init__(
         self,
         *,
@@ -1250,12 +1253,15 @@ class SourceAdded(_message.Message):
         own_reader: _builtins.int = ...,
         principal: _builtins.str = ...,
         is_stored: _builtins.bool = ...,
+        tail: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "from_history", b"from_history", "from_start", b"from_start", "is_stored", b"is_stored", "origin", b"origin", "own_reader", b"own_reader", "principal", b"principal", "reader", b"reader", "slot", b"slot", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "channel", b"channel", "from_history", b"from_history", "from_start", b"from_start", "is_stored", b"is_stored", "origin", b"origin", "own_reader", b"own_reader", "principal", b"principal", "reader", b"reader", "slot", b"slot", "source", b"source", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
 
 Global___SourceAdded: _TypeAlias = SourceAdded  # noqa: Y015
 
