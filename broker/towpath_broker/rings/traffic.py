@@ -121,7 +121,7 @@ class RingTraffic:
         self._pages.pop(reader, None)
 
     def tail(self, source: SourceId) -> int:
-        """Where the tail of a source that is attached is, as its ring says; of 64 bits, bounded no further."""
+        """Where the tail of a source that is attached is, as its ring says: any number of 64 bits."""
         return self._rings[source].tail_and_seq()[0]
 
     def by_channel(self, channels: Iterable[str]) -> dict[str, model.Traffic]:
