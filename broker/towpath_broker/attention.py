@@ -44,6 +44,8 @@ STEP: Final = 16
 """What most commits take is estimated in steps of this part of the estimate: up or down with each commit."""
 LOOK_NS: Final = 100_000
 """How long the loop looks for a message before it sleeps."""
+LOOKS_PER_CALL: Final = 4
+"""How often it looks for the message for each time that it looks for events, which is a system call."""
 SKIP_MAX: Final = 1_024
 """How many looks are left out at most when none was worth it."""
 
@@ -102,14 +104,16 @@ class Attention:
             return None
         self._left_out = 0
         until_ns = time.monotonic_ns() + LOOK_NS
+        looks = 0
         is_over = False
         while not is_over:
             found = find()
             if found is not None:
                 self._skips = 0
                 return found
-            if self._is_wanted():
+            if looks % LOOKS_PER_CALL == 0 and self._is_wanted():
                 return None
+            looks += 1
             is_over = time.monotonic_ns() >= until_ns
         self._skips = min(2 * self._skips + 1, SKIP_MAX)
         return None

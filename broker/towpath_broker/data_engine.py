@@ -406,6 +406,7 @@ class DataEngine:
             self._arrived.set()
             return True
         self._finish(outcome)
+        self._store.prepare()
         return True
 
     def _commit_here(self, rows: Sequence[Row], attention: Attention) -> None:

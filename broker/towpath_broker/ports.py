@@ -102,6 +102,9 @@ class Store(Protocol):
             StoreFull: there was no room for them; none is kept, and the store goes on.
         """
 
+    def prepare(self) -> None:
+        """Do what can be done of the next commit before it is known. There may be none for long."""
+
     def read_parcels(self, channel: str, first_seq: int, bytes_max: int) -> Sequence[rows.PackedParcel]:
         """Return a durable topic's parcels from the one that has ``first_seq``, or the next, on: about
         ``bytes_max`` bytes of them, and at least one where there is one."""

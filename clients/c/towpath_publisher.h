@@ -122,7 +122,7 @@ static inline void towpath_part_from_stalled_(struct towpath_publisher *publishe
 static inline void towpath_spin_for_room_(struct towpath_publisher *publisher, uint64_t bytes, uint64_t deadline_ns) {
     struct tpr_room_wait wait;
     struct tpr_spinning_ spinning;
-    struct tpr_spin *spin = &publisher->writer.spin;
+    struct tpr_spin *spin = tpr_writer_spin_(&publisher->writer, bytes);
     if (!spin->budget_ns || tpr_writer_wait_begin(&publisher->writer, bytes, &wait) != TPR_FULL)
         return;
     tpr_spin_begin_(spin, &spinning, tpr_monotonic_ns(), deadline_ns);
@@ -192,7 +192,7 @@ static inline int towpath_make_way_(struct towpath_publisher *publisher, uint64_
         }
         uint64_t until_ns = look_ns == TPR_FOREVER || deadline_ns < began_ns + look_ns ? deadline_ns : began_ns + look_ns;
         int code = towpath_wait_(client, until_ns);
-        tpr_spin_slept_(&publisher->writer.spin, tpr_monotonic_ns() - began_ns);
+        tpr_spin_slept_(tpr_writer_spin_(&publisher->writer, bytes), tpr_monotonic_ns() - began_ns);
         if (code == TOWPATH_E_CANCELLED) {
             towpath_disarm_(publisher, is_loan);
             return towpath_fail_(&client->error, code, "", "a signal handler ran while %s was waited for",

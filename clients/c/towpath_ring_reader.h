@@ -117,7 +117,7 @@ static inline int tpr_reader_open_holding(struct tpr_reader *reader, uint64_t id
     TPR_COPY(CONTROL_HEADER, reader->page, &header, sizeof header);
     reader->reader = id;
     reader->slots = slots;
-    tpr_spin_init_(&reader->spin);
+    tpr_spin_init_(&reader->spin, TPR_SPIN_MAX_NS);
     return TPR_OK;
 }
 

@@ -102,7 +102,8 @@ static inline int tpr_writer_recover(struct tpr_writer *writer, int fd) {
     writer->capacity = info.capacity;
     writer->overflow = info.overflow;
     writer->history = info.history;
-    tpr_spin_init_(&writer->spin);
+    tpr_spin_init_(&writer->spin, TPR_SPIN_MAX_NS);
+    tpr_spin_init_(&writer->stored_spin, TPR_SPIN_STORED_NS);
     code = tpr_positions_open_(writer);
     if (code == TPR_OK)
         code = tpr_memory_recover_(&writer->memory, fd, tpr_ring_bytes_(&info));
@@ -150,7 +151,7 @@ static inline int tpr_reader_recover(struct tpr_reader *reader, int fd) {
     reader->slots = info.slots;
     reader->epoch = (reader->page->sleeping >> 2) + 1; /* no sleep that writers have heard of */
     TPR_STORE(SLEEP_AWAKE, &reader->page->sleeping, reader->epoch << 2 | TPR_MODE_AWAKE, __ATOMIC_RELEASE);
-    tpr_spin_init_(&reader->spin);
+    tpr_spin_init_(&reader->spin, TPR_SPIN_MAX_NS);
     return TPR_OK;
 }
 

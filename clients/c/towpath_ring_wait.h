@@ -10,6 +10,7 @@
  * spinning first pays when the answer is near, and is pure loss when it is not. The budget doubles each time the spin was
  * answered in time and halves each time it was not, down to none; from none it is tried again only after a number of
  * sleeps that were short enough for a spin to have caught their end, and that number grows each time the trial fails.
+ * How long it may be at most depends on what is waited for: another program's answer, or a disk's, which takes longer.
  *
  * A spin looks without a system call for TPR_SPIN_PURE_NS; from then on it offers the core to others between looks
  * (sched_yield(2)), because whoever is waited for may need it. Both sides on one core then hand it to each other for less
@@ -35,12 +36,13 @@
 #define TPR_SLICE_NS UINT64_C(2000000)
 #define TPR_WAITV_MAX 128u /* the kernel's FUTEX_WAITV_MAX */
 #define TPR_FUTEX_U32_ 2u  /* FUTEX_32 of futex_waitv */
-#define TPR_SPIN_MAX_NS UINT64_C(50000)
+#define TPR_SPIN_MAX_NS UINT64_C(50000) /* the longest */
+#define TPR_SPIN_STORED_NS UINT64_C(250000) /* the same for what is stored meanwhile: a quick disk's fdatasync(2), and some more */
 #define TPR_SPIN_MIN_NS UINT64_C(1000)
 #define TPR_SPIN_PURE_NS UINT64_C(3000)
 #define TPR_SPIN_LOOKS 16 /* between two looks at the clock */
 #define TPR_SPIN_SWITCH_NS UINT64_C(1000) /* a yield that took longer has let somebody else run */
-#define TPR_SPIN_SHORT_SLEEP_NS UINT64_C(100000)
+#define TPR_SPIN_SHORT_SLEEP 2u /* times the longest spin */
 #define TPR_SPIN_PROBE_MIN 16u
 #define TPR_SPIN_PROBE_MAX 1024u
 
@@ -134,22 +136,23 @@ static inline void tpr_relax_(void) {
 }
 
 struct tpr_spin {
+    uint64_t most_ns; /* of a budget */
     uint64_t budget_ns;
     uint32_t short_sleeps;
     uint32_t probe_after;  /* so many short sleeps; 0 with a budget of 0: never spin */
     uint32_t yields_first; /* the last answer came while somebody else ran on our core */
 };
 
-static inline void tpr_spin_init_(struct tpr_spin *spin) {
+static inline void tpr_spin_init_(struct tpr_spin *spin, uint64_t most_ns) {
     cpu_set_t cores;
-    spin->budget_ns = TPR_SPIN_MAX_NS;
+    spin->budget_ns = spin->most_ns = most_ns;
     spin->short_sleeps = 0;
     spin->probe_after = TPR_SPIN_PROBE_MIN;
     spin->yields_first = sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) == 1;
 }
 
 static inline void tpr_spin_paid_(struct tpr_spin *spin) {
-    spin->budget_ns = spin->budget_ns * 2 > TPR_SPIN_MAX_NS ? TPR_SPIN_MAX_NS : spin->budget_ns * 2;
+    spin->budget_ns = spin->budget_ns * 2 > spin->most_ns ? spin->most_ns : spin->budget_ns * 2;
     spin->short_sleeps = 0;
     spin->probe_after = TPR_SPIN_PROBE_MIN;
 }
@@ -162,11 +165,11 @@ static inline void tpr_spin_failed_(struct tpr_spin *spin) {
 
 /* After a sleep of this length: was it short enough for a spin to be worth a trial some time? */
 static inline void tpr_spin_slept_(struct tpr_spin *spin, uint64_t slept_ns) {
-    if (spin->budget_ns || !spin->probe_after || slept_ns > TPR_SPIN_SHORT_SLEEP_NS)
+    if (spin->budget_ns || !spin->probe_after || slept_ns > TPR_SPIN_SHORT_SLEEP * spin->most_ns)
         return;
     if (++spin->short_sleeps >= spin->probe_after) {
         spin->short_sleeps = 0;
-        spin->budget_ns = TPR_SPIN_MAX_NS; /* one try; a failure halves it from there */
+        spin->budget_ns = spin->most_ns; /* one try; a failure halves it from there */
     }
 }
 

@@ -105,7 +105,7 @@ struct tpr_writer {
     struct tpr_unmapped *deferred; /* unmapped when the waiter is back */
     uint32_t deferred_count;
     uint64_t full_until, looked_ns; /* how far it wanted to go when it last found no room; and when it last looked */
-    struct tpr_spin spin;
+    struct tpr_spin spin, stored_spin; /* see tpr_writer_spin_() */
 };
 
 static inline int tpr_positions_open_(struct tpr_writer *writer) {
@@ -178,7 +178,8 @@ static inline int tpr_writer_open_loaning(struct tpr_writer *writer, uint64_t so
     writer->slab_data = writer->data + capacity;
     TPR_COPY(RING_HEADER, writer->page, &header, sizeof header);
     writer->room_until = writer->room_limit = capacity;
-    tpr_spin_init_(&writer->spin);
+    tpr_spin_init_(&writer->spin, TPR_SPIN_MAX_NS);
+    tpr_spin_init_(&writer->stored_spin, TPR_SPIN_STORED_NS);
     return TPR_OK;
 }
 

@@ -25,6 +25,12 @@
 #define TPR_READ_TO (UINT64_C(1) << 63)
 #define TPR_ALL_READ UINT64_MAX
 
+/* The spin before a wait for the room for a message of `bytes`, or for what was published to be read: where that is stored
+ * first, it takes as long as a disk does. */
+static inline struct tpr_spin *tpr_writer_spin_(struct tpr_writer *writer, uint64_t bytes) {
+    return bytes >= TPR_READ_TO ? &writer->stored_spin : &writer->spin;
+}
+
 /* Everything that a sleeping writer looks at, so that it needs nothing else of the handle. */
 struct tpr_room_wait {
     uint64_t *waits_for;
@@ -79,6 +85,7 @@ static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t byte
         return TPR_E_FORKED;
     int is_read = bytes >= TPR_READ_TO;
     uint64_t read_to = bytes - TPR_READ_TO;
+    wait->spin = tpr_writer_spin_(writer, bytes);
     if (!is_read && bytes > tpr_message_bytes_max(writer->capacity))
         return TPR_E_TOO_LARGE;
     /* Read before the look at the cursors: a notify() from here on ends the sleep. */
@@ -106,7 +113,6 @@ static inline int tpr_writer_wait_begin(struct tpr_writer *writer, uint64_t byte
     wait->generation_cell = writer->generation_cell;
     wait->generation = writer->generation;
     wait->wake_word = &writer->wake_word;
-    wait->spin = &writer->spin;
     if (!is_read) {
         writer->full_until = writer->position + bytes;
         tpr_writer_note_stuck_(writer);

@@ -176,6 +176,9 @@ class MemoryStore:
         with self._lock:
             self._channels, self._transactions = channels, transactions
 
+    def prepare(self) -> None:
+        """There is nothing; see ``ports.Store``."""
+
     def _check_room(self, channels: Mapping[str, _Channel]) -> None:
         if not self.bytes_max:
             return

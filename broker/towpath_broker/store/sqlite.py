@@ -47,6 +47,9 @@ SWEEP_PARCELS: Final = 64
 TAILS_MAX: Final = 1_024
 """Durable topics whose newest parcel is checked at start."""
 
+LOG_LOOK_COMMITS: Final = 8
+"""Commits after which it is looked whether the log must be cut."""
+
 _QUEUED_KEY: Final = "(channel, deliver_at_ns, lane, first_seq)"
 
 
@@ -119,6 +122,7 @@ class SqliteStore:
         self._topics = Topics(self._database, self._segments)
         self._readers = Readers(self.path)
         self._must_sweep = True
+        self._unlooked = 0  # commits since the log's length was looked at
 
     def _opened(self, bytes_max: int) -> sqlite3.Connection:
         opened = database.open_for_writing(self.path, bytes_max)
@@ -204,12 +208,22 @@ class SqliteStore:
                 raise
             raise meaning from error
         self._segments.keep()
-        if database.wal_bytes(self.path) > database.WAL_BYTES_MAX:
-            self._cut_log()
+        self._unlooked += 1
+        if self._unlooked >= LOG_LOOK_COMMITS:
+            self._unlooked = 0
+            if database.wal_bytes(self.path) > database.WAL_BYTES_MAX:
+                self._cut_log()
+
+    def prepare(self) -> None:
+        """Begin the next commit's transaction; see ``ports.Store``."""
+        if not self._database.in_transaction:
+            with contextlib.suppress(sqlite3.DatabaseError):  # the commit tries again, and says what is wrong
+                self._database.execute("BEGIN IMMEDIATE")
 
     def _write(self, written: Sequence[rows.Row]) -> None:
         try:
-            self._database.execute("BEGIN IMMEDIATE")
+            if not self._database.in_transaction:
+                self._database.execute("BEGIN IMMEDIATE")
             for row in written:
                 self._writers[type(row)](row)
             self._topics.finish()
@@ -473,5 +487,5 @@ class SqliteStore:
         """Bring the log into the file, close it, and give up its lock."""
         self._readers.close()
         self._segments.close()
-        self._database.close()
+        self._database.close()  # and with it what was only prepared
         self._lock.release()

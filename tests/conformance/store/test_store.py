@@ -119,6 +119,23 @@ def test_what_was_committed_is_there_after_a_restart(reopen: Open) -> None:
     assert payloads(store, "t") == list(run_of(3).payloads)
 
 
+def test_a_commit_that_was_prepared_is_as_any_other(reopen: Open) -> None:
+    store = reopen()
+    store.commit([TOPIC, parcel("t", 1, 3)])
+    store.prepare()
+    store.prepare()
+    assert len(payloads(store, "t")) == 3, "who reads does not wait for it"
+    store.commit([parcel("t", 4, 2)])
+    assert len(payloads(store, "t")) == 5
+    store.prepare()
+    with pytest.raises((AssertionError, KeyError)):
+        store.commit([Taken("t", 1, 1), Taken("nowhere", 1, 1)])
+    store.commit([Taken("t", 2, 2)])
+    store.prepare()  # and it never comes
+    store = reopen()
+    assert len(payloads(store, "t")) == 5 and store.load()[0].taken == {2: 2}
+
+
 def test_parcels_are_read_from_the_one_that_has_a_seq(reopen: Open) -> None:
     store = reopen()
     store.commit([TOPIC, parcel("t", 1, 3), parcel("t", 4, 2), parcel("t", 6, 5)])

@@ -2,19 +2,19 @@
 #include "testing.h"
 
 static void test_spin_adapts(void) {
-    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 4, 0, TPR_SPIN_PROBE_MIN, 0};
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS, TPR_SPIN_MAX_NS / 4, 0, TPR_SPIN_PROBE_MIN, 0};
     for (int i = 0; i < 10; i++)
         tpr_spin_paid_(&spin);
     CHECK(spin.budget_ns == TPR_SPIN_MAX_NS);
     for (int i = 0; i < 10; i++)
         tpr_spin_failed_(&spin);
     CHECK(spin.budget_ns == 0);
-    tpr_spin_slept_(&spin, TPR_SPIN_SHORT_SLEEP_NS + 1);
+    tpr_spin_slept_(&spin, TPR_SPIN_SHORT_SLEEP * TPR_SPIN_MAX_NS + 1);
     CHECK(spin.short_sleeps == 0);
     for (uint32_t i = 0; i < TPR_SPIN_PROBE_MAX && !spin.budget_ns; i++)
         tpr_spin_slept_(&spin, 1000);
     CHECK(spin.budget_ns == TPR_SPIN_MAX_NS);
-    struct tpr_spin never = {0, 0, 0, 0};
+    struct tpr_spin never = {TPR_SPIN_MAX_NS, 0, 0, 0, 0};
     for (uint32_t i = 0; i < 2 * TPR_SPIN_PROBE_MAX; i++)
         tpr_spin_slept_(&never, 1000);
     CHECK(never.budget_ns == 0);
@@ -30,7 +30,7 @@ static int count_looks(struct tpr_spin *spin, struct tpr_spinning_ *spinning, ui
 }
 
 static void test_spin_is_bounded(void) {
-    struct tpr_spin spin = {TPR_SPIN_MAX_NS, 0, TPR_SPIN_PROBE_MIN, 0};
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS, TPR_SPIN_MAX_NS, 0, TPR_SPIN_PROBE_MIN, 0};
     struct tpr_spinning_ spinning;
     uint64_t began_ns = tpr_monotonic_ns();
     CHECK(count_looks(&spin, &spinning, began_ns, TPR_FOREVER) >= TPR_SPIN_LOOKS);
@@ -44,7 +44,7 @@ static void test_spin_is_bounded(void) {
 }
 
 static void test_spin_remembers_what_paid(void) {
-    struct tpr_spin spin = {TPR_SPIN_MAX_NS / 8, 0, TPR_SPIN_PROBE_MIN, 0};
+    struct tpr_spin spin = {TPR_SPIN_MAX_NS, TPR_SPIN_MAX_NS / 8, 0, TPR_SPIN_PROBE_MIN, 0};
     struct tpr_spinning_ spinning;
     tpr_spin_begin_(&spin, &spinning, 1000000, TPR_FOREVER);
     CHECK(tpr_spin_goes_on_(&spinning) && !spinning.has_yielded); /* looks first, without a system call */
@@ -62,6 +62,29 @@ static void test_spin_remembers_what_paid(void) {
     tpr_spin_came_back_(&spinning, spinning.end_ns);
     tpr_spin_answered_(&spin, &spinning);
     CHECK(!spin.yields_first && spin.budget_ns == TPR_SPIN_MAX_NS / 4);
+}
+
+static void test_what_is_stored_may_take_longer(void) {
+    struct tpr_writer writer;
+    struct tpr_reader reader;
+    struct tpr_room_wait wait;
+    CHECK(tpr_writer_open(&writer, 1, 4096) == TPR_OK && tpr_reader_open(&reader, 2, 4) == TPR_OK);
+    int control = tpr_reader_share(&reader);
+    CHECK(tpr_writer_attach(&writer, 2, control, 0, -1, TPR_START_BEGIN) == TPR_OK);
+    CHECK(tpr_writer_publish(&writer, NULL, 0, "x", 1) == TPR_OK);
+    CHECK(tpr_writer_wait_begin(&writer, TPR_ALL_READ, &wait) == TPR_FULL && wait.spin == &writer.stored_spin);
+    CHECK(wait.spin->budget_ns == TPR_SPIN_STORED_NS && wait.spin->most_ns == TPR_SPIN_STORED_NS);
+    CHECK(tpr_room_wait_sleep(&wait, tpr_deadline_ns(2 * TPR_SPIN_STORED_NS)) == TPR_TIMEOUT);
+    CHECK(wait.spin->budget_ns == TPR_SPIN_STORED_NS / 2); /* in vain: less the next time, */
+    tpr_spin_paid_(wait.spin);
+    CHECK(wait.spin->budget_ns == TPR_SPIN_STORED_NS);
+    while (tpr_writer_publish(&writer, NULL, 0, "x", 1) == TPR_OK)
+        ;
+    CHECK(tpr_writer_wait_begin(&writer, 1, &wait) == TPR_FULL && wait.spin == &writer.spin);
+    CHECK(wait.spin->budget_ns == TPR_SPIN_MAX_NS); /* and where room is waited for nothing is known of that */
+    tpr_writer_close(&writer);
+    tpr_reader_close(&reader);
+    close(control);
 }
 
 static void test_glance(void) {
@@ -100,6 +123,7 @@ int main(void) {
     test_spin_adapts();
     test_spin_is_bounded();
     test_spin_remembers_what_paid();
+    test_what_is_stored_may_take_longer();
     puts("ok");
     return 0;
 }
