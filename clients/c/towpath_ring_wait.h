@@ -37,7 +37,7 @@
 #define TPR_WAITV_MAX 128u /* the kernel's FUTEX_WAITV_MAX */
 #define TPR_FUTEX_U32_ 2u  /* FUTEX_32 of futex_waitv */
 #define TPR_SPIN_MAX_NS UINT64_C(50000) /* the longest */
-#define TPR_SPIN_STORED_NS UINT64_C(250000) /* the same for what is stored meanwhile: a quick disk's fdatasync(2), and some more */
+#define TPR_SPIN_STORED_NS UINT64_C(500000) /* the same where that is stored first: some times a quick disk's fdatasync(2) */
 #define TPR_SPIN_MIN_NS UINT64_C(1000)
 #define TPR_SPIN_PURE_NS UINT64_C(3000)
 #define TPR_SPIN_LOOKS 16 /* between two looks at the clock */
