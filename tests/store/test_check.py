@@ -142,6 +142,7 @@ def test_a_backup_is_one_moment_while_the_store_is_written(path: Path, tmp_path:
         while not is_over.is_set():
             store.commit(work.commit(last[0] + 1, 20_000))
             last[0] += 1
+            store.prepare()  # as the engine does for a publisher that waits for each message
 
     writer = threading.Thread(target=write)
     writer.start()

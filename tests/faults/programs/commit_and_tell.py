@@ -23,6 +23,8 @@ def main() -> None:
     for number, size in enumerate(work.sizes(count, largest), 1):
         store.commit(work.commit(number, size))
         os.write(acknowledged, b"%d\n" % number)
+        if number % 2:  # as the engine does where a publisher waits for each message
+            store.prepare()
     store.close()
 
 

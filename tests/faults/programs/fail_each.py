@@ -41,6 +41,8 @@ def attempt(path: Path) -> tuple[list[int], list[int], str]:
                 store.commit(work.commit(number, SIZES[number % 2]))
                 acknowledged.append(number)
                 number += 1
+                if number % 3:  # as the engine does where a publisher waits for each message
+                    store.prepare()
             except StoreFull:
                 refused.append(number)
     except (OSError, sqlite3.Error, StoreFull) as error:
