@@ -23,7 +23,7 @@ import socket
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
@@ -43,6 +43,8 @@ from towpath.errors import (
     VersionMismatch,
 )
 from towpath.loans import HELD_MAX
+from towpath.locks.aio import AsyncLock
+from towpath.locks.requests import Place
 from towpath.protocol import IDS_PER_REQUEST, ClientProtocol, Handler
 from towpath.services.aio_caller import AsyncCallers, LocalAsyncCaller
 from towpath.services.aio_server import LocalAsyncServer
@@ -58,6 +60,15 @@ from towpath.waiting import (
     remaining_ns,
     seconds,
 )
+
+if TYPE_CHECKING:
+    from towpath import _ring
+    from towpath.locks.paging_aio import AsyncPageLock
+else:
+    try:
+        from towpath.locks.paging_aio import AsyncPageLock
+    except ImportError:
+        AsyncPageLock = None
 
 T = TypeVar("T")
 
@@ -236,18 +247,29 @@ class LocalAsyncClient(AsyncClient):
         return LocalAsyncSubscription(self, state)
 
     async def _value_page(self, name: str) -> Page:
+        return await self._memory(functools.partial(self._protocol.attach_value, name))
+
+    async def _memory(self, ask: Callable[[Callable[[T | TowpathError], None]], None]) -> T:
+        """Ask for what comes with memory of the daemon's host."""
         await self._wait_ready(deadline_ns(CALL_TIMEOUT_S))
-        attached: asyncio.Future[Page | TowpathError] = self._loop.create_future()
-        self._protocol.attach_value(name, lambda page: None if attached.done() else attached.set_result(page))
+        given: asyncio.Future[T | TowpathError] = self._loop.create_future()
+        ask(lambda found: None if given.done() else given.set_result(found))
         self._flush()
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                page = await attached
+                found = await given
         except TimeoutError:
             raise calls.no_answer() from None
-        if isinstance(page, TowpathError):
-            raise page
-        return page
+        if isinstance(found, TowpathError):
+            raise found
+        return found
+
+    async def _lock_page(self, call: calls.Call[Place]) -> tuple[Place, _ring.LockPage | None]:
+        """Ask for a lock to be given out to the uid's lock page; see :meth:`ClientProtocol.ask_lock_page`."""
+        return await self._memory(functools.partial(self._protocol.ask_lock_page, call))
+
+    def _page_lock(self, name: str) -> AsyncLock | None:
+        return None if AsyncPageLock is None else AsyncPageLock(self._locks, name, self)
 
     async def serve(self, name: str, *, concurrency: int = 1, principal: str = "") -> LocalAsyncServer:
         return await self._persist(lambda: LocalAsyncServer.open(self, name, concurrency, principal))

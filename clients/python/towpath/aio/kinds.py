@@ -67,8 +67,16 @@ class AsyncKinds(AsyncLocking):
     def _locks(self) -> AsyncLocks:
         return AsyncLocks(self, lease_ms=self._LOCK_LEASE_MS)
 
-    def lock(self, name: str, *, reentrant: bool = False, note: str = "") -> AsyncLock:
+    def _page_lock(self, name: str) -> AsyncLock | None:
+        """A lock that is taken in shared memory where that is possible; None on carriers that have none."""
+        return None
+
+    def lock(self, name: str, *, reentrant: bool = False, note: str = "", fast: bool = True) -> AsyncLock:
         """Return a handle for a lock by name; see :meth:`towpath.Client.lock`."""
+        if fast and not reentrant and not note:
+            quick = self._page_lock(name)
+            if quick is not None:
+                return quick
         return AsyncLock(self._locks, name, reentrant=reentrant, note=note)
 
     def semaphore(self, name: str, permits: int = 0) -> AsyncSemaphore:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from towpath.calls import Call
@@ -28,10 +29,13 @@ from towpath.waiting import program_name
 if TYPE_CHECKING:
     from towpath.aio.kinds import AsyncKinds
 
+ENDED_LOOKED_AT: Final = 8
+"""Of the numbers of tasks that have ended so many are looked at for one by which nothing is held."""
+
 
 class AsyncLocks:
     """What one client has to do with locks: its lock session, made when it is first used. Each task is an
-    owner of its own."""
+    owner of its own; the numbers of those that have ended are used again when nothing is held by them."""
 
     def __init__(self, client: AsyncKinds, *, lease_ms: int) -> None:
         self._client = client
@@ -39,6 +43,7 @@ class AsyncLocks:
         self._session: LockSession | None = None
         self._owners: WeakKeyDictionary[asyncio.Task[object], int] = WeakKeyDictionary()
         self._numbers = itertools.count(1)
+        self._ended: deque[int] = deque()
         self.on_lost: list[Callable[[TowpathError], object]] = []
         self.on_wounded: list[Callable[[TowpathError], object]] = []
 
@@ -48,8 +53,22 @@ class AsyncLocks:
         assert task is not None
         number = self._owners.get(task)
         if number is None:
-            number = self._owners[task] = next(self._numbers)
+            number = self._owners[task] = self._number()
+            task.add_done_callback(self._task_ended)
         return number
+
+    def _number(self) -> int:
+        """A number that nothing is held by: a lock page has few."""
+        session = self._session
+        for _ in range(min(len(self._ended), ENDED_LOOKED_AT)):
+            number = self._ended.popleft()
+            if session is None or not session.has_holds(number):
+                return number
+            self._ended.append(number)
+        return next(self._numbers)
+
+    def _task_ended(self, task: asyncio.Task[object]) -> None:
+        self._ended.append(self._owners.pop(task))
 
     def session(self) -> LockSession:
         """The session; another one if that there was has ended."""

@@ -53,6 +53,9 @@ class Page(Protocol):
 
     identity: int
 
+    def has(self, owner: int) -> bool:
+        """Whether an owner holds something there."""
+
     def held(self) -> dict[int, bool]:
         """The requests that hold there, and whether the daemon has taken each over."""
 

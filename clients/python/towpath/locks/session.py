@@ -147,10 +147,12 @@ class LockSession:
         return self.pages[-1] if self.pages else None
 
     def has_holds(self, owner: int) -> bool:
-        """Whether an owner holds something at the daemon."""
+        """Whether an owner holds something."""
         with self.mutex:
-            holds = list(self._holds.values())
-        return any(hold.grants and hold.grants[0].owner.number == owner for hold in holds)
+            holds, pages = list(self._holds.values()), self.pages
+        return any(page.has(owner) for page in pages) or any(
+            hold.grants and hold.grants[0].owner.number == owner for hold in holds
+        )
 
     # ---- lock pages ----------------------------------------------------------------------------------------
 
