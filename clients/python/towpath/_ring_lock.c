@@ -195,7 +195,7 @@ static PyMemberDef guard_members[] = {
 static PyType_Slot guard_slots[] = {{Py_tp_dealloc, guard_dealloc}, {Py_tp_traverse, guard_traverse},
                                     {Py_tp_clear, guard_clear},     {Py_tp_methods, guard_methods},
                                     {Py_tp_members, guard_members}, {0, NULL}};
-static PyType_Spec guard_spec = {"towpath.locks.paging.PageGuard", sizeof(GuardObject), 0,
+static PyType_Spec guard_spec = {NULL, sizeof(GuardObject), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, guard_slots};
 
 /* lock_guard_type(base): the type of guards whose slow part is `base`, a class with two slots. */
@@ -203,7 +203,11 @@ static PyObject *guard_type_of(PyObject *Py_UNUSED(module), PyObject *base) {
     if (!PyType_Check(base) || ((PyTypeObject *)base)->tp_basicsize != offsetof(GuardObject, page) ||
         ((PyTypeObject *)base)->tp_itemsize)
         return PyErr_Format(PyExc_TypeError, "lock_guard_type takes a class with two slots, and no more");
-    return PyType_FromSpecWithBases(&guard_spec, base);
+    char name[128];
+    PyType_Spec spec = guard_spec;
+    snprintf(name, sizeof name, "towpath.locks.%s", ((PyTypeObject *)base)->tp_name);
+    spec.name = name;
+    return PyType_FromSpecWithBases(&spec, base);
 }
 
 /* ---- LockBase ---- */
