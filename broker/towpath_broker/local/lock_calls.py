@@ -22,11 +22,7 @@ Not here: decisions about locks (``core.locks``), frames (``translate_locks``).
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from towpath.errors import (
@@ -41,17 +37,18 @@ from towpath.errors import (
 from towpath.locks.joined import JOINED
 from towpath.names import check_name
 from towpath_broker.core.commands import Caller
-from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
-from towpath_broker.core.locks.leases import Leases
 from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.locks.permissions import Permissions
 from towpath_broker.rings.kept import Keeper
 
 from . import translate_lock_views, translate_locks
+from .lock_answers import Call, Kept, answer, tell_outcome
+from .lock_leases import TimedLeases
 from .lock_pages import LockPages, Place
 from .lock_watches import LockWatches
+from .processes import command_line, is_alive
 from .tokens import ResumeTokens
 
 if TYPE_CHECKING:
@@ -59,39 +56,11 @@ if TYPE_CHECKING:
 
 GRACE_MS: Final = 5_000
 """How long the sessions of local programs may take to come back after a restart of the core."""
-PLACE_CHARS_MAX: Final = 512
 OUTCOMES_MAX: Final = 256
 """Ends of waits that are remembered for each session with a lease, in case its connection breaks."""
 
-_Outcome = e.Granted | e.Refused | e.BarrierOpened
 Submit = Callable[[c.LockCommand], None]
 Look = Callable[[Callable[[LockMachine], None]], None]
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A call that is to be answered. ``session``, ``number``: of one that waits."""
-
-    connection: Connection
-    call: CallId
-    request: str
-    session: int = 0
-    number: int = 0
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it. ``waits``: the
-    calls that wait, by the numbers of their requests. ``outcomes``: how the latest waits of a session with a
-    lease have ended, for those whose connection broke before they heard of it; ``asks`` tells one wait with a
-    number from the next."""
-
-    principal: str
-    lease_ms: int
-    call: _Call | None = None
-    waits: dict[int, _Call] = field(default_factory=dict)
-    asks: dict[int, int] = field(default_factory=dict)
-    outcomes: dict[int, tuple[int, _Outcome]] = field(default_factory=dict)
 
 
 class LockCalls:
@@ -113,14 +82,13 @@ class LockCalls:
         self._look = look
         self._tokens = tokens
         self.pages = LockPages(submit, look, keeper.keep_lock_page, keeper.remove_lock_page)
-        self._kept: dict[int, _Kept] = {}
-        self._of_call: dict[tuple[Connection, int], _Call] = {}
-        self._by_reference: dict[int, _Call] = {}
-        self._opening: dict[int, _Kept] = {}
+        self._kept: dict[int, Kept] = {}
+        self._of_call: dict[tuple[Connection, int], Call] = {}
+        self._by_reference: dict[int, Call] = {}
+        self._opening: dict[int, Kept] = {}
         self._next_reference = 1
         self._watches = LockWatches(look)
-        self._leases = Leases()
-        self._timer: asyncio.TimerHandle | None = None
+        self._leases = TimedLeases(self._expired)
         self._is_over = False
 
     def _submit(self, command: c.LockCommand) -> None:
@@ -136,12 +104,11 @@ class LockCalls:
         """
         lost = self.pages.recovered(machine, pages)
         for session in machine.table.sessions.values():
-            self._kept[session.id] = _Kept(session.principal, session.lease_ms)
-            if session.id in lost or (session.pid and not session.lease_ms and not _is_alive(session.pid)):
+            self._kept[session.id] = Kept(session.principal, session.lease_ms)
+            if session.id in lost or (session.pid and not session.lease_ms and not is_alive(session.pid)):
                 self._submit(c.EndSession(session.id, c.EndReason.SESSION_DIED))
             else:
-                self._leases.recovered(session.id, session.lease_ms, GRACE_MS, time.monotonic_ns())
-        self._set_timer()
+                self._leases.recovered(session.id, session.lease_ms, GRACE_MS)
 
     # ---- what connections ask ------------------------------------------------------------------------------
 
@@ -151,7 +118,7 @@ class LockCalls:
         Raises:
             TowpathError: it cannot be; nothing has changed.
         """
-        call = _Call(connection, caller.call, request)
+        call = Call(connection, caller.call, request)
         if request == translate_locks.KEEP:
             self._keep(call, caller, body)
         elif request == translate_locks.DELEGATE:
@@ -172,10 +139,10 @@ class LockCalls:
         if event == "close":
             self._submit(c.EndSession(stream.session, c.EndReason.SESSION_CLOSED))
         elif event == "alive":
-            self._leases.heard(stream.session, time.monotonic_ns())
+            self._leases.heard(stream.session)
             connection.send(translate_locks.alive_frame(call))
 
-    def _keep(self, call: _Call, caller: Caller, body: Any) -> None:
+    def _keep(self, call: Call, caller: Caller, body: Any) -> None:
         if body.WhichOneof("event") != "open":
             raise InvalidArgument("the first message of a lock session's stream opens it")
         opening = body.open
@@ -190,20 +157,20 @@ class LockCalls:
                 raise
             return
         reference = self._refer(call)
-        self._opening[reference] = _Kept(caller.principal, opening.lease_ms, call)
+        self._opening[reference] = Kept(caller.principal, opening.lease_ms, call)
         self._submit(
             c.OpenSession(
                 caller.principal,
                 opening.name,
                 call.connection.peer.pid if not call.connection.gateway else 0,
-                opening.place if call.connection.gateway else _place(call.connection.peer.pid),
+                opening.place if call.connection.gateway else command_line(call.connection.peer.pid),
                 opening.lease_ms,
                 opening.priority,
                 reference,
             )
         )
 
-    def _resume(self, call: _Call, caller: Caller, opening: Any) -> None:
+    def _resume(self, call: Call, caller: Caller, opening: Any) -> None:
         session = int(opening.resumed)
         self._tokens.check(session, f"lock {caller.principal}", opening.resume_token)
         kept = self._kept.get(session)
@@ -228,7 +195,7 @@ class LockCalls:
 
         self._look(tell)
 
-    def _take_over(self, kept: _Kept) -> None:
+    def _take_over(self, kept: Kept) -> None:
         """A session is taken up: whoever asked for it before, on a connection that may be gone without our
         knowing, is told nothing more."""
         before = [*kept.waits.values(), *([] if kept.call is None else [kept.call])]
@@ -240,7 +207,7 @@ class LockCalls:
             )
             self._end_call(call, error)
 
-    def _wait(self, call: _Call, caller: Caller, body: Any) -> None:
+    def _wait(self, call: Call, caller: Caller, body: Any) -> None:
         call.session = self._check_kept(
             call.connection, caller, translate_locks.session_of(call.request, body)
         )
@@ -254,7 +221,7 @@ class LockCalls:
             raise InvalidArgument(f"request {call.number} is waited for already")
         ask, outcome = kept.outcomes.pop(call.number, (0, None))
         if outcome is not None and ask == body.ask:
-            _tell_outcome(call, outcome)
+            tell_outcome(call, outcome)
             return
         if kept.lease_ms and body.ask:
             kept.asks[call.number] = body.ask
@@ -273,7 +240,7 @@ class LockCalls:
             self._submit(c.Cancel(command.session, command.request))
             raise
 
-    def _plain(self, call: _Call, caller: Caller, request: str, body: Any) -> None:
+    def _plain(self, call: Call, caller: Caller, request: str, body: Any) -> None:
         if request not in translate_locks.OF_OPERATORS:
             self._check_kept(call.connection, caller, translate_locks.session_of(request, body))
         if not caller.is_admin:
@@ -297,7 +264,7 @@ class LockCalls:
                 hint="ask as root, or as a member of the admin group",
             )
 
-    def _delegate(self, call: _Call, caller: Caller, body: Any) -> None:
+    def _delegate(self, call: Call, caller: Caller, body: Any) -> None:
         session = self._check_kept(call.connection, caller, body.owner.session)
         if not caller.is_admin:
             self.permissions.check_take(caller.principal, [body.lock])
@@ -326,7 +293,7 @@ class LockCalls:
             then=tell,
         )
 
-    def _look_for(self, call: _Call, caller: Caller, body: Any) -> None:
+    def _look_for(self, call: Call, caller: Caller, body: Any) -> None:
         def is_seen(name: str) -> bool:
             return caller.is_admin or self.permissions.may_see(caller.principal, name)
 
@@ -366,7 +333,7 @@ class LockCalls:
             )
         return session
 
-    def _refer(self, call: _Call) -> int:
+    def _refer(self, call: Call) -> int:
         reference = self._reference()
         self._by_reference[reference] = call
         return reference
@@ -406,14 +373,12 @@ class LockCalls:
                 self._forget_wait(call.session, call.number)
         self._watches.connection_closed(connection)
 
-    def _stream_ended(self, call: _Call, reason: c.EndReason) -> None:
+    def _stream_ended(self, call: Call, reason: c.EndReason) -> None:
         kept = self._kept.get(call.session)
         if kept is None or kept.call is not call or self._is_over:
             return
         kept.call = None
-        if self._leases.disconnected(call.session, time.monotonic_ns()):
-            self._set_timer()
-        else:
+        if not self._leases.disconnected(call.session):
             self._submit(c.EndSession(call.session, reason))
 
     def stop(self) -> None:
@@ -421,35 +386,19 @@ class LockCalls:
         end none of them."""
         self.pages.stop()
         self._is_over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._leases.stop()
 
-    # ---- leases --------------------------------------------------------------------------------------------
-
-    def _connected(self, session: int, kept: _Kept) -> None:
+    def _connected(self, session: int, kept: Kept) -> None:
         """A session is kept by its ``call`` from now on."""
         assert kept.call is not None
         is_remote = bool(kept.call.connection.gateway)
-        self._leases.open(session, kept.lease_ms, time.monotonic_ns(), expires_connected=is_remote)
-        self._set_timer()
+        self._leases.open(session, kept.lease_ms, expires_connected=is_remote)
 
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        due_ns = self._leases.next_deadline_ns()
-        if due_ns is not None and not self._is_over:
-            delay_s = max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        for session in self._leases.take_expired(time.monotonic_ns()):
-            kept = self._kept.get(session)
-            has_lease = kept is not None and kept.lease_ms
-            reason = c.EndReason.LEASE_EXPIRED if has_lease else c.EndReason.SESSION_DIED
-            self._submit(c.EndSession(session, reason))
-        self._set_timer()
+    def _expired(self, session: int) -> None:
+        kept = self._kept.get(session)
+        has_lease = kept is not None and kept.lease_ms
+        reason = c.EndReason.LEASE_EXPIRED if has_lease else c.EndReason.SESSION_DIED
+        self._submit(c.EndSession(session, reason))
 
     # ---- what the machine wants done -----------------------------------------------------------------------
 
@@ -464,7 +413,7 @@ class LockCalls:
                 self._tell_wait(effect)
             case e.Done():
                 if (call := self._by_reference.pop(effect.reference, None)) is not None:
-                    _answer(call, translate_locks.done_frame(call.call, call.request, effect))
+                    answer(call, translate_locks.done_frame(call.call, call.request, effect))
             case e.Failed():
                 self._failed(effect)
             case e.SessionOpened():
@@ -493,7 +442,7 @@ class LockCalls:
         if call is None:
             return
         del self._of_call[call.connection, call.call]
-        _tell_outcome(call, effect)
+        tell_outcome(call, effect)
 
     def _forget_outcome(self, session: int, number: int) -> None:
         """What a request was granted is not its any more: it is no answer."""
@@ -542,39 +491,22 @@ class LockCalls:
             self._end_call(wait, SessionLost(f"lock session {effect.session} is gone"))
         call = kept.call
         if call is not None and self._of_call.pop((call.connection, call.call), None) is not None:
-            _answer(call, translate_locks.lost_frame(call.call, effect.session, effect.reason))
+            answer(call, translate_locks.lost_frame(call.call, effect.session, effect.reason))
 
-    def _end_call(self, call: _Call, error: TowpathError) -> None:
+    def _end_call(self, call: Call, error: TowpathError) -> None:
         """End a call with an error, unless it was cancelled meanwhile."""
         self._of_call.pop((call.connection, call.call), None)
         if call.connection.request_of(call.call) is not None:
             call.connection.refuse(call.call, error)
 
-    def _forget_wait(self, session: int, number: int) -> _Call | None:
+    def _forget_wait(self, session: int, number: int) -> Call | None:
         """Nobody is to be told how this wait ends; who was until now."""
         kept = self._kept.get(session)
         return None if kept is None else kept.waits.pop(number, None)
 
-    def _stream_of(self, session: int) -> _Call | None:
+    def _stream_of(self, session: int) -> Call | None:
         kept = self._kept.get(session)
         return None if kept is None else kept.call
-
-
-def _tell_outcome(call: _Call, effect: _Outcome) -> None:
-    """Say how a wait has ended."""
-    match effect:
-        case e.Granted():
-            _answer(call, translate_locks.granted_frame(call.call, call.request, effect))
-        case e.Refused():
-            _answer(call, translate_locks.refused_frame(call.call, call.request, effect))
-        case e.BarrierOpened():
-            _answer(call, translate_locks.opened_frame(call.call, effect))
-
-
-def _answer(call: _Call, frame: Any) -> None:
-    """End a call, unless it was cancelled meanwhile."""
-    if call.connection.request_of(call.call) is not None:
-        call.connection.answer(frame)
 
 
 def _check_not_joined_list(command: c.Acquire) -> None:
@@ -584,25 +516,3 @@ def _check_not_joined_list(command: c.Acquire) -> None:
             f"{JOINED} has the list of joined locks, which only administrators may take",
             hint="ask as root, or as a member of the admin group",
         )
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether there is a process of this number; maybe another one by now: that session has to wait."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _place(pid: int) -> str:
-    """Return a process's command line, as far as it can be read; for people."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4 * PLACE_CHARS_MAX)
-    except OSError:
-        return ""
-    text = words.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
-    return "".join(char if char.isprintable() else "?" for char in text)[:PLACE_CHARS_MAX]

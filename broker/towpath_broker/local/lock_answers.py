@@ -1,0 +1,62 @@
+"""Calls about locks that are open at the door, sessions that are kept there, and how calls are answered.
+
+Not here: who may ask what, and when it is answered (``lock_calls``); frames (``translate_locks``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from towpath_broker.core.ids import CallId
+from towpath_broker.core.locks import effects as e
+
+from . import translate_locks
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+Outcome = e.Granted | e.Refused | e.BarrierOpened
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call that is to be answered. ``session``, ``number``: of one that waits."""
+
+    connection: Connection
+    call: CallId
+    request: str
+    session: int = 0
+    number: int = 0
+
+
+@dataclass(slots=True)
+class Kept:
+    """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it. ``waits``: the
+    calls that wait, by the numbers of their requests. ``outcomes``: how the latest waits of a session with a
+    lease have ended, for those whose connection broke before they heard of it; ``asks`` tells one wait with a
+    number from the next."""
+
+    principal: str
+    lease_ms: int
+    call: Call | None = None
+    waits: dict[int, Call] = field(default_factory=dict)
+    asks: dict[int, int] = field(default_factory=dict)
+    outcomes: dict[int, tuple[int, Outcome]] = field(default_factory=dict)
+
+
+def tell_outcome(call: Call, effect: Outcome) -> None:
+    """Say how a wait has ended."""
+    match effect:
+        case e.Granted():
+            answer(call, translate_locks.granted_frame(call.call, call.request, effect))
+        case e.Refused():
+            answer(call, translate_locks.refused_frame(call.call, call.request, effect))
+        case e.BarrierOpened():
+            answer(call, translate_locks.opened_frame(call.call, effect))
+
+
+def answer(call: Call, frame: Any) -> None:
+    """End a call, unless it was cancelled meanwhile."""
+    if call.connection.request_of(call.call) is not None:
+        call.connection.answer(frame)
