@@ -5,54 +5,71 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from tests.lockpage.model import protocol
+from tests.lockpage.model import compiled, protocol
 from tests.lockpage.model.atomics import Model, compile_program
 from tests.ring.model.machine import Program, Wrong
 
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "clients" / "c"
 FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-LIMIT_S = 200
+LIMIT_S = 600
 
 
-def explored(
-    count: int,
-    *,
-    rounds: int = 1,
-    gives_up: int = 0,
-    is_recalled: bool = False,
-    kills: int = 0,
-    without: str = "",
-    is_at_once: bool = True,
-) -> Wrong | None:
-    """Everything that ``count`` members and the core can come to."""
+class Way(NamedTuple):
+    """What there is to be explored: so many members, of which the first takes the lock ``rounds`` times.
 
-    def compiled(name: str, text: str) -> Program:
+    Attributes:
+        gives_up: the member that does not wait.
+        is_recalled: the core takes the lock back, at any time.
+        kills: how many members are killed, anywhere.
+        is_at_once: a queue is looked through in one step.
+    """
+
+    members: int
+    rounds: int = 1
+    gives_up: int = 0
+    is_recalled: bool = False
+    kills: int = 0
+    is_at_once: bool = True
+
+
+def programs_of(way: Way, without: str = "") -> list[Program]:
+    """The members', the core's, and one that has it take the lock back."""
+
+    def compiled_one(name: str, text: str) -> Program:
         has_it = any(line.partition("#")[2].strip() == without for line in text.splitlines())
         return compile_program(name, text, without=without if without and has_it else "")
 
     programs = [
-        compiled(
+        compiled_one(
             "ABC"[member - 1],
             protocol.client(
                 member,
-                count=count,
-                rounds=rounds if member == 1 else 1,
-                gives_up=gives_up,
-                is_at_once=is_at_once,
+                count=way.members,
+                rounds=way.rounds if member == 1 else 1,
+                gives_up=way.gives_up,
+                is_at_once=way.is_at_once,
             ),
         )
-        for member in range(1, count + 1)
+        for member in range(1, way.members + 1)
     ]
-    programs.append(compiled("core", protocol.core(count=count)))
-    if is_recalled:
-        programs.append(compiled("recaller", protocol.RECALLER))
-    mortal = {place: place + 1 for place in range(count)}
-    _states, wrong = Model(programs, protocol.MEMORY, mortal=mortal, kills=kills).explore()
-    return wrong
+    programs.append(compiled_one("core", protocol.core(count=way.members)))
+    if way.is_recalled:
+        programs.append(compiled_one("recaller", protocol.RECALLER))
+    return programs
+
+
+def explored(way: Way, folder: Path, *, without: str = "", bits: int = 24) -> tuple[int, Wrong | None]:
+    """Everything that they can come to: how many states, and what is wrong."""
+    mortal = {place: place + 1 for place in range(way.members)}
+    programs = programs_of(way, without)
+    return compiled.explore(
+        programs, protocol.MEMORY, folder, mortal=mortal, kills=way.kills, bits=bits, limit_s=LIMIT_S
+    )
 
 
 def explain(wrong: Wrong | None) -> str:
@@ -60,45 +77,54 @@ def explain(wrong: Wrong | None) -> str:
 
 
 class TestModel:
-    def test_two_take_turns(self) -> None:
-        assert explained(count=2, rounds=2, is_at_once=False) == ""
-
-    def test_one_gives_up(self) -> None:
-        assert explained(count=2, rounds=2, gives_up=2, is_at_once=False) == ""
-
-    def test_one_is_killed_anywhere(self) -> None:
-        assert explained(count=2, kills=1, is_at_once=False) == ""
+    @pytest.mark.parametrize(
+        "way",
+        [
+            Way(2, rounds=2, is_at_once=False),
+            Way(2, rounds=2, gives_up=2, is_at_once=False),
+            Way(2, kills=1, is_at_once=False),
+            Way(2, is_recalled=True),
+            Way(2, is_recalled=True, kills=1),
+            Way(2, is_recalled=True, kills=1, gives_up=2),
+            Way(3),
+            Way(3, gives_up=2),
+        ],
+        ids=str,
+    )
+    def test_nothing_goes_wrong(self, way: Way, tmp_path: Path) -> None:
+        assert explain(explored(way, tmp_path)[1]) == ""
 
     @pytest.mark.long
-    def test_the_core_takes_it_back_at_any_time(self) -> None:
-        assert explained(count=2, is_recalled=True) == ""
-
-    @pytest.mark.long
-    @pytest.mark.parametrize("gives_up", [0, 2])
-    def test_the_core_takes_it_back_and_one_is_killed(self, gives_up: int) -> None:
-        assert explained(count=2, gives_up=gives_up, is_recalled=True, kills=1) == ""
-
-    @pytest.mark.long
-    def test_three_take_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tests.ring.model.machine.STATES_MAX", 5_000_000)
-        assert explained(count=3) == ""
+    @pytest.mark.parametrize(
+        ("way", "bits"),
+        [
+            (Way(3, kills=1), 27),  # 37 million states
+            (Way(3, is_recalled=True), 28),  # 81 million
+        ],
+        ids=str,
+    )
+    def test_nothing_goes_wrong_among_three(self, way: Way, bits: int, tmp_path: Path) -> None:
+        """40 s and 100 s, and 1 and 2 GB of memory, on two cores that have much else to do."""
+        assert explain(explored(way, tmp_path, bits=bits)[1]) == ""
 
     @pytest.mark.parametrize(
-        ("without", "how"),
+        ("without", "way"),
         [
-            ("WAITERS", {"rounds": 2}),
-            ("WAKE", {"rounds": 2}),
-            ("ROUSE", {"rounds": 2}),
-            ("LEFT", {"rounds": 2, "gives_up": 2}),
-            ("WAKEALL", {"kills": 1}),
+            ("WAITERS", Way(2, rounds=2)),
+            ("WAKE", Way(2, rounds=2)),
+            ("ROUSE", Way(2, rounds=2)),
+            ("LEFT", Way(2, rounds=2, gives_up=2)),
+            ("WAKEALL", Way(2, kills=1)),
         ],
     )
-    def test_what_is_left_out_is_missed(self, without: str, how: dict[str, int]) -> None:
-        assert explored(2, without=without, **how) is not None  # type: ignore[arg-type]
+    def test_what_is_left_out_is_missed(self, without: str, way: Way, tmp_path: Path) -> None:
+        _, wrong = explored(way, tmp_path, without=without)
+        assert wrong is not None and wrong.trace
 
-
-def explained(**how: int) -> str:
-    return explain(explored(how.pop("count"), **how))  # type: ignore[arg-type]
+    @pytest.mark.parametrize("way", [Way(2, is_at_once=False), Way(2, gives_up=2), Way(2, rounds=2)], ids=str)
+    def test_it_is_explored_as_the_other_machine_does(self, way: Way, tmp_path: Path) -> None:
+        """Which is the one of the ring's models, in Python."""
+        assert explored(way, tmp_path) == Model(programs_of(way), protocol.MEMORY).explore()
 
 
 # ---- the C code --------------------------------------------------------------------------------------------
