@@ -163,8 +163,6 @@ def test_refusals(pair: Pair) -> None:
         other.try_publish_loan(loan(writer, 1))
     with pytest.raises(TypeError):
         writer.try_publish_loan(b"bytes")  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
-        writer.try_loan(1, bytes)  # type: ignore[type-var]
     with pytest.raises(MessageTooLarge, match="headers exceed"):
         writer.try_publish_loan(loan(writer, 1), bytes(20_000))
     with pytest.raises(TypeError):
@@ -175,16 +173,6 @@ def test_refusals(pair: Pair) -> None:
     with pytest.raises(ValueError, match="held_max"):
         Reader(9, held_max=65537)
     other.close()
-
-
-def test_a_kind_of_its_own(pair: Pair) -> None:
-    class Named(Loan):
-        name = "mine"
-
-    made = pair[0].try_loan(5, Named)
-    assert isinstance(made, Named)
-    made[0:2] = b"ab"
-    assert (made.name, bytes(made[0:3]), made[1]) == ("mine", b"ab\0", ord("b"))
 
 
 def test_a_writer_waits_for_what_readers_hold(pair: Pair) -> None:

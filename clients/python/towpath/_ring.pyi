@@ -101,6 +101,7 @@ class Message:
 class LoansOut(ValueError):
     """All of the slab is loaned out, or (overflow = drop) held by readers: waiting for them cannot help."""
 
+@final
 class Loan:
     """A piece of a writer's slab: a writable buffer (``memoryview``, ``numpy.frombuffer``), page-aligned.
     What it holds at first is an earlier message of this writer, or zeros.
@@ -108,6 +109,24 @@ class Loan:
     Published or released it has no bytes any more: ``BufferError``. It cannot be either while somebody has a
     buffer of it. One that is collected is released. A view of it must not be touched in a forked child.
     """
+
+    publisher: Any
+    """Whose ``publish_loan`` its ``publish`` is. AttributeError: it was loaned without."""
+
+    def publish(
+        self,
+        *,
+        headers: Headers | None = None,
+        headers_raw: bytes | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> Any:
+        """Publish it, and return its seq, where ``publisher`` is a QuickPublisher of this ring and nothing
+        stands against it. All else goes to ``publisher.publish_loan`` of these arguments.
+
+        Raises:
+            ValueError: it has no publisher.
+        """
 
     @property
     def nbytes(self) -> int: ...
@@ -136,7 +155,6 @@ class Loan:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 T = TypeVar("T")
-_L = TypeVar("_L", bound=Loan)
 
 @final
 class Writer:
@@ -347,15 +365,12 @@ class Writer:
                 on ends the call before it, and raises when it comes first.
         """
 
-    @overload
-    def try_loan(self, nbytes: int) -> Loan | int: ...
-    @overload
-    def try_loan(self, nbytes: int, kind: type[_L]) -> _L | int:
+    def try_loan(self, nbytes: int, publisher: object = ...) -> Loan | int:
         """Give a piece of the slab to fill.
 
         Args:
             nbytes: 0 to ``slab_bytes``, and less than 2**32.
-            kind: a subclass of Loan, to be made without calling it.
+            publisher: the loan's.
 
         Returns:
             The loan; 0 when what was published is in the way, unread or held; -1 when the generation changed.
@@ -436,10 +451,17 @@ class Writer:
         """
 
 class QuickPublisher:
-    """A base of publishers: publishes single messages without a line of Python, where it can."""
+    """A base of publishers: publishes single messages, and loans, without a line of Python, where it can."""
 
-    def _set_writer(self, writer: Writer, /) -> None:
-        """Publish here from now on; until then all goes to ``_publish``."""
+    def _set_writer(self, writer: Writer, loan_bytes_max: int = 0, /) -> None:
+        """Publish here from now on, and loan so much at most; until then all goes to ``_publish`` and
+        ``_loan``.
+        """
+
+    def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan:
+        """Have a piece of the slab, after a spin if need be. With a timeout, and where it is not to be had
+        just like that, it is for ``_loan`` of these arguments.
+        """
 
     def publish(
         self,

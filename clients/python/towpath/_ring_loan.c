@@ -5,21 +5,50 @@
  *
  * Both are buffers. Memory stays mapped for as long as somebody has one: a Loan counts its exports, and its writer, when it is
  * closed, waits for them; a Held has its share in the mapping, and keeps its Reader. All is touched under the GIL.
+ *
+ * Both are made for each message, so dead ones are kept for reuse, TP_FREE_LOANS_MAX of each. A loan refers to its publisher, and
+ * a program may have that refer to the loan: it is tracked by the garbage collector. A Held is not; what it refers to
+ * never refers back.
  */
 #include "_ring_module.h"
 
+#define TP_FREE_LOANS_MAX 64
+
 static PyTypeObject *loan_type, *held_type;
-static PyObject *loans_out;
+static PyObject *loans_out, *name_publish_loan;
 
 /* ---- Loan ---- */
 
 typedef struct {
     PyObject_HEAD
     WriterObject *writer;
+    PyObject *publisher; /* whose publish_loan() publish() is; NULL: none */
     struct tpr_loan loan;
     Py_ssize_t exports;
     int is_out; /* neither published nor given back */
 } LoanObject;
+
+static LoanObject *free_loan[TP_FREE_LOANS_MAX];
+static int free_loans;
+
+/* The Python object of a loan that was just had; on failure it is given back. */
+static PyObject *loan_new(WriterObject *writer, const struct tpr_loan *loan, PyObject *publisher) {
+    LoanObject *self;
+    if (free_loans) {
+        self = free_loan[--free_loans];
+        PyObject_Init((PyObject *)self, loan_type);
+    } else if (!(self = PyObject_GC_New(LoanObject, loan_type))) {
+        tpr_writer_return_loan(&writer->ring, loan);
+        return NULL;
+    }
+    self->writer = (WriterObject *)Py_NewRef(writer);
+    self->publisher = Py_XNewRef(publisher);
+    self->loan = *loan;
+    self->exports = 0;
+    self->is_out = 1;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
 
 static int loan_usable(LoanObject *self) {
     if (!self->is_out)
@@ -64,11 +93,60 @@ static PyObject *loan_release(LoanObject *self, PyObject *Py_UNUSED(ignored)) {
 
 static void loan_dealloc(LoanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
     if (self->is_out && self->writer->is_made) /* no view exists: each would keep us */
         tpr_writer_return_loan(&self->writer->ring, &self->loan);
     Py_DECREF(self->writer);
-    type->tp_free(self);
+    Py_XDECREF(self->publisher);
+    if (free_loans < TP_FREE_LOANS_MAX)
+        free_loan[free_loans++] = self;
+    else
+        PyObject_GC_Del(self);
     Py_DECREF(type);
+}
+
+static int loan_traverse(LoanObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->publisher);
+    return 0;
+}
+
+static int loan_clear(LoanObject *self) {
+    Py_CLEAR(self->publisher);
+    return 0;
+}
+
+#define TP_PUBLISH_KEYWORDS_MAX 8
+
+/* publisher.publish_loan(self, **keywords). */
+static PyObject *loan_pass_on(LoanObject *self, PyObject *const *values, PyObject *kwnames) {
+    PyObject *stack[2 + TP_PUBLISH_KEYWORDS_MAX] = {self->publisher, (PyObject *)self};
+    Py_ssize_t keywords = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (keywords > TP_PUBLISH_KEYWORDS_MAX) {
+        PyErr_Format(PyExc_TypeError, "publish() takes no %zd keyword arguments", keywords);
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < keywords; i++)
+        stack[2 + i] = values[i];
+    return PyObject_VectorcallMethod(name_publish_loan, stack, 2, kwnames);
+}
+
+static PyObject *loan_publish(LoanObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    if (!self->publisher) {
+        PyErr_SetString(PyExc_ValueError, "the loan has no publisher");
+        return NULL;
+    }
+    if (nargs) {
+        PyErr_Format(PyExc_TypeError, "publish() takes no positional arguments, but %zd were given", nargs);
+        return NULL;
+    }
+    if (!kwnames && self->is_out && !self->exports && self->writer->is_open &&
+        tp_is_quick_publisher(self->publisher, self->writer) &&
+        tpr_writer_publish_loan(&self->writer->ring, NULL, 0, &self->loan) == TPR_OK) {
+        self->is_out = 0;
+        return tp_quick_published(self->publisher, self->writer->ring.last_seq);
+    }
+    return loan_pass_on(self, args, kwnames);
 }
 
 static PyObject *loan_enter(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -113,7 +191,13 @@ static PyGetSetDef loan_getters[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef loan_members[] = {
+    {"publisher", T_OBJECT_EX, offsetof(LoanObject, publisher), 0, "Through which publish() publishes it."},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyMethodDef loan_methods[] = {
+    {"publish", TP_METHOD(loan_publish), METH_FASTCALL | METH_KEYWORDS, "As documented at :class:`towpath.loans.Loan`."},
     {"release", TP_METHOD(loan_release), METH_NOARGS, "Give it back unpublished. More than once is fine."},
     {"__enter__", TP_METHOD(loan_enter), METH_NOARGS, NULL},
     {"__exit__", TP_METHOD(loan_exit), METH_VARARGS, NULL},
@@ -123,6 +207,9 @@ static PyMethodDef loan_methods[] = {
 static PyType_Slot loan_slots[] = {
     {Py_tp_doc, "A piece of a writer's shared memory, to be filled and published without a copy."},
     {Py_tp_dealloc, loan_dealloc},
+    {Py_tp_traverse, loan_traverse},
+    {Py_tp_clear, loan_clear},
+    {Py_tp_members, loan_members},
     {Py_tp_methods, loan_methods},
     {Py_tp_getset, loan_getters},
     {Py_mp_length, loan_length},
@@ -134,7 +221,9 @@ static PyType_Slot loan_slots[] = {
 };
 
 static PyType_Spec loan_spec = {"towpath._ring.Loan", sizeof(LoanObject), 0,
-                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, loan_slots};
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+                                    Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                loan_slots};
 
 /* ---- Writer's methods ---- */
 
@@ -152,7 +241,7 @@ static PyObject *loan_outcome(WriterObject *self, int code) {
 }
 
 PyObject *tp_writer_try_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"nbytes", "kind"};
+    static const char *const names[] = {"nbytes", "publisher"};
     static const struct tp_signature signature = {"try_loan", names, 1, 2};
     PyObject *value[2];
     uint64_t bytes;
@@ -160,23 +249,31 @@ PyObject *tp_writer_try_loan(WriterObject *self, PyObject *const *args, Py_ssize
     if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0 ||
         tp_uint64(value[0], "nbytes", &bytes) < 0)
         return NULL;
-    if (value[1] && (!PyType_Check(value[1]) || !PyType_IsSubtype((PyTypeObject *)value[1], loan_type))) {
-        PyErr_SetString(PyExc_TypeError, "kind must be a subclass of Loan");
-        return NULL;
-    }
-    PyTypeObject *type = value[1] ? (PyTypeObject *)value[1] : loan_type;
     int code = tpr_writer_loan(&self->ring, bytes, &loan);
-    if (code != TPR_OK)
-        return loan_outcome(self, code);
-    LoanObject *made = (LoanObject *)type->tp_alloc(type, 0);
-    if (!made) {
-        tpr_writer_return_loan(&self->ring, &loan);
+    return code == TPR_OK ? loan_new(self, &loan, value[1]) : loan_outcome(self, code);
+}
+
+/* One spin for what readers are about to let go of, the GIL released. 0: it was not worth it, or the writer is another now. */
+static int loan_spin(WriterObject *self, uint64_t deadline_ns) {
+    struct tpr_room_wait spin;
+    if (!tpr_writer_loan_spin_begin(&self->ring, &spin))
+        return 0;
+    self->ring.is_waiting = 1;
+    Py_BEGIN_ALLOW_THREADS
+    tpr_loan_spin(&spin, deadline_ns);
+    Py_END_ALLOW_THREADS
+    tp_writer_slept(self, TPR_OK, 0);
+    return self->is_open && !tpr_is_forked_(&self->ring.memory);
+}
+
+PyObject *tp_writer_quick_loan(WriterObject *self, uint64_t bytes, PyObject *publisher) {
+    struct tpr_loan loan;
+    if (!self->is_open)
         return NULL;
-    }
-    made->writer = (WriterObject *)Py_NewRef(self);
-    made->loan = loan;
-    made->is_out = 1;
-    return (PyObject *)made;
+    int code = tpr_writer_loan(&self->ring, bytes, &loan);
+    if (code == TPR_FULL && !self->ring.is_waiting && loan_spin(self, TPR_FOREVER))
+        code = tpr_writer_loan(&self->ring, bytes, &loan);
+    return code == TPR_OK ? loan_new(self, &loan, publisher) : NULL;
 }
 
 PyObject *tp_writer_try_publish_loan(WriterObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -187,7 +284,7 @@ PyObject *tp_writer_try_publish_loan(WriterObject *self, PyObject *const *args, 
     Py_ssize_t headers_bytes = 0;
     if (!tp_writer_usable(self) || tp_arguments(&signature, args, nargs, kwnames, value) < 0)
         return NULL;
-    if (!PyObject_TypeCheck(value[0], loan_type)) {
+    if (!Py_IS_TYPE(value[0], loan_type)) {
         PyErr_Format(PyExc_TypeError, "loan must be a Loan, not %.100s", Py_TYPE(value[0])->tp_name);
         return NULL;
     }
@@ -221,7 +318,6 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
     static const struct tp_signature signature = {"wait_loan", names, 2, 2};
     PyObject *value[2];
     struct tpr_loan_wait wait;
-    struct tpr_room_wait spin;
     uint64_t bytes;
     int64_t timeout_ns;
     if (tp_arguments(&signature, args, nargs, kwnames, value) < 0 || tp_uint64(value[0], "nbytes", &bytes) < 0 ||
@@ -235,15 +331,8 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
             PyErr_SetString(PyExc_RuntimeError, "another thread is waiting for room in this writer");
             return NULL;
         }
-        if (timeout_ns != 0 && tpr_writer_loan_spin_begin(&self->ring, &spin)) {
-            self->ring.is_waiting = 1;
-            Py_BEGIN_ALLOW_THREADS
-            tpr_loan_spin(&spin, deadline_ns);
-            Py_END_ALLOW_THREADS
-            tp_writer_slept(self, TPR_OK, 0);
-            if (!tp_writer_usable(self))
-                return NULL;
-        }
+        if (timeout_ns != 0 && loan_spin(self, deadline_ns) && !tp_writer_usable(self))
+            return NULL;
         int code = tpr_writer_loan_wait_begin(&self->ring, bytes, &wait);
         if (code == TPR_OK)
             return PyLong_FromLong(1);
@@ -299,6 +388,9 @@ typedef struct {
     struct tpr_hold hold;
 } HeldObject;
 
+static HeldObject *free_held[TP_FREE_LOANS_MAX];
+static int free_helds;
+
 static int held_getbuffer(HeldObject *self, Py_buffer *view, int flags) {
     view->obj = NULL;
     if (self->hold.forks != tpr_forks_) {
@@ -308,11 +400,18 @@ static int held_getbuffer(HeldObject *self, Py_buffer *view, int flags) {
     return PyBuffer_FillInfo(view, (PyObject *)self, (void *)(uintptr_t)self->hold.data, (Py_ssize_t)self->hold.bytes, 1, flags);
 }
 
+static void held_free(HeldObject *self) {
+    if (free_helds < TP_FREE_LOANS_MAX)
+        free_held[free_helds++] = self;
+    else
+        PyObject_Free(self);
+}
+
 static void held_dealloc(HeldObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     tpr_hold_release(&self->hold);
     Py_DECREF(self->reader);
-    PyObject_Free(self);
+    held_free(self);
     Py_DECREF(type);
 }
 
@@ -329,12 +428,14 @@ static PyType_Spec held_spec = {"towpath._ring.Held", sizeof(HeldObject), 0,
 
 PyObject *tp_held_view(ReaderObject *reader, const struct tpr_view *view, int *is_full) {
     *is_full = 0;
-    HeldObject *held = PyObject_New(HeldObject, held_type);
-    if (!held)
+    HeldObject *held;
+    if (free_helds)
+        PyObject_Init((PyObject *)(held = free_held[--free_helds]), held_type);
+    else if (!(held = PyObject_New(HeldObject, held_type)))
         return NULL;
     if (tpr_reader_hold(&reader->ring, view, &held->hold) != TPR_OK) {
         *is_full = 1;
-        PyObject_Free(held);
+        held_free(held);
         Py_DECREF(held_type);
         return NULL;
     }
@@ -350,7 +451,8 @@ int tp_add_loan(PyObject *module) {
     loans_out = PyErr_NewExceptionWithDoc("towpath._ring.LoansOut",
                                           "Nothing can be loaned, and waiting for readers cannot help.",
                                           PyExc_ValueError, NULL);
-    if (!loan_type || !held_type || !loans_out || PyModule_AddObjectRef(module, "LoansOut", loans_out) < 0)
+    name_publish_loan = PyUnicode_InternFromString("publish_loan");
+    if (!loan_type || !held_type || !loans_out || !name_publish_loan || PyModule_AddObjectRef(module, "LoansOut", loans_out) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "Loan", (PyObject *)loan_type);
 }

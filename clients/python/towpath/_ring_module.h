@@ -101,6 +101,13 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
 PyObject *tp_writer_arm_loan(WriterObject *self, PyObject *value);
 PyObject *tp_writer_disarm_loan(WriterObject *self, PyObject *ignored);
 
+/* A Loan of so many bytes, after a spin if need be. NULL without an exception: it is not to be had just like that. */
+PyObject *tp_writer_quick_loan(WriterObject *self, uint64_t bytes, PyObject *publisher);
+
+/* Is that a QuickPublisher (_ring_quick.c) of this writer's? If so, what its publish() returns once that is published. */
+int tp_is_quick_publisher(PyObject *publisher, const WriterObject *writer);
+PyObject *tp_quick_published(PyObject *publisher, uint64_t seq);
+
 PyObject *tp_writer_load(WriterObject *self, PyObject *reader); /* _ring_load.c */
 
 /* ---- Reader ---- */

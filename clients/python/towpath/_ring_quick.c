@@ -4,8 +4,8 @@
  * message, without a line of Python, as long as there is nothing to it.
  *
  * They are bases of Python classes. Each call that has something to it (arguments, a ring that is full, an end, an error)
- * goes to the Python method of the same purpose, `_publish` or `_receive`, as if it had been called in the first place:
- * nothing was taken or published by then.
+ * goes to the Python method of the same purpose, `_publish`, `_loan` or `_receive`, as if it had been called in the first
+ * place: nothing was taken or published by then. So does publish() of a loan (_ring_loan.c) to its publisher's publish_loan.
  *
  * A subscription may be received from here while its reader is *plain*: nothing has happened, but for messages, since Python
  * looked at all that can happen to one. Python says so (Reader.is_plain); whatever tells the reader of anything takes it
@@ -15,7 +15,8 @@
 
 #define TP_GLANCES 24 /* at the tails, under the GIL, before it is let go of: less than what that costs */
 
-static PyObject *name_publish, *name_receive, *name_meet_readers, *name_extend, *name_popleft;
+static PyTypeObject *publisher_type;
+static PyObject *name_publish, *name_loan, *name_receive, *name_meet_readers, *name_extend, *name_popleft;
 
 /* The method `name` of `self`, with the arguments of the call that came here. */
 static PyObject *quick_pass_on(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t nargs,
@@ -32,16 +33,33 @@ static PyObject *quick_pass_on(PyObject *self, PyObject *name, PyObject *const *
 
 typedef struct {
     PyObject_HEAD
-    WriterObject *writer; /* NULL: none given yet */
+    WriterObject *writer;    /* NULL: none given yet */
+    uint64_t loan_bytes_max; /* of the loans that are made here */
 } QuickPublisher;
 
-static PyObject *quick_set_writer(QuickPublisher *self, PyObject *writer) {
-    if (!Py_IS_TYPE(writer, tp_writer_type) || self->writer) {
+static PyObject *quick_set_writer(QuickPublisher *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs < 1 || nargs > 2 || !Py_IS_TYPE(args[0], tp_writer_type) || self->writer) {
         PyErr_SetString(PyExc_TypeError, "a Writer is wanted, once");
         return NULL;
     }
-    self->writer = (WriterObject *)Py_NewRef(writer);
+    if (nargs == 2 && tp_uint64(args[1], "loan_bytes_max", &self->loan_bytes_max) < 0)
+        return NULL;
+    self->writer = (WriterObject *)Py_NewRef(args[0]);
     Py_RETURN_NONE;
+}
+
+int tp_is_quick_publisher(PyObject *publisher, const WriterObject *writer) {
+    return PyObject_TypeCheck(publisher, publisher_type) && ((QuickPublisher *)publisher)->writer == writer;
+}
+
+PyObject *tp_quick_published(PyObject *publisher, uint64_t seq) {
+    if (((QuickPublisher *)publisher)->writer->ring.readers_changed) {
+        PyObject *met = PyObject_CallMethodNoArgs(publisher, name_meet_readers);
+        if (!met)
+            return NULL;
+        Py_DECREF(met);
+    }
+    return PyLong_FromUnsignedLongLong(seq);
 }
 
 static PyObject *quick_publish(QuickPublisher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -49,13 +67,20 @@ static PyObject *quick_publish(QuickPublisher *self, PyObject *const *args, Py_s
     if (nargs != 1 || kwnames || !self->writer || !PyBytes_CheckExact(args[0]) ||
         !(seq = tp_writer_publish_plain(self->writer, args[0])))
         return quick_pass_on((PyObject *)self, name_publish, args, nargs, kwnames);
-    if (self->writer->ring.readers_changed) {
-        PyObject *met = PyObject_CallMethodNoArgs((PyObject *)self, name_meet_readers);
-        if (!met)
-            return NULL;
-        Py_DECREF(met);
+    return tp_quick_published((PyObject *)self, seq);
+}
+
+static PyObject *quick_loan(QuickPublisher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    if (nargs == 1 && !kwnames && PyLong_CheckExact(args[0])) {
+        int overflow = 0;
+        long long nbytes = PyLong_AsLongLongAndOverflow(args[0], &overflow);
+        if (nbytes > 0 && (uint64_t)nbytes <= self->loan_bytes_max) {
+            PyObject *loan = tp_writer_quick_loan(self->writer, (uint64_t)nbytes, (PyObject *)self);
+            if (loan || PyErr_Occurred())
+                return loan;
+        }
     }
-    return PyLong_FromUnsignedLongLong(seq);
+    return quick_pass_on((PyObject *)self, name_loan, args, nargs, kwnames);
 }
 
 static void quick_publisher_dealloc(QuickPublisher *self) {
@@ -175,7 +200,8 @@ static void quick_subscription_dealloc(QuickSubscription *self) {
 /* ---- the types ---- */
 
 static PyMethodDef publisher_methods[] = {
-    {"_set_writer", TP_METHOD(quick_set_writer), METH_O, "Publish here from now on."},
+    {"_set_writer", TP_METHOD(quick_set_writer), METH_FASTCALL, "Publish here from now on, and loan so much at most."},
+    {"loan", TP_METHOD(quick_loan), METH_FASTCALL | METH_KEYWORDS, "As documented at :class:`towpath.Publisher`."},
     {"publish", TP_METHOD(quick_publish), METH_FASTCALL | METH_KEYWORDS,
      "As documented at :class:`towpath.Publisher`."},
     {NULL, NULL, 0, NULL},
@@ -208,20 +234,21 @@ static PyType_Spec publisher_spec = {"towpath._ring.QuickPublisher", sizeof(Quic
 static PyType_Spec subscription_spec = {"towpath._ring.QuickSubscription", sizeof(QuickSubscription), 0,
                                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, subscription_slots};
 
-static int quick_add_type(PyObject *module, PyType_Spec *spec, const char *name) {
-    PyObject *type = PyType_FromSpec(spec);
-    int code = type ? PyModule_AddObjectRef(module, name, type) : -1;
-    Py_XDECREF(type);
-    return code;
+static PyTypeObject *quick_add_type(PyObject *module, PyType_Spec *spec, const char *name) {
+    PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(spec);
+    if (type && PyModule_AddObjectRef(module, name, (PyObject *)type) < 0)
+        Py_CLEAR(type);
+    return type;
 }
 
 int tp_add_quick(PyObject *module) {
-    if (!(name_publish = PyUnicode_InternFromString("_publish")) ||
+    if (!(name_publish = PyUnicode_InternFromString("_publish")) || !(name_loan = PyUnicode_InternFromString("_loan")) ||
         !(name_receive = PyUnicode_InternFromString("_receive")) ||
         !(name_meet_readers = PyUnicode_InternFromString("_meet_readers")) ||
-        !(name_extend = PyUnicode_InternFromString("extend")) || !(name_popleft = PyUnicode_InternFromString("popleft")))
+        !(name_extend = PyUnicode_InternFromString("extend")) || !(name_popleft = PyUnicode_InternFromString("popleft")) ||
+        !(publisher_type = quick_add_type(module, &publisher_spec, "QuickPublisher")))
         return -1;
-    return quick_add_type(module, &publisher_spec, "QuickPublisher") < 0
-               ? -1
-               : quick_add_type(module, &subscription_spec, "QuickSubscription");
+    PyTypeObject *type = quick_add_type(module, &subscription_spec, "QuickSubscription");
+    Py_XDECREF(type);
+    return type ? 0 : -1;
 }

@@ -17,7 +17,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from towpath import calls, model, wire
 from towpath.errors import (
@@ -192,7 +192,7 @@ class SourceState:
         self.wake = _nobody
         self.ended = why
 
-    def own_loan(self, loan: object, publisher: object, headers_raw: bytes | None) -> SharedLoan[Any]:
+    def own_loan(self, loan: object, publisher: object, headers_raw: bytes | None) -> SharedLoan:
         """A loan of this ring's that may be published with these headers, as far as sizes go.
 
         Raises:

@@ -26,13 +26,15 @@ from towpath.errors import InvalidArgument, LimitExceeded, MessageTooLarge, Time
 if TYPE_CHECKING:
     from typing import Self
 
-    from towpath._ring import Loan as _RingLoan
+    from towpath import _ring
+
+    SharedLoan = _ring.Loan
 else:
     try:
-        from towpath._ring import Loan as _RingLoan
+        from towpath._ring import Loan as SharedLoan
     except ImportError:
 
-        class _RingLoan:
+        class SharedLoan:
             """There is no shared memory here, and nothing of this kind."""
 
             __slots__ = ()
@@ -103,26 +105,6 @@ class Loan(Protocol[P_co]):
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
-
-
-class SharedLoan(_RingLoan, Generic[P]):
-    """A loan of a ring's memory."""
-
-    __slots__ = ("publisher",)
-
-    publisher: Publishes[P]
-
-    def publish(
-        self,
-        *,
-        headers: model.Headers | None = None,
-        headers_raw: bytes | None = None,
-        timeout: float | None = None,
-        confirm: bool = False,
-    ) -> P:
-        return self.publisher.publish_loan(
-            self, headers=headers, headers_raw=headers_raw, timeout=timeout, confirm=confirm
-        )
 
 
 class HeapLoan(bytearray, Generic[P]):

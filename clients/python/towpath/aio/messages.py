@@ -23,7 +23,7 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
 )
-from towpath.loans import PLACE_BYTES, Loan, SharedLoan, check_size, waited
+from towpath.loans import PLACE_BYTES, Loan, check_size, waited
 from towpath.stored import READ_BYTES, SavedPlace, StoredLog
 from towpath.waiting import FOREVER, PART_TIMEOUT_S, PAUSE_MAX_S, Buffer, deadline_ns, remaining_ns, seconds
 
@@ -90,14 +90,13 @@ class LocalAsyncPublisher(AsyncPublisher):
         check_size(nbytes, self._state.loan_bytes_max)
         deadline = deadline_ns(timeout)
         try:
-            loan = self._writer.try_loan(nbytes, SharedLoan)
+            loan = self._writer.try_loan(nbytes, self)
             while isinstance(loan, int):
                 async with self._turn:
                     await self._make_way(loan, nbytes, deadline, is_loan=True)
-                loan = self._writer.try_loan(nbytes, SharedLoan)
+                loan = self._writer.try_loan(nbytes, self)
         except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error) from None
-        loan.publisher = self
         return loan
 
     async def publish_loan(

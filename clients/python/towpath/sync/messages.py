@@ -22,7 +22,7 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
 )
-from towpath.loans import PLACE_BYTES, Loan, SharedLoan, check_size, waited
+from towpath.loans import PLACE_BYTES, Loan, check_size, waited
 from towpath.stored import READ_BYTES, SavedPlace, StoredLog
 from towpath.sync.api import Publisher, Subscription
 from towpath.waiting import (
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
 
 class LocalPublisher(QuickPublisher, Publisher):
-    """A source with a ring of its own. ``publish`` is the quick base's, which calls ``_publish`` where there
-    is more to it than to put bytes into the ring.
+    """A source with a ring of its own. ``publish`` and ``loan`` are the quick base's, which calls
+    ``_publish`` and ``_loan`` where there is more to it than to put bytes into the ring, or to take a piece
+    of its slab; a loan's ``publish`` calls ``publish_loan`` likewise.
     """
 
     def __init__(self, client: LocalClient, state: SourceState) -> None:
-        self._set_writer(state.writer)
+        self._set_writer(state.writer, state.loan_bytes_max)
         self._client = client
         self._state = state
         self._writer = state.writer
-        self._try_loan = state.writer.try_loan
         self._room = threading.Lock()
         self._storing = threading.Condition(threading.Lock())
         self._wanted: list[int] = []
@@ -94,25 +94,18 @@ class LocalPublisher(QuickPublisher, Publisher):
                 return seq
             self._make_way(seq, memoryview(data).nbytes + len(headers_raw or b""), deadline)
 
-    def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[int]:
-        state = self._state
+    def _loan(self, nbytes: int, *, timeout: float | None = None) -> Loan[int]:
+        state, writer = self._state, self._writer
         check_size(nbytes, state.loan_bytes_max)
+        deadline = deadline_ns(timeout)
         try:
-            loan = self._try_loan(nbytes, SharedLoan)
-            if isinstance(loan, int):
-                loan = self._loan_waiting(loan, nbytes, deadline_ns(timeout))
+            loan = writer.try_loan(nbytes, self)
+            while isinstance(loan, int):
+                self._make_way(loan, nbytes, deadline, is_loan=True)
+                loan = writer.try_loan(nbytes, self)
         except (ValueError, RuntimeError) as error:
             raise state.refusal(error) from None
-        loan.publisher = self
         return loan
-
-    def _loan_waiting(self, status: int, nbytes: int, deadline: int | None) -> SharedLoan[int]:
-        while True:
-            self._make_way(status, nbytes, deadline, is_loan=True)
-            loan = self._try_loan(nbytes, SharedLoan)
-            if not isinstance(loan, int):
-                return loan
-            status = loan
 
     def publish_loan(
         self,
