@@ -32,13 +32,12 @@ struct tpr_hold {
 };
 
 /* The first free entry; held_max: there is none. */
-static inline uint32_t tpr_reader_free_entry_(const struct tpr_reader *reader) {
-    uint32_t at = 0;
+static inline uint32_t tpr_reader_free_entry_(struct tpr_reader *reader) {
     if (reader->held_count == reader->held_max)
         return reader->held_max;
-    while (reader->hold[at])
-        at++;
-    return at;
+    while (reader->hold[reader->held_from])
+        reader->held_from++;
+    return reader->held_from;
 }
 
 /* Hold the message that peek() showed (view->is_loan), before consume(). Returns TPR_OK: once consumed, `hold` says where it
@@ -76,6 +75,8 @@ static inline void tpr_reader_forget_hold_(struct tpr_reader *reader, struct tpr
     struct tpr_source *source;
     reader->hold[at] = NULL;
     reader->held_count--;
+    if (at < reader->held_from)
+        reader->held_from = at;
     TPR_STORE(HELD_FREE, &reader->held[at].seq, UINT64_C(0), __ATOMIC_RELEASE); /* after all looks at the bytes */
     if (at + 1 == reader->held_until) {
         while (reader->held_until && !reader->hold[reader->held_until - 1])

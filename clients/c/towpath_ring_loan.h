@@ -74,10 +74,17 @@ struct tpr_loan {
     uint32_t index;
 };
 
+/* How much is published between two looks for what may be used again: little, that it is still in the cache then; but a
+ * look is for TPR_LOOK_ENTRIES entries of held tables one message at least, so that looks cost little by the message. */
+#define TPR_LOOK_BYTES (UINT64_C(256) << 10)
+#define TPR_LOOK_COUNT 32u
+#define TPR_LOOK_ENTRIES 8u
+
 /* Note which of the first `count` published are held by whom. Garbage in a table is a message that is not there, or keeps
  * one that is. O(readers + entries in use * log count). */
 static inline void tpr_loans_mark_held_(struct tpr_writer *writer, uint32_t count) {
     struct tpr_slab *slab = writer->slab;
+    uint64_t looked = 0;
     for (uint32_t i = 0; i < count; i++)
         slab->block[slab->published[i]].is_held = 0;
     for (uint32_t p = 0; p < writer->peer_count && !TPR_FAULT_(HOLDS_IGNORED); p++) {
@@ -85,6 +92,7 @@ static inline void tpr_loans_mark_held_(struct tpr_writer *writer, uint32_t coun
         uint64_t until = tpr_load_acquire_(&peer->control->held_until); /* not less than what the holds below needed */
         if (until > peer->held_max)
             until = peer->held_max;
+        looked += until;
         for (uint64_t e = 0; e < until; e++) {
             uint64_t seq = tpr_load_acquire_(&peer->held[e].seq); /* with the reader's release of it: it has looked */
             if (!seq || tpr_load_relaxed_(&peer->held[e].source) != writer->source)
@@ -94,6 +102,7 @@ static inline void tpr_loans_mark_held_(struct tpr_writer *writer, uint32_t coun
                 block->is_held = 1;
         }
     }
+    slab->looked = looked;
 }
 
 /* Free what was published before `limit` and is held by nobody. Returns TPR_OK, or TPR_NEEDS_READERS: not known. */
@@ -131,22 +140,31 @@ static inline uint64_t tpr_loans_limit_(struct tpr_writer *writer, int is_presse
     return lowest;
 }
 
+/* Loans are of `bytes`: when to look again, unless the slab has no room before. */
+static inline void tpr_loans_pause_(struct tpr_writer *writer, uint64_t bytes) {
+    struct tpr_slab *slab = writer->slab;
+    uint64_t pause = TPR_LOOK_BYTES / tpr_block_bytes_(bytes) + 1, least = slab->looked / TPR_LOOK_ENTRIES;
+    pause = pause < TPR_LOOK_COUNT ? pause : TPR_LOOK_COUNT;
+    slab->look_at = slab->published_count + (uint32_t)(pause > least ? pause : least);
+}
+
 /* A block for `bytes`, if need be after taking back what can be. TPR_OK; TPR_FULL; TPR_NEEDS_READERS; TPR_E_LOANS: waiting
  * for others cannot help. */
 static inline int tpr_loans_take_(struct tpr_writer *writer, uint64_t bytes, struct tpr_block **block) {
     struct tpr_slab *slab = writer->slab;
-    int code = TPR_OK;
-    if (slab->published_count >= slab->look_at) {
+    int code = TPR_OK, has_looked = slab->published_count >= slab->look_at;
+    if (has_looked) {
         code = tpr_loans_free_before_(writer, tpr_loans_limit_(writer, 0));
-        slab->look_at = slab->published_count < 8 ? 1 : slab->published_count * 2;
+        tpr_loans_pause_(writer, bytes);
     }
     *block = tpr_slab_take_(slab, bytes);
     if (*block)
         return TPR_OK;
     tpr_writer_flush(writer); /* what is given up is published */
-    if (code == TPR_OK)
-        code = tpr_loans_free_before_(writer, tpr_loans_limit_(writer, 1));
-    *block = tpr_slab_take_(slab, bytes);
+    for (int is_pressed = has_looked; !*block && code == TPR_OK && is_pressed <= 1; is_pressed++) {
+        code = tpr_loans_free_before_(writer, tpr_loans_limit_(writer, is_pressed));
+        *block = tpr_slab_take_(slab, bytes);
+    }
     /* Drop: one message after the other, the oldest first, until it fits. */
     for (uint32_t i = 0; !*block && code == TPR_OK && writer->overflow == TPR_OVERFLOW_DROP && i < slab->published_count;) {
         uint32_t before = slab->published_count;
@@ -315,40 +333,24 @@ static inline int tpr_writer_loan_wait_begin(struct tpr_writer *writer, uint64_t
     return tpr_loans_want_(writer, bytes, TPR_LOANS_WANTED_FUTEX, wait);
 }
 
-/* Is it worth a spin to see whether readers get on by themselves? Then `spin` is filled in for tpr_loan_spin(): until they
- * have read a quarter of what is published. Nobody is asked to wake anybody meanwhile. */
-static inline int tpr_writer_loan_spin_begin(struct tpr_writer *writer, struct tpr_room_wait *spin) {
+/* A writer that were woken by the first message that is let go of would go back to sleep at once, and so for each. So who
+ * waits naps first: as for room in the ring, until three quarters of what is published have been read. Not for long, for that is
+ * not what is waited for: one message less may be enough, and whoever has read may hold. */
+#define TPR_NAP_NS UINT64_C(200000)
+
+/* Is it a reader's cursor that is in the way? Then `nap` is filled in for tpr_loan_nap(). */
+static inline int tpr_writer_loan_nap_begin(struct tpr_writer *writer, struct tpr_room_wait *nap) {
     struct tpr_slab *slab = writer->slab;
-    uint64_t lowest;
-    if (!writer->spin.budget_ns || tpr_is_forked_(&writer->memory) || !slab || !slab->published_count)
+    if (!slab || !slab->published_count)
         return 0;
-    tpr_writer_flush(writer);
-    struct tpr_peer *slowest = tpr_writer_scan_(writer, &lowest);
-    uint64_t needed = slab->block[slab->published[slab->published_count / 4]].end;
-    if (!slowest || lowest >= needed)
-        return 0;
-    spin->cursor = &slowest->slot->cursor;
-    spin->cursor_word = slowest->word;
-    spin->needed = needed;
-    spin->generation_cell = writer->generation_cell;
-    spin->generation = writer->generation;
-    spin->wake_word = &writer->wake_word;
-    spin->wake_seen = __atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE);
-    spin->spin = &writer->spin;
-    return 1;
+    return tpr_writer_wait_begin(writer, TPR_READ_TO + slab->block[slab->published[slab->published_count - 1 - slab->published_count / 4]].end, nap) ==
+           TPR_FULL;
 }
 
-/* Touches nothing but `spin`, and what it points at. */
-static inline void tpr_loan_spin(const struct tpr_room_wait *spin, uint64_t deadline_ns) {
-    struct tpr_spinning_ spinning;
-    tpr_spin_begin_(spin->spin, &spinning, tpr_monotonic_ns(), deadline_ns);
-    while (tpr_spin_goes_on_(&spinning)) {
-        if (tpr_room_wait_is_over_(spin)) {
-            tpr_spin_answered_(spin->spin, &spinning);
-            return;
-        }
-    }
-    tpr_spin_failed_(spin->spin);
+/* Touches nothing but `nap`, and what it points at. */
+static inline void tpr_loan_nap(const struct tpr_room_wait *nap, uint64_t deadline_ns) {
+    uint64_t end_ns = tpr_monotonic_ns() + TPR_NAP_NS;
+    tpr_room_wait_sleep(nap, end_ns < deadline_ns ? end_ns : deadline_ns);
 }
 
 static inline int tpr_loan_wait_is_over_(const struct tpr_loan_wait *wait) {
@@ -384,10 +386,13 @@ static inline int tpr_loan_wait_sleep(const struct tpr_loan_wait *wait, uint64_t
  * TPR_INTERRUPTED. */
 static inline int tpr_writer_loan_wait(struct tpr_writer *writer, uint64_t bytes, uint64_t deadline_ns) {
     struct tpr_loan_wait wait;
-    struct tpr_room_wait spin;
+    struct tpr_room_wait nap;
     for (;;) {
-        if (tpr_writer_loan_spin_begin(writer, &spin))
-            tpr_loan_spin(&spin, deadline_ns);
+        if (tpr_writer_loan_nap_begin(writer, &nap)) {
+            tpr_loan_nap(&nap, deadline_ns);
+            if (__atomic_load_n(&writer->wake_word, __ATOMIC_ACQUIRE) != nap.wake_seen)
+                return TPR_NOTIFIED;
+        }
         int code = tpr_writer_loan_wait_begin(writer, bytes, &wait);
         if (code != TPR_FULL)
             return code;

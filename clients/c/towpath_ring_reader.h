@@ -64,7 +64,7 @@ struct tpr_reader {
     struct tpr_control_page *page;
     struct tpr_held *held;  /* the held table */
     struct tpr_hold **hold; /* what each entry stands for; NULL: free */
-    uint32_t held_max, held_count, held_until;
+    uint32_t held_max, held_count, held_until, held_from; /* none before held_from is free */
     uint64_t loans_copied; /* loaned messages that there was no entry for */
     uint64_t reader, epoch;
     uint32_t slots;

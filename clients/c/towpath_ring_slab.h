@@ -38,8 +38,9 @@ struct tpr_extent {
 
 struct tpr_slab {
     uint64_t bytes, serial;
+    uint64_t looked; /* entries of held tables at the last look that found something read */
     uint32_t unused_count, published_count, extent_count;
-    uint32_t look_at; /* look who holds what when so many are published: amortizes the looks */
+    uint32_t look_at; /* look who has read and holds what when so many are published (towpath_ring_loan.h) */
     uint32_t unused[TPR_LOANS_MAX];    /* blocks that are FREE */
     uint32_t published[TPR_LOANS_MAX]; /* in order of seq */
     struct tpr_block block[TPR_LOANS_MAX];

@@ -176,6 +176,8 @@ static inline int tpr_writer_open_loaning(struct tpr_writer *writer, uint64_t so
     writer->page = (struct tpr_ring_page *)writer->memory.page;
     writer->data = (uint8_t *)writer->memory.page + TPR_HEADER_BYTES;
     writer->slab_data = writer->data + capacity;
+    if (slab_bytes) /* heard where the administrator lets shared memory have huge pages (shmem_enabled: advise) */
+        madvise(writer->slab_data, slab_bytes, MADV_HUGEPAGE);
     TPR_COPY(RING_HEADER, writer->page, &header, sizeof header);
     writer->room_until = writer->room_limit = capacity;
     tpr_spin_init_(&writer->spin, TPR_SPIN_MAX_NS);

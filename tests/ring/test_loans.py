@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import struct
 import threading
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.ring.ring_helpers import LONG_NS, Forged, connect, shared
 from towpath._ring import Loan, LoansOut, MessageTooLarge, Reader, RingError, Writer, check_ring, pump
+from towpath.waiting import RECEIVE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from towpath._ring import Message
 
 PAGE = 4096
+SMAPS, HUGE_PAGES = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage")
 Pair = tuple[Writer, Reader]
 
 
@@ -96,6 +101,45 @@ def test_a_full_held_table_means_copies(pair: Pair) -> None:
     assert [type(message.payload) for message in messages] == [memoryview, memoryview, memoryview, bytes]
     assert [bytes(message.payload) for message in messages] == [b"0", b"1", b"2", b"3"]
     assert (reader.held, reader.loans_copied) == (3, 1)
+
+
+def test_entries_are_used_again_in_any_order(pair: Pair) -> None:
+    writer, reader = pair
+    for round_ in range(12):
+        for number in range(3):
+            publish(writer, b"%d" % number)
+        messages = receive(reader, 3)
+        assert (reader.held, reader.loans_copied) == (3, 0)
+        for index in ((0, 0, 0), (2, 1, 0), (1, 1, 0), (1, 0, 0))[round_ % 4]:
+            del messages[index]
+            publish(writer, b"again")
+            [message] = receive(reader)
+            assert isinstance(message.payload, memoryview)
+            assert (bytes(message.payload), reader.held) == (b"again", len(messages) + 1)
+            del message
+    assert (reader.held, reader.loans_copied) == (0, 0)
+
+
+def test_one_visit_does_not_take_much_of_a_slab_along() -> None:
+    """What is taken waits in the client for its turn, and its publisher cannot use it meanwhile."""
+    with closing(Writer(7, 65536, slab_bytes=1 << 25)) as writer, closing(Reader(9, held_max=256)) as reader:
+        connect(writer, reader)
+        for nbytes, visits in ((1, [32, 8]), (1 << 20, [3] * 3 + [1]), (1 << 23, [1] * 3)):
+            for _ in range(sum(visits)):
+                made = loan(writer, nbytes)
+                writer.try_publish_loan(made)
+            assert [len(reader.receive(256, RECEIVE_BYTES, LONG_NS)) for _ in visits] == visits
+
+
+def test_a_slab_may_have_huge_pages() -> None:
+    """Whether it has them is the administrator's to say; the rings are as they were."""
+    with closing(Writer(7, 65536)), closing(Writer(8, 65536, slab_bytes=1 << 22)):
+        found = re.findall(
+            r"^([0-9a-f]+)-([0-9a-f]+) .*towpath-ring.*(?:\n\w+:.*)*?\nVmFlags: (.*)", SMAPS.read_text(), re.M
+        )
+    advised = [int(end, 16) - int(begin, 16) for begin, end, flags in found if "hg" in flags.split()]
+    assert advised == ([1 << 22] if HUGE_PAGES.exists() else [])
+    assert len(found) > len(advised)
 
 
 def test_messages_compare_by_what_they_say(pair: Pair) -> None:

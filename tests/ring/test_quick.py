@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from tests.ring.ring_helpers import connect, fill
+from tests.ring.ring_helpers import connect, fill, shared
 from tests.support.deadlines import DEADLINE_S
-from towpath._ring import Message, QuickPublisher, QuickSubscription, Reader, Writer
+from towpath._ring import (
+    GenerationTable,
+    Loan,
+    LoansOut,
+    Message,
+    QuickPublisher,
+    QuickSubscription,
+    Reader,
+    Writer,
+)
 from towpath.waiting import RECEIVE_BYTES, RECEIVE_COUNT
 
 
 class Publisher(QuickPublisher):
     """Writes down what comes to Python."""
 
-    def __init__(self, writer: Writer | None = None) -> None:
+    kept: object = None
+
+    def __init__(self, writer: Writer | None = None, loan_bytes_max: int = 0) -> None:
         self.asked: list[tuple[object, dict[str, object]]] = []
         self.met = 0
         if writer is not None:
-            self._set_writer(writer)
+            self._set_writer(writer, loan_bytes_max)
 
     def _publish(self, data: object, **options: object) -> int:
         self.asked.append((data, options))
         return -7
+
+    def _loan(self, nbytes: object, **options: object) -> Any:
+        self.asked.append((nbytes, options))
+        return "python"
+
+    def publish_loan(self, loan: object, **options: object) -> int:
+        self.asked.append((loan, options))
+        return -8
 
     def _meet_readers(self) -> None:
         self.met += 1
@@ -100,6 +121,141 @@ class TestPublishing:
             Subscription(reader)._set_reader(reader, deque())
         with pytest.raises(AttributeError, match="popleft"):
             QuickSubscription()._set_reader(reader, [])  # type: ignore[arg-type]
+
+
+PAGE = 4096
+
+
+@pytest.fixture
+def loaning() -> Iterator[tuple[Publisher, Writer, Reader]]:
+    """A publisher of a slab of four pages, of which it loans three at a time at most."""
+    with closing(Writer(7, 65536, slab_bytes=4 * PAGE)) as writer, closing(Reader(9, held_max=4)) as reader:
+        connect(writer, reader)
+        yield Publisher(writer, 3 * PAGE), writer, reader
+
+
+class TestLoaning:
+    def test_a_loan_is_made_and_published_in_c(self, loaning: tuple[Publisher, Writer, Reader]) -> None:
+        publisher, _, reader = loaning
+        for number, size in enumerate((5, 0, 3 * PAGE), 1):
+            loan = publisher.loan(size)
+            loan[:] = bytes([number]) * size
+            assert (loan.publisher, loan.publish(), loan.is_out) == (publisher, number, False)
+            [message] = reader.receive(9, 1 << 20, 0)
+            assert (bytes(message.payload), message.seq) == (bytes([number]) * size, number)
+            del message
+        assert publisher.asked == [] and publisher.met == 0
+
+    @pytest.mark.parametrize(
+        ("size", "options"),
+        [
+            (1, {"timeout": 1.0}),
+            (3 * PAGE + 1, {}),
+            (-1, {}),
+            (1 << 70, {}),
+            (-(1 << 70), {}),
+            (True, {}),
+            ("1", {}),
+        ],
+    )
+    def test_odd_arguments_are_python_s(
+        self, loaning: tuple[Publisher, Writer, Reader], size: Any, options: dict[str, Any]
+    ) -> None:
+        publisher, _, _ = loaning
+        assert publisher.loan(size, **options) == "python"  # type: ignore[comparison-overlap]
+        assert publisher.asked == [(size, options)]
+
+    def test_a_slab_without_room_is_python_s(self, loaning: tuple[Publisher, Writer, Reader]) -> None:
+        publisher, writer, reader = loaning
+        kept = [publisher.loan(2 * PAGE) for _ in range(2)]
+        assert publisher.loan(1) == "python"  # type: ignore[comparison-overlap]  # waiting cannot help
+        for loan in kept:
+            loan.publish()
+        assert publisher.loan(1) == "python"  # type: ignore[comparison-overlap]  # nobody has read
+        reader.receive(1, 1 << 20, 0)
+        assert publisher.loan(1).publish() == 3
+        writer.close()
+        assert publisher.loan(1) == "python"  # type: ignore[comparison-overlap]
+        assert publisher.asked == [(1, {})] * 3
+
+    def test_without_a_writer_or_a_slab_all_is_python_s(self, pair: tuple[Writer, Reader]) -> None:
+        for publisher in (Publisher(), Publisher(pair[0]), Publisher(pair[0], 1 << 20)):
+            assert publisher.loan(0) == publisher.loan(1) == "python"  # type: ignore[comparison-overlap]
+
+    def test_a_loan_that_cannot_just_be_published_is_python_s(
+        self, loaning: tuple[Publisher, Writer, Reader]
+    ) -> None:
+        publisher, writer, _ = loaning
+        loan = publisher.loan(1)
+        options: dict[str, Any] = {"headers_raw": b"h", "timeout": 1.0, "confirm": True}
+        assert loan.publish(**options) == -8
+        view = memoryview(loan)
+        assert loan.publish() == -8
+        view.release()
+        assert loan.publish() == 1
+        assert loan.publish() == -8
+        assert publisher.asked == [(loan, options), (loan, {}), (loan, {})]
+        last = publisher.loan(1)
+        writer.close()
+        assert last.publish() == -8
+        with pytest.raises(TypeError, match="positional"):
+            last.publish(None)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="9 keyword"):
+            last.publish(**dict.fromkeys("abcdefghi"))  # type: ignore[arg-type]
+
+    def test_it_is_published_through_its_publisher(self, loaning: tuple[Publisher, Writer, Reader]) -> None:
+        publisher, writer, _ = loaning
+        loan = publisher.loan(1)
+        with closing(Writer(8, 65536, slab_bytes=PAGE)) as other:
+            for wrapper in (Publisher(other, PAGE), Publisher()):
+                loan.publisher = wrapper
+                assert loan.publish() == -8
+                assert wrapper.asked == [(loan, {})]
+        assert writer.last_seq == 0
+        raw = writer.try_loan(1)
+        assert isinstance(raw, Loan)
+        with pytest.raises(ValueError, match="no publisher"):
+            raw.publish()
+
+    def test_readers_that_are_new_are_met(self, loaning: tuple[Publisher, Writer, Reader]) -> None:
+        publisher, writer, _ = loaning
+        with closing(GenerationTable(4)) as table:
+            with shared(table) as fd:
+                writer.set_generation_table(fd, 0)
+            writer.install(table.get(0))
+            loan = publisher.loan(1)
+            table.bump(0)
+            assert loan.publish() == -8  # they come first
+            writer.install(table.get(0))
+            assert loan.publish() == 1
+        assert publisher.asked == [(loan, {})]
+
+    def test_a_publisher_that_keeps_its_loan_is_collected(
+        self, loaning: tuple[Publisher, Writer, Reader]
+    ) -> None:
+        _, writer, _ = loaning
+        publisher = Publisher(writer, 4 * PAGE)
+        publisher.kept = publisher.loan(4 * PAGE)
+        gone = weakref.ref(publisher)
+        with pytest.raises(LoansOut):
+            writer.try_loan(1)
+        del publisher
+        gc.collect()
+        assert gone() is None
+        assert isinstance(writer.try_loan(4 * PAGE), Loan)
+
+    def test_many_are_made_and_forgotten(self, loaning: tuple[Publisher, Writer, Reader]) -> None:
+        """More than are kept for reuse."""
+        with closing(Writer(8, 65536, slab_bytes=200 * PAGE)) as writer:
+            publisher = Publisher(writer, PAGE)
+            for _ in range(3):
+                loans = [publisher.loan(number) for number in range(200)]
+                assert [loan.nbytes for loan in loans] == list(range(200))
+                assert all(loan.publisher is publisher and loan.is_out for loan in loans)
+                with pytest.raises(LoansOut):
+                    writer.try_loan(1)
+                del loans
+        assert publisher.asked == []
 
 
 class TestReceiving:

@@ -459,8 +459,8 @@ class QuickPublisher:
         """
 
     def loan(self, nbytes: int, *, timeout: float | None = None) -> Loan:
-        """Have a piece of the slab, after a spin if need be. With a timeout, and where it is not to be had
-        just like that, it is for ``_loan`` of these arguments.
+        """Have a piece of the slab, after a short wait if need be. With a timeout, and where it is not to be
+        had just like that, it is for ``_loan`` of these arguments.
         """
 
     def publish(

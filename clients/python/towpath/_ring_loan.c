@@ -253,17 +253,18 @@ PyObject *tp_writer_try_loan(WriterObject *self, PyObject *const *args, Py_ssize
     return code == TPR_OK ? loan_new(self, &loan, value[1]) : loan_outcome(self, code);
 }
 
-/* One spin for what readers are about to let go of, the GIL released. 0: it was not worth it, or the writer is another now. */
-static int loan_spin(WriterObject *self, uint64_t deadline_ns) {
-    struct tpr_room_wait spin;
-    if (!tpr_writer_loan_spin_begin(&self->ring, &spin))
+/* A nap, if it is not in vain, for what readers are about to let go of; the GIL is released. -1 with a signal's exception set. The
+ * writer may be closed meanwhile. */
+static int loan_nap(WriterObject *self, uint64_t deadline_ns) {
+    struct tpr_room_wait nap;
+    if (!tpr_writer_loan_nap_begin(&self->ring, &nap))
         return 0;
     self->ring.is_waiting = 1;
     Py_BEGIN_ALLOW_THREADS
-    tpr_loan_spin(&spin, deadline_ns);
+    tpr_loan_nap(&nap, deadline_ns);
     Py_END_ALLOW_THREADS
     tp_writer_slept(self, TPR_OK, 0);
-    return self->is_open && !tpr_is_forked_(&self->ring.memory);
+    return PyErr_CheckSignals();
 }
 
 PyObject *tp_writer_quick_loan(WriterObject *self, uint64_t bytes, PyObject *publisher) {
@@ -271,7 +272,7 @@ PyObject *tp_writer_quick_loan(WriterObject *self, uint64_t bytes, PyObject *pub
     if (!self->is_open)
         return NULL;
     int code = tpr_writer_loan(&self->ring, bytes, &loan);
-    if (code == TPR_FULL && !self->ring.is_waiting && loan_spin(self, TPR_FOREVER))
+    if (code == TPR_FULL && !self->ring.is_waiting && loan_nap(self, TPR_FOREVER) == 0 && self->is_open)
         code = tpr_writer_loan(&self->ring, bytes, &loan);
     return code == TPR_OK ? loan_new(self, &loan, publisher) : NULL;
 }
@@ -331,7 +332,7 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
             PyErr_SetString(PyExc_RuntimeError, "another thread is waiting for room in this writer");
             return NULL;
         }
-        if (timeout_ns != 0 && loan_spin(self, deadline_ns) && !tp_writer_usable(self))
+        if (timeout_ns != 0 && (loan_nap(self, deadline_ns) < 0 || !tp_writer_usable(self)))
             return NULL;
         int code = tpr_writer_loan_wait_begin(&self->ring, bytes, &wait);
         if (code == TPR_OK)

@@ -27,9 +27,11 @@
 #define TP_QUICK_COUNT 256
 #define TP_QUICK_BYTES (1 << 17)
 
-/* A loaned message that is held counts for this part of its bytes against the bound of Reader.receive: by default one visit
- * takes a quarter of a publisher's slab along at most. */
-#define TP_HELD_SHARE 512
+/* A loaned message that is held counts for this part of its bytes against the bound of Reader.receive, and for so many bytes
+ * besides: by default one visit takes 4 MiB along at most, or 32 messages, or one. What waits here for its turn its publisher
+ * cannot use: it would go on in memory that is not in the cache. */
+#define TP_HELD_SHARE 32
+#define TP_HELD_LEAST 4096
 
 extern PyObject *tp_ring_error;
 extern PyObject *tp_message_too_large;
@@ -101,7 +103,7 @@ PyObject *tp_writer_wait_loan(WriterObject *self, PyObject *const *args, Py_ssiz
 PyObject *tp_writer_arm_loan(WriterObject *self, PyObject *value);
 PyObject *tp_writer_disarm_loan(WriterObject *self, PyObject *ignored);
 
-/* A Loan of so many bytes, after a spin if need be. NULL without an exception: it is not to be had just like that. */
+/* A Loan of so many bytes, after a short wait if need be. NULL without an exception: it is not to be had just like that. */
 PyObject *tp_writer_quick_loan(WriterObject *self, uint64_t bytes, PyObject *publisher);
 
 /* Is that a QuickPublisher (_ring_quick.c) of this writer's? If so, what its publish() returns once that is published. */

@@ -71,10 +71,10 @@ static PyObject *quick_publish(QuickPublisher *self, PyObject *const *args, Py_s
 }
 
 static PyObject *quick_loan(QuickPublisher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    if (nargs == 1 && !kwnames && PyLong_CheckExact(args[0])) {
+    if (nargs == 1 && !kwnames && self->writer && PyLong_CheckExact(args[0])) {
         int overflow = 0;
         long long nbytes = PyLong_AsLongLongAndOverflow(args[0], &overflow);
-        if (nbytes > 0 && (uint64_t)nbytes <= self->loan_bytes_max) {
+        if (nbytes >= 0 && (uint64_t)nbytes <= self->loan_bytes_max) {
             PyObject *loan = tp_writer_quick_loan(self->writer, (uint64_t)nbytes, (PyObject *)self);
             if (loan || PyErr_Occurred())
                 return loan;

@@ -277,7 +277,7 @@ Py_ssize_t tp_reader_take(ReaderObject *self, int64_t count_max, int64_t bytes_m
     while (count < count_max && tpr_reader_peek(&self->ring, &view)) {
         /* What is held is not copied; but it is memory that its publisher cannot use. */
         int is_held = view.is_loan && self->ring.held_count < self->ring.held_max;
-        int64_t more = (int64_t)view.headers_bytes + (is_held ? view.payload_bytes / TP_HELD_SHARE : view.payload_bytes);
+        int64_t more = (int64_t)view.headers_bytes + (is_held ? TP_HELD_LEAST + view.payload_bytes / TP_HELD_SHARE : view.payload_bytes);
         if ((bytes + more > bytes_max && count) || !(message[count] = reader_message(self, &view)))
             break;
         if (tpr_reader_consume(&self->ring, &view)) {

@@ -98,6 +98,53 @@ static void test_reuse(void) {
     close_both();
 }
 
+/* Entries of the held table are used again, the lowest first, in whichever order they are let go of. */
+static void test_entries(void) {
+    struct tpr_hold hold[5];
+    uint32_t is_held = 0;
+    open_both(TPR_OVERFLOW_BLOCK, 0, 64, 5);
+    for (uint64_t turn = 0; turn < 1000; turn++) {
+        uint32_t at = (uint32_t)(mix(turn) % 5), lowest = 0;
+        if (is_held >> at & 1) {
+            tpr_hold_release(&hold[at]);
+            is_held &= ~(1u << at);
+            continue;
+        }
+        while (is_held >> lowest & 1)
+            lowest++;
+        publish(1, 1);
+        CHECK(take(&reader, &hold[lowest]) && hold[lowest].index == lowest);
+        is_held |= 1u << lowest;
+        CHECK(reader.held_count == (uint32_t)__builtin_popcount(is_held));
+        CHECK(reader.page->held_until == 32 - (uint32_t)__builtin_clz(is_held));
+    }
+    close_both();
+    for (uint32_t at = 0; at < 5; at++)
+        if (is_held >> at & 1)
+            tpr_hold_release(&hold[at]);
+}
+
+/* It naps until three quarters are read, and then sleeps until something is let go of. */
+static void test_nap(void) {
+    struct tpr_room_wait nap;
+    struct tpr_hold hold;
+    open_both(TPR_OVERFLOW_BLOCK, 0, 4, 4);
+    CHECK(!tpr_writer_loan_nap_begin(&writer, &nap)); /* nothing was ever loaned */
+    for (uint8_t i = 1; i <= 4; i++)
+        publish(i, 1);
+    for (uint64_t seq = 1; seq <= 3; seq++) {
+        CHECK(tpr_writer_loan_nap_begin(&writer, &nap) && nap.needed == writer.slab->block[writer.slab->published[2]].end);
+        tpr_loan_nap(&nap, TPR_FOREVER); /* ends by itself */
+        CHECK(writer.page->writer_waits_for == 0);
+        CHECK(take(&reader, seq == 1 ? &hold : NULL) == seq);
+    }
+    CHECK(!tpr_writer_loan_nap_begin(&writer, &nap));
+    CHECK(tpr_writer_loan_wait(&writer, 1, within_limit()) == TPR_OK);
+    CHECK(tpr_writer_loan_wait(&writer, 3 * PAGE, tpr_monotonic_ns() + 1000000) == TPR_TIMEOUT);
+    tpr_hold_release(&hold);
+    close_both();
+}
+
 static void test_refusals(void) {
     struct tpr_loan loan, other;
     CHECK(tpr_writer_open_loaning(&writer, 7, 4096, 0, 0, 100) == TPR_E_SLAB);
@@ -209,17 +256,18 @@ static void test_history(void) {
         publish(i, 1);
         CHECK(take(&reader, NULL) == i);
     }
-    CHECK(publish(5, 1) == PAGE); /* the fourth took the first page: what is older than the last two is no history */
-    CHECK(take(&reader, NULL) == 5);
+    CHECK(publish(5, 1) == 0); /* the first page: what is older than the last two is no history */
+    CHECK(publish(6, 1) == PAGE);
+    CHECK(take(&reader, NULL) == 5 && take(&reader, NULL) == 6);
     CHECK(tpr_reader_open_holding(&late, 10, 4, 4) == TPR_OK);
     attach_reader(&late, 10, TPR_START_HISTORY);
     struct tpr_hold hold;
-    CHECK(take(&late, &hold) == 4);
-    check_bytes(&hold, 4, 1);
-    CHECK(take(&late, NULL) == 5);
+    CHECK(take(&late, &hold) == 5);
+    check_bytes(&hold, 5, 1);
+    CHECK(take(&late, NULL) == 6);
     tpr_hold_release(&hold);
-    CHECK(publish(6, 4 * PAGE) == 0); /* without room beside it history gives way */
-    CHECK(take(&reader, NULL) == 6 && take(&late, NULL) == 6);
+    CHECK(publish(7, 4 * PAGE) == 0); /* without room beside it history gives way */
+    CHECK(take(&reader, NULL) == 7 && take(&late, NULL) == 7);
     tpr_reader_close(&late);
     close_both();
 }
@@ -514,6 +562,8 @@ static void test_unknown_reader(void) {
 int main(void) {
     begin_test();
     test_reuse();
+    test_entries();
+    test_nap();
     test_refusals();
     test_limits();
     test_drop();
