@@ -1,16 +1,21 @@
 """What a loan costs, made, published and received by two processes; beside iceoryx2, and numpy's own copy.
 
 Theory of operation
-    A sender and a receiver, each a process, where the scheduler likes. The receiver holds each message for
-    as long as it takes to receive the next. Unfilled, nobody touches the payload: what is measured is what
-    does not depend on its size. Filled, the sender has numpy copy an array into each loan; beside it numpy
-    copies the same array into one of this process's own, as often. All ways take turns, so that the
-    machine's moods meet all alike; the median of ratios is the figure.
+    A sender and a receiver, each a process, on a core each where there are two: else sizes would be compared
+    by where the scheduler has put them. The receiver holds each message for as long as it takes to receive
+    the next. Unfilled, nobody touches the payload: what is measured is what does not depend on its size.
+    Filled, the sender has numpy copy an array into each loan; beside it numpy copies the same array into one
+    of this process's own, as often, which goes on being in the cache where it fits. So numpy copies also
+    into three pieces of shared memory in turn, of ordinary pages, which is what one who hands them on needs:
+    one is filled, one was just published, one is still held. All ways take turns, so that the machine's moods
+    meet all alike; the median of ratios is the figure.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
+import mmap
 import multiprocessing
 import os
 import statistics
@@ -31,6 +36,7 @@ FILLED: Final = ("64 KiB", "1 MiB", "16 MiB")
 FILLED_BYTES: Final = 1 << 30
 """That one filled run copies."""
 FILLED_NAME: Final = "bench.filled"
+IN_TURN: Final = 3
 SAMPLES: Final = 64
 WAIT_S: Final = 60.0
 WARM: Final = 64
@@ -65,6 +71,9 @@ def measure(results: Results, count: int, rounds: int) -> None:
         results.singles[f"loan {size} by iceoryx2"] = ratio(f"iceoryx2 {size}", f"loan {size}")
     for size in FILLED:
         results.singles[f"loan {size} filled by numpy's copy"] = ratio(f"loan {size} filled", f"numpy {size}")
+        results.singles[f"numpy {size} in turn by numpy's copy"] = ratio(
+            f"numpy {size} in turn", f"numpy {size}"
+        )
 
 
 def _ways(socket: str, count: int, number: int) -> list[tuple[str, Callable[[], float]]]:
@@ -85,6 +94,7 @@ def _ways(socket: str, count: int, number: int) -> list[tuple[str, Callable[[], 
         nbytes, fill_count = SIZES[size], FILLED_BYTES // SIZES[size]
         channel = f"{FILLED_NAME}{number}.{nbytes}"
         ways.append((f"numpy {size}", lambda n=nbytes, k=fill_count: _copy(n, k)))  # type: ignore[misc]
+        ways.append((f"numpy {size} in turn", lambda n=nbytes, k=fill_count: _copy_in_turn(n, k)))  # type: ignore[misc]
         ways.append(
             (
                 f"loan {size} filled",
@@ -99,8 +109,8 @@ def _pair(sender: Any, receiver: Any, socket: str, name: str, nbytes: int, count
     (ours, theirs), (go, wait) = _fork.Pipe(), _fork.Pipe()
     _is_heard.clear()
     processes = [
-        _fork.Process(target=receiver, args=(theirs, socket, name, nbytes, count)),
-        _fork.Process(target=sender, args=(wait, socket, name, nbytes, count)),
+        _fork.Process(target=_placed, args=(1, receiver, theirs, socket, name, nbytes, count)),
+        _fork.Process(target=_placed, args=(0, sender, wait, socket, name, nbytes, count)),
     ]
     processes[0].start()
     _heard(ours)
@@ -113,6 +123,12 @@ def _pair(sender: Any, receiver: Any, socket: str, name: str, nbytes: int, count
         if process.exitcode != 0:
             raise RuntimeError(f"{name}: a process ended with {process.exitcode}")
     return (ended - began) / count * 1e6
+
+
+def _placed(number: int, run: Callable[..., None], *arguments: Any) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
+    run(*arguments)
 
 
 def _heard(connection: Connection) -> float:
@@ -181,12 +197,26 @@ def _hold(told: Connection, socket: str, name: str, nbytes: int, count: int) -> 
 def _copy(nbytes: int, count: int) -> float:
     import numpy
 
-    source, target = numpy.ones(nbytes, numpy.uint8), numpy.zeros(nbytes, numpy.uint8)
+    return _copy_into([numpy.zeros(nbytes, numpy.uint8)], count)
+
+
+def _copy_in_turn(nbytes: int, count: int) -> float:
+    import numpy
+
+    memory = mmap.mmap(-1, IN_TURN * nbytes)
+    return _copy_into(list(numpy.frombuffer(memory, numpy.uint8).reshape(IN_TURN, nbytes)), count)
+
+
+def _copy_into(targets: list[Any], count: int) -> float:
+    import numpy
+
+    source = numpy.ones(targets[0].size, numpy.uint8)
+    turns = itertools.cycle(targets)
     for _ in range(WARM):
-        numpy.copyto(target, source)
+        numpy.copyto(next(turns), source)
     began = time.perf_counter()
     for _ in range(count):
-        numpy.copyto(target, source)
+        numpy.copyto(next(turns), source)
     return (time.perf_counter() - began) / count * 1e6
 
 

@@ -124,7 +124,7 @@ def test_one_visit_does_not_take_much_of_a_slab_along() -> None:
     """What is taken waits in the client for its turn, and its publisher cannot use it meanwhile."""
     with closing(Writer(7, 65536, slab_bytes=1 << 25)) as writer, closing(Reader(9, held_max=256)) as reader:
         connect(writer, reader)
-        for nbytes, visits in ((1, [32, 8]), (1 << 20, [3] * 3 + [1]), (1 << 23, [1] * 3)):
+        for nbytes, visits in ((1, [32, 8]), (1 << 20, [6, 4]), (1 << 23, [1] * 3)):
             for _ in range(sum(visits)):
                 made = loan(writer, nbytes)
                 writer.try_publish_loan(made)

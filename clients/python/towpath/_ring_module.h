@@ -28,9 +28,9 @@
 #define TP_QUICK_BYTES (1 << 17)
 
 /* A loaned message that is held counts for this part of its bytes against the bound of Reader.receive, and for so many bytes
- * besides: by default one visit takes 4 MiB along at most, or 32 messages, or one. What waits here for its turn its publisher
+ * besides: by default one visit takes 8 MiB along at most, or 32 messages, or one. What waits here for its turn its publisher
  * cannot use: it would go on in memory that is not in the cache. */
-#define TP_HELD_SHARE 32
+#define TP_HELD_SHARE 64
 #define TP_HELD_LEAST 4096
 
 extern PyObject *tp_ring_error;
