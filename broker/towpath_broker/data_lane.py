@@ -5,7 +5,6 @@ A lane only takes commands and says when a round is wanted (``wake``); who carri
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -13,11 +12,11 @@ from typing import Any, Final
 from .core.data import commands as c
 from .core.data.machine import DataMachine, Outcome
 from .ports import Clock
+from .timer import DueTimer
 
 ROUND_COMMANDS_MAX: Final = 512
 ROUND_BYTES_MAX: Final = 8 << 20
 """How much one round takes from the line; bounds how long others of the event loop wait, and a commit."""
-TIMER_S_MAX: Final = 60.0
 
 
 class Lane:
@@ -30,8 +29,7 @@ class Lane:
         self.wake = wake
         self.rounds = 0
         self.round_bytes = 0  # about how much what was taken last adds
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
+        self._timer = DueTimer(clock, machine.next_deadline_ns, lambda: self.submit(c.Tick()))
 
     def submit(self, command: c.DataCommand) -> None:
         self.line.append(command)
@@ -58,30 +56,10 @@ class Lane:
 
     def set_timer(self) -> None:
         """Be woken when something happens by itself."""
-        due_ns = self.machine.next_deadline_ns()
-        if self._timer is not None:
-            if due_ns == self._timer_ns:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due_ns is not None:
-            self._timer_ns = due_ns
-            delay_s = max(0.0, (due_ns - self.clock.now_ns()) / 1e9)
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(min(delay_s, TIMER_S_MAX), self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        due_ns = self.machine.next_deadline_ns()
-        if due_ns is not None and due_ns <= self.clock.now_ns():
-            self.submit(c.Tick())
-        else:
-            self.set_timer()
+        self._timer.set()
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.stop()
         self.line.clear()
 
 

@@ -1,16 +1,19 @@
 """The lock machine's engine: rounds of commands, their journal, and time.
 
 Theory of operation
-    Whoever has a command calls :meth:`LockEngine.submit`. One task takes all that wait, applies them, appends
-    the records of those that changed something in one transaction, and then emits. Nothing is emitted before
-    the append that covers it has returned; where that fails :meth:`run` fails, and the process ends.
+    Whoever has a command calls :meth:`LockEngine.submit`. In the event loop's next turn all that wait are
+    applied, the records of those that changed something are appended in one transaction, and then the effects
+    are emitted. Nothing is emitted before the append that covers it has returned; where that fails
+    :meth:`run` fails, and the process ends.
 
     A record need not be on the disk: locks of the host end with the host, and what the kernel has been given
-    survives the core. So most appends are short, and made right here. Some rounds wait for the disk, in a
-    worker thread: those with a ``Reserve`` (tokens must grow over a loss of power too), those that define a
-    lock space, and those that write a value whose writer asked for it.
+    survives the core. So most appends are short, and made right there, in the loop's turn: a task that would
+    have to be woken for it costs as much again. Some rounds wait for the disk, in a worker thread, and the
+    line behind them with them; they are the task's, :meth:`run`: those with a ``Reserve`` (tokens must grow
+    over a loss of power too), those that define a lock space, those that write a value whose writer asked for
+    it, and snapshots.
 
-    Time enters as ``Tick``, which one timer submits when the machine has something due. There is no polling.
+    Time enters as ``Tick``, which one timer submits when the machine has something due.
 
 Invariants
     Effects are emitted in the order in which commands were submitted. Times in the journal never go back.
@@ -36,11 +39,11 @@ from .core.locks.effects import LockEffect
 from .core.locks.limits import LockLimits
 from .core.locks.machine import LockMachine
 from .ports import Clock, Journal
+from .timer import DueTimer
 
 BATCH_MAX: Final = 256
 SNAPSHOT_EVERY_RECORDS: Final = 20_000
 """Bounds the replay at start, and the journal's log, which has a page for each append."""
-TIMER_S_MAX: Final = 60.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 Look = Callable[[LockMachine], None]
@@ -64,7 +67,7 @@ class LockEngine:
         machine: one that was just made.
         journal: stays the caller's, who closes it after :meth:`run` has returned.
         clock: tells the time of commands.
-        emit: carries out effects; called from the engine's task only.
+        emit: carries out effects; called from the event loop, by one at a time.
         limits: the bounds that hold from this run on.
     """
 
@@ -82,10 +85,12 @@ class LockEngine:
         self._clock = clock
         self._emit = emit
         self._line: deque[c.LockCommand | Look] = deque()
-        self._arrived = asyncio.Event()
-        self._is_stopping = self._is_over = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ns = 0
+        self._is_running = self._is_stopping = self._is_over = False
+        self._is_due = False  # a turn is
+        self._at_disk: list[c.LockCommand] | None = None  # a round of the task's
+        self._failure: BaseException | None = None
+        self._wanted = asyncio.Event()  # the task is
+        self._timer = DueTimer(clock, machine.next_deadline_ns, lambda: self.submit(c.Tick()))
         self._uncovered = 0
         self._commands = self._records = self._appends = self._syncs = self._snapshots = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lock-journal")
@@ -106,7 +111,7 @@ class LockEngine:
             begin = c.Begin(boot, self._limits)
             now_ns = self._now_ns()
             self._machine.apply(begin, now_ns)
-            await self._append([codec.encode_command(begin, now_ns)], is_synced=True)
+            await self._append_synced([codec.encode_command(begin, now_ns)])
         except BaseException:
             self._end()
             raise
@@ -134,18 +139,22 @@ class LockEngine:
         Raises:
             OSError, sqlite3.Error: the journal failed. The machine must not be used any more.
         """
+        self._is_running = True
+        self._wake()
         try:
-            while self._line or not self._is_stopping:
-                if not self._line:
-                    self._set_timer()
-                    self._arrived.clear()
-                    await self._arrived.wait()
-                    continue
-                await self._go_on()
-                if self._uncovered >= SNAPSHOT_EVERY_RECORDS:
-                    await self._save_snapshot()
-                if self._line:
-                    await asyncio.sleep(0)  # others have a turn
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                if self._failure is not None:
+                    raise self._failure
+                if self._at_disk is not None:
+                    if self._uncovered >= SNAPSHOT_EVERY_RECORDS:
+                        await self._save_snapshot()
+                    await self._round_at_disk(self._at_disk)
+                    self._at_disk = None
+                    self._wake()
+                elif self._is_stopping and not self._line:
+                    break
             if self._uncovered:
                 await self._save_snapshot()
         finally:
@@ -154,19 +163,19 @@ class LockEngine:
     def stop(self) -> None:
         """Let :meth:`run` return when the line is empty."""
         self._is_stopping = True
-        self._arrived.set()
+        self._wake()
 
     def submit(self, command: c.LockCommand) -> None:
         """Put a command in line. After :meth:`run` has returned commands are ignored."""
         if not self._is_over:
             self._line.append(command)
-            self._arrived.set()
+            self._wake()
 
     def look(self, what: Look) -> None:
         """Have something look at the machine, when what was submitted before has been emitted."""
         if not self._is_over:
             self._line.append(what)
-            self._arrived.set()
+            self._wake()
 
     def statistics(self) -> LockEngineStatistics:
         """Return counts of what was done in this run."""
@@ -180,8 +189,36 @@ class LockEngine:
 
     # ---- rounds --------------------------------------------------------------------------------------------
 
-    async def _go_on(self) -> None:
-        """Carry out the commands that wait, up to the first who only looks; or let that one look."""
+    def _wake(self) -> None:
+        """Have a turn, unless the task will."""
+        if not self._is_due and self._is_running and self._at_disk is None:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Carry out the first that wait; then others of the loop have a turn."""
+        self._is_due = False
+        if self._is_over:
+            return
+        try:
+            if self._line:
+                self._go_on()
+        except BaseException as error:
+            self._failure = error  # the task raises it
+            self._wanted.set()
+            return
+        if self._at_disk is not None:
+            self._wanted.set()
+        elif self._line:
+            self._wake()
+        else:
+            self._timer.set()
+            if self._is_stopping:
+                self._wanted.set()
+
+    def _go_on(self) -> None:
+        """Carry out the commands that wait, up to the first who only looks; or let that one look. What needs
+        the disk is left to the task."""
         line = self._line
         first = line[0]
         if not isinstance(first, c.LockCommand):
@@ -192,41 +229,57 @@ class LockEngine:
         while line and len(commands) < BATCH_MAX and isinstance(next_ := line[0], c.LockCommand):
             commands.append(next_)
             line.popleft()
-        await self._round(commands)
-
-    async def _round(self, commands: list[c.LockCommand]) -> None:
-        """Apply, append, emit."""
-        machine = self._machine
-        now_ns = self._now_ns()
-        records: list[bytes] = []
-        is_synced = False
-        if (reserve := machine.reservation(commands)) is not None:
-            machine.apply(reserve, now_ns)
-            records.append(codec.encode_command(reserve, now_ns))
-            is_synced = True
-        effects: list[LockEffect] = []
-        for each in commands:
-            before = machine.revision
-            effects += machine.apply(each, now_ns)
-            self._commands += 1
-            if machine.revision != before:
-                records.append(codec.encode_command(each, now_ns))
-                is_synced = is_synced or _must_be_on_disk(each)
+        if (
+            self._uncovered >= SNAPSHOT_EVERY_RECORDS
+            or self._machine.reservation(commands) is not None
+            or any(map(_must_be_on_disk, commands))
+        ):
+            self._at_disk = commands
+            return
+        effects, records = self._apply(commands, self._now_ns())
         if records:
-            await self._append(records, is_synced=is_synced)
+            self._count(records)
+            self._journal.append_unsynced(records)
         for effect in effects:
             self._emit(effect)
 
-    async def _append(self, records: list[bytes], *, is_synced: bool) -> None:
+    async def _round_at_disk(self, commands: list[c.LockCommand]) -> None:
+        """A round whose records, if there are any, must be on the disk before anything is emitted."""
+        machine = self._machine
+        now_ns = self._now_ns()
+        reserved: list[bytes] = []
+        if (reserve := machine.reservation(commands)) is not None:
+            machine.apply(reserve, now_ns)
+            reserved.append(codec.encode_command(reserve, now_ns))
+        effects, records = self._apply(commands, now_ns)
+        if reserved or records:
+            await self._append_synced(reserved + records)
+        for effect in effects:
+            self._emit(effect)
+
+    def _apply(self, commands: list[c.LockCommand], now_ns: int) -> tuple[list[LockEffect], list[bytes]]:
+        """Return what is to be emitted, and the records of the commands that have changed something."""
+        machine = self._machine
+        effects: list[LockEffect] = []
+        records: list[bytes] = []
+        for each in commands:
+            before = machine.revision
+            effects += machine.apply(each, now_ns)
+            if machine.revision != before:
+                records.append(codec.encode_command(each, now_ns))
+        self._commands += len(commands)
+        return effects, records
+
+    def _count(self, records: list[bytes]) -> None:
         self._appends += 1
         self._records += len(records)
         self._uncovered += len(records)
-        if is_synced:
-            self._syncs += 1
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._worker, self._journal.append, records)
-        else:
-            self._journal.append_unsynced(records)
+
+    async def _append_synced(self, records: list[bytes]) -> None:
+        self._count(records)
+        self._syncs += 1
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._worker, self._journal.append, records)
 
     async def _save_snapshot(self) -> None:
         state = snapshot.encode(self._machine)
@@ -241,31 +294,10 @@ class LockEngine:
     def _now_ns(self) -> int:
         return max(self._clock.now_ns(), self._machine.now_ns)
 
-    def _set_timer(self) -> None:
-        due_ns = self._machine.next_deadline_ns()
-        if self._timer is not None:
-            if due_ns == self._timer_ns:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due_ns is not None:
-            self._timer_ns = due_ns
-            delay_s = min(max(0.0, (due_ns - self._clock.now_ns()) / 1e9), TIMER_S_MAX)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        due_ns = self._machine.next_deadline_ns()
-        if due_ns is not None and due_ns <= self._clock.now_ns():
-            self.submit(c.Tick())
-        else:
-            self._set_timer()
-
     def _end(self) -> None:
         self._is_over = True
         self._line.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.stop()
         self._worker.shutdown(wait=True)
 
 

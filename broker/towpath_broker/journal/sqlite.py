@@ -42,6 +42,11 @@ CREATE TABLE snapshot (
 ) STRICT;
 """
 
+_INSERT: Final = "INSERT INTO record (position, data) VALUES (?, ?)"
+LAZY_PAGE_BYTES: Final = 1024
+"""Of a file whose appends do not wait for the disk: each writes the page that it changes, and what that takes
+is most of its time. Files of another size stay as they are."""
+
 
 class SqliteJournal:
     """Implements ``ports.Journal`` in a file.
@@ -91,11 +96,13 @@ class SqliteJournal:
     def _append(self, records: Sequence[bytes]) -> int:
         assert records
         first = self._last + 1
-        with _Transaction(self._database):
-            self._database.executemany(
-                "INSERT INTO record (position, data) VALUES (?, ?)",
-                ((position, record.decode()) for position, record in enumerate(records, first)),
-            )
+        if len(records) == 1:  # which is a transaction of its own
+            self._database.execute(_INSERT, (first, records[0].decode()))
+        else:
+            with _Transaction(self._database):
+                self._database.executemany(
+                    _INSERT, ((position, record.decode()) for position, record in enumerate(records, first))
+                )
         self._last += len(records)
         return first
 
@@ -160,6 +167,8 @@ class SqliteJournal:
                     f"the journal {self._path} is of version {version}; this Towpath reads {SCHEMA_VERSION}",
                     hint="run the version of Towpath that wrote it, or a later one",
                 )
+        if is_empty and self._is_lazy:
+            database.execute(f"PRAGMA page_size={LAZY_PAGE_BYTES}")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         if self._is_lazy:

@@ -190,6 +190,11 @@ class Connection:
     def _submit(self, frame: Frame, request: str, descriptors: list[wire.Descriptor]) -> None:
         body = getattr(frame, request)
         caller = self._caller(frame)
+        if request in translate_locks.REQUESTS:
+            if request in translate_locks.STREAMS:
+                self._watches.add(frame.id)
+            self._door.locks.ask(self, caller, request, body)
+            return
         if request == "report_gateway_request":
             if not self.gateway:
                 raise PermissionDenied("only a gateway that the daemon started may report")
@@ -226,11 +231,6 @@ class Connection:
             if request in translate_data.STREAMS:
                 self._watches.add(frame.id)
             self._door.submit_data(translate_data.command_from(caller, request, body))
-            return
-        if request in translate_locks.REQUESTS:
-            if request in translate_locks.STREAMS:
-                self._watches.add(frame.id)
-            self._door.locks.ask(self, caller, request, body)
             return
         if request == "watch_request":
             self._watches.add(frame.id)
@@ -309,14 +309,23 @@ class Connection:
 
     def answer(self, frame: Frame, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
         """Send the only, or last, answer to a call, if one is wanted."""
-        self._offers.pop(frame.id, None)
-        token = self._tokens.pop(frame.id, None)
-        answer = frame.WhichOneof("body")
-        if token is not None and answer in ("attach_source_response", "attach_reader_response"):
-            getattr(frame, answer).resume_token = token
-        if frame.id not in self._one_way:
+        call = frame.id
+        self._offers.pop(call, None)
+        token = self._tokens.pop(call, None) if self._tokens else None
+        if token is not None:
+            answer = frame.WhichOneof("body")
+            if answer in ("attach_source_response", "attach_reader_response"):
+                getattr(frame, answer).resume_token = token
+        if call not in self._one_way:
             self._transport.send(frame, descriptors)
-        self._end(frame.id)
+        self._end(call)
+
+    def end_unheard(self, call: int) -> bool:
+        """End a call if it wants no answer; returns whether it is one."""
+        if call not in self._one_way:
+            return False
+        self._end(call)
+        return True
 
     def refuse(self, call: CallId, error: TowpathError) -> None:
         """End a call with an error; what was offered with it is dropped."""

@@ -44,7 +44,7 @@ from towpath_broker.core.locks.permissions import Permissions
 from towpath_broker.rings.kept import Keeper
 
 from . import translate_lock_views, translate_locks
-from .lock_answers import Call, Kept, answer, tell_outcome
+from .lock_answers import Call, Kept, Outcome, answer, tell_outcome
 from .lock_leases import TimedLeases
 from .lock_pages import LockPages, Place
 from .lock_watches import LockWatches
@@ -90,6 +90,19 @@ class LockCalls:
         self._watches = LockWatches(look)
         self._leases = TimedLeases(self._expired)
         self._is_over = False
+        self._emitting: dict[type[e.LockEffect], Callable[[Any], None]] = {
+            e.Granted: self._answer_wait,
+            e.Refused: self._answer_wait,
+            e.BarrierOpened: self._answer_wait,
+            e.Waiting: self._tell_wait,
+            e.Done: self._done,
+            e.Failed: self._failed,
+            e.SessionOpened: self._opened,
+            e.SessionEnded: self._ended,
+            e.Released: self._released,
+            e.Revoked: self._revoked,
+            e.Wounded: self._wounded,
+        }
 
     def _submit(self, command: c.LockCommand) -> None:
         """Give a command to the engine, and before it what it needs of the lock pages."""
@@ -119,16 +132,16 @@ class LockCalls:
             TowpathError: it cannot be; nothing has changed.
         """
         call = Call(connection, caller.call, request)
-        if request == translate_locks.KEEP:
+        if request in translate_locks.WAITS:
+            self._wait(call, caller, body)
+        elif request in translate_locks.PLAIN:
+            self._plain(call, caller, request, body)
+        elif request == translate_locks.KEEP:
             self._keep(call, caller, body)
         elif request == translate_locks.DELEGATE:
             self._delegate(call, caller, body)
-        elif request in translate_locks.LOOKING:
-            self._look_for(call, caller, body)
-        elif request in translate_locks.WAITS:
-            self._wait(call, caller, body)
         else:
-            self._plain(call, caller, request, body)
+            self._look_for(call, caller, body)
 
     def go_on(self, connection: Connection, call: int, body: Any) -> None:
         """Take a later message of a session's stream."""
@@ -219,12 +232,13 @@ class LockCalls:
         waits = kept.waits
         if call.number in waits:
             raise InvalidArgument(f"request {call.number} is waited for already")
-        ask, outcome = kept.outcomes.pop(call.number, (0, None))
-        if outcome is not None and ask == body.ask:
-            tell_outcome(call, outcome)
-            return
-        if kept.lease_ms and body.ask:
-            kept.asks[call.number] = body.ask
+        if kept.lease_ms:
+            ask, outcome = kept.outcomes.pop(call.number, (0, None))
+            if outcome is not None and ask == body.ask:
+                tell_outcome(call, outcome)
+                return
+            if body.ask:
+                kept.asks[call.number] = body.ask
         waits[call.number] = self._of_call[call.connection, call.call] = call
         self._submit(command)
 
@@ -404,50 +418,48 @@ class LockCalls:
 
     def emit(self, effect: e.LockEffect) -> None:
         """Carry out one effect."""
-        if self.pages.emit(effect):
+        carry_out = self._emitting.get(type(effect))
+        if carry_out is None:
+            self.pages.emit(effect)
             return
-        match effect:
-            case e.Granted() | e.Refused() | e.BarrierOpened():
-                self._answer_wait(effect)
-            case e.Waiting():
-                self._tell_wait(effect)
-            case e.Done():
-                if (call := self._by_reference.pop(effect.reference, None)) is not None:
-                    answer(call, translate_locks.done_frame(call.call, call.request, effect))
-            case e.Failed():
-                self._failed(effect)
-            case e.SessionOpened():
-                self._opened(effect)
-            case e.SessionEnded():
-                self._ended(effect)
-            case e.Released():
-                self._forget_outcome(effect.session, effect.request)
-            case e.Revoked():
-                self._forget_outcome(effect.session, effect.request)
-                if (stream := self._stream_of(effect.session)) is not None:
-                    stream.connection.send(translate_locks.revoked_frame(stream.call, effect))
-            case e.Wounded():
-                if (stream := self._stream_of(effect.session)) is not None:
-                    stream.connection.send(translate_locks.wounded_frame(stream.call, effect))
-        self._watches.tell(effect)
+        carry_out(effect)
+        if self._watches:
+            self._watches.tell(effect)
 
-    def _answer_wait(self, effect: e.Granted | e.Refused | e.BarrierOpened) -> None:
+    def _answer_wait(self, effect: Outcome) -> None:
         kept = self._kept.get(effect.session)
-        is_withdrawn = isinstance(effect, e.Refused) and isinstance(effect.error, Cancelled)
-        if kept is not None and (ask := kept.asks.pop(effect.request, 0)) and not is_withdrawn:
-            kept.outcomes[effect.request] = ask, effect
+        if kept is None:
+            return
+        if kept.asks and (ask := kept.asks.pop(effect.request, 0)):
+            is_withdrawn = isinstance(effect, e.Refused) and isinstance(effect.error, Cancelled)
+            if not is_withdrawn:
+                kept.outcomes[effect.request] = ask, effect
             if len(kept.outcomes) > OUTCOMES_MAX:
                 del kept.outcomes[next(iter(kept.outcomes))]
-        call = self._forget_wait(effect.session, effect.request)
-        if call is None:
-            return
-        del self._of_call[call.connection, call.call]
-        tell_outcome(call, effect)
+        call = kept.waits.pop(effect.request, None)
+        if call is not None:
+            del self._of_call[call.connection, call.call]
+            tell_outcome(call, effect)
 
-    def _forget_outcome(self, session: int, number: int) -> None:
+    def _done(self, effect: e.Done) -> None:
+        call = self._by_reference.pop(effect.reference, None)
+        if call is not None and not call.connection.end_unheard(call.call):
+            answer(call, translate_locks.done_frame(call.call, call.request, effect))
+
+    def _released(self, effect: e.Released | e.Revoked) -> None:
         """What a request was granted is not its any more: it is no answer."""
-        if (kept := self._kept.get(session)) is not None:
-            kept.outcomes.pop(number, None)
+        kept = self._kept.get(effect.session)
+        if kept is not None and kept.outcomes:
+            kept.outcomes.pop(effect.request, None)
+
+    def _revoked(self, effect: e.Revoked) -> None:
+        self._released(effect)
+        if (stream := self._stream_of(effect.session)) is not None:
+            stream.connection.send(translate_locks.revoked_frame(stream.call, effect))
+
+    def _wounded(self, effect: e.Wounded) -> None:
+        if (stream := self._stream_of(effect.session)) is not None:
+            stream.connection.send(translate_locks.wounded_frame(stream.call, effect))
 
     def _tell_wait(self, effect: e.Waiting) -> None:
         """Say how it stands, if it still does when the machine is looked at."""
@@ -464,6 +476,8 @@ class LockCalls:
         self._look(tell)
 
     def _failed(self, effect: e.Failed) -> None:
+        if self.pages.emit(effect):
+            return
         call = self._by_reference.pop(effect.reference, None)
         self._opening.pop(effect.reference, None)
         if call is not None:

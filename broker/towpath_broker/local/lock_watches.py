@@ -73,10 +73,12 @@ class LockWatches:
         for key in [key for key in self._watches if key[0] is connection]:
             del self._watches[key]
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._watches)
+
     def tell(self, effect: e.LockEffect) -> None:
         """Something has happened."""
-        if not self._watches:
-            return
         for watch in tuple(self._watches.values()):
             for response in _responses(effect, watch):
                 self._send(watch, response)

@@ -138,14 +138,20 @@ def session_of(request: str, body: Any) -> int:
 
 def grant_to_proto(grant: e.Grant, session: int = 0, request: int = 0, owner: int = 0) -> locks_pb2.LockGrant:
     """Return a grant as it is told."""
-    told = locks_pb2.LockGrant(
-        lock=grant.lock,
-        mode=locks_pb2.LockMode.ValueType(grant.mode),
-        token=grant.token,
-        weight=grant.weight,
-        since_ns=grant.since_ns,
-        request=request,
-    )
+    told = locks_pb2.LockGrant()
+    _tell_grant(told, grant, session, request, owner)
+    return told
+
+
+def _tell_grant(
+    told: locks_pb2.LockGrant, grant: e.Grant, session: int, request: int = 0, owner: int = 0
+) -> None:
+    told.lock = grant.lock
+    told.mode = grant.mode  # type: ignore[assignment]
+    told.token = grant.token
+    told.weight = grant.weight
+    told.since_ns = grant.since_ns
+    told.request = request
     if session:
         told.owner.session = session
         told.owner.owner = owner
@@ -158,15 +164,6 @@ def grant_to_proto(grant: e.Grant, session: int = 0, request: int = 0, owner: in
                 is_poisoned=grant.value.is_poisoned,
             )
         )
-    return told
-
-
-def granted_to_proto(effect: e.Granted) -> locks_pb2.LocksGranted:
-    """Return what a request was granted."""
-    return locks_pb2.LocksGranted(
-        grants=[grant_to_proto(each, effect.session, effect.request) for each in effect.grants],
-        is_timed_out=effect.is_timed_out,
-    )
 
 
 def refusal_to_proto(effect: e.Refused) -> locks_pb2.LockRefusal:
@@ -198,8 +195,9 @@ def _member(member: e.Member) -> locks_pb2.DeadlockMember:
 
 def _answer(call: int, request: str) -> tuple[Frame, Any]:
     """Return a frame for a call, and the response in it that belongs to the request."""
-    frame = Frame(id=call)
-    response = getattr(frame, f"{request.removesuffix('_request')}_response")
+    frame = Frame()
+    frame.id = call
+    response = getattr(frame, request[: -len("request")] + "response")
     response.SetInParent()
     return frame, response
 
@@ -215,7 +213,11 @@ def waiting_frame(call: int, request: str, waits: Iterable[locks_pb2.LockWait]) 
 def granted_frame(call: int, request: str, effect: e.Granted) -> Frame:
     """Return the end of a wait: it has the lock."""
     frame, response = _answer(call, request)
-    response.granted.CopyFrom(granted_to_proto(effect))
+    granted = response.granted
+    for each in effect.grants:
+        _tell_grant(granted.grants.add(), each, effect.session, effect.request)
+    if effect.is_timed_out:
+        granted.is_timed_out = True
     return frame
 
 

@@ -43,6 +43,8 @@ class Call(Generic[T]):
         is_last: of a stream: whether what was decoded ends it. None: an error or an ``end`` does.
         is_one_way: nobody wants the answer. On the UNIX socket none comes.
         is_exchange: of a stream: more requests may follow the first.
+        whole: the frame that ``body`` is part of, if it was made so. It travels itself, instead of a copy: so
+            the call must be sent before it is changed.
     """
 
     request: str
@@ -53,9 +55,13 @@ class Call(Generic[T]):
     is_last: Callable[[T], bool] | None = None
     is_one_way: bool = False
     is_exchange: bool = False
+    whole: Frame | None = None
 
     def frame(self, call_id: int) -> Frame:
         """The request as a frame."""
+        if self.whole is not None and not self.principal:
+            self.whole.id = call_id
+            return self.whole
         frame = Frame(id=call_id, principal=self.principal)
         getattr(frame, self.request).CopyFrom(self.body)
         return frame

@@ -103,6 +103,11 @@ class Exchange:
         for handler in pending.values():
             handler(error)
 
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._outgoing)
+
     def take_outgoing(self) -> list[Outgoing]:
         """What to send now, in order."""
         outgoing, self._outgoing = self._outgoing, []

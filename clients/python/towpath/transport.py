@@ -84,8 +84,9 @@ class FrameTransport:
         if descriptors:
             frame.descriptors = len(descriptors)
         try:
-            self._outbox.put(wire.encode(frame), descriptors)
-            if not self._writing and not self._outbox.flush(self._sock):
+            if self._writing:
+                self._outbox.put(wire.encode(frame), descriptors)
+            elif not self._outbox.send(self._sock, wire.encode(frame), descriptors):
                 self._writing = True
                 self._loop.add_writer(self._sock, self._writable)
         except SlowConsumer as error:

@@ -23,7 +23,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -43,9 +43,13 @@ RESPONSE_BYTES_MAX: Final = 64 << 20
 DESCRIPTORS_PER_FRAME_MAX: Final = 2
 """No frame needs more: a ring or a page, and a doorbell."""
 
-_RECEIVE_BYTES: Final = 1 << 16
+RECEIVE_BYTES: Final = 1 << 16
+"""What is received at once, at most."""
 _LENGTH: Final = struct.Struct("<I")
 _DESCRIPTORS_QUEUED_MAX: Final = 64
+_RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
@@ -100,13 +104,17 @@ class FrameDecoder:
         self._buffer = bytearray()
         self._descriptors: deque[Descriptor] = deque()
 
-    def feed(self, data: bytes, descriptors: Iterable[Descriptor] = ()) -> list[Incoming]:
+    def feed(self, data: bytes, descriptors: Sequence[Descriptor] = ()) -> list[Incoming]:
         """Take what arrived; return the frames that are now whole.
 
         Raises:
             ProtocolViolation: too long, or not a Frame.
             BadDescriptor: more or fewer descriptors than the frames declare.
         """
+        if not self._buffer and not self._descriptors and not descriptors:
+            frame = self._decode_one(data)
+            if frame is not None:
+                return [(frame, [])]
         self._descriptors.extend(descriptors)
         if len(self._descriptors) > _DESCRIPTORS_QUEUED_MAX:
             raise BadDescriptor(
@@ -133,17 +141,31 @@ class FrameDecoder:
             raise BadDescriptor("descriptors came that no frame declares")
         return frames
 
+    def _decode_one(self, data: bytes) -> Frame | None:
+        """The frame, if it is just one that arrived, with nothing else; as nearly always."""
+        size = _LENGTH.size
+        if len(data) <= size or len(data) - size > self._frame_bytes_max:
+            return None
+        if _LENGTH.unpack_from(data)[0] != len(data) - size:
+            return None
+        frame = _parsed(data[size:])
+        return None if frame.descriptors else frame
+
     def _decode(self, body: bytes) -> Incoming:
-        try:
-            frame = Frame.FromString(body)
-        except DecodeError:
-            raise ProtocolViolation("what arrived is not a Frame") from None
+        frame = _parsed(body)
         if frame.descriptors > len(self._descriptors):
             raise BadDescriptor(
                 f"a frame declares {frame.descriptors} descriptors and {len(self._descriptors)} arrived",
                 hint="the receiver may be at its limit of open files (ulimit -n)",
             )
         return frame, [self._descriptors.popleft() for _ in range(frame.descriptors)]
+
+
+def _parsed(body: bytes) -> Frame:
+    try:
+        return Frame.FromString(body)
+    except DecodeError:
+        raise ProtocolViolation("what arrived is not a Frame") from None
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[Descriptor]]:
@@ -158,27 +180,27 @@ def receive(sock: socket.socket) -> tuple[bytes, list[Descriptor]]:
         ConnectionLost: the connection broke.
     """
     try:
-        data, ancillary, flags, _ = sock.recvmsg(
-            _RECEIVE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        )
+        data, ancillary, flags, _ = sock.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, _RECEIVE_FLAGS)
     except BlockingIOError:
         raise
     except OSError as error:
         raise ConnectionLost(f"the connection broke: {error.strerror}") from None
     descriptors: list[Descriptor] = []
+    if not ancillary and not flags & _TRUNCATED:
+        return data, descriptors
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             numbers = array.array("i")
             numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
             descriptors.extend(Descriptor(number) for number in numbers)
-    if flags & socket.MSG_CTRUNC:
+    if flags & _TRUNCATED:
         raise BadDescriptor(
             "descriptors were lost on arrival", hint="this process is at its limit of open files (ulimit -n)"
         )
     return data, descriptors
 
 
-def send_once(sock: socket.socket, data: bytes | memoryview, descriptors: Iterable[Descriptor]) -> int:
+def send_once(sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[Descriptor]) -> int:
     """Send as much as the socket takes now; the descriptors go with the first byte.
 
     Returns:
@@ -188,13 +210,13 @@ def send_once(sock: socket.socket, data: bytes | memoryview, descriptors: Iterab
         BlockingIOError: nothing went.
         ConnectionLost: the connection broke.
     """
-    numbers = array.array("i", [descriptor.fd for descriptor in descriptors])
     try:
-        if numbers:
+        if descriptors:
+            numbers = array.array("i", [descriptor.fd for descriptor in descriptors])
             return sock.sendmsg(
                 [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL
             )
-        return sock.send(data, socket.MSG_NOSIGNAL)
+        return sock.send(data, _SEND_FLAGS)
     except BlockingIOError:
         raise
     except OSError as error:
@@ -237,6 +259,25 @@ class Outbox:
         self._queue.append((data, descriptors))
         self._bytes += len(data)
         self._descriptors += len(descriptors)
+
+    def send(self, sock: socket.socket, data: bytes, descriptors: tuple[Descriptor, ...] = ()) -> bool:
+        """Send an encoded frame behind what waits; True when nothing is left.
+
+        Raises:
+            SlowConsumer: the bound is reached; nothing was sent.
+            ConnectionLost: the connection broke.
+        """
+        if self._queue or descriptors:
+            self.put(data, descriptors)
+            return self.flush(sock)
+        try:
+            sent = send_once(sock, data, ())
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            return True
+        self.put(data[sent:])
+        return False
 
     def flush(self, sock: socket.socket) -> bool:
         """Send what the socket takes; True when nothing is left.

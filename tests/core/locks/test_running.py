@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.core.locks.rig import MS, Rig, permits, shared, tallies
 from towpath.errors import Fenced, InvalidArgument, InvalidConfiguration, SessionLost
@@ -308,6 +310,34 @@ def test_a_record_says_all_of_its_command(command: LockCommand) -> None:
     assert decoded == command
     assert type(decoded) is type(command)
     assert now_ns == 1 << 60
+
+
+@given(
+    st.builds(
+        c.Acquire,
+        *[st.integers(0, 2**63)] * 3,
+        st.lists(st.builds(Wanted, st.text(), *[st.integers(0, 2**31)] * 3), min_size=1, max_size=2).map(
+            tuple
+        ),
+        st.integers(-1, 2**32),
+        st.booleans(),
+        st.booleans(),
+        st.text(max_size=2),
+    )
+    | st.builds(
+        c.Release,
+        *[st.integers(0, 2**63)] * 2,
+        st.none() | st.binary(max_size=3),
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.integers(0, 2**63),
+)
+def test_what_is_encoded_quickly_is_encoded_alike(command: LockCommand, now_ns: int) -> None:
+    quickly = codec.encode_command(command, now_ns)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codec, "_QUICK", {})
+        assert codec.encode_command(command, now_ns) == quickly
 
 
 def test_every_command_has_a_record() -> None:

@@ -146,8 +146,10 @@ def _claim(table: Table, request: Request, wanted: Wanted) -> Claim:
     if mode != PERMITS:
         if mode not in (EXCLUSIVE, SHARED):
             raise InvalidArgument(f"{mode} is no mode of a lock")
-        return Claim(_with_capacity(lock, 0), request.owner, request, mode, 1)
-    lock = _with_capacity(lock, capacity or lock.capacity)
+        return Claim(_with_capacity(lock, 0) if lock.capacity else lock, request.owner, request, mode, 1)
+    capacity = capacity or lock.capacity
+    if lock.capacity != capacity:
+        lock = _with_capacity(lock, capacity)
     if not 1 <= lock.capacity <= WEIGHT_MAX:
         raise InvalidArgument(
             f"how many permits has {name!r}?", hint=f"state the capacity, 1 to {WEIGHT_MAX}"
@@ -158,17 +160,17 @@ def _claim(table: Table, request: Request, wanted: Wanted) -> Claim:
 
 
 def _with_capacity(lock: Lock, capacity: int) -> Lock:
-    """Return a lock of this name and capacity: the one that is there, or, if nobody uses that, one to be
-    kept.
+    """Return a lock of this name and of another capacity, to be kept, if nobody uses the one that is there.
 
     Raises:
-        LockConflict: somebody uses it otherwise.
+        LockConflict: somebody uses it.
     """
-    if lock.capacity == capacity:
-        return lock
     if lock.holders or lock.queue or lock.conditions:
         what = f"a semaphore with {lock.capacity} permits" if lock.capacity else "used as a lock"
         raise LockConflict(f"{lock.name!r} is {what}")
+    if lock.data is None:  # it is not in the table
+        lock.capacity = capacity
+        return lock
     other = Lock(lock.name, lock.space, capacity)
     other.data, other.token = lock.data, lock.token
     return other

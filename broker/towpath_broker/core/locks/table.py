@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -37,6 +38,9 @@ from .spaces import Spaces
 DEADLINES_LEFT_OVER: Final = 1_000
 """Deadlines of waits that have ended, which are kept before somebody sweeps; beside as many as there are
 waits."""
+
+_check_lock_name: Final = lru_cache(maxsize=1024)(partial(check_name, what="a lock's name"))
+"""Most names come again and again, and a lock that nobody uses is forgotten."""
 
 
 class Table:
@@ -118,7 +122,7 @@ class Table:
             InvalidName: the name is not well formed.
             LimitExceeded: there are as many locks as there may be.
         """
-        check_name(name, "a lock's name")
+        _check_lock_name(name)
         if len(self.locks) >= self.limits.locks_max:
             raise LimitExceeded(f"there are {len(self.locks)} locks in use: locks_max")
         return Lock(name, self.spaces.of(name), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -21,11 +22,13 @@ from towpath.locks.requests import Standing, Wanted
 from towpath.locks.session import CLOSE_S, LockSession
 from towpath.names import check_name
 from towpath.result import attempt
-from towpath.waiting import program_name
+from towpath.waiting import deadline_ns, program_name
 
 if TYPE_CHECKING:
     from towpath.sync.kinds import Kinds
 
+CALLS_MAX = 64
+"""Of a thread that are kept, to be asked again."""
 LATE_S = 5.0
 """How much longer than its timeout a request waits for the daemon to say that it is over."""
 
@@ -84,10 +87,10 @@ class Locks:
         over = threading.Lock()  # a fifth of an Event's time
         over.acquire()
         pending = session.begin(make, over.release, number, is_once=is_once)
+        late_s = None if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)
         try:
-            if not over.acquire(
-                timeout=-1 if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)
-            ):
+            self._client._attend(pending.has_outcome, deadline_ns(late_s))
+            if not over.acquire(timeout=-1 if late_s is None else late_s):
                 raise Timeout(f"the daemon did not answer within {timeout} s", hint="")
         except BaseException:
             session.give_up(pending)
@@ -98,12 +101,30 @@ class Locks:
         self, wanted: Sequence[Wanted], timeout: float | None, *, is_reentrant: bool = False, note: str = ""
     ) -> Hold:
         """Take locks together."""
-        call = requests.acquire(
-            self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
-        )  # what cannot be asked is refused here
+        call = self._call(tuple(wanted), timeout, is_reentrant, note)  # what cannot be asked is refused here
         make = partial(requests.addressed, call)
         session = self.session()
         return session.hold(self.wait(session, make, timeout))
+
+    def _call(
+        self, wanted: tuple[Wanted, ...], timeout: float | None, is_reentrant: bool, note: str
+    ) -> Call[Standing]:
+        """The request. On the daemon's host, where it is sent at once or not at all, a thread's calls are
+        kept, since most are for what was taken before, and it has one under way at a time."""
+        if self._lease_ms:
+            return requests.acquire(
+                self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
+            )
+        key = wanted, timeout, is_reentrant, note
+        made: dict[object, Call[Standing]] = self._owners.__dict__.setdefault("calls", {})
+        with contextlib.suppress(TypeError):  # it is no key, and will be refused
+            if (known := made.get(key)) is not None:
+                return known
+        call = requests.acquire(self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note)
+        if len(made) >= CALLS_MAX:
+            made.clear()
+        made[key] = call = requests.whole(call)
+        return call
 
     def set_lease(self, lease_s: float) -> None:
         """See :meth:`towpath.Client.set_lock_lease`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from towpath.v1 import locks_pb2
 
@@ -233,8 +233,11 @@ def _owner(owner: locks_pb2.LockOwner) -> Owner:
     return Owner(owner.session, owner.owner)
 
 
+_MODES: Final = {int(mode): mode for mode in Mode}
+
+
 def _mode(mode: int) -> Mode:
-    return Mode(mode) if mode in (1, 2, 3) else Mode.EXCLUSIVE
+    return _MODES.get(mode, Mode.EXCLUSIVE)
 
 
 def grant_from_proto(grant: locks_pb2.LockGrant) -> Grant:

@@ -67,8 +67,8 @@ class Pending:
         self._is_asking = False
         self._round = 0  # of asking; a stream of an earlier one is void
 
-    @property
-    def is_over(self) -> bool:
+    def has_outcome(self) -> bool:
+        """Whether it is over."""
         return self.outcome is not None
 
     @property
@@ -78,7 +78,7 @@ class Pending:
 
     def _call(self, session: int) -> Call[Standing]:
         call = self._make(session)
-        if "ask" in call.body.DESCRIPTOR.fields_by_name:
+        if self._ask and "ask" in call.body.DESCRIPTOR.fields_by_name:
             call.body.ask = self._ask
         return call
 
@@ -104,7 +104,7 @@ class Pending:
                 self.finish(error)
                 return
             with session.mutex:
-                is_good = not listener.is_void and not self.is_over
+                is_good = not listener.is_void and self.outcome is None
                 is_done = is_good or self._is_not_to_be_asked
                 if is_good:
                     self._leave = leave

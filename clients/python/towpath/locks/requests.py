@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -13,6 +14,7 @@ from towpath.errors import Deadlock, InvalidArgument, LockHeld, LockOrder, Towpa
 from towpath.locks import model
 from towpath.names import check_name
 from towpath.v1 import locks_pb2
+from towpath.v1.frame_pb2 import Frame
 
 M = TypeVar("M", bound=Message)
 
@@ -162,6 +164,15 @@ def acquire(
     return _waiting_call("acquire", request)
 
 
+def whole(call: Call[Standing]) -> Call[Standing]:
+    """Return a call that is made once and asked again and again: after each time that it was sent it may be
+    addressed anew. Where what is asked is sent later it must not be used."""
+    frame = Frame()
+    body = getattr(frame, call.request)
+    body.CopyFrom(call.body)
+    return replace(call, body=body, whole=frame)
+
+
 def addressed(call: Call[Standing], session: int, number: int) -> Call[Standing]:
     """Say of a call that acts for an owner in which session that is, and the request's number there."""
     call.body.owner.session = session
@@ -217,8 +228,14 @@ def come_to_latch(
 
 def release(session: int, number: int) -> Call[None]:
     """Give back what a request holds. What became of it is known already, or told otherwise."""
-    request = locks_pb2.ReleaseRequest(session=session, request=number)
-    return Call("release_request", request, "release_response", lambda _: None, is_one_way=True)
+    frame = Frame()
+    request = frame.release_request
+    request.session, request.request = session, number
+    return Call("release_request", request, "release_response", _nothing, is_one_way=True, whole=frame)
+
+
+def _nothing(_: object) -> None:
+    return None
 
 
 class Place(NamedTuple):

@@ -2,9 +2,10 @@
 
 Theory of operation
     One background thread per client reads the door's socket: answers, notices, and the loss and return of
-    the daemon. Callers' threads send and wait. Messages take neither: ``publish`` writes the caller's ring
-    and ``receive`` reads the publishers', in the caller's thread, and the door is asked only when somebody
-    comes or goes. ``ClientProtocol`` holds all state, under one lock that is never held while waiting.
+    the daemon. Callers' threads send and wait; one of those that wait reads instead of the background thread
+    (``turns``). Messages take neither: ``publish`` writes the caller's ring and ``receive`` reads the
+    publishers', in the caller's thread, and the door is asked only when somebody comes or goes.
+    ``ClientProtocol`` holds all state, under one lock that is never held while waiting.
 
 Invariants
     A Client, and all that came from it, may be used by several threads; one subscription is received from
@@ -20,12 +21,11 @@ import contextlib
 import functools
 import os
 import random
-import select
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from towpath import addresses, asking, calls, loans, model, tracing, wire
@@ -37,7 +37,6 @@ from towpath.errors import (
     TowpathError,
     Unavailable,
     VersionMismatch,
-    host_limits,
 )
 from towpath.loans import HELD_MAX
 from towpath.locks.blocking import Lock
@@ -50,6 +49,7 @@ from towpath.states.page import Page
 from towpath.sync.api import Client, Publisher
 from towpath.sync.messages import LocalPublisher, LocalSubscription
 from towpath.sync.submitting import QueuePublisher
+from towpath.sync.turns import Turns
 from towpath.sync.watching import LocalWatch
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
@@ -99,10 +99,33 @@ class Answer(Generic[A]):
         self._value = value
         self._event.set()
 
+    def is_set(self) -> bool:
+        return self._value is not None
+
     def wait(self, deadline: int | None) -> A | TowpathError | None:
         left = remaining_ns(deadline)
         self._event.wait(None if left == FOREVER else left / 1e9)
         return self._value
+
+
+class _Sending:
+    """A client's lock; when it is given back, what the protocol queued meanwhile is sent first."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: LocalClient) -> None:
+        self._client = client
+
+    def __enter__(self) -> None:
+        self._client._lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        client = self._client
+        try:
+            if kind is None:
+                client._flush()
+        finally:
+            client._lock.release()
 
 
 class LocalClient(Client):
@@ -115,6 +138,7 @@ class LocalClient(Client):
         self._url = url
         self._protocol = ClientProtocol(name=program_name(name), software=f"towpath-python/{__version__}")
         self._lock = threading.RLock()
+        self._sender = _Sending(self)
         self._callers = Callers(self)
         self._allocating = threading.Lock()
         self._ready = threading.Condition(self._lock)
@@ -127,13 +151,13 @@ class LocalClient(Client):
         self._is_forked = False
         self._why_closed = ConnectionLost("the client is closed", hint="")
         sock = addresses.open_socket(url)
+        self._why_broken: TowpathError | None = None
         try:
-            with host_limits("a client's pipe"):
-                self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._turns = Turns()
+            self._open(sock)
         except TowpathError:
             sock.close()
             raise
-        self._open(sock)
         self._thread = threading.Thread(target=self._run, name="towpath-client", daemon=True)
         self._thread.start()
         _clients.add(self)
@@ -155,8 +179,9 @@ class LocalClient(Client):
             self._protocol.close(closed)
             self._drop_connection(closed)
             self._ready.notify_all()
-            os.write(self._wake_write, b"x")
-        if threading.current_thread() is not self._thread:
+            self._turns.stir()
+            self._turns.pass_on()
+        if threading.current_thread() is not self._thread and not self._turns.is_mine:
             self._thread.join()
 
     def __repr__(self) -> str:
@@ -236,7 +261,7 @@ class LocalClient(Client):
             self._wait_ready(deadline)
             with self._sending():
                 self._protocol.attach_value(name, attached.set)
-        value = attached.wait(deadline)
+        value = self._wait(attached, deadline)
         if value is None:
             raise calls.no_answer()
         if isinstance(value, TowpathError):
@@ -251,7 +276,7 @@ class LocalClient(Client):
             self._wait_ready(deadline)
             with self._sending():
                 self._protocol.ask_lock_page(call, given.set)
-        value = given.wait(deadline)
+        value = self._wait(given, deadline)
         if value is None:
             raise calls.no_answer()
         if isinstance(value, TowpathError):
@@ -291,7 +316,7 @@ class LocalClient(Client):
             with self._sending():
                 state = begin(answer.set)
         try:
-            value = answer.wait(deadline)
+            value = self._wait(answer, deadline)
             if value is None:
                 raise calls.no_answer()
             if isinstance(value, TowpathError):
@@ -321,7 +346,7 @@ class LocalClient(Client):
             self._wait_ready(deadline)
             with self._sending():
                 call_id = begin(answer.set)
-        value = answer.wait(deadline)
+        value = self._wait(answer, deadline)
         if value is None:
             with self._sending():
                 self._protocol.cancel(call_id)
@@ -345,6 +370,9 @@ class LocalClient(Client):
         with self._sending():
             if not self._protocol.is_ready or self._closed:
                 return None
+            if call.is_one_way:
+                self._protocol.call(call, _unheard)
+                return _nothing
             call_id = self._protocol.call(call, asking.answered(call, then))
         return functools.partial(self._withdraw, call_id)
 
@@ -405,12 +433,52 @@ class LocalClient(Client):
         if self._closed:
             raise self._why_closed.again()
 
-    @contextlib.contextmanager
-    def _sending(self) -> Iterator[None]:
+    def _wait(self, answer: Answer[A], deadline: int | None) -> A | TowpathError | None:
+        self._attend(answer.is_set, deadline)
+        return answer.wait(deadline)
+
+    def _attend(self, is_over: Callable[[], bool], deadline: int | None) -> None:
+        """Read here what comes, until something is over; if somebody else does, or there is no connection, or
+        the time is over, it may not be when this returns."""
+        turns = self._turns
+        if self._closed or not turns.begin():
+            return
+        try:
+            while not is_over():
+                sock, left = self._sock, remaining_ns(deadline)
+                if sock is None or left == 0:
+                    return
+                turns.sleep_guest(None if left == FOREVER else left / 1e9)
+                if not self._take_in_as_guest(sock):
+                    return
+        except BaseException:  # a signal's handler, say, when the socket had something for this thread
+            turns.pass_on()
+            raise
+        finally:
+            turns.end()
+
+    def _take_in_as_guest(self, sock: socket.socket) -> bool:
+        """Take in what has come; returns whether there may be more to come."""
+        try:
+            with self._lock:
+                if self._sock is not sock:
+                    return False
+                if self._take_in(sock) >= wire.RECEIVE_BYTES:
+                    self._turns.pass_on()
+                return True
+        except BaseException as error:
+            # What was read is lost: the connection ends, and the client's thread goes on from there.
+            if isinstance(error, TowpathError):
+                self._why_broken = error
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            if isinstance(error, TowpathError):
+                return False
+            raise
+
+    def _sending(self) -> _Sending:
         """Hold the lock, then send what the protocol queued meanwhile."""
-        with self._lock:
-            yield
-            self._flush()
+        return self._sender
 
     def _check_not_forked(self) -> None:
         """Raises ConnectionLost in a forked child, where no thread serves this client."""
@@ -418,20 +486,21 @@ class LocalClient(Client):
             raise self._why_closed.again()
 
     def _flush(self) -> None:
+        if not self._protocol.has_outgoing:
+            return
         for frame, descriptors in self._protocol.take_outgoing():
             if self._sock is None:
                 return
             if descriptors:
                 frame.descriptors = len(descriptors)
-            data = memoryview(wire.encode(frame))
+            data: bytes | memoryview = wire.encode(frame)
             try:
                 while data:
                     sent = wire.send_once(self._sock, data, descriptors)
-                    data, descriptors = data[sent:], ()
+                    data, descriptors = memoryview(data)[sent:], ()
             except ConnectionLost:
-                with contextlib.suppress(
-                    OSError
-                ):  # the thread sees the end of the connection and takes it from there
+                # The thread sees the end of the connection and takes it from there.
+                with contextlib.suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)
                 return
 
@@ -439,16 +508,20 @@ class LocalClient(Client):
 
     def _open(self, sock: socket.socket) -> None:
         with self._lock:
+            self._turns.watch(sock)
             self._sock = sock
+            self._why_broken = None
             self._decoder = wire.FrameDecoder(wire.RESPONSE_BYTES_MAX)
             with self._sending():
                 self._protocol.connection_made()
 
     def _drop_connection(self, error: TowpathError | None) -> None:
         if self._sock is not None:
+            self._turns.unwatch(self._sock)
             self._sock.close()
             self._sock = None
         self._protocol.connection_lost(error)
+        self._turns.stir()
 
     def _run(self) -> None:
         try:
@@ -470,45 +543,45 @@ class LocalClient(Client):
         finally:
             with self._lock:
                 self._closed = True
-                os.close(self._wake_read)
-                os.close(self._wake_write)
+            self._turns.close()
 
     def _serve_connection(self) -> TowpathError | None:
         """Read one connection to its end; return why it ended."""
         sock = self._sock
         if sock is None:
             return None
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        poller.register(self._wake_read, select.POLLIN)
         while not self._closed:
-            deadline = self._protocol.deadline_ns
-            left = remaining_ns(deadline)
-            poller.poll(None if left == FOREVER else left / 1e6)
+            left = remaining_ns(self._protocol.deadline_ns)
+            self._turns.sleep_own(None if left == FOREVER else left / 1e9)
             if self._closed:
                 break
             try:
-                self._take_in(sock)
+                with self._lock:
+                    if self._take_in(sock) >= wire.RECEIVE_BYTES:
+                        self._turns.pass_on()
             except TowpathError as error:
-                return error
+                return self._why_broken or error
+            self._turns.stir()
         return None
 
-    def _take_in(self, sock: socket.socket) -> None:
+    def _take_in(self, sock: socket.socket) -> int:
+        """Take in, with the lock held, what has come; returns how many bytes those were."""
         try:
             data, descriptors = wire.receive(sock)
         except BlockingIOError:
             data, descriptors = None, []
-        now = time.monotonic_ns()
-        with self._sending():
-            if data is not None:
-                if not data:
-                    raise calls.daemon_left()
-                was_ready = self._protocol.is_ready
-                for frame, owned in self._decoder.feed(data, descriptors):
-                    self._protocol.receive(frame, owned, now)
-                if self._protocol.is_ready and not was_ready:
-                    self._ready.notify_all()
-            self._protocol.expire(now)
+        protocol, now = self._protocol, time.monotonic_ns()
+        if data is not None:
+            if not data:
+                raise calls.daemon_left()
+            was_ready = protocol.is_ready
+            for frame, owned in self._decoder.feed(data, descriptors):
+                protocol.receive(frame, owned, now)
+            if protocol.is_ready and not was_ready:
+                self._ready.notify_all()
+        protocol.expire(now)
+        self._flush()
+        return len(data or b"")
 
     def _is_final(self, error: TowpathError | None) -> bool:
         """Whether trying again is pointless, or not what the caller of ``connect`` wants."""
@@ -516,10 +589,8 @@ class LocalClient(Client):
         return isinstance(error, VersionMismatch) or (is_refusal and not self._was_welcome)
 
     def _reconnect(self) -> None:
-        poller = select.poll()
-        poller.register(self._wake_read, select.POLLIN)
         while not self._closed:
-            poller.poll(self._pause_s * random.uniform(500, 1000))
+            self._turns.sleep_own(self._pause_s * random.uniform(0.5, 1.0))
             self._pause_s = min(self._pause_s * 2, RECONNECT_MAX_S)
             if self._closed:
                 return
@@ -538,6 +609,14 @@ class LocalClient(Client):
         self._ready = threading.Condition(self._lock)
         self._sock = None
         self._protocol.abandon(self._why_closed)
+
+
+def _nothing() -> None:
+    """A call that is not answered cannot be withdrawn."""
+
+
+def _unheard(_: object) -> None:
+    """Nobody wants the answer, and none comes."""
 
 
 def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> Client:

@@ -42,6 +42,14 @@ class Kinds(Locking):
     def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Following:
         """As :meth:`towpath.asking.Asking._follow`."""
 
+    def _attend(self, is_over: Callable[[], bool], deadline: int | None) -> None:
+        """Read here what comes, for who is about to wait, where the client has its callers do so.
+
+        Args:
+            is_over: whether that has come which is waited for. It may not have when this returns.
+            deadline: on the monotonic clock, in nanoseconds; None for ever.
+        """
+
     def _every(self, tick: Callable[[], float]) -> Callable[[], object]:
         """As :meth:`towpath.asking.Asking._every`."""
         raise NotSupported("nothing is done now and again on the daemon's own host")

@@ -119,7 +119,7 @@ class Joiner:
         is_shared = self._hold is not None
         pending = self._ask_upgrade() if is_shared else self._ask(waiting)
         await self._settle()
-        if self._held < 0 and not pending.is_over:
+        if self._held < 0 and not pending.has_outcome():
             self._keep(self._local.take_nowait(shared=is_shared))
             if self._held < 0:
                 log("lock.joined_apart", level="warning", lock=self.name, place=self._local.place.url)
@@ -159,7 +159,7 @@ class Joiner:
         """Ask for nothing more. Returns what a successor in this process goes on with: our grant, if we have
         one, and what is held locally, or -1."""
         pending, self._pending = self._pending, None
-        if pending is not None and not pending.is_over:
+        if pending is not None and not pending.has_outcome():
             self.session.give_up(pending)
         elif pending is not None and isinstance(pending.outcome, Standing):
             self._hold = self.session.hold(pending)
@@ -204,7 +204,7 @@ class Joiner:
         else:
             pending = self._ask(0)
             await self._settle()
-            if not pending.is_over:  # else it was refused, by the lock space's policy
+            if not pending.has_outcome():  # else it was refused, by the lock space's policy
                 self.session.release(hold)
                 self._hold = None
         await self._had_again(pending)
