@@ -55,16 +55,18 @@ class WatchfulSelector(selectors.EpollSelector):
 
     Attributes:
         events: that it has brought.
+        latest: those that it brought last, so many.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.events = 0
+        self.events = self.latest = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As documented in selectors."""
         found = super().select(timeout)
-        self.events += len(found)
+        self.latest = len(found)
+        self.events += self.latest
         return found
 
     def is_wanted(self) -> bool:
@@ -81,10 +83,15 @@ class Attention:
 
     def __init__(self, selector: WatchfulSelector) -> None:
         self.place = CommitPlace(lambda: selector.events)
+        self._selector = selector
         self._is_wanted = selector.is_wanted
         self._has_cores = len(os.sched_getaffinity(0)) > 1
         self._may_look = False
         self._skips = self._left_out = 0
+
+    def is_single(self) -> bool:
+        """Whether the loop is about one event only."""
+        return self._selector.latest == 1
 
     def committed_here(self) -> None:
         """The loop has made a commit: there may be a look."""

@@ -108,6 +108,7 @@ class Daemon:
             WallClock(),
             lambda effect: self._door.locks.emit(effect),
             settings.lock_limits,
+            attention.is_single,
         )
         self._data: DataEngine  # made when the incarnation is known, before the door opens
         self._machine = Machine(settings.limits, ChannelOptions(ring_bytes=settings.daemon.ring_bytes))
@@ -125,6 +126,7 @@ class Daemon:
             submit_data=lambda command: self._data.submit(command),
             submit_lock=self._locks.submit,
             look_at_locks=self._locks.look,
+            reading=self._locks.reading,
             has_data=lambda name: self._data.has(name),
             contents_of=self._contents_of,
             table=_ring.GenerationTable(CELLS_MAX),

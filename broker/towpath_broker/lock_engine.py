@@ -4,7 +4,8 @@ Theory of operation
     Whoever has a command calls :meth:`LockEngine.submit`. In the event loop's next turn all that wait are
     applied, the records of those that changed something are appended in one transaction, and then the effects
     are emitted. Nothing is emitted before the append that covers it has returned; where that fails
-    :meth:`run` fails, and the process ends.
+    :meth:`run` fails, and the process ends. What comes of one read of a connection, while no other is ready,
+    has its turn at the end of that read: nothing more would come meanwhile.
 
     A record need not be on the disk: locks of the host end with the host, and what the kernel has been given
     survives the core. So most appends are short, and made right there, in the loop's turn: a task that would
@@ -69,6 +70,7 @@ class LockEngine:
         clock: tells the time of commands.
         emit: carries out effects; called from the event loop, by one at a time.
         limits: the bounds that hold from this run on.
+        is_single: whether the loop has one event to see to just now, and a turn would bring nothing more.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class LockEngine:
         clock: Clock,
         emit: Callable[[LockEffect], None],
         limits: LockLimits,
+        is_single: Callable[[], bool] = bool,
     ) -> None:
         self._machine = machine
         self._limits = limits
@@ -87,6 +90,8 @@ class LockEngine:
         self._line: deque[c.LockCommand | Look] = deque()
         self._is_running = self._is_stopping = self._is_over = False
         self._is_due = False  # a turn is
+        self._is_reading = False
+        self._is_single = is_single
         self._at_disk: list[c.LockCommand] | None = None  # a round of the task's
         self._failure: BaseException | None = None
         self._wanted = asyncio.Event()  # the task is
@@ -193,7 +198,19 @@ class LockEngine:
         """Have a turn, unless the task will."""
         if not self._is_due and self._is_running and self._at_disk is None:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            if not self._is_reading:
+                asyncio.get_running_loop().call_soon(self._turn)
+
+    def reading(self, is_begun: bool) -> None:
+        """What comes until this is told False is of one read."""
+        if is_begun:
+            self._is_reading = not self._is_due
+        elif self._is_reading:
+            self._is_reading = False
+            if self._is_due and self._is_single():
+                self._turn()
+            elif self._is_due:
+                asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         """Carry out the first that wait; then others of the loop have a turn."""

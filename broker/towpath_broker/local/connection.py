@@ -90,6 +90,7 @@ class Connection:
         self._watches: set[int] = set()
         self._data_calls: set[int] = set()
         self._one_way: set[int] = set()
+        self._unheard = 0
         self._definitions = Definitions()
         self.streams = Streams(self)
         self._offers: dict[int, Callable[[], None]] = {}
@@ -102,6 +103,7 @@ class Connection:
             on_frame=self._frame,
             on_closed=self._closed,
             farewell=lambda error: translate.error_frame(0, error),
+            on_read=door.reading,
         )
         self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self._no_hello)
         self._pidfd = open_pidfd(peer.pid)
@@ -143,12 +145,30 @@ class Connection:
             return
         if self.session is None:
             raise ProtocolViolation(f"{request} came before hello was answered")
-        self._begin(frame.id, request)
         if frame.is_one_way:
+            if request == translate_locks.RELEASE and self._give_back(frame):
+                return
             self._one_way.add(frame.id)
+        self._begin(frame.id, request)
+        if request in translate_locks.REQUESTS:
+            if request in translate_locks.STREAMS:
+                self._watches.add(frame.id)
+            try:
+                self._door.locks.ask(self, self._caller(frame), request, getattr(frame, request))
+            except TowpathError as error:
+                self.refuse(CallId(frame.id), error)
+            return
         if request in CONCERNED and self._definitions.hold(frame, request):
             return
         self._carry_out(frame, request, descriptors)
+
+    def _give_back(self, frame: Frame) -> bool:
+        """Carry out a lock's release that is not answered without keeping it as a call, if that is possible.
+        Every so many are kept as one all the same: so that their number, too, has a bound."""
+        self._unheard = (self._unheard + 1) % CALLS_MAX
+        if not self._unheard or frame.principal:
+            return False
+        return self._door.locks.give_back(self, self.peer.principal, frame.release_request)
 
     def _carry_out(self, frame: Frame, request: str, descriptors: list[wire.Descriptor]) -> None:
         try:
@@ -190,11 +210,6 @@ class Connection:
     def _submit(self, frame: Frame, request: str, descriptors: list[wire.Descriptor]) -> None:
         body = getattr(frame, request)
         caller = self._caller(frame)
-        if request in translate_locks.REQUESTS:
-            if request in translate_locks.STREAMS:
-                self._watches.add(frame.id)
-            self._door.locks.ask(self, caller, request, body)
-            return
         if request == "report_gateway_request":
             if not self.gateway:
                 raise PermissionDenied("only a gateway that the daemon started may report")

@@ -61,6 +61,7 @@ class Door:
         submit_data: gives one to the data plane's engine.
         submit_lock: gives one to the lock machine's engine.
         look_at_locks: has something done with the lock machine.
+        reading: told True before commands come of one read of a connection, and False after them.
         has_data: whether a channel is of the data plane.
         contents_of: what a channel of the data plane holds.
         table: the generation table, written on the core's behalf.
@@ -80,6 +81,7 @@ class Door:
         submit_data: Callable[[data_commands.DataCommand], None],
         submit_lock: Submit,
         look_at_locks: Look,
+        reading: Callable[[bool], object] = bool,
         has_data: Callable[[str], bool],
         contents_of: translate.ContentsOf,
         table: _ring.GenerationTable,
@@ -107,6 +109,7 @@ class Door:
         self.has_data = has_data
         self._contents_of = contents_of
         self.tokens = tokens
+        self.reading = reading
         self.locks = LockCalls(submit_lock, look_at_locks, tokens, keeper)
         self.counters: Counter[str] = Counter()
         self._table = table

@@ -143,6 +143,23 @@ class LockCalls:
         else:
             self._look_for(call, caller, body)
 
+    def give_back(self, connection: Connection, principal: str, body: Any) -> bool:
+        """Carry out a release of which nobody wants to hear what became, if it is nothing else, and is the
+        connection's to ask for; returns whether it was."""
+        kept = self._kept.get(body.session)
+        if (
+            kept is None
+            or kept.call is None
+            or kept.call.connection is not connection
+            or kept.principal != principal
+            or body.HasField("value")
+            or body.is_recovered
+            or body.is_durable
+        ):
+            return False
+        self._submit(c.Release(body.session, body.request))
+        return True
+
     def go_on(self, connection: Connection, call: int, body: Any) -> None:
         """Take a later message of a session's stream."""
         stream = self._of_call.get((connection, call))

@@ -79,6 +79,11 @@ class LockWatches:
 
     def tell(self, effect: e.LockEffect) -> None:
         """Something has happened."""
+        if not isinstance(effect, _TOLD):
+            return
+        names = [grant.lock for grant in effect.grants]
+        if not any(name.startswith(watch.prefix) for watch in self._watches.values() for name in names):
+            return
         for watch in tuple(self._watches.values()):
             for response in _responses(effect, watch):
                 self._send(watch, response)
@@ -126,7 +131,10 @@ class LockWatches:
         watch.is_current = True
 
 
-def _responses(effect: e.LockEffect, watch: _Watch) -> list[locks_pb2.WatchLocksResponse]:
+_TOLD: Final = (e.Granted, e.Released)
+
+
+def _responses(effect: e.Granted | e.Released, watch: _Watch) -> list[locks_pb2.WatchLocksResponse]:
     match effect:
         case e.Granted():
             return [
@@ -147,5 +155,3 @@ def _responses(effect: e.LockEffect, watch: _Watch) -> list[locks_pb2.WatchLocks
                 for grant in effect.grants
                 if watch.follows(grant.lock)
             ]
-        case _:
-            return []

@@ -23,6 +23,7 @@ LIST: Final = "list_locks_request"
 LIST_SPACES: Final = "list_lock_spaces_request"
 EXPLAIN: Final = "explain_locks_request"
 WATCH: Final = "watch_locks_request"
+RELEASE: Final = "release_request"
 DELEGATE: Final = "delegate_lock_request"
 FORCE_RELEASE: Final = "force_release_request"
 DECLARE_CLAIMS: Final = "declare_claims_request"
@@ -84,7 +85,7 @@ WAITS: Final[Mapping[str, Callable[[Any], c.LockCommand]]] = {
 }
 
 PLAIN: Final[Mapping[str, Callable[[Any, str, int], c.LockCommand]]] = {
-    "release_request": lambda body, principal, reference: c.Release(
+    RELEASE: lambda body, principal, reference: c.Release(
         body.session,
         body.request,
         body.value if body.HasField("value") else None,

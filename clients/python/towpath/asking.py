@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from towpath.calls import Call
-from towpath.convert import error_from_proto
 from towpath.errors import Cancelled, TowpathError
 from towpath.v1.frame_pb2 import Frame
 
@@ -44,7 +43,7 @@ class Listener(Protocol[T_contra]):
         """Nothing more will come, and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Following:
     """A stream that is followed.
 
@@ -152,14 +151,15 @@ class KeptStream(Generic[T]):
         if isinstance(answer, TowpathError):
             self._listener.broke(answer)
             return
-        assert self._call is not None
+        call = self._call
+        assert call is not None
         try:
-            item = _item(self._call, answer)
+            item = _item(call, answer)
         except TowpathError as error:
             self._finish()
             self._listener.ended(error)
         else:
-            if self._call.is_last is not None and self._call.is_last(item):
+            if call.is_last is not None and call.is_last(item):
                 self._finish()
             self._listener.came(item)
 
@@ -172,6 +172,4 @@ class KeptStream(Generic[T]):
 def _item(call: Call[Any], answer: Frame) -> Any:
     if answer.WhichOneof("body") == "end":
         raise Cancelled("the stream was ended")
-    if answer.WhichOneof("body") == "error":
-        raise error_from_proto(answer.error)
     return call.result(answer)

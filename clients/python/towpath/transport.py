@@ -37,6 +37,7 @@ class FrameTransport:
         on_closed: called exactly once, from the loop, with why: None when ``close`` was called without an
             error.
         farewell: makes the last frame, when the connection is closed for what the peer did.
+        on_read: told True before the frames of one read are handed out, and False after them.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class FrameTransport:
         on_frame: Callable[[Frame, list[wire.Descriptor]], None],
         on_closed: Callable[[TowpathError | None], None],
         farewell: Callable[[TowpathError], Frame] | None = None,
+        on_read: Callable[[bool], object] = bool,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -57,6 +59,7 @@ class FrameTransport:
         self._on_frame = on_frame
         self._on_closed = on_closed
         self._farewell = farewell
+        self._on_read = on_read
         self._writing = False
         self._sent: list[Callable[[], object]] = []
         self._reading = True
@@ -166,10 +169,15 @@ class FrameTransport:
             if not data:
                 self.close(ConnectionLost("the other side closed the connection"))
                 return False
-            for frame, owned in self._decoder.feed(data, descriptors):
-                self._on_frame(frame, owned)
-                if self._closed:
-                    return False
+            frames = self._decoder.feed(data, descriptors)
+            self._on_read(True)
+            try:
+                for frame, owned in frames:
+                    self._on_frame(frame, owned)
+                    if self._closed:
+                        return False
+            finally:
+                self._on_read(False)
         except BlockingIOError:
             return False
         except TowpathError as error:

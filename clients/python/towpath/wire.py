@@ -111,61 +111,51 @@ class FrameDecoder:
             ProtocolViolation: too long, or not a Frame.
             BadDescriptor: more or fewer descriptors than the frames declare.
         """
-        if not self._buffer and not self._descriptors and not descriptors:
-            frame = self._decode_one(data)
-            if frame is not None:
-                return [(frame, [])]
-        self._descriptors.extend(descriptors)
-        if len(self._descriptors) > _DESCRIPTORS_QUEUED_MAX:
+        queued = self._descriptors
+        queued.extend(descriptors)
+        if len(queued) > _DESCRIPTORS_QUEUED_MAX:
             raise BadDescriptor(
                 f"more than {_DESCRIPTORS_QUEUED_MAX} descriptors came without the frames they belong to"
             )
         buffer = self._buffer
-        buffer += data
+        if buffer:
+            buffer += data
+        source = buffer or data  # mostly whole frames arrive, and nothing has to be kept
         frames: list[Incoming] = []
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
+        start, arrived = 0, len(source)
+        while arrived - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(source, start)
             if length > self._frame_bytes_max:
                 raise ProtocolViolation(
                     f"a frame of {length} bytes; at most {self._frame_bytes_max} are allowed"
                 )
             end = start + _LENGTH.size + length
-            if len(buffer) < end:
+            if arrived < end:
                 break
-            frames.append(self._decode(bytes(memoryview(buffer)[start + _LENGTH.size : end])))
+            frames.append(self._decode(bytes(source[start + _LENGTH.size : end])))
             start = end
-        if start:
+        if source is buffer:
             del buffer[:start]
-        if not buffer and self._descriptors:
+        elif start < arrived:
+            buffer += data[start:]
+        if queued and not buffer:
             raise BadDescriptor("descriptors came that no frame declares")
         return frames
 
-    def _decode_one(self, data: bytes) -> Frame | None:
-        """The frame, if it is just one that arrived, with nothing else; as nearly always."""
-        size = _LENGTH.size
-        if len(data) <= size or len(data) - size > self._frame_bytes_max:
-            return None
-        if _LENGTH.unpack_from(data)[0] != len(data) - size:
-            return None
-        frame = _parsed(data[size:])
-        return None if frame.descriptors else frame
-
     def _decode(self, body: bytes) -> Incoming:
-        frame = _parsed(body)
-        if frame.descriptors > len(self._descriptors):
+        try:
+            frame = Frame.FromString(body)
+        except DecodeError:
+            raise ProtocolViolation("what arrived is not a Frame") from None
+        declared = frame.descriptors
+        if not declared:
+            return frame, []
+        if declared > len(self._descriptors):
             raise BadDescriptor(
-                f"a frame declares {frame.descriptors} descriptors and {len(self._descriptors)} arrived",
+                f"a frame declares {declared} descriptors and {len(self._descriptors)} arrived",
                 hint="the receiver may be at its limit of open files (ulimit -n)",
             )
-        return frame, [self._descriptors.popleft() for _ in range(frame.descriptors)]
-
-
-def _parsed(body: bytes) -> Frame:
-    try:
-        return Frame.FromString(body)
-    except DecodeError:
-        raise ProtocolViolation("what arrived is not a Frame") from None
+        return frame, [self._descriptors.popleft() for _ in range(declared)]
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[Descriptor]]:

@@ -85,17 +85,18 @@ class Pending:
     def ask(self, asking: Asking) -> None:
         """Ask, if the session is open and it is not asked for yet. From any thread: one of them does it."""
         session = self._session
-        with session.mutex:
-            if self._is_asking or self._leave is not None or self._is_not_to_be_asked:
-                return
-            self._is_asking = True
+        is_first = True
         while True:
             with session.mutex:
+                if is_first and (self._is_asking or self._leave is not None):
+                    return
+                is_first = False
                 if self._is_not_to_be_asked:
                     # Granted, say, just before the stream was left: asked again, and left again, it would be
                     # given back.
                     self._is_asking = False
                     return
+                self._is_asking = True
                 self._round += 1
                 listener, identifier = _Heard(self, self._round), session.id
             try:

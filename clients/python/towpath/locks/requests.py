@@ -112,11 +112,12 @@ def refusal(refused: locks_pb2.LockRefusal) -> TowpathError:
 
 def _standing(response: Any) -> Standing:
     match response.WhichOneof("event"):
+        case "granted":
+            granted = response.granted
+            grants = tuple([model.grant_from_proto(each) for each in granted.grants])
+            return Standing(True, grants, is_timed_out=granted.is_timed_out)
         case "refused":
             return Standing(True, error=refusal(response.refused))
-        case "granted":
-            grants = tuple(map(model.grant_from_proto, response.granted.grants))
-            return Standing(True, grants, is_timed_out=response.granted.is_timed_out)
         case "opened":
             return Standing(True, place=response.opened.index, is_open=response.opened.is_open)
         case _:
