@@ -320,10 +320,6 @@ class LockEngine:
 
 def _must_be_on_disk(command: c.LockCommand) -> bool:
     """Whether a command's record must survive a loss of power."""
-    match command:
-        case c.Release() | c.WriteGuarded():
-            return command.is_durable
-        case c.DefineSpace():
-            return True
-        case _:
-            return False
+    if isinstance(command, (c.Release, c.WriteGuarded)):
+        return command.is_durable
+    return isinstance(command, c.DefineSpace)

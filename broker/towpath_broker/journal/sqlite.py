@@ -43,6 +43,8 @@ CREATE TABLE snapshot (
 """
 
 _INSERT: Final = "INSERT INTO record (position, data) VALUES (?, ?)"
+_INSERTS: Final = tuple(_INSERT + ", (?, ?)" * more for more in range(8))
+"""Of one record, of two, ..."""
 LAZY_PAGE_BYTES: Final = 1024
 """Of a file whose appends do not wait for the disk: each writes the page that it changes, and what that takes
 is most of its time. Files of another size stay as they are."""
@@ -96,8 +98,11 @@ class SqliteJournal:
     def _append(self, records: Sequence[bytes]) -> int:
         assert records
         first = self._last + 1
-        if len(records) == 1:  # which is a transaction of its own
-            self._database.execute(_INSERT, (first, records[0].decode()))
+        if len(records) <= len(_INSERTS):  # one statement is a transaction of its own
+            values: list[int | str] = []
+            for position, record in enumerate(records, first):
+                values += (position, record.decode())
+            self._database.execute(_INSERTS[len(records) - 1], values)
         else:
             with _Transaction(self._database):
                 self._database.executemany(

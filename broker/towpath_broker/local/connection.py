@@ -90,6 +90,7 @@ class Connection:
         self._watches: set[int] = set()
         self._data_calls: set[int] = set()
         self._one_way: set[int] = set()
+        self._own_caller = Caller(peer.principal, is_admin)  # of any call
         self._unheard = 0
         self._definitions = Definitions()
         self.streams = Streams(self)
@@ -154,7 +155,8 @@ class Connection:
             if request in translate_locks.STREAMS:
                 self._watches.add(frame.id)
             try:
-                self._door.locks.ask(self, self._caller(frame), request, getattr(frame, request))
+                caller = self._own_caller if not frame.principal else self._caller(frame)
+                self._door.locks.ask(self, CallId(frame.id), caller, request, getattr(frame, request))
             except TowpathError as error:
                 self.refuse(CallId(frame.id), error)
             return
@@ -388,6 +390,7 @@ class Connection:
         assert self._hello is not None
         call, doorbell = self._hello
         self.session = effect.session
+        self._own_caller = Caller(self.peer.principal, self._is_admin, self.session)
         if doorbell is not None:
             self._door.descriptors.keep_doorbell(effect.session, doorbell)
             send = self._send_doorbell if self._takes_doorbells else None

@@ -125,13 +125,13 @@ class LockCalls:
 
     # ---- what connections ask ------------------------------------------------------------------------------
 
-    def ask(self, connection: Connection, caller: Caller, request: str, body: Any) -> None:
+    def ask(self, connection: Connection, number: CallId, caller: Caller, request: str, body: Any) -> None:
         """Carry out a request.
 
         Raises:
             TowpathError: it cannot be; nothing has changed.
         """
-        call = Call(connection, caller.call, request)
+        call = Call(connection, number, request)
         if request in translate_locks.WAITS:
             self._wait(call, caller, body)
         elif request in translate_locks.PLAIN:

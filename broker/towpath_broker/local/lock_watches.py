@@ -81,10 +81,11 @@ class LockWatches:
         """Something has happened."""
         if not isinstance(effect, _TOLD):
             return
-        names = [grant.lock for grant in effect.grants]
-        if not any(name.startswith(watch.prefix) for watch in self._watches.values() for name in names):
-            return
-        for watch in tuple(self._watches.values()):
+        grants = effect.grants
+        concerned = [
+            watch for watch in self._watches.values() for each in grants if each.lock.startswith(watch.prefix)
+        ]
+        for watch in dict.fromkeys(concerned):
             for response in _responses(effect, watch):
                 self._send(watch, response)
 

@@ -50,10 +50,12 @@ class Following:
     Attributes:
         leave: nothing more is told; more than once is fine. So does calling the object.
         send: one more request of the stream. Nothing happens while there is no connection.
+        call_id: of the call that it is, on the connection that there is; 0 where that is of no use.
     """
 
     leave: Callable[[], object]
     send: Callable[[Any], object]
+    call_id: Callable[[], int] = int
 
     def __call__(self) -> object:
         return self.leave()
@@ -132,6 +134,10 @@ class KeptStream(Generic[T]):
         """Send one more request; nothing happens while there is no connection."""
         if self._call is not None and self in self._exchange.kept:
             self._exchange.add_to_stream(self._call_id, replace(self._call, body=body).frame(self._call_id))
+
+    def call_id(self) -> int:
+        """Of the call that it is on the connection that there is, or was."""
+        return self._call_id
 
     def leave(self) -> None:
         """Follow no more."""

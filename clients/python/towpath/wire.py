@@ -49,8 +49,13 @@ _LENGTH: Final = struct.Struct("<I")
 _DESCRIPTORS_QUEUED_MAX: Final = 64
 _RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
-_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+TRUNCATED: Final = int(socket.MSG_CTRUNC)
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+
+
+_SIZES: Final = (RECEIVE_BYTES,)
+_ANCILLARY_SIZES: Final = (_ANCILLARY_BYTES,)
+_FLAGS: Final = (_RECEIVE_FLAGS,)
 
 
 class Descriptor:
@@ -142,6 +147,20 @@ class FrameDecoder:
             raise BadDescriptor("descriptors came that no frame declares")
         return frames
 
+    def only(self, data: bytes) -> Frame | None:
+        """Return the frame that has arrived, if it is just one, whole, and without descriptors. Nothing is
+        taken: what arrived may be fed after it."""
+        size = _LENGTH.size
+        if self._buffer or self._descriptors or not size < len(data) <= size + self._frame_bytes_max:
+            return None
+        if _LENGTH.unpack_from(data)[0] != len(data) - size:
+            return None
+        try:
+            frame = Frame.FromString(data[size:])
+        except DecodeError:
+            return None
+        return None if frame.descriptors else frame
+
     def _decode(self, body: bytes) -> Incoming:
         try:
             frame = Frame.FromString(body)
@@ -158,6 +177,21 @@ class FrameDecoder:
         return frame, [self._descriptors.popleft() for _ in range(declared)]
 
 
+Raw = tuple[bytes, list[tuple[int, int, bytes]], int, object]
+"""What recvmsg(2) returns."""
+
+
+def receive_raw(sock: socket.socket, arrived: deque[Raw]) -> None:
+    """Receive once what is there, and append it. Never waits, and a signal's handler that raises comes either
+    before that or after it.
+
+    Raises:
+        BlockingIOError: nothing is there.
+        OSError: the connection broke.
+    """
+    arrived.extend(map(sock.recvmsg, _SIZES, _ANCILLARY_SIZES, _FLAGS))
+
+
 def receive(sock: socket.socket) -> tuple[bytes, list[Descriptor]]:
     """Receive once what is there; never waits.
 
@@ -170,20 +204,35 @@ def receive(sock: socket.socket) -> tuple[bytes, list[Descriptor]]:
         ConnectionLost: the connection broke.
     """
     try:
-        data, ancillary, flags, _ = sock.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, _RECEIVE_FLAGS)
+        raw = sock.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES, _RECEIVE_FLAGS)
     except BlockingIOError:
         raise
     except OSError as error:
-        raise ConnectionLost(f"the connection broke: {error.strerror}") from None
+        raise broken(error) from None
+    return received(raw)
+
+
+def broken(error: OSError) -> ConnectionLost:
+    """What it is when the host says that a connection broke."""
+    return ConnectionLost(f"the connection broke: {error.strerror}")
+
+
+def received(raw: Raw) -> tuple[bytes, list[Descriptor]]:
+    """Return the bytes of what was received, and take its descriptors.
+
+    Raises:
+        BadDescriptor: the kernel had to leave descriptors out (this process is near its limit).
+    """
+    data, ancillary, flags, _ = raw
     descriptors: list[Descriptor] = []
-    if not ancillary and not flags & _TRUNCATED:
+    if not ancillary and not flags & TRUNCATED:
         return data, descriptors
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             numbers = array.array("i")
             numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
             descriptors.extend(Descriptor(number) for number in numbers)
-    if flags & _TRUNCATED:
+    if flags & TRUNCATED:
         raise BadDescriptor(
             "descriptors were lost on arrival", hint="this process is at its limit of open files (ulimit -n)"
         )

@@ -120,7 +120,7 @@ class LockMachine:
             self._refuse(command, blocked.error, blocked)
         else:
             reference = getattr(command, "reference", 0)
-            if reference and not isinstance(command, c.OpenSession | c.Delegate):
+            if reference and not isinstance(command, (c.OpenSession, c.Delegate)):
                 done = result if isinstance(result, e.Done) else e.Done(0)
                 done.reference = reference
                 effects.append(done)
@@ -135,10 +135,10 @@ class LockMachine:
         table = self.table
         tokens, lease_ms, ranges = table.waiting_claims, 0, 0
         for command in commands:
-            if isinstance(command, c.Begin):
-                return None  # nothing is granted by it, and what is reserved lapses
             if isinstance(command, c.Acquire):
                 tokens += len(command.locks)
+            elif isinstance(command, c.Begin):
+                return None  # nothing is granted by it, and what is reserved lapses
             elif isinstance(command, c.Delegate):
                 ranges += 1
             elif isinstance(command, c.OpenSession):

@@ -89,7 +89,7 @@ class Locks:
         pending = session.begin(make, over.release, number, is_once=is_once)
         late_s = None if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)
         try:
-            self._client._attend(pending.has_outcome, deadline_ns(late_s))
+            self._client._attend(pending.has_outcome, pending.call_id, deadline_ns(late_s))
             if not over.acquire(timeout=-1 if late_s is None else late_s):
                 raise Timeout(f"the daemon did not answer within {timeout} s", hint="")
         except BaseException:

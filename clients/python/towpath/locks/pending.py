@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from towpath.asking import Asking
+from towpath.asking import Asking, Following
 from towpath.calls import Call
 from towpath.errors import ConnectionLost, TowpathError
 
@@ -63,7 +63,7 @@ class Pending:
         self._session = session
         self._make = make
         self._wake = wake
-        self._leave: Callable[[], object] | None = None
+        self._leave: Following | None = None
         self._is_asking = False
         self._round = 0  # of asking; a stream of an earlier one is void
 
@@ -75,6 +75,11 @@ class Pending:
     def _is_not_to_be_asked(self) -> bool:
         session = self._session
         return self.outcome is not None or not session.is_connected or session.releases.is_before(self)
+
+    def call_id(self) -> int:
+        """Of the call by which it is asked for now; 0: it is not."""
+        leave = self._leave
+        return 0 if leave is None else leave.call_id()
 
     def _call(self, session: int) -> Call[Standing]:
         call = self._make(session)

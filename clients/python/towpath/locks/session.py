@@ -222,6 +222,8 @@ class LockSession:
         with self.mutex:
             is_pending = pending in self._pending
             self._pending.pop(pending, None)
+            if is_pending and pending.is_new:
+                self._holds.pop(pending.number, None)
         if is_pending:
             pending.outcome = ConnectionLost("it was given up", hint="")
             pending.stop_asking()
@@ -465,7 +467,6 @@ class LockSession:
         with self.mutex:
             if pending not in self._pending:
                 return False
-            del self._pending[pending]
             if isinstance(outcome, Standing) and outcome.grants:
                 hold = self._holds.get(pending.number)
                 if hold is None:
@@ -473,4 +474,7 @@ class LockSession:
                 else:
                     hold.grants = outcome.grants
             pending.outcome = outcome
+            # At last: a signal's handler may end all this at any step, and then it is given up as one that
+            # waits.
+            del self._pending[pending]
             return True

@@ -25,13 +25,15 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from towpath import addresses, asking, calls, loans, model, tracing, wire
 from towpath._version import __version__
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import (
+    BadDescriptor,
     ConnectionLost,
     LimitExceeded,
     TowpathError,
@@ -108,26 +110,6 @@ class Answer(Generic[A]):
         return self._value
 
 
-class _Sending:
-    """A client's lock; when it is given back, what the protocol queued meanwhile is sent first."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: LocalClient) -> None:
-        self._client = client
-
-    def __enter__(self) -> None:
-        self._client._lock.acquire()
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        client = self._client
-        try:
-            if kind is None:
-                client._flush()
-        finally:
-            client._lock.release()
-
-
 class LocalClient(Client):
     """A session with the daemon of this host."""
 
@@ -138,7 +120,6 @@ class LocalClient(Client):
         self._url = url
         self._protocol = ClientProtocol(name=program_name(name), software=f"towpath-python/{__version__}")
         self._lock = threading.RLock()
-        self._sender = _Sending(self)
         self._callers = Callers(self)
         self._allocating = threading.Lock()
         self._ready = threading.Condition(self._lock)
@@ -151,7 +132,7 @@ class LocalClient(Client):
         self._is_forked = False
         self._why_closed = ConnectionLost("the client is closed", hint="")
         sock = addresses.open_socket(url)
-        self._why_broken: TowpathError | None = None
+        self._arrived: deque[wire.Raw] = deque()
         try:
             self._turns = Turns()
             self._open(sock)
@@ -261,7 +242,7 @@ class LocalClient(Client):
             self._wait_ready(deadline)
             with self._sending():
                 self._protocol.attach_value(name, attached.set)
-        value = self._wait(attached, deadline)
+        value = attached.wait(deadline)
         if value is None:
             raise calls.no_answer()
         if isinstance(value, TowpathError):
@@ -276,7 +257,7 @@ class LocalClient(Client):
             self._wait_ready(deadline)
             with self._sending():
                 self._protocol.ask_lock_page(call, given.set)
-        value = self._wait(given, deadline)
+        value = given.wait(deadline)
         if value is None:
             raise calls.no_answer()
         if isinstance(value, TowpathError):
@@ -316,7 +297,7 @@ class LocalClient(Client):
             with self._sending():
                 state = begin(answer.set)
         try:
-            value = self._wait(answer, deadline)
+            value = answer.wait(deadline)
             if value is None:
                 raise calls.no_answer()
             if isinstance(value, TowpathError):
@@ -344,9 +325,10 @@ class LocalClient(Client):
         answer: Answer[Frame] = Answer()
         with self._lock:
             self._wait_ready(deadline)
-            with self._sending():
-                call_id = begin(answer.set)
-        value = self._wait(answer, deadline)
+            call_id = begin(answer.set)
+            self._flush()
+        self._attend(answer.is_set, lambda: call_id, deadline)
+        value = answer.wait(deadline)
         if value is None:
             with self._sending():
                 self._protocol.cancel(call_id)
@@ -367,13 +349,15 @@ class LocalClient(Client):
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
     ) -> Callable[[], object] | None:
-        with self._sending():
+        with self._lock:
             if not self._protocol.is_ready or self._closed:
                 return None
             if call.is_one_way:
                 self._protocol.call(call, _unheard)
+                self._flush()
                 return _nothing
             call_id = self._protocol.call(call, asking.answered(call, then))
+            self._flush()
         return functools.partial(self._withdraw, call_id)
 
     @property
@@ -385,10 +369,11 @@ class LocalClient(Client):
             self._protocol.withdraw(call_id)
 
     def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
-        with self._sending():
+        with self._lock:
             if self._closed or self._failed is not None:
                 raise (self._failed or self._why_closed).again()
             stream = self._protocol.keep_stream(make, listener)
+            self._flush()
 
         def leave() -> None:
             with self._sending():
@@ -398,7 +383,7 @@ class LocalClient(Client):
             with self._sending():
                 stream.send(body)
 
-        return asking.Following(leave, send)
+        return asking.Following(leave, send, stream.call_id)
 
     def _ensure_ids(self, deadline: int | None) -> None:
         """Wait, with the lock held, until there is a connection and the session has an id to use on it."""
@@ -433,13 +418,13 @@ class LocalClient(Client):
         if self._closed:
             raise self._why_closed.again()
 
-    def _wait(self, answer: Answer[A], deadline: int | None) -> A | TowpathError | None:
-        self._attend(answer.is_set, deadline)
-        return answer.wait(deadline)
-
-    def _attend(self, is_over: Callable[[], bool], deadline: int | None) -> None:
+    def _attend(self, is_over: Callable[[], bool], mine: Callable[[], int], deadline: int | None) -> None:
         """Read here what comes, until something is over; if somebody else does, or there is no connection, or
-        the time is over, it may not be when this returns."""
+        the time is over, it may not be when this returns.
+
+        Args:
+            mine: the call whose answers are taken in here; all else is left to the client's thread.
+        """
         turns = self._turns
         if self._closed or not turns.begin():
             return
@@ -449,7 +434,7 @@ class LocalClient(Client):
                 if sock is None or left == 0:
                     return
                 turns.sleep_guest(None if left == FOREVER else left / 1e9)
-                if not self._take_in_as_guest(sock):
+                if not self._take_in_own(sock, mine):
                     return
         except BaseException:  # a signal's handler, say, when the socket had something for this thread
             turns.pass_on()
@@ -457,28 +442,37 @@ class LocalClient(Client):
         finally:
             turns.end()
 
-    def _take_in_as_guest(self, sock: socket.socket) -> bool:
-        """Take in what has come; returns whether there may be more to come."""
-        try:
-            with self._lock:
-                if self._sock is not sock:
-                    return False
-                if self._take_in(sock) >= wire.RECEIVE_BYTES:
-                    self._turns.pass_on()
-                return True
-        except BaseException as error:
-            # What was read is lost: the connection ends, and the client's thread goes on from there.
-            if isinstance(error, TowpathError):
-                self._why_broken = error
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            if isinstance(error, TowpathError):
+    def _take_in_own(self, sock: socket.socket, mine: Callable[[], int]) -> bool:
+        """Take in an answer to a call of the calling thread; returns whether there may be more to come."""
+        with self._lock:
+            if self._sock is not sock:
                 return False
-            raise
+            arrived = self._arrived
+            try:
+                wire.receive_raw(sock, arrived)
+            except BlockingIOError:
+                return True
+            except OSError:
+                self._turns.pass_on()
+                return False
+            data, ancillary, flags, _ = arrived[-1]
+            if len(arrived) == 1 and not ancillary and not flags & wire.TRUNCATED:
+                frame = self._decoder.only(data)
+                if frame is not None and frame.id and frame.id == mine():
+                    arrived.clear()
+                    self._protocol.receive(frame, [], time.monotonic_ns())
+                    self._flush()
+                    return True
+            self._turns.pass_on()
+            return True
 
-    def _sending(self) -> _Sending:
-        """Hold the lock, then send what the protocol queued meanwhile."""
-        return self._sender
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Hold the lock, then send what the protocol queued meanwhile. Where it must be quick this is written
+        out."""
+        with self._lock:
+            yield
+            self._flush()
 
     def _check_not_forked(self) -> None:
         """Raises ConnectionLost in a forked child, where no thread serves this client."""
@@ -510,7 +504,6 @@ class LocalClient(Client):
         with self._lock:
             self._turns.watch(sock)
             self._sock = sock
-            self._why_broken = None
             self._decoder = wire.FrameDecoder(wire.RESPONSE_BYTES_MAX)
             with self._sending():
                 self._protocol.connection_made()
@@ -520,6 +513,9 @@ class LocalClient(Client):
             self._turns.unwatch(self._sock)
             self._sock.close()
             self._sock = None
+            while self._arrived:
+                with contextlib.suppress(BadDescriptor):
+                    wire.received(self._arrived.popleft())  # closes its descriptors
         self._protocol.connection_lost(error)
         self._turns.stir()
 
@@ -560,20 +556,26 @@ class LocalClient(Client):
                     if self._take_in(sock) >= wire.RECEIVE_BYTES:
                         self._turns.pass_on()
             except TowpathError as error:
-                return self._why_broken or error
+                return error
             self._turns.stir()
         return None
 
     def _take_in(self, sock: socket.socket) -> int:
         """Take in, with the lock held, what has come; returns how many bytes those were."""
+        arrived, size = self._arrived, 0
+        broken: OSError | None = None
         try:
-            data, descriptors = wire.receive(sock)
+            wire.receive_raw(sock, arrived)
         except BlockingIOError:
-            data, descriptors = None, []
+            pass
+        except OSError as error:
+            broken = error
         protocol, now = self._protocol, time.monotonic_ns()
-        if data is not None:
+        while arrived:
+            data, descriptors = wire.received(arrived.popleft())
             if not data:
                 raise calls.daemon_left()
+            size += len(data)
             was_ready = protocol.is_ready
             for frame, owned in self._decoder.feed(data, descriptors):
                 protocol.receive(frame, owned, now)
@@ -581,7 +583,9 @@ class LocalClient(Client):
                 self._ready.notify_all()
         protocol.expire(now)
         self._flush()
-        return len(data or b"")
+        if broken is not None:
+            raise wire.broken(broken)
+        return size
 
     def _is_final(self, error: TowpathError | None) -> bool:
         """Whether trying again is pointless, or not what the caller of ``connect`` wants."""

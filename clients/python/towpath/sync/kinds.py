@@ -42,11 +42,12 @@ class Kinds(Locking):
     def _follow(self, make: Callable[[], calls.Call[T]], listener: Listener[T]) -> Following:
         """As :meth:`towpath.asking.Asking._follow`."""
 
-    def _attend(self, is_over: Callable[[], bool], deadline: int | None) -> None:
+    def _attend(self, is_over: Callable[[], bool], mine: Callable[[], int], deadline: int | None) -> None:
         """Read here what comes, for who is about to wait, where the client has its callers do so.
 
         Args:
             is_over: whether that has come which is waited for. It may not have when this returns.
+            mine: the call that is waited for; 0: there is none just now.
             deadline: on the monotonic clock, in nanoseconds; None for ever.
         """
 

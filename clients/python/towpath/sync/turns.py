@@ -2,8 +2,12 @@
 
 Theory of operation
     To be woken by another thread for what it waits for costs a program more than the answer does. So a
-    thread that waits is a *guest*: it sleeps on the socket itself, reads, and takes in whatever comes, until
-    it has what it waits for; there is one at a time. While there is none, the client's own thread reads.
+    thread that waits is a *guest*: it sleeps on the socket itself, reads, and takes in its answer; there is
+    one at a time. While there is none, the client's own thread reads.
+
+    Whatever else comes a guest leaves to the own thread, to which no signal's handler comes: one that raises
+    in the midst of an answer costs who waits for that his answer, which he would not have had otherwise, and
+    nobody else anything.
 
     Nobody is woken for what another one reads: both sleep in an epoll(7) of their own that has the socket
     with EPOLLEXCLUSIVE, and the kernel wakes the first in the order of their coming who sleeps just then: the
@@ -16,6 +20,7 @@ Theory of operation
 
 Invariants
     Who sleeps as a guest is woken by data, by the connection's end, or by ``stir``.
+    What was read is taken in, in its order, by whoever takes it in.
 
 Not here: reading (``client``).
 
