@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -101,30 +100,25 @@ class Locks:
         self, wanted: Sequence[Wanted], timeout: float | None, *, is_reentrant: bool = False, note: str = ""
     ) -> Hold:
         """Take locks together."""
-        call = self._call(tuple(wanted), timeout, is_reentrant, note)  # what cannot be asked is refused here
-        make = partial(requests.addressed, call)
-        session = self.session()
-        return session.hold(self.wait(session, make, timeout))
-
-    def _call(
-        self, wanted: tuple[Wanted, ...], timeout: float | None, is_reentrant: bool, note: str
-    ) -> Call[Standing]:
-        """The request. On the daemon's host, where it is sent at once or not at all, a thread's calls are
-        kept, since most are for what was taken before, and it has one under way at a time."""
-        if self._lease_ms:
-            return requests.acquire(
-                self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
-            )
-        key = wanted, timeout, is_reentrant, note
+        key = tuple(wanted), timeout, is_reentrant, note
         made: dict[object, Call[Standing]] = self._owners.__dict__.setdefault("calls", {})
-        with contextlib.suppress(TypeError):  # it is no key, and will be refused
-            if (known := made.get(key)) is not None:
-                return known
-        call = requests.acquire(self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note)
-        if len(made) >= CALLS_MAX:
-            made.clear()
-        made[key] = call = requests.whole(call)
-        return call
+        try:
+            call = made.pop(key, None)  # not there for a signal's handler that asks the same meanwhile
+        except TypeError:  # it is no key, and will be refused
+            call = None
+        if call is None:
+            call = requests.acquire(
+                self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
+            )  # what cannot be asked is refused here
+            if not self._lease_ms:
+                call = requests.whole(call)
+        session = self.session()
+        pending = self.wait(session, partial(requests.addressed, call), timeout)
+        if not self._lease_ms:  # what is asked on the daemon's host has been sent by now
+            if len(made) >= CALLS_MAX:
+                made.clear()
+            made[key] = call
+        return session.hold(pending)
 
     def set_lease(self, lease_s: float) -> None:
         """See :meth:`towpath.Client.set_lock_lease`."""
