@@ -215,7 +215,7 @@ class LockEngine:
     def _turn(self) -> None:
         """Carry out the first that wait; then others of the loop have a turn."""
         self._is_due = False
-        if self._is_over:
+        if self._is_over or self._at_disk is not None:
             return
         try:
             if self._line:
