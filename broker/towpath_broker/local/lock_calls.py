@@ -37,6 +37,7 @@ from towpath.errors import (
 from towpath.locks.joined import JOINED
 from towpath.names import check_name
 from towpath_broker.core.commands import Caller
+from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks.machine import LockMachine
