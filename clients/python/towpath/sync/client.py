@@ -456,7 +456,8 @@ class LocalClient(Client):
                 self._turns.pass_on()
                 return False
             data, ancillary, flags, _ = arrived[-1]
-            if len(arrived) == 1 and not ancillary and not flags & wire.TRUNCATED:
+            is_all = len(arrived) == 1 and len(data) < wire.RECEIVE_BYTES
+            if is_all and not ancillary and not flags & wire.TRUNCATED:
                 frame = self._decoder.only(data)
                 if frame is not None and frame.id and frame.id == mine():
                     arrived.clear()

@@ -41,6 +41,7 @@ from towpath.errors import host_limits
 _EVENTS: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
 _SLEEP_S_MAX: Final = 86_400.0
 """epoll_wait(2) counts milliseconds in 31 bits."""
+_LEAVE_S: Final = 5.0
 _EVENTFD: Final = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
@@ -126,9 +127,10 @@ class Turns:
 
     def close(self) -> None:
         """There are no guests any more. Waits for the one that there is, which must be about to leave; nobody
-        becomes one afterwards."""
+        becomes one afterwards. If nobody leaves there is none: a signal's handler raised just as one came or
+        went."""
         self.stir()
-        self._taken.acquire()
+        self._taken.acquire(timeout=_LEAVE_S)
         self._is_over = True
         self._made.close()
 
