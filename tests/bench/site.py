@@ -220,6 +220,21 @@ class Site:
         return port
 
     @cached_property
+    def etcd_port(self) -> int:
+        """That of an etcd of one server, with its log on disk."""
+        server, port, peers = program("etcd"), free_port(), f"http://127.0.0.1:{free_port()}"
+        assert server
+        clients = f"http://127.0.0.1:{port}"
+        self.run(
+            *(server, "--data-dir", str(self.directory / "etcd"), "--log-level", "error"),
+            *("--listen-client-urls", clients, "--advertise-client-urls", clients),
+            *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
+            *("--initial-cluster", f"default={peers}"),
+        )
+        wait_for(lambda: accepts(port), "etcd")
+        return port
+
+    @cached_property
     def proxy_ports(self) -> tuple[int, int]:
         """A ``zmq.proxy``: where publishers connect, and where subscribers do."""
         ports = free_port(), free_port()

@@ -319,7 +319,7 @@ TARGETS: Final[tuple[Ratio | Bound | Least | Linear, ...]] = (
     Bound("loan 16 MiB filled, by numpy's copy", "loan 16 MiB filled by numpy's copy", 1.3, "times"),
     Least("lock, taken and given back, by multiprocessing.Lock", "lock by multiprocessing.Lock", 1),
     Least("the same through the daemon, by redis-py's Lock", "daemon lock by Redis", 4),
-    Least("the same, by etcd v3's, as seen elsewhere", "daemon lock by etcd", 20),
+    Least("the same, by etcd v3's lock", "daemon lock by etcd", 20),
     Least(
         "4 contend for a lock, each holds it 100 us: in all", "contended lock, held 100 us, /s", 7_000, "/s"
     ),
