@@ -1,4 +1,7 @@
-"""Locks through the client library, in both ways of waiting."""
+"""Locks through the client library on the daemon's host: processes, their ends, the core's.
+
+Not here: what locks are on every carrier (``tests/conformance/clients/test_locks.py``).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ import towpath.aio
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
-from towpath.locks.model import Mode
 
 HOLDER = """
 import sys, towpath
@@ -65,63 +67,6 @@ def holder(daemon: DaemonHandle, name: str) -> tuple[subprocess.Popen[str], int]
     return process, int(process.stdout.readline())
 
 
-# ---- one lock ----------------------------------------------------------------------------------------------
-
-
-def test_a_thread_may_take_its_own_lock_again_if_it_says_so(daemon: DaemonHandle, name: str) -> None:
-    with towpath.connect(str(daemon.socket)) as client:
-        lock = client.lock(name, reentrant=True)
-        with lock, lock, ThreadPoolExecutor(1) as other:
-            assert other.submit(lock.acquire_nowait).result(DEADLINE_S) is None
-        assert not client.list_locks(name).locks
-
-
-# ---- deadlocks ---------------------------------------------------------------------------------------------
-
-
-def test_the_one_who_would_close_a_circle_is_refused_and_told_all_of_it(
-    daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
-) -> None:
-    a, b = f"{name}.a", f"{name}.b"
-    with towpath.connect(str(daemon.socket)) as one, towpath.connect(str(daemon.socket)) as two:
-        first = one.lock(a).acquire()
-
-        def crosswise() -> towpath.Guard:
-            with two.lock(b):
-                return two.lock(a).acquire()
-
-        other = threads.submit(crosswise)
-        wait_waiting(one, a, 1)
-        with pytest.raises(errors.Deadlock) as caught:
-            one.lock(b).acquire()
-        cycle = caught.value.cycle
-        assert [member.waits.lock for member in cycle] == [b, a]
-        assert [member.holds.lock for member in cycle] == [a, b]
-        assert {member.session.pid for member in cycle} == {os.getpid()}
-        first.release()
-        assert other.result(DEADLINE_S).token > first.token
-
-
-def test_two_that_upgrade_are_a_deadlock(
-    daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
-) -> None:
-    with towpath.connect(str(daemon.socket)) as one, towpath.connect(str(daemon.socket)) as two:
-        first = one.lock(name).acquire(shared=True)
-
-        def upgrade() -> towpath.Guard:
-            guard = two.lock(name).acquire(shared=True)
-            guard.upgrade()
-            return guard
-
-        other = threads.submit(upgrade)
-        wait_waiting(one, name, 1)
-        with pytest.raises(errors.Deadlock):
-            first.upgrade()
-        assert first.is_valid
-        first.release()
-        assert other.result(DEADLINE_S).mode is Mode.EXCLUSIVE
-
-
 def test_tasks_of_one_program_are_owners_of_their_own(daemon: DaemonHandle, name: str) -> None:
     a, b = f"{name}.a", f"{name}.b"
 
@@ -140,24 +85,6 @@ def test_tasks_of_one_program_are_owners_of_their_own(daemon: DaemonHandle, name
             return list(await asyncio.gather(crossed(client, a, b, met), crossed(client, b, a, met)))
 
     assert sorted(asyncio.run(both())) == [0, 1]
-
-
-def test_a_task_that_is_cancelled_waits_no_more(daemon: DaemonHandle, name: str) -> None:
-    async def cancelled() -> None:
-        async with await towpath.aio.connect(str(daemon.socket)) as client:
-            guard = await client.lock(name).acquire()
-            task = asyncio.create_task(client.lock(name).acquire())
-            while not (await client.list_locks(name)).locks[0].waiters:
-                pass
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            while (await client.list_locks(name)).locks[0].waiters:
-                pass
-            guard.release()
-            assert (await client.lock(name).acquire(DEADLINE_S)).is_valid
-
-    asyncio.run(asyncio.wait_for(cancelled(), DEADLINE_S))
 
 
 # ---- ends --------------------------------------------------------------------------------------------------
@@ -315,31 +242,6 @@ except towpath.Fenced:
             assert process.stdout.readline() == "fenced\n"
         value = client.state("v").get()
         assert value is not None and value.payload == b"new"
-
-
-# ---- looking -----------------------------------------------------------------------------------------------
-
-
-def test_who_has_what_and_who_waits_for_whom(
-    daemon: DaemonHandle, name: str, threads: ThreadPoolExecutor
-) -> None:
-    with towpath.connect(str(daemon.socket)) as one, towpath.connect(str(daemon.socket)) as two:
-        guard = one.lock(name, note="the nightly run").acquire()
-        second = threads.submit(two.lock(name).acquire)
-        wait_waiting(one, name, 1)
-        (lock,), sessions = one.list_locks(name)
-        assert lock.holders[0].note == "the nightly run" and lock.holders[0].token == guard.token
-        assert lock.waiters[0].reason == "held"
-        assert {session.pid for session in sessions} == {os.getpid()}
-        assert all(session.is_connected and "python" in session.place for session in sessions)
-        found = one.explain_locks(name)
-        assert [(edge.lock, edge.is_soft) for edge in found.edges] == [(name, False)]
-        waiter = found.edges[0].waiter.session
-        assert one.explain_locks(session=waiter).edges == found.edges
-        guard.release()
-        second.result(DEADLINE_S).release()
-        with pytest.raises(errors.NotHeld):
-            one.explain_locks(name)
 
 
 def test_what_may_have_been_lost_and_was_not_is_given_back(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from towpath.locks.model import Edge, Explanation, LockInfo, Mode, Owner
+from towpath.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,8 @@ def draw(found: Explanation, file: Path) -> None:
     left_out = max(0, len(labels) - NODES_MAX) + max(0, len(found.locks) - NODES_MAX)
     cut = f"   ({left_out} more owners and locks are not drawn)" if left_out else ""
     cut = cut or ("   (there is more)" if found.is_cut else "")
-    figure.suptitle(f"Locks: {len(found.locks)} in use, {len(found.edges)} waits{cut}", x=0.01, ha="left")
+    waiting = plural(len(found.edges), "wait")
+    figure.suptitle(f"Locks: {len(found.locks)} in use, {waiting}{cut}", x=0.01, ha="left")
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
@@ -88,7 +90,9 @@ def _draw_waits(axes: Axes, edges: Sequence[Edge], labels: Mapping[Owner, str]) 
             (x0, y0), (x1, y1) = places[edge.waiter], places[edge.blocker]
             # Nearer to who waits, so that the names of both arrows of a pair can be read.
             x, y = x0 + 0.4 * (x1 - x0) + 0.1 * (y1 - y0), y0 + 0.4 * (y1 - y0) - 0.1 * (x1 - x0)
-            axes.text(x, y, edge.lock, ha="center", va="center", fontsize=8, color=color)
+            axes.text(
+                x, y, edge.lock, ha="center", va="center", fontsize=7, color=color, backgroundcolor="white"
+            )
     for owner, place in places.items():
         _node(axes, place, labels[owner], _OWNER)
 
