@@ -260,3 +260,14 @@ def test_what_may_have_been_lost_and_was_not_is_given_back(
         finally:
             os.kill(own_daemon.process.pid, signal.SIGCONT)
         two.lock("may.be.lost").acquire(DEADLINE_S).release()
+
+
+def test_a_grant_says_which_thread_has_it(daemon: DaemonHandle, threads: ThreadPoolExecutor) -> None:
+    with towpath.connect(str(daemon.socket)) as client:
+        mine = client.lock("whose.mine", fast=False).acquire()
+        other = threads.submit(client.lock("whose.other", fast=False).acquire).result(DEADLINE_S)
+        numbers = [guard.grants[0].owner.number for guard in (mine, other)]
+        assert len(set(numbers)) == 2
+        assert all(map(mine.session.has_holds, numbers))
+        other.release()
+        assert [mine.session.has_holds(number) for number in numbers] == [True, False]

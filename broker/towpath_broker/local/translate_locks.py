@@ -216,7 +216,7 @@ def granted_frame(call: int, request: str, effect: e.Granted) -> Frame:
     frame, response = _answer(call, request)
     granted = response.granted
     for each in effect.grants:
-        _tell_grant(granted.grants.add(), each, effect.session, effect.request)
+        _tell_grant(granted.grants.add(), each, effect.session, effect.request, effect.owner)
     if effect.is_timed_out:
         granted.is_timed_out = True
     return frame

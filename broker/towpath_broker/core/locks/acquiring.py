@@ -200,7 +200,8 @@ def _reenter(table: Table, request: Request, command: c.Acquire) -> bool:
                 request.state = HELD
                 session = request.session
                 grants = table.grants_of(request)
-                table.effects.append(e.Granted(session.id, request.number, grants))
+                owner = request.owner.number
+                table.effects.append(e.Granted(session.id, request.number, grants, owner=owner))
                 return True
             if EXCLUSIVE in (held.mode, claim.mode):
                 hint = "upgrade it" if held.mode == SHARED else "acquire it as reentrant"
@@ -344,7 +345,8 @@ def tell_again(table: Table, request: Request) -> None:
     """Answer a request that was made before by how it stands."""
     session = request.session.id
     if request.state == HELD:
-        table.effects.append(e.Granted(session, request.number, table.grants_of(request)))
+        grants, owner = table.grants_of(request), request.owner.number
+        table.effects.append(e.Granted(session, request.number, grants, owner=owner))
     else:
         table.effects.append(e.Waiting(session, request.number))
 

@@ -119,7 +119,7 @@ def _adopt(table: Table, lock: Lock, page: Delegation, holder: c.PageHolder, tok
     request.claims.append(claim)
     table.keep(request)
     table.hold_by(claim, token, since_ns)
-    table.effects.append(e.Granted(session.id, number, table.grants_of(request)))
+    table.effects.append(e.Granted(session.id, number, table.grants_of(request), owner=owner.number))
 
 
 def _take_over(table: Table, lock: Lock, page: Delegation, waiter: c.PageWaiter) -> None:

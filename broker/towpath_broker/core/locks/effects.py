@@ -92,12 +92,14 @@ class Waiting(LockEffect):
 
 @dataclass(slots=True)
 class Granted(LockEffect):
-    """Attributes: is_timed_out: of a wait for a condition: nobody had notified."""
+    """Attributes: is_timed_out: of a wait for a condition: nobody had notified. owner: the number of whose it
+    is in the session."""
 
     session: int
     request: int
     grants: tuple[Grant, ...]
     is_timed_out: bool = False
+    owner: int = 0
 
 
 @dataclass(slots=True)

@@ -363,11 +363,18 @@ class Table:
         if held is not None:
             held.conversion = None
             request.state = OVER
-            self.effects.append(Granted(held.session.id, held.number, self.grants_of(held)))
+            grants, owner = self.grants_of(held), held.owner.number
+            self.effects.append(Granted(held.session.id, held.number, grants, owner=owner))
             return
         request.state = HELD
         self.effects.append(
-            Granted(request.session.id, request.number, self.grants_of(request), is_timed_out)
+            Granted(
+                request.session.id,
+                request.number,
+                self.grants_of(request),
+                is_timed_out,
+                request.owner.number,
+            )
         )
 
     def grants_of(self, request: Request) -> tuple[Grant, ...]:
