@@ -3,9 +3,10 @@
 Theory of operation
     Whoever has a command calls :meth:`LockEngine.submit`. In the event loop's next turn all that wait are
     applied, the records of those that changed something are appended in one transaction, and then the effects
-    are emitted. Nothing is emitted before the append that covers it has returned; where that fails
-    :meth:`run` fails, and the process ends. What comes of one read of a connection, while no other is ready,
-    has its turn at the end of that read: nothing more would come meanwhile.
+    are emitted. Nothing is emitted before the append that covers it has returned; where that fails for
+    another reason than want of room :meth:`run` fails, and the process ends. What comes of one read of a
+    connection, while no other is ready, has its turn at the end of that read: nothing more would come
+    meanwhile.
 
     A record need not be on the disk: locks of the host end with the host, and what the kernel has been given
     survives the core. So most appends are short, and made right there, in the loop's turn: a task that would
@@ -13,6 +14,10 @@ Theory of operation
     line behind them with them; they are the task's, :meth:`run`: those with a ``Reserve`` (tokens must grow
     over a loss of power too), those that define a lock space, those that write a value whose writer asked for
     it, and snapshots.
+
+    Where the journal has no room, what was applied is undone: the machine becomes what the journal has. Until
+    there is room, which is tried every ``RETRY_S``, it stays as it is, and a ``Backlog`` says who is refused
+    and what is kept.
 
     Time enters as ``Tick``, which one timer submits when the machine has something due.
 
@@ -26,19 +31,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from towpath.errors import InvalidConfiguration
+from towpath.errors import InvalidConfiguration, StoreFull
 
 from .core.locks import codec, snapshot
 from .core.locks import commands as c
 from .core.locks.effects import LockEffect
 from .core.locks.limits import LockLimits
 from .core.locks.machine import LockMachine
+from .lock_backlog import Backlog, Look
 from .ports import Clock, Journal
 from .timer import DueTimer
 
@@ -46,8 +52,18 @@ BATCH_MAX: Final = 256
 SNAPSHOT_EVERY_RECORDS: Final = 20_000
 """Bounds the replay at start, and the journal's log, which has a page for each append."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+RETRY_S: Final = 0.5
+"""How often it is tried whether there is room again."""
 
-Look = Callable[[LockMachine], None]
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """Looks at the machine when what was submitted before is in it, be that when there is room again."""
+
+    look: Look
+
+    def __call__(self, machine: LockMachine) -> None:
+        self.look(machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,9 @@ class LockEngine:
         self._clock = clock
         self._emit = emit
         self._line: deque[c.LockCommand | Look] = deque()
+        self._backlog: Backlog | None = None  # None: there is room
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_retrying = False
         self._is_running = self._is_stopping = self._is_over = False
         self._is_due = False  # a turn is
         self._is_reading = False
@@ -97,6 +116,7 @@ class LockEngine:
         self._wanted = asyncio.Event()  # the task is
         self._timer = DueTimer(clock, machine.next_deadline_ns, lambda: self.submit(c.Tick()))
         self._uncovered = 0
+        self._snapshot_failed_at = 0  # so many were uncovered then
         self._commands = self._records = self._appends = self._syncs = self._snapshots = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lock-journal")
 
@@ -111,7 +131,7 @@ class LockEngine:
         """
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._worker, self._replay)
+            self._uncovered = await loop.run_in_executor(self._worker, self._replay, self._machine)
             boot = (await loop.run_in_executor(self._worker, BOOT_ID.read_text)).strip()
             begin = c.Begin(boot, self._limits)
             now_ns = self._now_ns()
@@ -121,9 +141,9 @@ class LockEngine:
             self._end()
             raise
 
-    def _replay(self) -> None:
-        machine = self._machine
-        position = 0
+    def _replay(self, machine: LockMachine) -> int:
+        """Make a new machine what the journal has; return how many records no snapshot covers."""
+        position = uncovered = 0
         saved = self._journal.load_snapshot()
         if saved is not None:
             position, state = saved
@@ -136,7 +156,8 @@ class LockEngine:
                 )
             command, now_ns = codec.decode_command(record)
             machine.apply(command, now_ns)
-            self._uncovered += 1
+            uncovered += 1
+        return uncovered
 
     async def run(self) -> None:
         """Carry out commands until :meth:`stop`, and then those that still wait; at last take a snapshot.
@@ -153,14 +174,16 @@ class LockEngine:
                 if self._failure is not None:
                     raise self._failure
                 if self._at_disk is not None:
-                    if self._uncovered >= SNAPSHOT_EVERY_RECORDS:
+                    if self._is_snapshot_due():
                         await self._save_snapshot()
                     await self._round_at_disk(self._at_disk)
                     self._at_disk = None
                     self._wake()
+                elif self._is_retrying:
+                    await self._try_again()
                 elif self._is_stopping and not self._line:
                     break
-            if self._uncovered:
+            if self._uncovered and self._backlog is None:
                 await self._save_snapshot()
         finally:
             self._end()
@@ -176,10 +199,14 @@ class LockEngine:
             self._line.append(command)
             self._wake()
 
-    def look(self, what: Look) -> None:
-        """Have something look at the machine, when what was submitted before has been emitted."""
+    def look(self, what: Look, *, is_patient: bool = False) -> None:
+        """Have something look at the machine, when what was submitted before has been emitted.
+
+        Args:
+            is_patient: it waits, too, for what waits until the journal has room.
+        """
         if not self._is_over:
-            self._line.append(what)
+            self._line.append(_Patient(what) if is_patient else what)
             self._wake()
 
     def statistics(self) -> LockEngineStatistics:
@@ -229,8 +256,9 @@ class LockEngine:
         elif self._line:
             self._wake()
         else:
-            self._timer.set()
-            if self._is_stopping:
+            if self._backlog is None:  # with one nothing happens by itself
+                self._timer.set()
+            if self._is_stopping or self._is_retrying:
                 self._wanted.set()
 
     def _go_on(self) -> None:
@@ -240,14 +268,20 @@ class LockEngine:
         first = line[0]
         if not isinstance(first, c.LockCommand):
             line.popleft()
-            first(self._machine)
+            if self._backlog is not None and isinstance(first, _Patient):
+                self._backlog.kept.append(first)
+            else:
+                first(self._machine)
             return
         commands: list[c.LockCommand] = []
         while line and len(commands) < BATCH_MAX and isinstance(next_ := line[0], c.LockCommand):
             commands.append(next_)
             line.popleft()
+        if self._backlog is not None:
+            self._emit_all(self._backlog.take(commands))
+            return
         if (
-            self._uncovered >= SNAPSHOT_EVERY_RECORDS
+            self._is_snapshot_due()
             or self._machine.reservation(commands) is not None
             or any(map(_must_be_on_disk, commands))
         ):
@@ -255,13 +289,26 @@ class LockEngine:
             return
         effects, records = self._apply(commands, self._now_ns())
         if records:
+            try:
+                self._journal.append_unsynced(records)
+            except Exception as error:
+                if not self._journal.is_full(error):
+                    raise
+                self._backlog = Backlog(self._machine, _full(error))
+                self._at_disk = commands
+                return
             self._count(records)
-            self._journal.append_unsynced(records)
+        self._emit_all(effects)
+
+    def _emit_all(self, effects: Iterable[LockEffect]) -> None:
         for effect in effects:
             self._emit(effect)
 
     async def _round_at_disk(self, commands: list[c.LockCommand]) -> None:
         """A round whose records, if there are any, must be on the disk before anything is emitted."""
+        if self._backlog is not None:
+            await self._undo(self._backlog, commands)
+            return
         machine = self._machine
         now_ns = self._now_ns()
         reserved: list[bytes] = []
@@ -270,9 +317,15 @@ class LockEngine:
             reserved.append(codec.encode_command(reserve, now_ns))
         effects, records = self._apply(commands, now_ns)
         if reserved or records:
-            await self._append_synced(reserved + records)
-        for effect in effects:
-            self._emit(effect)
+            try:
+                await self._append_synced(reserved + records)
+            except Exception as error:
+                if not self._journal.is_full(error):
+                    raise
+                self._backlog = Backlog(machine, _full(error))
+                await self._undo(self._backlog, commands)
+                return
+        self._emit_all(effects)
 
     def _apply(self, commands: list[c.LockCommand], now_ns: int) -> tuple[list[LockEffect], list[bytes]]:
         """Return what is to be emitted, and the records of the commands that have changed something."""
@@ -293,18 +346,57 @@ class LockEngine:
         self._uncovered += len(records)
 
     async def _append_synced(self, records: list[bytes]) -> None:
-        self._count(records)
-        self._syncs += 1
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._worker, self._journal.append, records)
+        self._count(records)
+        self._syncs += 1
+
+    def _is_snapshot_due(self) -> bool:
+        return self._uncovered - self._snapshot_failed_at >= SNAPSHOT_EVERY_RECORDS
 
     async def _save_snapshot(self) -> None:
+        """Take a snapshot. Without room for it the records stay, which say the same."""
         state = snapshot.encode(self._machine)
         position = self._journal.last_position
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, state)
-        self._uncovered = 0
+        try:
+            await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, state)
+        except Exception as error:
+            if not self._journal.is_full(error):
+                raise
+            self._snapshot_failed_at = self._uncovered
+            return
+        self._uncovered = self._snapshot_failed_at = 0
         self._snapshots += 1
+
+    # ---- without room --------------------------------------------------------------------------------------
+
+    async def _undo(self, backlog: Backlog, commands: list[c.LockCommand]) -> None:
+        """Become what the journal has, and refuse or keep a round that it has not."""
+        before = LockMachine()
+        loop = asyncio.get_running_loop()
+        self._uncovered = await loop.run_in_executor(self._worker, self._replay, before)
+        self._machine.become(before)
+        self._emit_all(backlog.take(commands))
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._retry_now)
+
+    def _retry_now(self) -> None:
+        self._is_retrying = True
+        self._wanted.set()
+
+    async def _try_again(self) -> None:
+        """If there is room, go on with what was kept."""
+        self._is_retrying = False
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(self._worker, self._journal.has_room):
+            self._retry_later()
+        elif self._backlog is not None:
+            self._line.extendleft(reversed(self._backlog.kept))
+            self._backlog = None
+            self._wake()
 
     # ---- time ----------------------------------------------------------------------------------------------
 
@@ -315,6 +407,8 @@ class LockEngine:
         self._is_over = True
         self._line.clear()
         self._timer.stop()
+        if self._retry is not None:
+            self._retry.cancel()
         self._worker.shutdown(wait=True)
 
 
@@ -323,3 +417,7 @@ def _must_be_on_disk(command: c.LockCommand) -> bool:
     if isinstance(command, (c.Release, c.WriteGuarded)):
         return command.is_durable
     return isinstance(command, c.DefineSpace)
+
+
+def _full(error: Exception) -> StoreFull:
+    return StoreFull(f"there is no room for the journal of the locks: {error}")

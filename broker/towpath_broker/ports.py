@@ -60,6 +60,13 @@ class Journal(Protocol):
         power. A later :meth:`append` makes it as safe as itself. Does not wait for the disk.
         """
 
+    def is_full(self, error: Exception) -> bool:
+        """Whether an append, or a snapshot, failed with this for want of room: then nothing of it was kept,
+        and the journal goes on."""
+
+    def has_room(self) -> bool:
+        """Try whether there is room again. Waits for the disk."""
+
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record of all that come after a position, in order."""
 

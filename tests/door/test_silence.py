@@ -32,7 +32,7 @@ class InProcess:
             submit=self.engine.submit,
             submit_data=lambda command: None,
             submit_lock=lambda command: None,
-            look_at_locks=lambda look: None,
+            look_at_locks=lambda look, is_patient=False: None,
             has_data=lambda name: False,
             contents_of=lambda name: None,
             table=_ring.GenerationTable(16),

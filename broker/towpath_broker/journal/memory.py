@@ -29,6 +29,14 @@ class MemoryJournal:
         """The same."""
         return self.append(records)
 
+    def is_full(self, error: Exception) -> bool:
+        """It is never full."""
+        return False
+
+    def has_room(self) -> bool:
+        """It always has."""
+        return True
+
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record; see ``ports.Journal``."""
         start = max(after - self._dropped, 0)

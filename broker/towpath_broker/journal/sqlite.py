@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from towpath.errors import InvalidConfiguration
+from towpath_broker.host import room
 
 APPLICATION_ID: Final = 0x546F7770  # "Towp": file(1) and we know our files by it
 SCHEMA_VERSION: Final = 1
@@ -124,6 +125,14 @@ class SqliteJournal:
             self._database.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
             self._is_synced = is_synced
 
+    def is_full(self, error: Exception) -> bool:
+        """Whether there was no room; see ``ports.Journal``."""
+        return isinstance(error, sqlite3.DatabaseError) and room.why_full(error, self._path) is not None
+
+    def has_room(self) -> bool:
+        """Try whether there is room; see ``ports.Journal``."""
+        return room.why_not_written(self._path) is None
+
     def replay(self, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield position and record; see ``ports.Journal``."""
         rows = self._database.execute(
@@ -215,10 +224,12 @@ class _Transaction:
         self._database.execute(self._begin)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._database.execute("COMMIT")
-        elif self._database.in_transaction:
-            self._database.execute("ROLLBACK")
+        try:
+            if kind is None:
+                self._database.execute("COMMIT")
+        finally:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
 
 
 def _pragma(database: sqlite3.Connection, name: str) -> int:

@@ -23,7 +23,8 @@ Not here: decisions about locks (``core.locks``), frames (``translate_locks``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from towpath.errors import (
     Cancelled,
@@ -61,7 +62,13 @@ OUTCOMES_MAX: Final = 256
 """Ends of waits that are remembered for each session with a lease, in case its connection breaks."""
 
 Submit = Callable[[c.LockCommand], None]
-Look = Callable[[Callable[[LockMachine], None]], None]
+
+
+class Look(Protocol):
+    """Has something done with the machine, after what was submitted before; ``is_patient``: that may have to
+    wait until the journal has room, and so does this."""
+
+    def __call__(self, what: Callable[[LockMachine], None], *, is_patient: bool = False) -> None: ...
 
 
 class LockCalls:
@@ -69,7 +76,6 @@ class LockCalls:
 
     Args:
         submit: gives a command to the lock machine's engine; never waits.
-        look: has something done with the machine, after what was submitted before.
         tokens: what proves that who takes a session up had it.
         keeper: has the supervisor keep lock pages.
 
@@ -82,7 +88,9 @@ class LockCalls:
         self._submit_now = submit
         self._look = look
         self._tokens = tokens
-        self.pages = LockPages(submit, look, keeper.keep_lock_page, keeper.remove_lock_page)
+        self.pages = LockPages(
+            submit, partial(look, is_patient=True), keeper.keep_lock_page, keeper.remove_lock_page
+        )
         self._kept: dict[int, Kept] = {}
         self._of_call: dict[tuple[Connection, int], Call] = {}
         self._by_reference: dict[int, Call] = {}

@@ -27,7 +27,6 @@ https://www.sqlite.org/howtocorrupt.html (2.2)
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Final
 
 from towpath.errors import InvalidConfiguration, StoreDamaged, StoreFull
+from towpath_broker.host import room
 
 from .segments import directory_of
 
@@ -50,7 +50,6 @@ WAL_BYTES_MAX: Final = 64 << 20
 BUSY_S: Final = 0.5
 CACHE_KIB: Final = 16_384
 _LOG_BYTES: Final = 32 + WAL_PAGES * (24 + PAGE_BYTES)
-PROBE_BYTES: Final = 4 * PAGE_BYTES
 
 _SCHEMA: Final = """
 -- id: see ``numbers``. Of a topic with messages in it the parcels say what the last four would.
@@ -153,11 +152,6 @@ CREATE INDEX committed_by_time ON committed (at_ns);
 CREATE TABLE dropped (channel INTEGER PRIMARY KEY) STRICT;
 """
 
-_WRITE_ERRORS: Final = (
-    sqlite3.SQLITE_IOERR_WRITE,
-    sqlite3.SQLITE_IOERR_TRUNCATE,
-    sqlite3.SQLITE_IOERR_SHMSIZE,
-)
 _ELSEWHERE: Final = "move the file away, or give the daemon another state_dir"
 
 
@@ -337,33 +331,12 @@ def explained(error: sqlite3.DatabaseError, path: Path) -> Exception:
             return InvalidConfiguration(f"{path} is not a store of Towpath", hint=_ELSEWHERE)
         case sqlite3.SQLITE_CORRUPT:
             return StoreDamaged(f"the store {path} is damaged: {error}")
-        case sqlite3.SQLITE_FULL:
-            return _full(path, "its bound, or that of the disk, is reached")
-        # A quota is an input/output error to SQLite. A failed sync is another: what became of it is unknown.
-        case sqlite3.SQLITE_IOERR if code in _WRITE_ERRORS and (reason := _why_not_written(path)):
-            return _full(path, reason)
-    return error
+    reason = room.why_full(error, path)
+    return error if reason is None else _full(path, reason)
 
 
 def _full(path: Path, why: str) -> StoreFull:
     return StoreFull(f"there is no room in the store {path}: {why}")
-
-
-def _why_not_written(path: Path) -> str | None:
-    """Try to write where the store is; say what is wrong if that is a lack of room, else None."""
-    probe = f"{path}-probe"
-    try:
-        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, bytes(PROBE_BYTES))
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        return os.strerror(error.errno or 0) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(probe)
-    return None
 
 
 def wal_bytes(path: Path) -> int:

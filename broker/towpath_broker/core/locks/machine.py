@@ -115,9 +115,9 @@ class LockMachine:
         try:
             result = self._handlers[type(command)](command)
         except TowpathError as error:
-            self._refuse(command, error)
+            effects += refusal(command, error)
         except Blocked as blocked:
-            self._refuse(command, blocked.error, blocked)
+            effects += refusal(command, blocked.error, blocked)
         else:
             reference = getattr(command, "reference", 0)
             if reference and not isinstance(command, (c.OpenSession, c.Delegate)):
@@ -125,6 +125,10 @@ class LockMachine:
                 done.reference = reference
                 effects.append(done)
         return effects
+
+    def become(self, other: LockMachine) -> None:
+        """Be as another one is, which is not used any more."""
+        self.table, self.barriers = other.table, other.barriers
 
     def reservation(self, commands: Iterable[LockCommand]) -> c.Reserve | None:
         """Return what must be journaled, synced, and applied before these commands are; None: nothing.
@@ -175,21 +179,6 @@ class LockMachine:
             deadlocks=table.deadlocks,
             next_token=table.next_token,
         )
-
-    # ---- answers -------------------------------------------------------------------------------------------
-
-    def _refuse(self, command: LockCommand, error: TowpathError, blocked: Blocked | None = None) -> None:
-        effects = self.table.effects
-        reference = getattr(command, "reference", None)
-        if reference is None:
-            # Each other command that can be refused has both.
-            session, request = getattr(command, "session", 0), getattr(command, "request", 0)
-            blocker = None
-            if blocked is not None:
-                blocker = (blocked.blocker.owner.session.id, blocked.blocker.told())
-            effects.append(e.Refused(session, request, error, blocker=blocker))
-        elif reference:
-            effects.append(e.Failed(reference, error))
 
     # ---- the run -------------------------------------------------------------------------------------------
 
@@ -347,3 +336,16 @@ class LockMachine:
         else:
             self.barriers.leave(table, request)
             table.refuse(request, error)
+
+
+def refusal(command: LockCommand, error: TowpathError, blocked: Blocked | None = None) -> list[LockEffect]:
+    """Return what tells whoever gave a command that it is refused; nothing, where nobody waits for that."""
+    reference = getattr(command, "reference", None)
+    if reference is None:
+        # Each other command that can be refused has both.
+        session, request = getattr(command, "session", 0), getattr(command, "request", 0)
+        blocker = None
+        if blocked is not None:
+            blocker = (blocked.blocker.owner.session.id, blocked.blocker.told())
+        return [e.Refused(session, request, error, blocker=blocker)]
+    return [e.Failed(reference, error)] if reference else []
