@@ -74,6 +74,7 @@ async def run(path: Path, generator: random.Random, count: int, heard: Callable[
 
     Raises:
         OSError, sqlite3.Error: the host failed. What was heard before counts.
+        StoreFull: there is no room for the first session.
     """
     lock_engine.SNAPSHOT_EVERY_RECORDS = SNAPSHOT_EVERY  # type: ignore[misc]
     emitted: asyncio.Queue[LockEffect] = asyncio.Queue()
@@ -90,6 +91,8 @@ async def run(path: Path, generator: random.Random, count: int, heard: Callable[
         for _ in range(SESSIONS):
             engine.submit(c.OpenSession("one", reference=1))
             opened = await _next(emitted, running)
+            if isinstance(opened, Failed):
+                raise opened.error
             assert isinstance(opened, SessionOpened)
             sessions.append(opened.session)
         for number, command in enumerate(commands(generator, sessions, count)):

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tests.faults import lock_work
 from tests.faults.lock_work import Told
+from towpath.errors import StoreFull
 from towpath_broker.core.locks import machine
 from towpath_broker.core.locks.effects import LockEffect
 
@@ -48,7 +49,7 @@ def attempt(path: Path, heard: Callable[[LockEffect], None]) -> str:
     """Run an engine until the host fails; return how it ended."""
     try:
         asyncio.run(lock_work.run(path, random.Random(1), FAIL_COUNT, heard))
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, StoreFull) as error:
         return type(error).__name__
     return "done"
 
