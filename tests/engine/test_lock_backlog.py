@@ -1,4 +1,4 @@
-"""Locks while their journal has no room: who is refused, what is kept, and that all is as the journal has it."""
+"""Locks while their journal has no room: who is refused, what is kept, and that all is as is journaled."""
 
 from __future__ import annotations
 
