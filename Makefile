@@ -30,7 +30,7 @@ evolution: setup ## watch one conversation move from a pipe to gRPC, step by ste
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/evolution/evolution.py
 
 test: setup ## run the whole test suite, TEST_JOBS files at a time
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-long: setup ## run the suite with its long tests and far more generated examples
 	@tools/stress.sh

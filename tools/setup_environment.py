@@ -204,11 +204,21 @@ def install_packages(systemd: Iterable[str]) -> None:
     pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     # The extension is a step of its own, which repeats alone when a C file changes.
     run("packages", [*pip, "-e", f".[{EXTRAS}]"], TOWPATH_EXTENSION="off", **pins)
+    name_folders()
     if has_libsystemd():
         try:
             run("systemd-python", [*pip, *systemd], **pins)
         except SetupError as error:
             say(f"going on without systemd-python: {error}")
+
+
+def name_folders() -> None:
+    """Have Python find the checkout's packages by their folders' names, as it finds those of a wheel.
+
+    pip leaves a program there instead, which takes as long as Python itself does to start, in every process.
+    """
+    [left] = VENV.glob("lib/python*/site-packages/__editable__.towpath-*.pth")
+    left.write_text(f"{PACKAGE.parent}\n{ROOT / 'broker'}\n")
 
 
 def build_extension() -> None:

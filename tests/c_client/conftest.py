@@ -13,7 +13,7 @@ from typing import IO, Final
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
 from tests.support.deadlines import DEADLINE_S
 
 HERE: Final = Path(__file__).parent
@@ -115,7 +115,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon")) as handle:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as handle:
         yield handle
 
 

@@ -16,7 +16,14 @@ from tests.support.deadlines import DEADLINE_S
 Start = Callable[..., Running]
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
+# Both languages, and both compilers; the other two pairs with the long tests.
+@pytest.mark.parametrize(
+    "compiler",
+    [
+        name if name in ("gcc", "clang++") else pytest.param(name, marks=pytest.mark.long)
+        for name in COMPILERS
+    ],
+)
 def test_it_builds_without_a_warning_and_runs(
     tmp_path: Path, daemon: DaemonHandle, client: towpath.Client, name: str, compiler: str
 ) -> None:

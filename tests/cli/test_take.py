@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 
 Take = Callable[..., subprocess.CompletedProcess[str]]
@@ -164,7 +164,7 @@ def test_what_pub_says_of_its_messages(client: towpath.Client, take: Take, daemo
 
 
 def test_a_worker_goes_on_when_the_core_is_killed(tmp_path: Path) -> None:
-    with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+    with running_daemon(tmp_path, LOCAL_ONLY) as daemon, towpath.connect(str(daemon.socket)) as client:
         client.declare("jobs", kind="queue", durable=True)
         client.publisher("jobs").publish(b"first")
         fifo, done = tmp_path / "fifo", tmp_path / "done"

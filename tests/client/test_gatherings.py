@@ -15,7 +15,7 @@ import pytest
 
 import towpath
 import towpath.aio
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.locks import watching
@@ -97,7 +97,7 @@ def test_a_leader_of_old_writes_nothing(connect: Connect, name: str) -> None:
 
 
 def test_a_watch_goes_on_when_the_core_is_back_and_says_so(tmp_path: Path) -> None:
-    with running_daemon(tmp_path) as own, towpath.connect(str(own.socket)) as client:
+    with running_daemon(tmp_path, LOCAL_ONLY) as own, towpath.connect(str(own.socket)) as client:
         watch = client.watch_locks()
         guard = client.lock("a").acquire()
         assert watch.receive(DEADLINE_S).kind == "granted"

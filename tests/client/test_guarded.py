@@ -17,7 +17,7 @@ import pytest
 
 import towpath
 import towpath.aio
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import codecs, errors
 from towpath.codecs import BYTES, JSON
@@ -132,7 +132,7 @@ def test_a_grant_that_was_taken_away_writes_nothing(connect: Connect, name: str)
 
 def test_values_survive_the_core_and_so_does_who_is_inside(tmp_path: Path) -> None:
     with (
-        running_daemon(tmp_path) as own,
+        running_daemon(tmp_path, LOCAL_ONLY) as own,
         towpath.connect(str(own.socket)) as one,
         towpath.connect(str(own.socket)) as two,
     ):

@@ -19,7 +19,7 @@ import pytest
 
 import towpath
 from tests.client.conftest import Connect
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.loans import LOAN_BYTES
@@ -233,7 +233,7 @@ def test_loans_go_on_while_the_core_is_away(kind: str, tmp_path: Path) -> None:
     from tests.support.blocking import BlockingClient
 
     make: Any = towpath.connect if kind == "sync" else BlockingClient
-    with running_daemon(tmp_path) as daemon, make(str(daemon.socket)) as client:
+    with running_daemon(tmp_path, LOCAL_ONLY) as daemon, make(str(daemon.socket)) as client:
         client.declare("a")
         subscription, publisher = client.subscribe("a"), client.publisher("a")
         publish(publisher, b"before" * 1000)

@@ -13,7 +13,7 @@ import pytest
 
 import towpath
 import towpath.aio
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 from towpath.cli.verbs import locks as verbs
@@ -250,7 +250,7 @@ def test_claims_of_tasks(daemon: DaemonHandle, name: str) -> None:
 
 def test_bounds_are_the_operators_and_the_status_counts(tmp_path: Path) -> None:
     with (
-        running_daemon(tmp_path, "[lock_limits]\nspaces_max = 1\n") as own,
+        running_daemon(tmp_path, f"{LOCAL_ONLY}[lock_limits]\nspaces_max = 1\n") as own,
         towpath.connect(str(own.socket)) as client,
     ):
         client.declare_lock_space("a", policy="ordered")

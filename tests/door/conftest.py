@@ -1,4 +1,4 @@
-"""A daemon for the folder."""
+"""A daemon for each module, which may say how it is configured."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon")) as handle:
+def config() -> str:
+    return LOCAL_ONLY
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, config: str) -> Iterator[DaemonHandle]:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), config) as handle:
         yield handle

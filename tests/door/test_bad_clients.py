@@ -25,6 +25,11 @@ from towpath.v1.frame_pb2 import Frame
 GARBAGE_CLIENTS = 300
 
 
+@pytest.fixture(scope="module")
+def config() -> str:
+    return ""  # every gateway's ports, too
+
+
 @pytest.fixture
 def bystander(daemon: DaemonHandle) -> Iterator[None]:
     """Somebody publishes and subscribes all the while, and nothing is lost, delayed for ever or refused."""

@@ -9,7 +9,7 @@ import pytest
 
 import towpath
 from tests.door.raw import RawClient
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import calls, convert, errors, wire
 from towpath.model import Headers
@@ -219,7 +219,10 @@ def test_a_cancel_that_overtakes_its_publication_is_answered_once(
 
 
 def test_what_was_acknowledged_outlives_the_core(tmp_path: Path) -> None:
-    with running_daemon(tmp_path) as own_daemon, towpath.connect(str(own_daemon.socket)) as client:
+    with (
+        running_daemon(tmp_path, LOCAL_ONLY) as own_daemon,
+        towpath.connect(str(own_daemon.socket)) as client,
+    ):
         client.declare("a")
         subscription = client.subscribe("a")
         with BriefClient(str(own_daemon.socket)) as brief:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.door.raw import RawClient
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from towpath import _ring
 from towpath.errors import Code, PermissionDenied
 from towpath.v1 import frame_pb2, registry_pb2
@@ -22,7 +22,7 @@ SLOTS = 3
 
 @pytest.fixture(scope="module")
 def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("thief")) as handle:
+    with running_daemon(tmp_path_factory.mktemp("thief"), LOCAL_ONLY) as handle:
         with RawClient(handle.socket) as client:
             options = registry_pb2.ChannelOptions(ring_bytes=RING_BYTES)
             request = registry_pb2.DeclareChannelRequest(name="mine", options=options)

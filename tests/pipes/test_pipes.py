@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.framing import Framing, FramingOptions
 
@@ -199,7 +199,7 @@ def test_a_reader_that_dies_while_it_is_behind(client: towpath.Client, name: str
 
 def test_the_core_is_killed(tmp_path: Path) -> None:
     """Pipes go on while it is away and when it is back."""
-    with running_daemon(tmp_path) as daemon, towpath.connect(str(daemon.socket)) as client:
+    with running_daemon(tmp_path, LOCAL_ONLY) as daemon, towpath.connect(str(daemon.socket)) as client:
         client.declare("there")
         with client.open_pipe("there", "w") as writing, client.open_pipe("there", "r") as reading:
             for number in range(3):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.project.project_files import BIN, ROOT, own_files
 from tests.support.deadlines import DEADLINE_S
+from tests.support.longest import LONGEST_FIRST
 
 # Written in pieces, so that this file does not contain what it looks for.
 REGISTRIES = [
@@ -74,3 +75,8 @@ def test_shipped_units_verify_without_a_word(tmp_path: Path) -> None:
     verify = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in units)]
     run = subprocess.run(verify, capture_output=True, text=True, timeout=DEADLINE_S)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
+
+
+def test_the_longest_tests_are_there() -> None:
+    assert [name for name in LONGEST_FIRST if not (ROOT / name).is_file()] == []
+    assert len(set(LONGEST_FIRST)) == len(LONGEST_FIRST)

@@ -19,6 +19,12 @@ THREAD = ("-fsanitize=thread",)
 NO_WAITV = ("-DTOWPATH_RING_NO_WAITV",)
 STORE_BUFFER = ("-DWITH_STORE_BUFFER",)
 LAPPING = ("-DWITH_LAPPING",)
+# Where memory goes wrong shows in one process, too; what is between threads, to the thread sanitizer.
+OF_THREADS = pytest.mark.parametrize(
+    "flags",
+    [(), pytest.param(ADDRESS, marks=pytest.mark.long), THREAD],
+    ids=["plain", "address", "thread"],
+)
 
 
 @pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
@@ -33,7 +39,7 @@ def test_loans(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("lapping", [(), LAPPING], ids=["block", "drop"])
-@pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
+@OF_THREADS
 def test_threads_that_loan(
     c_test: Callable[..., str], flags: tuple[str, ...], lapping: tuple[str, ...]
 ) -> None:
@@ -42,7 +48,7 @@ def test_threads_that_loan(
 
 @pytest.mark.parametrize("messages", [20_000, pytest.param(2_000_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("lapping", [(), LAPPING], ids=["block", "drop"])
-@pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
+@OF_THREADS
 def test_threads(
     c_test: Callable[..., str], flags: tuple[str, ...], lapping: tuple[str, ...], messages: int
 ) -> None:
@@ -51,7 +57,7 @@ def test_threads(
 
 @pytest.mark.parametrize(
     "flags",
-    [(), ADDRESS, NO_WAITV, STORE_BUFFER, ("-O2",)],
+    [pytest.param((), marks=pytest.mark.long), ADDRESS, NO_WAITV, STORE_BUFFER, ("-O2",)],
     ids=["plain", "address", "no_waitv", "store_buffer", "optimized"],
 )
 def test_processes(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:

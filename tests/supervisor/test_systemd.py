@@ -344,8 +344,15 @@ def test_what_systemd_kept_is_handed_over_beside_the_socket(tmp_path: Path) -> N
     assert lines[2] == "1 [True, False, True]"  # the second of one name was closed
 
 
-@pytest.mark.parametrize("order", ["source", "total"])
-@pytest.mark.parametrize("way", ["restart", "kill"])
+@pytest.mark.parametrize(
+    ("order", "way"),
+    [
+        ("source", "restart"),
+        ("total", "kill"),
+        pytest.param("total", "restart", marks=pytest.mark.long),
+        pytest.param("source", "kill", marks=pytest.mark.long),
+    ],
+)
 def test_a_restart_and_a_kill_of_the_daemon_lose_nothing(
     tmp_path: Path, manager: Manager, order: Literal["source", "total"], way: str
 ) -> None:

@@ -33,6 +33,9 @@ from tests.support.deadlines import DEADLINE_S as DEADLINE_S  # handed on
 
 SERVE: Final = Path(__file__).with_name("serve.py")
 
+LOCAL_ONLY: Final = "zeromq = false\ngrpc = false\n"
+"""Configuration for tests that need none of the other gateways: they take a third of its start."""
+
 FREE_PORTS: Final = {
     "zeromq": dict.fromkeys(("sub", "push", "rpc"), "tcp://127.0.0.1:0"),
     "grpc": {"listen": "127.0.0.1:0"},
