@@ -80,8 +80,24 @@ static inline void towpath_resume_(struct towpath *client) {
         client->grace_at_ns = tpr_monotonic_ns() + TOWPATH_GRACE_NS;
 }
 
-/* Take for dead who has not come back in time. */
+/* Whether the core has yet to answer for something that is attached again. */
+static inline int towpath_is_resuming_(const struct towpath *client) {
+    for (const struct towpath_publisher *each = client->publishers; each; each = each->next)
+        if (each->end.attach_call && each->end.is_attached)
+            return 1;
+    for (const struct towpath_subscription *each = client->subscriptions; each; each = each->next)
+        if (each->end.attach_call && each->end.is_attached)
+            return 1;
+    return 0;
+}
+
+/* Take for dead who has not come back in time. Before the core has answered nobody can be late: it may be the core
+ * itself that reads us. */
 static inline void towpath_expire_(struct towpath *client) {
+    if (towpath_is_resuming_(client)) {
+        client->grace_at_ns = tpr_monotonic_ns() + TOWPATH_GRACE_NS;
+        return;
+    }
     client->grace_at_ns = TPR_FOREVER;
     for (struct towpath_publisher *each = client->publishers; each; each = each->next)
         while (each->orphans)

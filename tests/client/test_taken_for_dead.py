@@ -4,10 +4,12 @@ followed on. And what an earlier core said is not taken for a word of this one's
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from towpath import model, wire
-from towpath._ring import GenerationTable, Writer
+from towpath._ring import GenerationTable, Reader, Writer
 from towpath.ends import ReaderState
 from towpath.protocol import RESUME_GRACE_NS, ClientProtocol
 from towpath.v1.frame_pb2 import Frame
@@ -123,3 +125,27 @@ def test_readers_that_an_earlier_core_told_are_not_taken_for_those_of_this_one()
     protocol.connection_lost()
     assert len(heard) == 2 and source.writer.try_publish(b"asks first") == -1
     source.close()
+
+
+def test_nobody_is_late_before_the_core_has_answered() -> None:
+    """A core that is slow to come to a publisher may be its reader; who goes on without it, goes past it."""
+    protocol = ClientProtocol(name="test", software="test")
+    table = GenerationTable(1)
+    connect(protocol, table)
+    info = model.ChannelInfo("c", "topic", False, "block", 4096, "uid:0", 0, 0, 0, 0)
+    source = protocol.new_source(info, "", lambda _: None)
+    answer_last(protocol, attached(0))
+    reader = Reader(5)
+    page = reader.share()
+    source.writer.attach(5, page, 0, -1, "tail")
+    os.close(page)
+    protocol.connection_lost()
+    connect(protocol, table)
+    assert protocol.deadline_ns == RESUME_GRACE_NS
+    protocol.expire(RESUME_GRACE_NS)
+    assert list(source.writer.readers()) == [5] and protocol.deadline_ns == 2 * RESUME_GRACE_NS
+    answer_last(protocol, attached(0))
+    protocol.expire(2 * RESUME_GRACE_NS)
+    assert list(source.writer.readers()) == [] and protocol.deadline_ns is None
+    source.close()
+    reader.close()

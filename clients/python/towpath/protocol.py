@@ -9,7 +9,9 @@ Theory of operation
     A session outlives its connection. When a new one is made, every source and reader is attached again
     under its old id with the memory it has: rings and pages are the client's own, so nothing that is in
     them is lost. Until the other sides have done the same, a source keeps the readers that it had, and a
-    reader its sources; who has not come back when ``RESUME_GRACE_NS`` has passed is taken for dead.
+    reader its sources; who has not come back when ``RESUME_GRACE_NS`` has passed is taken for dead. Before
+    the core has answered all of ours nobody can be late: it may be the core itself that has not come to them
+    yet, and where it is the reader, nothing may be published past it.
 
 Invariants
     Only an end whose attaching was answered is taken up again: one that was still being attached when the
@@ -91,6 +93,7 @@ class ClientProtocol(Exchange):
         self.is_over = False
         self.deadline_ns: int | None = None
         self.resuming_until_ns = 0
+        self._unanswered = 0  # of the ends that are taken up again
 
     # ---- connection ----
 
@@ -380,17 +383,35 @@ class ClientProtocol(Exchange):
         for reader in list(self.readers.values()):
             if reader.is_attached and reader.ended is None:
                 reader.unconfirmed = set(reader.slots) - reader.gone
-                self._attach_reader(reader, _resumed(reader))
+                self._attach_reader(reader, self._resumed(reader))
         for source in list(self.sources.values()):
             if source.is_attached and source.ended is None:
                 source.orphans = set(source.writer.readers())
-                self._attach_source(source, _resumed(source))
+                self._attach_source(source, self._resumed(source))
         if self.sources or self.readers:
             self.deadline_ns = now_ns + RESUME_GRACE_NS
 
+    def _resumed(self, state: SourceState | ReaderState) -> Handler:
+        """What becomes of an end that is attached again; a connection that broke meanwhile is no answer."""
+        self._unanswered += 1
+
+        def answered(answer: Frame | TowpathError) -> None:
+            self._unanswered -= 1
+            if not isinstance(answer, TowpathError):
+                state.wake()
+            elif not isinstance(answer, ConnectionLost):
+                state.end(answer)
+
+        return answered
+
     def expire(self, now_ns: int) -> None:
-        """Take for dead who has not come back in time. Call it when ``deadline_ns`` has passed."""
+        """Take for dead who has not come back in time. Call it when ``deadline_ns`` has passed; it may put
+        that off.
+        """
         if self.deadline_ns is None or now_ns < self.deadline_ns:
+            return
+        if self._unanswered:
+            self.deadline_ns = now_ns + RESUME_GRACE_NS
             return
         self.deadline_ns = None
         self._pairing.expire()
@@ -412,15 +433,3 @@ class ClientProtocol(Exchange):
                 raise convert.error_from_proto(frame.error)
             case _:
                 self._pairing.notice(frame, descriptors)
-
-
-def _resumed(state: SourceState | ReaderState) -> Handler:
-    """What becomes of an end that is attached again; a connection that broke meanwhile is no answer."""
-
-    def answered(answer: Frame | TowpathError) -> None:
-        if not isinstance(answer, TowpathError):
-            state.wake()
-        elif not isinstance(answer, ConnectionLost):
-            state.end(answer)
-
-    return answered

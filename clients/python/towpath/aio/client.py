@@ -457,6 +457,7 @@ class LocalAsyncClient(AsyncClient):
         if not self._closed:
             self._protocol.expire(time.monotonic_ns())
             self._flush()
+            self._schedule_expiry()
 
     def _lost(self, error: TowpathError | None) -> None:
         if self._closed:
