@@ -48,13 +48,16 @@ class SavedPlace:
     """Keeps the place of a named subscription where its program has come to, without waiting.
 
     One call is under way at a time; what the program has dealt with meanwhile goes with the next.
+
+    Args:
+        begun_seq: where it begins, which need not be saved.
     """
 
-    def __init__(self, client: Asking, channel: str, name: str) -> None:
+    def __init__(self, client: Asking, channel: str, name: str, begun_seq: int = 0) -> None:
         self.name = name
         self._client = client
         self._channel = channel
-        self._seq = self._saved_seq = 0
+        self._seq = self._saved_seq = begun_seq
         self._asked_seq = 0
         self._is_stopped = False
 

@@ -131,7 +131,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
     def save_with(self, client: Asking) -> None:
         """Have the place saved by this client."""
         if self._place:
-            self._saver = SavedPlace(client, self.name, self._place)
+            self._saver = SavedPlace(client, self.name, self._place, self._taken_seq or 0)
 
     # ---- following ----
 
