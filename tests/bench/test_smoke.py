@@ -12,6 +12,7 @@ from tests.bench.cases import Case
 from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Site
 from tests.project.project_files import ROOT
+from tests.support.deadlines import PROGRAM_S
 
 FIFO = Case("FIFO", "free", "one-way", 64, True)
 TOWPATH = Case("towpath", "free", "one-way", 64, True)
@@ -21,7 +22,7 @@ def test_every_local_case_carries_all_of_its_messages(tmp_path: Path) -> None:
     """A receiver's checksum differs from its sender's when one message is lost, doubled or damaged."""
     command = [sys.executable, "-m", "tests.bench", "--here", "--only", "local", "--sizes", "64,65536"]
     command += ["--placements", "free", "--rounds", "1", "--run-ms", "2", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PROGRAM_S)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["broken"] == []
@@ -80,7 +81,11 @@ def test_a_broken_case_is_told_and_ends_the_run_with_1(tmp_path: Path) -> None:
     arguments = ["--only", "local", "--mechanisms", "FIFO", "--sizes", "64", "--patterns", "one-way"]
     arguments += ["--placements", "free", "--rounds", "1", "--run-ms", "2", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_S,
     )
     assert done.returncode == 1, done.stderr
     assert "FIFO, one-way, 64 B, free, checksummed: receiver" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.shell import command, environment, towpath
+from tests.support.deadlines import PROGRAM_S
 from towpath.advise.model import MECHANISMS, Measurement
 from towpath.cli import advise_plot as plot
 from towpath.errors import NotSupported
@@ -19,7 +20,7 @@ NOWHERE = environment(None)
 
 
 def test_an_advice_has_figures_a_reason_and_commands() -> None:
-    run = towpath("advise", "--quick", "--rate", "5", "--size", "64", env=NOWHERE, timeout=100)
+    run = towpath("advise", "--quick", "--rate", "5", "--size", "64", env=NOWHERE, timeout=PROGRAM_S)
     assert (run.returncode, run.stderr) == (0, b"")
     text = run.stdout.decode()
     assert text.startswith("Messages of 64 B, 5 a second, 1 receiver.\n")
@@ -32,7 +33,7 @@ def test_an_advice_has_figures_a_reason_and_commands() -> None:
 def test_a_document_and_a_picture(tmp_path: Path) -> None:
     file = tmp_path / "advice.png"
     arguments = ("advise", "--quick", "--json", "--reach", "network", "--sync", "--plot", str(file))
-    run = towpath(*arguments, env=NOWHERE, timeout=110)
+    run = towpath(*arguments, env=NOWHERE, timeout=PROGRAM_S)
     assert (run.returncode, run.stderr) == (0, b"")
     document = json.loads(run.stdout)
     assert document["requirements"]["is_sync"] is True
@@ -55,7 +56,7 @@ def test_where_nothing_will_do_it_says_why_and_a_terminal_sees_what_is_measured(
             seen = b""
             while b"measuring 9 of 9: gRPC, 1 KiB" not in seen:
                 seen += os.read(ours, 4096)
-            text = process.communicate(timeout=100)[0].decode()
+            text = process.communicate(timeout=PROGRAM_S)[0].decode()
     finally:
         os.close(ours)
     assert b"measuring 1 of 9: pipe, 1 KiB" in seen

@@ -22,7 +22,7 @@ import pytest
 import towpath
 from tests.docs.markdown import ROOT, Block, blocks, code_spans, links, matches
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S, PROGRAM_S
 
 README: Final = list(blocks("README.md"))
 PORTS: Final = {
@@ -252,7 +252,7 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
     demo = next(line for line in commands.text.splitlines() if line.startswith("make demo"))
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     run = subprocess.run(
-        ["bash", "-euc", demo], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100
+        ["bash", "-euc", demo], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PROGRAM_S
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert matches(f"...\n{output.text}\n...", run.stdout), run.stdout

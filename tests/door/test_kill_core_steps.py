@@ -21,6 +21,7 @@ import towpath
 from tests.door.total_load import Load
 from tests.ring.ring_sources import steps_listed
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.deadlines import PROGRAM_S
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -62,7 +63,7 @@ def build_ring(folder: Path, *flags: str) -> Path:
         *(str(source) for source in (package / "_ringmodule.c", *sorted(package.glob("_ring_*.c")))),
         *(str(HERE / "c" / "kill_at_step.c"), "-o", str(built)),
     ]
-    compiled = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROGRAM_S)
     assert compiled.returncode == 0, compiled.stderr
     return built
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import PROGRAM_S
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("Anonymous pipe", "FIFO", "Message queue", "Shared memory", "ZeroMQ", "gRPC")
@@ -30,7 +30,7 @@ def test_no_line_is_lost_and_the_page_is_not_stale(tmp_path: Path) -> None:
             env={**os.environ, "TMPDIR": short},
             capture_output=True,
             text=True,
-            timeout=2 * DEADLINE_S,
+            timeout=PROGRAM_S,
         )
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(

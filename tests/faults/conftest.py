@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deadlines import PROGRAM_S
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -39,6 +41,6 @@ def under_shim(shim: Path) -> UnderShim:
         if log is not None:
             environment["TOWPATH_SHIM_LOG"] = str(log)
         command = [sys.executable, str(HERE / "programs" / program), str(directory), *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM_S)
 
     return run  # type: ignore[return-value]

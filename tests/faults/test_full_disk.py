@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.deadlines import PROGRAM_S
+
 HERE = Path(__file__).parent
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
 
@@ -15,7 +17,7 @@ def on_small_disk(program: str, directory: Path) -> list[str]:
     """Run a program that mounts one; return what it printed."""
     command = [*NAMESPACES, sys.executable, str(HERE / "programs" / program), str(directory)]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM_S)
     assert run.returncode == 0, run.stderr[-4000:]
     return run.stdout.splitlines()
 

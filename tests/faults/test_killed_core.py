@@ -139,7 +139,7 @@ class DaemonOfItsOwn:
 @pytest.mark.parametrize("before", [10, 300])
 def test_the_whole_daemon_is_killed(tmp_path: Path, before: int) -> None:
     """Nobody keeps rings and pages then; but the publisher knows up to where it was read."""
-    with DaemonOfItsOwn(tmp_path) as daemon, towpath.connect(daemon.url) as client:
+    with DaemonOfItsOwn(tmp_path) as daemon, towpath.connect(daemon.url, timeout=DEADLINE_S) as client:
         client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
         publisher, live = client.publisher(CHANNEL), client.subscribe(CHANNEL)
         for number in range(before):
@@ -171,7 +171,7 @@ def test_flush_fails_when_the_next_daemon_cannot_go_on(
         def unread_from(self, writer: _ring.Writer) -> int:
             return _ring.unread_from(writer) + 12
 
-    with DaemonOfItsOwn(tmp_path) as daemon, towpath.connect(daemon.url) as client:
+    with DaemonOfItsOwn(tmp_path) as daemon, towpath.connect(daemon.url, timeout=DEADLINE_S) as client:
         client.declare(CHANNEL, durable=True, ring_bytes=1 << 16)
         publisher = client.publisher(CHANNEL)
         publisher.publish(b"stored")

@@ -19,6 +19,7 @@ import pytest
 
 from tests.project.project_files import copy_checkout, own_files
 from tests.support.daemon import running_daemon
+from tests.support.deadlines import PROGRAM_S
 
 BASE_DEPENDENCIES = ("protobuf", "shtab")
 
@@ -31,7 +32,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_INPUT": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PROGRAM_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

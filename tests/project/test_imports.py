@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.project.project_files import BROKER, CLIENT, ROOT, imported_modules, package_of, python_files
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S, PROGRAM_S
 
 # Packages of the extras. A program that imports towpath to reach the local daemon pays for none of them.
 OPTIONAL = {"grpc", "grpc_health", "grpc_reflection", "nats", "posix_ipc", "systemd", "zmq"}
@@ -42,7 +42,7 @@ def test_every_import_contract_holds() -> None:
     """The same run as in `make check`, so that the layers are part of the suite too."""
     lint = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     run = subprocess.run(
-        [*lint, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [*lint, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=PROGRAM_S
     )
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.deadlines import PROGRAM_S
+
 HERE = Path(__file__).parent / "public_api"
 ROOT = HERE.parents[2]
 
 
 def mypy(file: Path, cache: Path) -> tuple[int, str]:
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), str(file)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=110)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PROGRAM_S)
     return run.returncode, run.stdout
 
 

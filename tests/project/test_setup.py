@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.project.project_files import ROOT, copy_checkout
-from tests.support.deadlines import DEADLINE_S
+from tests.support.deadlines import DEADLINE_S, PROGRAM_S
 
 
 @pytest.fixture
@@ -69,7 +69,11 @@ def test_missing_compiler_is_said_in_one_line_and_leaves_nothing(bare_machine: P
 
 
 def test_second_run_does_nothing() -> None:
-    run = subprocess.run([str(ROOT / "tools" / "setup.sh")], capture_output=True, text=True, timeout=120)
-    again = subprocess.run([str(ROOT / "tools" / "setup.sh")], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [str(ROOT / "tools" / "setup.sh")], capture_output=True, text=True, timeout=PROGRAM_S
+    )
+    again = subprocess.run(
+        [str(ROOT / "tools" / "setup.sh")], capture_output=True, text=True, timeout=PROGRAM_S
+    )
     assert (run.returncode, again.returncode) == (0, 0)
     assert [line.partition(" (")[0] for line in again.stderr.splitlines()] == ["setup: ready in .venv"]

@@ -211,5 +211,5 @@ class TotalOrder(RuleBasedStateMachine):
         self.core.machine.assert_consistent()
 
 
-TotalOrder.TestCase.settings = settings(deadline=None, stateful_step_count=30)
+TotalOrder.TestCase.settings = settings(max_examples=60, deadline=None, stateful_step_count=30)
 TestTotalOrder = TotalOrder.TestCase

@@ -6,6 +6,7 @@ process with bounded time. Nothing of Python is in them.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.ring.ring_helpers import connect
+from tests.support.deadlines import PROGRAM_S
 from towpath._ring import Reader, Writer
 
 if TYPE_CHECKING:
@@ -21,20 +23,25 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "clients" / "c"
 FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-LIMIT_S = 90  # the programs end themselves after 60
+LIMIT_S = 200  # the programs' own, after which they end themselves
 
 
 def compile_program(source: Path, program: Path, *flags: str) -> None:
     """Compile one C file to `program`; a warning is a failure."""
     command = ["gcc", *FLAGS, *flags, f"-I{HEADERS}", f"-I{HERE / 'c'}", str(source), "-o", str(program)]
-    compiled = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROGRAM_S)
     assert compiled.returncode == 0, f"{' '.join(command)}\n{compiled.stderr}"
 
 
 def run_program(program: Path, *arguments: str) -> str:
     """Run a test program; it must exit with 0 and print nothing to stderr. Gives its stdout."""
     ran = subprocess.run(
-        [str(program), *arguments], capture_output=True, text=True, check=False, timeout=LIMIT_S
+        [str(program), *arguments],
+        env={**os.environ, "RING_LIMIT_S": str(LIMIT_S)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PROGRAM_S,
     )
     assert ran.returncode == 0, f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
     assert ran.stderr == ""

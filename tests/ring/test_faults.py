@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.ring.ring_sources import HEADERS
+from tests.support.deadlines import PROGRAM_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ FOUND_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 def run_with(program: Path, fault: str, limit_s: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "RING_FAULT": fault, "RING_LIMIT_S": limit_s}
     return subprocess.run(
-        [str(program)], capture_output=True, text=True, check=False, timeout=90, env=environment
+        [str(program)], capture_output=True, text=True, check=False, timeout=PROGRAM_S, env=environment
     )
 
 
@@ -79,5 +80,5 @@ def test_without_a_fault_there_is_nothing_to_find(
     c_program: Callable[..., Path], test: tuple[str, tuple[str, ...]]
 ) -> None:
     name, flags = test
-    ran = run_with(c_program(name, ("-DWITH_FAULTS", *flags)), "NONE", "60")
+    ran = run_with(c_program(name, ("-DWITH_FAULTS", *flags)), "NONE", "200")
     assert (ran.returncode, ran.stderr) == (0, "")

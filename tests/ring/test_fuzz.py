@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ring.ring_helpers import Forged, connect, shared
+from tests.support.deadlines import PROGRAM_S
 from towpath import _ring
 from towpath._ring import Reader, RingError, Writer, check_control, check_ring, pump
 
@@ -202,7 +203,7 @@ def test_under_address_sanitizer(tmp_path: Path) -> None:
     built = subprocess.run(
         ["gcc", "-std=c11", "-O1", "-g", "-shared", "-fPIC", "-fsanitize=address", "-fno-omit-frame-pointer",
          "-isystem", include, f"-I{headers}", f"-I{here}", *sources, "-o", str(target)],
-        capture_output=True, text=True, check=False, timeout=110,
+        capture_output=True, text=True, check=False, timeout=PROGRAM_S,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     library = subprocess.run(
@@ -212,7 +213,7 @@ def test_under_address_sanitizer(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib",
          "-k", "hostile or damaged or noise or breaks or sanitizer", str(Path(__file__)),
          str(Path(__file__).with_name("test_hostile_peers.py"))],
-        capture_output=True, text=True, check=False, timeout=110, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False, timeout=PROGRAM_S, cwd=Path(__file__).parents[2],
         env={**os.environ, "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0",
              "RING_UNDER_ASAN": str(package),
              "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},

@@ -12,5 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
-DEADLINE_S: Final = 60.0
+DEADLINE_S: Final = 120.0
 """For anything that a test waits for."""
+
+PROGRAM_S: Final = 240.0
+"""For a program that does a whole test's work: a build, a bench, a disk that fails at each write."""

@@ -1,5 +1,5 @@
 """serve.py serve ...: the daemon, whose core and gateways are started again without growing pauses, as tests
-kill them many times in a row.
+kill them many times in a row; and which lets them take as long to end as a busy machine needs.
 """
 
 from __future__ import annotations
@@ -7,7 +7,11 @@ from __future__ import annotations
 import sys
 
 from towpath.cli import main
+from towpath_broker import gateway_keeper, supervisor
 from towpath_broker.host import children
 
+PATIENCE_S = 30.0
+
+supervisor.CORE_STOP_S = gateway_keeper.STOP_SECONDS = PATIENCE_S  # type: ignore[misc]
 children.BACKOFF_LAST_S = children.BACKOFF_FIRST_S  # type: ignore[misc]
 sys.exit(main())

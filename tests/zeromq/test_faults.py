@@ -305,6 +305,9 @@ def test_it_stops_in_time_with_a_peer_that_does_not_read(tmp_path: Path) -> None
         assert "gateway.killed" not in daemon.log()
 
 
+FREE = [word for name in ENDPOINTS for word in (f"--{name}", "tcp://127.0.0.1:0")]
+
+
 def run_by_hand(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "towpath_broker.gateways.zeromq", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -313,12 +316,12 @@ def run_by_hand(*arguments: str) -> subprocess.Popen[str]:
 def test_other_hosts_are_refused_with_status_78(daemon: DaemonHandle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for flag, address in (
-        ("--sub", "tcp://0.0.0.0:5556"),
+        ("--sub", "tcp://0.0.0.0:0"),
         ("--rpc", "tcp://[::]:0"),
         ("--push", f"ipc://{tmp_path}/file"),
         ("--push", f"ipc://{tmp_path}/no/directory"),
     ):
-        process = run_by_hand("--socket", str(daemon.socket), flag, address)
+        process = run_by_hand("--socket", str(daemon.socket), *FREE, flag, address)
         _, log = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 78, log
         assert "INVALID_CONFIGURATION" in log and "Traceback" not in log
@@ -326,14 +329,13 @@ def test_other_hosts_are_refused_with_status_78(daemon: DaemonHandle, tmp_path: 
 
 
 def test_it_can_be_run_by_hand_and_says_when_a_port_is_taken(daemon: DaemonHandle) -> None:
-    free = [word for name in ENDPOINTS for word in (f"--{name}", "tcp://127.0.0.1:0")]
-    process = run_by_hand("--socket", str(daemon.socket), *free)
+    process = run_by_hand("--socket", str(daemon.socket), *FREE)
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert "gateway.listening" in line
         taken = line.split("sub=")[1].split(",")[0]
-        rival = run_by_hand("--socket", str(daemon.socket), *free, "--sub", taken)
+        rival = run_by_hand("--socket", str(daemon.socket), *FREE, "--sub", taken)
         _, log = rival.communicate(timeout=DEADLINE_S)
         assert rival.returncode == 69, log
         assert "another program has it" in log
