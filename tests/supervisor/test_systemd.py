@@ -179,7 +179,7 @@ def test_the_watchdog_is_fed_by_the_core_and_a_silent_core_is_replaced(
 ) -> None:
     pytest.importorskip("systemd.daemon", reason="systemd-python is not installed; `make setup` says why")
     path, listener = notify_socket
-    watched = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "3000000"}
+    watched = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "10000000"}
     with running_daemon(tmp_path, LOCAL_ONLY, env=watched) as daemon:
         for _ in range(2):
             receive_until(listener, "WATCHDOG=1")
