@@ -12,6 +12,7 @@ import pytest
 import towpath
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 Connect = Callable[[], Any]
 
@@ -29,7 +30,7 @@ def connect(request: pytest.FixtureRequest, daemon: DaemonHandle) -> Iterator[Co
     """Makes clients of one kind; they are closed after the test."""
     make = towpath.connect if request.param == "sync" else BlockingClient
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(make(str(daemon.socket)))
+        yield lambda: stack.enter_context(make(str(daemon.socket), timeout=DEADLINE_S))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandl
 @pytest.fixture(params=["sync", "aio"])
 def make(request: pytest.FixtureRequest, own_daemon: DaemonHandle) -> Connect:
     kind: Any = towpath.connect if request.param == "sync" else BlockingClient
-    return lambda: kind(str(own_daemon.socket))
+    return lambda: kind(str(own_daemon.socket), timeout=DEADLINE_S)
 
 
 def wait_until(condition: Any) -> None:

@@ -18,6 +18,7 @@ import towpath
 from tests.remote.relay import Relay
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 Connect = Callable[..., Any]
 
@@ -62,7 +63,9 @@ def connect(request: pytest.FixtureRequest, carrier: str, relay: Relay) -> Itera
     make = towpath.connect if request.param == "sync" else BlockingClient
     scheme = {"grpc": "grpc+unix", "zmq": "zmq+ipc"}[carrier]
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(make(f"{scheme}://{relay.path}", **options))
+        yield lambda **options: stack.enter_context(
+            make(f"{scheme}://{relay.path}", **{"timeout": DEADLINE_S, **options})
+        )
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import towpath
 from tests.conformance.clients.carriers import CARRIERS, SHELLS, Carrier
 from tests.support.blocking import BlockingClient
 from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.deadlines import DEADLINE_S
 
 Connect = Callable[[], Any]
 
@@ -66,7 +67,7 @@ def connect(request: pytest.FixtureRequest, carrier: Carrier, urls: dict[str, st
     """Makes clients of one kind; they are closed after the test."""
     make = towpath.connect if request.param == "sync" else BlockingClient
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(make(urls[carrier.name]))
+        yield lambda: stack.enter_context(make(urls[carrier.name], timeout=DEADLINE_S))
 
 
 @pytest.fixture
