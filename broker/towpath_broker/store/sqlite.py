@@ -48,7 +48,7 @@ TAILS_MAX: Final = 1_024
 """Durable topics whose newest parcel is checked at start."""
 
 LOG_LOOK_COMMITS: Final = 8
-"""Commits after which it is looked whether the log must be cut."""
+"""Commits after which it is looked whether the log must be cut: a look is a system call."""
 
 _QUEUED_KEY: Final = "(channel, deliver_at_ns, lane, first_seq)"
 
