@@ -248,6 +248,7 @@ class Lock:
             Timeout, or LockHeld where it was not to wait: somebody else has it.
             Deadlock: waiting would have closed a circle; ``error.cycle`` is the whole of it.
             LockOrder, WaitRefused, Wounded: the lock space's policy does not allow it.
+            PermissionDenied: it is configured so. StoreFull: the daemon's disk is full.
             SessionLost, ConnectionLost, Unavailable, LimitExceeded, QuotaExceeded, InvalidArgument.
         """
         wanted = [Wanted(self.name, Mode.SHARED if shared else Mode.EXCLUSIVE)]
