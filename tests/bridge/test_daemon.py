@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 import towpath
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
-from towpath.errors import BindingFailed
+from towpath.errors import BindingFailed, Timeout
 from towpath.model import BindingReport
 
 COUNT = 10_000
@@ -238,6 +239,34 @@ def test_what_is_published_while_the_bridge_is_away_comes_out_of_a_fifo(
             newcomer.close()
             assert [line for line in got if b"new" not in line] == away
             assert sorted(got) == sorted([*away, b"%d new" % kill])
+
+
+def test_publishers_wait_for_a_bridge_that_is_away(
+    daemon: DaemonHandle, client: towpath.Client, tmp_path: Path
+) -> None:
+    """What is more than their rings hold comes out of the binding, too, whole and in order."""
+    client.declare("waited.for", ring_bytes=65536)
+    client.bind("waited.for", f"fifo:{tmp_path}/out", direction="out")
+    with client.publisher("waited.for") as publisher, ThreadPoolExecutor(1) as pool:
+        with open(tmp_path / "out", "rb") as reader:
+            publisher.publish(b"first")
+            assert reader.readline() == b"first\n"
+            daemon.process.send_signal(signal.SIGSTOP)  # so that it does not come back at once
+            killed = daemon.gateway("bridge").pid
+            os.kill(killed, signal.SIGKILL)
+            assert reader.readline() == b""
+        filled = 0
+        with pytest.raises(Timeout):
+            while True:
+                publisher.publish(NUMBERED[filled], timeout=0)
+                filled += 1
+        assert 0 < filled < COUNT
+        rest = pool.submit(publisher.publish_many, NUMBERED[filled:], timeout=DEADLINE_S)
+        daemon.process.send_signal(signal.SIGCONT)
+        with open(tmp_path / "out", "rb") as reader:
+            assert [reader.readline() for _ in NUMBERED] == [line + b"\n" for line in NUMBERED]
+        assert rest.result(DEADLINE_S) == COUNT + 1
+    client.undeclare("waited.for", force=True)
 
 
 def test_bindings_of_the_configuration_and_of_clients_survive_a_restart(tmp_path: Path) -> None:

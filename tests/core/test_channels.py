@@ -21,6 +21,7 @@ from towpath_broker.core import effects as e
 from towpath_broker.core.effects import Effect
 from towpath_broker.core.ids import ReaderId, SourceId
 from towpath_broker.core.limits import Limits
+from towpath_broker.core.parts import RETURN_MS
 
 
 @pytest.fixture
@@ -97,6 +98,30 @@ def test_reader_leaves(core: Core) -> None:
     assert effects[0] == e.Notice(publisher.session, e.ReaderGone(SourceId(source), ReaderId(reader)))
     assert reply(effects, e.ReadersFetched).generation == 2
     refusal(subscriber.unsubscribe(reader), SubscriptionNotFound)
+
+
+def test_reader_of_a_binding_whose_bridge_has_gone_is_waited_for(core: Core) -> None:
+    publisher, bridge = core.open("uid:1"), core.bridge()
+    source, _ = publisher.publish("a")
+    out, _ = bridge.subscribe("a", exclude_origin="binding:1")
+    other, _ = bridge.subscribe("a")
+    unbound, _ = bridge.subscribe("a", exclude_origin="binding:2")
+    publisher.fetch(source)
+    bridge.unsubscribe(unbound)
+    bridge.close()
+    assert notices(publisher.fetch(source), publisher.session) == [
+        e.ReaderGone(SourceId(source), ReaderId(each), return_ms=return_ms)
+        for each, return_ms in ((out, RETURN_MS), (other, 0), (unbound, 0))
+    ]
+    again = core.bridge()
+    again.subscribe("a", out, resumed=True, held={source: 0}, exclude_origin="binding:1")
+    assert notices(publisher.fetch(source), publisher.session) == [
+        e.ReaderAdded(SourceId(source), ReaderId(out), 0, e.StartAt.TAIL, again.session, False)
+    ]
+    again.unsubscribe(out)
+    assert notices(publisher.fetch(source), publisher.session) == [
+        e.ReaderGone(SourceId(source), ReaderId(out))
+    ]
 
 
 def test_source_leaves(core: Core) -> None:

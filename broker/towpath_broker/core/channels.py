@@ -250,7 +250,7 @@ class Topics:
         session = source.session.id
         known, paired = source.known, source.paired
         effects: list[Effect] = [
-            Notice(session, ReaderGone(source.id, reader))
+            Notice(session, ReaderGone(source.id, reader, return_ms=record.return_ms))
             for reader, record in known.items()
             if paired.get(reader) is not record
         ]

@@ -216,11 +216,13 @@ class ReaderGone:
 
     Attributes:
         is_parted: it was too slow, but lives, and may hold loaned messages. Another follows when it has gone.
+        return_ms: for how long it is to be waited for, as it may come back; 0: it will not.
     """
 
     source: SourceId
     reader: ReaderId
     is_parted: bool = False
+    return_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from .effects import Effect
 from .limits import Limits
 from .observing import Observing
 from .options import check_defaults
-from .parts import Handlers, Parts
+from .parts import BRIDGE, RETURN_MS, Handlers, Parts
 from .registry import Change, DefinitionCommand
 
 
@@ -270,9 +270,11 @@ class Machine:
         self._reports.end_session(session)
         effects: list[Effect] = []
         # Readers first: then no source of the session has to tell a reader of the session that it is gone.
-        for reader in tuple(session.readers):
-            self._topics.readers[reader].parted.difference_update(session.sources)
-            effects.extend(self._topics.detach_reader(self._topics.readers[reader]))
+        for reader in [self._topics.readers[each] for each in session.readers]:
+            reader.parted.difference_update(session.sources)
+            if session.gateway == BRIDGE and reader.exclude_origin:
+                reader.return_ms = RETURN_MS  # its successor takes the binding's page up again
+            effects.extend(self._topics.detach_reader(reader))
         for source in tuple(session.sources):
             effects.extend(self._topics.detach_source(self._topics.sources[source]))
         self._sessions.close(session)

@@ -91,6 +91,7 @@ class Reader:
         parted: live sources that it was parted from, and that must hear when it has gone: it may hold loaned
             messages of theirs.
         place: the name that it alone goes by on its channel; empty: none.
+        return_ms: once it has gone, for how long its publishers wait for it to come back.
     """
 
     id: ReaderId
@@ -106,6 +107,7 @@ class Reader:
     role: ReaderRole = ReaderRole.SUBSCRIBER
     parted: set[SourceId] = field(default_factory=set)
     place: str = ""
+    return_ms: int = 0
 
     def wants(self, source: Source) -> bool:
         """Whether the source is for this reader: its channel, role and side of the core, not its own echo."""

@@ -29,6 +29,8 @@ from .watches import Watches
 
 BRIDGE: Final = "bridge"
 """The gateway that hosts the adapters, and alone may report on bindings."""
+RETURN_MS: Final = 30_000
+"""How long publishers wait for what a binding has not read when its bridge is gone, and started again."""
 
 Handlers = dict[type[Command], Callable[[Any], list[Effect]]]
 """Who carries out which command; each is called with a command of its type."""

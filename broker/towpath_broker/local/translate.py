@@ -414,7 +414,12 @@ def notice_frame(body: effects.NoticeBody) -> Frame:
             )
         case effects.ReaderGone():
             frame.reader_gone.CopyFrom(
-                frame_pb2.ReaderGone(source=body.source, reader=body.reader, is_parted=body.is_parted)
+                frame_pb2.ReaderGone(
+                    source=body.source,
+                    reader=body.reader,
+                    is_parted=body.is_parted,
+                    return_ms=body.return_ms,
+                )
             )
         case effects.SourceDetached():
             frame.source_detached.reader = body.reader

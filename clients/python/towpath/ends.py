@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class SourceState:
         held: why what was published cannot be stored for now, or None; durable topics.
         is_durable: whether what is published is stored.
         orphans: readers of before a reconnection that have not come back yet.
+        absent: readers that the core says may come back, which are waited for, and until when.
         place: what it is on its channel.
         early: readers that began with the ring's first record, and so have missed nothing of it.
         stall_ns: how long a reader may hold the ring full without moving; 0 for ever.
@@ -153,17 +155,40 @@ class SourceState:
         self.ended: TowpathError | None = None
         self.held: TowpathError | None = None
         self.orphans: set[int] = set()
+        self.absent: dict[int, int] = {}
         self.early: set[int] = set()
         self.wake: Callable[[], None] = self.writer.notify
 
     @property
     def look_ns(self) -> int:
         """How long to wait for room before looking who is in the way."""
-        return max(LOOK_NS_MIN, min(LOOK_NS_MAX, self.stall_ns // 4)) if self.stall_ns else FOREVER
+        if self.stall_ns:
+            return max(LOOK_NS_MIN, min(LOOK_NS_MAX, self.stall_ns // 4))
+        return LOOK_NS_MAX if self.absent else FOREVER
 
     def stalled_reader(self) -> int | None:
-        """A reader that has held the ring full for too long, without moving."""
-        return self.writer.stalled_reader(self.stall_ns) if self.stall_ns else None
+        """A reader that has held the ring full for too long, without moving. Who is absent for too long, or
+        for as long, is waited for no more.
+        """
+        self.forget_absent()
+        while self.stall_ns and (reader := self.writer.stalled_reader(self.stall_ns)) is not None:
+            if self.absent.pop(reader, None) is None:
+                return reader
+            self.writer.detach(reader)
+        return None
+
+    def await_return(self, reader: int, return_ms: int) -> None:
+        """A reader has gone, and may come back: it is waited for, where readers are."""
+        if self.writer.overflow == "block":
+            self.absent[reader] = time.monotonic_ns() + return_ms * 1_000_000
+        else:
+            self.writer.detach(reader)
+
+    def forget_absent(self) -> None:
+        """Wait no more for who is absent for too long."""
+        for reader, until_ns in list(self.absent.items()):
+            if time.monotonic_ns() >= until_ns and self.absent.pop(reader, None) is not None:
+                self.writer.detach(reader)
 
     def hold(self, error: TowpathError | None) -> None:
         """What was published cannot be stored now; who waits for that is told. None: it can be again."""

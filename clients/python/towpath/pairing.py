@@ -229,6 +229,7 @@ class Pairing:
         state = self.sources.get(notice.source)
         if state is None or not descriptors:
             return
+        state.absent.pop(notice.reader, None)
         if notice.reader in state.writer.readers():
             state.orphans.discard(notice.reader)
             if len(descriptors) == 1:
@@ -247,7 +248,10 @@ class Pairing:
         if state is not None:
             state.orphans.discard(notice.reader)
             state.early.discard(notice.reader)
-            if notice.is_parted:
+            state.absent.pop(notice.reader, None)
+            if notice.return_ms:
+                state.await_return(notice.reader, notice.return_ms)
+            elif notice.is_parted:
                 state.writer.part(notice.reader)
             else:
                 state.writer.detach(notice.reader)

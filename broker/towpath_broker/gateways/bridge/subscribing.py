@@ -4,9 +4,9 @@ Theory of operation
     What there is of a subscription is its control page, memory of ours in which it says how far each
     publisher's ring was read, and a proof for the core that it is ours. Both are kept (``keeping``). A bridge
     that comes after one that was killed, or after a restart of the service, goes on with that page, as any
-    client does after a reconnection. Publishers do not wait for a bridge that is away. So what was published
-    meanwhile is still in their rings, unless it was more than fits; then the binding is told that it was too
-    slow, as any subscriber is.
+    client does after a reconnection. Publishers whose rings are full wait for it, up to the core's
+    ``RETURN_MS``. After that, and where nobody is waited for, what was published meanwhile is still in their
+    rings, unless it was more than fits; then the binding is told that it was too slow, as any subscriber is.
 
 Invariants
     A page has one reader: it is kept for who comes next, and forgotten when the subscription was closed.

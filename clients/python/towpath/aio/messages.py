@@ -244,6 +244,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         pause = 0.0002
         while self._state.ended is None:
             await self._meet_readers_that_changed(deadline)
+            self._state.forget_absent()
             if self._writer.drained():
                 return True
             left = remaining_ns(deadline)

@@ -289,6 +289,7 @@ class LocalPublisher(QuickPublisher, Publisher):
         pause = 0.0002
         while self._state.ended is None:
             self._meet_readers_that_changed(deadline)
+            self._state.forget_absent()
             if self._writer.drained():
                 return True
             left = remaining_ns(deadline)

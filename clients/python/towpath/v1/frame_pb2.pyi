@@ -1403,20 +1403,26 @@ class ReaderGone(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     READER_FIELD_NUMBER: _builtins.int
     IS_PARTED_FIELD_NUMBER: _builtins.int
+    RETURN_MS_FIELD_NUMBER: _builtins.int
     source: _builtins.int
     reader: _builtins.int
     is_parted: _builtins.bool
     """It was too slow, but lives: what it holds of loaned messages stays as it is. Another ReaderGone says when it has gone."""
+    return_ms: _builtins.int
+    """Not 0: it is a binding's, whose process has gone and is started again. A publisher that waits for its readers goes on waiting
+    for this one, for so long, unless it comes back (ReaderAdded) or another ReaderGone says otherwise.
+    """
     def __init__(
         self,
         *,
         source: _builtins.int = ...,
         reader: _builtins.int = ...,
         is_parted: _builtins.bool = ...,
+        return_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_parted", b"is_parted", "reader", b"reader", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_parted", b"is_parted", "reader", b"reader", "return_ms", b"return_ms", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
