@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from towpath import wire
+from towpath.errors import LockInUse, TowpathError
 from towpath_broker.core.ids import CallId
 from towpath_broker.core.locks import effects as e
 
 from . import translate_locks
+from .lock_pages import Place
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -56,7 +59,22 @@ def tell_outcome(call: Call, effect: Outcome) -> None:
             answer(call, translate_locks.opened_frame(call.call, effect))
 
 
-def answer(call: Call, frame: Any) -> None:
+def answer(call: Call, frame: Any, descriptors: tuple[wire.Descriptor, ...] = ()) -> None:
     """End a call, unless it was cancelled meanwhile."""
     if call.connection.request_of(call.call) is not None:
-        call.connection.answer(frame)
+        call.connection.answer(frame, descriptors)
+
+
+def refuse(call: Call, error: TowpathError) -> None:
+    """End a call with an error, unless it was cancelled meanwhile."""
+    if call.connection.request_of(call.call) is not None:
+        call.connection.refuse(call.call, error)
+
+
+def tell_place(call: Call, lock: str, place: Place | None) -> None:
+    """Say where a lock is given out; None: it was taken back before."""
+    if place is None:
+        refuse(call, LockInUse(f"{lock!r} was not given out"))
+        return
+    frame = translate_locks.delegated_frame(call.call, place.identity, place.member, place.slot)
+    answer(call, frame, () if place.page is None else (place.page,))

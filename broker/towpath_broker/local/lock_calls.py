@@ -46,9 +46,9 @@ from towpath_broker.core.locks.permissions import Permissions
 from towpath_broker.rings.kept import Keeper
 
 from . import translate_lock_views, translate_locks
-from .lock_answers import Call, Kept, Outcome, answer, tell_outcome
+from .lock_answers import Call, Kept, Outcome, answer, refuse, tell_outcome, tell_place
 from .lock_leases import TimedLeases
-from .lock_pages import LockPages, Place
+from .lock_pages import LockPages
 from .lock_watches import LockWatches
 from .processes import command_line, is_alive
 from .tokens import ResumeTokens
@@ -314,15 +314,6 @@ class LockCalls:
         if self._watches.is_watched(body.lock):
             raise LockInUse(f"{body.lock!r} is watched")
 
-        def tell(place: Place | None) -> None:
-            if call.connection.request_of(call.call) is None:
-                return
-            if place is None:
-                call.connection.refuse(call.call, LockInUse(f"{body.lock!r} was not given out"))
-                return
-            frame = translate_locks.delegated_frame(call.call, place.identity, place.member, place.slot)
-            call.connection.answer(frame, () if place.page is None else (place.page,))
-
         self.pages.join(
             caller.principal,
             (session, int(body.owner.owner)),
@@ -330,7 +321,7 @@ class LockCalls:
             has=int(body.page),
             pidfd=pidfd,
             refer=self._reference,
-            then=tell,
+            then=partial(tell_place, call, body.lock),
         )
 
     def _look_for(self, call: Call, caller: Caller, body: Any) -> None:
@@ -345,16 +336,14 @@ class LockCalls:
             return
 
         def tell(machine: LockMachine) -> None:
-            if call.connection.request_of(call.call) is None:
-                return
             try:
                 frame = translate_lock_views.looked_frame(
                     call.call, call.request, body, machine, self._is_kept, is_seen
                 )
             except TowpathError as error:
-                call.connection.refuse(call.call, error)
+                refuse(call, error)
             else:
-                call.connection.answer(frame)
+                answer(call, frame)
 
         self._look(tell)
 
@@ -536,8 +525,7 @@ class LockCalls:
     def _end_call(self, call: Call, error: TowpathError) -> None:
         """End a call with an error, unless it was cancelled meanwhile."""
         self._of_call.pop((call.connection, call.call), None)
-        if call.connection.request_of(call.call) is not None:
-            call.connection.refuse(call.call, error)
+        refuse(call, error)
 
     def _forget_wait(self, session: int, number: int) -> Call | None:
         """Nobody is to be told how this wait ends; who was until now."""

@@ -320,7 +320,7 @@ int main(void) {
 int main(void) {
     static const int hit[] = {1};
     int killed = 0;
-    alarm(150);
+    alarm(270);
     board = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(board != MAP_FAILED);
     for (int step = 0; step < TPL_STEP_PAGE_HEADER; step++) {

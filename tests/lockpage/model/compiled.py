@@ -86,7 +86,7 @@ static int is_over(const number *s) {
     return 1;
 }
 
-static void wake(number *s, int on) {
+__attribute__((unused)) static void wake(number *s, int on) {
     for (int p = 0; p < PROCESSES; p++)
         if (s[place[p] + 1] == on)
             s[place[p] + 1] = 0;
