@@ -103,7 +103,7 @@ def table(figures: list[Figures]) -> list[list[str]]:
             [
                 each.name,
                 f"{each.lines:,}",
-                f"{round(each.rate, -2):,.0f}",
+                f"{round(each.rate, -2 if each.rate >= 1_000 else 0):,.0f}",
                 f"{each.p50_us / 1e3:.2f}",
                 f"{each.p99_us / 1e3:.2f}",
                 f"{each.pause_ms:,.0f}" if each.pause_ms else "-",

@@ -66,8 +66,9 @@ def test_time_runs_out_after_what_came_was_printed(
     )
 
 
-def test_a_limit_of_the_host_is_told_with_its_name(channel: str, env: dict[str, str]) -> None:
-    result = bash(f"ulimit -n 8; towpath pub {channel} --frame raw < /dev/zero", env=env)
+@pytest.mark.parametrize("count", [7, 10], ids=["a client", "a publisher"])
+def test_a_limit_of_the_host_is_told_with_its_name(channel: str, env: dict[str, str], count: int) -> None:
+    result = bash(f"ulimit -n {count}; towpath pub {channel} --frame raw < /dev/zero", env=env)
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 75, lines
     assert lines[0].endswith("Too many open files")

@@ -16,10 +16,6 @@ from towpath_broker.local.connection import CALLS_MAX, OUTBOX_BYTES_MAX
 
 COUNT = Limits().channels_per_principal_max
 PADDING = "." + "x" * 245
-# The list is a gateway's work and the core's; both clients take it apart in the same way.
-pytestmark = pytest.mark.parametrize(
-    "connect", ["sync", pytest.param("aio", marks=pytest.mark.long)], indirect=True
-)
 assert COUNT * (260 + len("owner and options")) > OUTBOX_BYTES_MAX, "they fit into one connection's outbox"
 NAMES = [f"many{number:05}{PADDING}" for number in range(COUNT)]
 

@@ -15,7 +15,8 @@ from towpath.calls import Call
 from towpath.errors import LockHeld, Timeout, TowpathError
 from towpath.locks import model, requests
 from towpath.locks.blocking import LATE_S
-from towpath.locks.entering import AsyncEntered, AsyncGuardContext, Error, Kind, Trace
+from towpath.locks.entering import Error, Kind, Trace
+from towpath.locks.entering_aio import AsyncEntered, AsyncGuardContext
 from towpath.locks.holds import Hold
 from towpath.locks.leases import checked_lease_ms
 from towpath.locks.model import Mode

@@ -8,7 +8,8 @@ from typing import Generic, Self, TypeVar
 
 from towpath.errors import TowpathError
 from towpath.locks.aio import AsyncLocks
-from towpath.locks.entering import AsyncEntered, AsyncGuardContext, Error, Kind, Trace
+from towpath.locks.entering import Error, Kind, Trace
+from towpath.locks.entering_aio import AsyncEntered, AsyncGuardContext
 from towpath.locks.guarded import Terms, Valued, WriteGuardBase, check_written_by, recovered
 from towpath.locks.holds import Hold
 from towpath.locks.model import Mode
