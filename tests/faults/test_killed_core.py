@@ -16,7 +16,7 @@ import towpath
 from tests.door.total_load import Load
 from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
-from towpath import _ring, protocol
+from towpath import _ring, addresses, protocol
 from towpath_broker.store.database import STORE_NAME
 from towpath_broker.store.segments import directory_of
 
@@ -116,7 +116,14 @@ class DaemonOfItsOwn:
         self._log = (directory / "log").open("a")
         self.url = f"unix:{directory}/run/towpath.sock"
         self.start()
-        wait_until((directory / "run" / "towpath.sock").exists)
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            addresses.open_socket(self.url).close()
+        except towpath.errors.Unavailable:
+            return False
+        return True
 
     def start(self) -> None:
         command = [sys.executable, "-m", "towpath", "serve", "--config", str(self._config)]
