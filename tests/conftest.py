@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -27,6 +28,12 @@ from tests.support.longest import LONGEST_FIRST
 # daemon of their own, which no test may find.
 for name in [name for name in os.environ if name.startswith("TOWPATH_")]:
     del os.environ[name]
+
+# The same for signals: what is ignored when the suite begins (a shell script's background ignores SIGINT,
+# nohup SIGHUP) would be ignored by every program that a test starts and interrupts.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 # `deadline=None`: how long an example takes says something about the machine, not about the code.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
