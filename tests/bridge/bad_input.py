@@ -392,7 +392,7 @@ async def _(site: Site) -> TowpathError:
 
 @case("signal", "a pid file that is none", BindingFailed, "is no pid file", retryable=True)
 async def _(site: Site) -> TowpathError:
-    file_at(site.path)
+    site.path.write_text("none\n")
     site.bind(f"signal:USR1@{site.path}", "out")
     return await site.raised()
 

@@ -93,7 +93,8 @@ def find_process(pid: int) -> Process | None:
 
 
 def find_by_file(path: str) -> Process | None:
-    """Find the process that a pid file names; None when it is gone, or there is no file.
+    """Find the process that a pid file names; None when it is gone, or the file is empty or
+    not there.
 
     Raises:
         BindingFailed: the file is no pid file, or may not be read (retryable: it may change).
@@ -106,11 +107,14 @@ def find_by_file(path: str) -> Process | None:
         raise BindingFailed(f"cannot read {path}: {error.strerror}", retryable=True) from error
     try:
         written_s = os.fstat(descriptor).st_mtime
-        match = _PID.match(os.read(descriptor, PID_FILE_BYTES_MAX))
+        content = os.read(descriptor, PID_FILE_BYTES_MAX)
     except OSError as error:
         raise BindingFailed(f"cannot read {path}: {error.strerror}", retryable=True) from error
     finally:
         os.close(descriptor)
+    if not content:
+        return None  # created, and about to be written
+    match = _PID.match(content)
     if match is None:
         raise BindingFailed(
             f"{path} is no pid file", hint="it holds one decimal number and a newline", retryable=True
