@@ -6,7 +6,8 @@ Theory of operation
     are emitted. Nothing is emitted before the append that covers it has returned; where that fails for
     another reason than want of room :meth:`run` fails, and the process ends. What comes of one read of a
     connection, while no other is ready, has its turn at the end of that read: nothing more would come
-    meanwhile.
+    meanwhile. Who can carry out effects by itself may ask :meth:`LockEngine.try_now` instead, which does the
+    same at once where nothing is in the way.
 
     A record need not be on the disk: locks of the host end with the host, and what the kernel has been given
     survives the core. So most appends are short, and made right there, in the loop's turn: a task that would
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ class LockEngine:
         self._is_retrying = False
         self._is_running = self._is_stopping = self._is_over = False
         self._is_due = False  # a turn is
+        self._is_emitting = False
         self._is_reading = False
         self._is_single = is_single
         self._at_disk: list[c.LockCommand] | None = None  # a round of the task's
@@ -183,6 +185,7 @@ class LockEngine:
                     await self._try_again()
                 elif self._is_stopping and not self._line:
                     break
+            self._at_disk = []  # nothing is appended any more
             if self._uncovered and self._backlog is None:
                 await self._save_snapshot()
         finally:
@@ -198,6 +201,43 @@ class LockEngine:
         if not self._is_over:
             self._line.append(command)
             self._wake()
+
+    def try_now(self, commands: Sequence[c.LockCommand]) -> Sequence[LockEffect] | None:
+        """Carry out a round at once, if nothing is in its way: nothing waits in line or for the disk, the
+        journal has room, and the round itself need not wait for the disk.
+
+        Args:
+            commands: 1 to ``BATCH_MAX``, which are the engine's from now on, unless None is returned. The
+                list is not kept.
+
+        Returns:
+            The effects, in order; the journal has the round. They are not emitted: the caller carries them
+            out, before it gives the event loop or the engine anything else to do. There are none, too, where
+            the journal had no room just now (what comes of the round is emitted later, as of one that was
+            submitted) or failed (:meth:`run` fails, and the process ends).
+            None: nothing was done, and nothing has changed. :meth:`submit` them, in the same turn of the
+            loop. So it is always within ``emit``, and while :meth:`run` does not.
+        """
+        if (
+            self._line
+            or self._at_disk is not None
+            or self._backlog is not None
+            or self._is_emitting
+            or self._is_over
+            or not self._is_running
+            or self._must_wait(commands)
+        ):
+            return None
+        try:
+            effects = self._carry_out(commands)
+        except BaseException as error:
+            self._fail(error)
+            return ()
+        if self._at_disk is not None:
+            self._wanted.set()
+        else:
+            self._timer.set()
+        return effects
 
     def look(self, what: Look, *, is_patient: bool = False) -> None:
         """Have something look at the machine, when what was submitted before has been emitted.
@@ -248,8 +288,7 @@ class LockEngine:
             if self._line:
                 self._go_on()
         except BaseException as error:
-            self._failure = error  # the task raises it
-            self._wanted.set()
+            self._fail(error)
             return
         if self._at_disk is not None:
             self._wanted.set()
@@ -280,13 +319,21 @@ class LockEngine:
         if self._backlog is not None:
             self._emit_all(self._backlog.take(commands))
             return
-        if (
+        if self._must_wait(commands):
+            self._at_disk = commands
+            return
+        self._emit_all(self._carry_out(commands))
+
+    def _must_wait(self, commands: Sequence[c.LockCommand]) -> bool:
+        """Whether a round must wait for the disk, or something before it."""
+        return (
             self._is_snapshot_due()
             or self._machine.reservation(commands) is not None
             or any(map(_must_be_on_disk, commands))
-        ):
-            self._at_disk = commands
-            return
+        )
+
+    def _carry_out(self, commands: Sequence[c.LockCommand]) -> Sequence[LockEffect]:
+        """Apply a round, and append it; return its effects. If there is no room it is the task's."""
         effects, records = self._apply(commands, self._now_ns())
         if records:
             try:
@@ -295,14 +342,22 @@ class LockEngine:
                 if not self._journal.is_full(error):
                     raise
                 self._backlog = Backlog(self._machine, _full(error))
-                self._at_disk = commands
-                return
+                self._at_disk = list(commands)
+                return ()
             self._count(records)
-        self._emit_all(effects)
+        return effects
+
+    def _fail(self, error: BaseException) -> None:
+        """Have the task raise an error; nothing is carried out any more."""
+        self._is_over = True
+        self._failure = error
+        self._wanted.set()
 
     def _emit_all(self, effects: Iterable[LockEffect]) -> None:
+        self._is_emitting = True
         for effect in effects:
             self._emit(effect)
+        self._is_emitting = False
 
     async def _round_at_disk(self, commands: list[c.LockCommand]) -> None:
         """A round whose records, if there are any, must be on the disk before anything is emitted."""
@@ -327,7 +382,7 @@ class LockEngine:
                 return
         self._emit_all(effects)
 
-    def _apply(self, commands: list[c.LockCommand], now_ns: int) -> tuple[list[LockEffect], list[bytes]]:
+    def _apply(self, commands: Sequence[c.LockCommand], now_ns: int) -> tuple[list[LockEffect], list[bytes]]:
         """Return what is to be emitted, and the records of the commands that have changed something."""
         machine = self._machine
         effects: list[LockEffect] = []
