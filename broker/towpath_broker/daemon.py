@@ -53,6 +53,7 @@ from .data_engine import DataEngine
 from .engine import Engine
 from .host.children import read_settings_file
 from .host.packets import Outbox, close_all, receive_packet
+from .journal.logged import LoggedJournal
 from .journal.sqlite import SqliteJournal
 from .local import translate
 from .local.credentials import Admins
@@ -100,7 +101,7 @@ class Daemon:
         self._status_text = ""
         self._journal = SqliteJournal(Path(settings.daemon.state_dir) / JOURNAL_NAME)
         self._kept = SqliteStore(Path(settings.daemon.state_dir) / STORE_NAME)
-        self._locks_journal = SqliteJournal(Path(settings.daemon.state_dir) / LOCKS_NAME, is_lazy=True)
+        self._locks_journal = LoggedJournal(Path(settings.daemon.state_dir) / LOCKS_NAME)
         self._lock_machine = LockMachine()
         self._locks = LockEngine(
             self._lock_machine,

@@ -30,7 +30,7 @@ from towpath_broker.core.locks.effects import Done, Failed, LockEffect, Refused,
 from towpath_broker.core.locks.limits import LockLimits
 from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.locks.modes import EXCLUSIVE, PERMITS
-from towpath_broker.journal.sqlite import SqliteJournal
+from towpath_broker.journal.logged import LoggedJournal
 from towpath_broker.lock_engine import BOOT_ID, LockEngine
 from towpath_broker.ports import WallClock
 
@@ -179,7 +179,7 @@ def _commands(core: Core, count: int) -> Iterator[LockCommand]:
         yield c.Release(session, number + 1)
 
 
-def _write(journal: SqliteJournal, count: int) -> None:
+def _write(journal: LoggedJournal, count: int) -> None:
     core = Core()
     now_ns = time.time_ns()
     records = [
@@ -201,7 +201,7 @@ async def _replays(results: Results, records: int) -> None:
     points = []
     for count in (records // 100, records // 10, records):
         with tempfile.TemporaryDirectory() as folder:
-            journal = SqliteJournal(Path(folder) / "locks.sqlite", is_lazy=True)
+            journal = LoggedJournal(Path(folder) / "locks.sqlite")
             _write(journal, count)
             machine = LockMachine()
             engine = LockEngine(machine, journal, WallClock(), lambda _: None, LIMITS)
@@ -222,7 +222,7 @@ async def _replays(results: Results, records: int) -> None:
 async def _tail(results: Results, pairs: int) -> None:
     """Have an engine carry out commands; note the longest tail that its journal ever had after a snapshot."""
     with tempfile.TemporaryDirectory() as folder:
-        journal = SqliteJournal(Path(folder) / "locks.sqlite", is_lazy=True)
+        journal = LoggedJournal(Path(folder) / "locks.sqlite")
         emitted: asyncio.Queue[LockEffect] = asyncio.Queue()
         engine = LockEngine(LockMachine(), journal, WallClock(), emitted.put_nowait, LIMITS)
         await engine.recover()

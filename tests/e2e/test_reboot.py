@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import towpath
 from tests.support.daemon import DaemonHandle, running_daemon
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
+from towpath_broker.journal.log import Log
+from towpath_broker.journal.logged import LoggedJournal
 from towpath_broker.lock_engine import BOOT_ID
 
 CONFIG = "zeromq = false\n"
@@ -24,17 +27,22 @@ def reboot(directory: Path, daemon: DaemonHandle) -> None:
     """End the daemon without notice, and have its journal say that it was another boot."""
     daemon.process.kill()
     daemon.wait()
-    now = BOOT_ID.read_text().strip()
-    assert len(now) == len(BEFORE)
-    with sqlite3.connect(directory / "state" / "locks.sqlite") as journal:
-        changed = journal.execute(
-            "UPDATE record SET data = replace(data, ?, ?) WHERE data LIKE '%begin%'", (now, BEFORE)
-        ).rowcount
-        for (data,) in journal.execute("SELECT data FROM snapshot").fetchall():
-            journal.execute("UPDATE snapshot SET data = ?", (data.replace(now.encode(), BEFORE.encode()),))
-            changed += 1
-    journal.close()
-    assert changed
+    now, before = BOOT_ID.read_text().strip().encode(), BEFORE.encode()
+    assert len(now) == len(before)
+    path = directory / "state" / "locks.sqlite"
+    with closing(LoggedJournal(path)) as journal:
+        saved = journal.load_snapshot()
+        records = [record for _, record in journal.replay(0)]
+        position = journal.last_position
+    changed = [record.replace(now, before) for record in records]
+    assert changed != records or (saved is not None and now in saved[1])
+    with closing(Log(path.with_name(f"{path.name}-log"))) as log:
+        log.clear()
+        if changed:
+            log.append(changed, position + 1 - len(changed))
+    if saved is not None:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE snapshot SET data = ?", (saved[1].replace(now, before),))
 
 
 def test_locks_of_local_holders_are_free_at_once(tmp_path: Path) -> None:

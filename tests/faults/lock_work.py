@@ -15,7 +15,7 @@ from towpath_broker.core.locks.commands import LockCommand, Wanted
 from towpath_broker.core.locks.effects import Failed, Granted, LockEffect, Released, SessionOpened
 from towpath_broker.core.locks.limits import LockLimits
 from towpath_broker.core.locks.machine import LockMachine
-from towpath_broker.journal.sqlite import SqliteJournal
+from towpath_broker.journal.logged import LoggedJournal
 from towpath_broker.lock_engine import LockEngine
 from towpath_broker.ports import WallClock
 
@@ -83,7 +83,7 @@ async def run(path: Path, generator: random.Random, count: int, heard: Callable[
         heard(effect)
         emitted.put_nowait(effect)
 
-    with closing(SqliteJournal(path, is_lazy=True)) as journal:
+    with closing(LoggedJournal(path)) as journal:
         engine = LockEngine(LockMachine(), journal, WallClock(), emit, LockLimits())
         await engine.recover()
         running = asyncio.create_task(engine.run())
@@ -121,7 +121,7 @@ async def _next(emitted: asyncio.Queue[LockEffect], running: asyncio.Task[None])
 async def examine_after_failure(path: Path, told: Told) -> None:
     """The process ended, the host did not: who was told a grant and no release has it, with that token,
     unless he gave it back in the round that failed; and tokens grow."""
-    with closing(SqliteJournal(path, is_lazy=True)) as journal:
+    with closing(LoggedJournal(path)) as journal:
         machine = LockMachine()
         effects: list[LockEffect] = []
         engine = LockEngine(machine, journal, WallClock(), effects.append, LockLimits())
@@ -144,7 +144,7 @@ def _was_released(machine: LockMachine, session: int, name: str) -> bool:
 
 async def examine_after_power_loss(path: Path, highest: int) -> None:
     """The host ended: nobody holds anything, and tokens grow all the same."""
-    with closing(SqliteJournal(path, is_lazy=True)) as journal:
+    with closing(LoggedJournal(path)) as journal:
         machine = LockMachine()
         effects: list[LockEffect] = []
         engine = LockEngine(machine, journal, WallClock(), effects.append, LockLimits())

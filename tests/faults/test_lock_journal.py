@@ -28,6 +28,16 @@ def test_each_write_and_sync_fails(under_shim: UnderShim, tmp_path: Path, error:
     assert sum(int(each[2]) > 0 for each in found) > 10, "somebody held something when the disk failed"
 
 
+def test_killed_before_each_write_and_sync(under_shim: UnderShim, tmp_path: Path) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    run = under_shim("lock_rounds.py", watched, "kill")
+    assert run.returncode == 0, run.stderr
+    found = [line.split() for line in run.stdout.splitlines()]
+    assert len(found) > 50 and [each[1] for each in found] == ["killed"] * (len(found) - 1) + ["done"]
+    assert sum(int(each[2]) > 0 for each in found) > 10, "somebody held something when it was killed"
+
+
 def run_crashes(
     under_shim: UnderShim,
     tmp_path: Path,

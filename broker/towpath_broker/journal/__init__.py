@@ -1,1 +1,2 @@
-"""Journals: implementations of ``ports.Journal``. ``sqlite`` is the host's; ``memory`` keeps nothing."""
+"""Journals: implementations of ``ports.Journal``. ``sqlite`` is the host's, ``logged`` that of its locks;
+``memory`` keeps nothing."""

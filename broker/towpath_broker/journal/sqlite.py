@@ -23,10 +23,11 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from towpath.errors import InvalidConfiguration
 from towpath_broker.host import room
+from towpath_broker.host.syncing import sync_directory
 
 APPLICATION_ID: Final = 0x546F7770  # "Towp": file(1) and we know our files by it
 SCHEMA_VERSION: Final = 1
@@ -46,9 +47,6 @@ CREATE TABLE snapshot (
 _INSERT: Final = "INSERT INTO record (position, data) VALUES (?, ?)"
 _INSERTS: Final = tuple(_INSERT + ", (?, ?)" * more for more in range(8))
 """Of one record, of two, ..."""
-LAZY_PAGE_BYTES: Final = 1024
-"""Of a file whose appends do not wait for the disk: each writes the page that it changes, and what that takes
-is most of its time. Files of another size stay as they are."""
 
 
 class SqliteJournal:
@@ -56,7 +54,6 @@ class SqliteJournal:
 
     Args:
         path: the file; made if it is not there, and so is its directory.
-        is_lazy: the log is folded into the file by ``save_snapshot`` alone, so that no append waits for it.
 
     Raises:
         InvalidConfiguration: another daemon has the journal, it is of a later version, or the file is
@@ -64,17 +61,18 @@ class SqliteJournal:
         OSError, sqlite3.Error: the host refuses.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, is_lazy: bool = False) -> None:
+    version: ClassVar[int] = SCHEMA_VERSION
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._is_lazy = is_lazy
-        self._is_synced = True
+        self._last = self._covered = 0  # covered by the snapshot
         missing = [each for each in self._path.parents if not each.exists()]
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in missing:
-            _sync_directory(directory.parent)
+            sync_directory(directory.parent)
         # Made by us first, so that it is never there with wider permissions than it shall have.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        _sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
         # The engine calls from a worker thread, one call at a time.
         self._database = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -93,10 +91,6 @@ class SqliteJournal:
 
     def append(self, records: Sequence[bytes]) -> int:
         """Keep records in one transaction; see ``ports.Journal``."""
-        self._set_synced(True)
-        return self._append(records)
-
-    def _append(self, records: Sequence[bytes]) -> int:
         assert records
         first = self._last + 1
         if len(records) <= len(_INSERTS):  # one statement is a transaction of its own
@@ -113,17 +107,8 @@ class SqliteJournal:
         return first
 
     def append_unsynced(self, records: Sequence[bytes]) -> int:
-        """The same, but it survives only what the kernel survives: the end of this process, not a loss of
-        power. A later :meth:`append` makes it as safe as itself. Does not wait for the disk.
-        """
-        self._set_synced(False)
-        return self._append(records)
-
-    def _set_synced(self, is_synced: bool) -> None:
-        """Whether a COMMIT syncs the log. Either way it is synced before it is checkpointed."""
-        if is_synced != self._is_synced:
-            self._database.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
-            self._is_synced = is_synced
+        """The same; see ``ports.Journal``."""
+        return self.append(records)
 
     def is_full(self, error: Exception) -> bool:
         """Whether there was no room; see ``ports.Journal``."""
@@ -144,14 +129,12 @@ class SqliteJournal:
     def save_snapshot(self, position: int, snapshot: bytes) -> None:
         """Keep a snapshot and drop what it covers, in one transaction; see ``ports.Journal``."""
         assert position <= self._last
-        self._set_synced(True)
         with _Transaction(self._database):
             self._database.execute(
                 "INSERT OR REPLACE INTO snapshot (id, position, data) VALUES (1, ?, ?)", (position, snapshot)
             )
             self._database.execute("DELETE FROM record WHERE position <= ?", (position,))
-        if self._is_lazy:
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._covered = position
 
     def load_snapshot(self) -> tuple[int, bytes] | None:
         """Return the latest snapshot; see ``ports.Journal``."""
@@ -176,26 +159,24 @@ class SqliteJournal:
                 raise InvalidConfiguration(
                     f"{self._path} is a database, but not a journal of Towpath", hint=_ELSEWHERE
                 )
-            if version > SCHEMA_VERSION:
+            if version > self.version:
                 raise InvalidConfiguration(
-                    f"the journal {self._path} is of version {version}; this Towpath reads {SCHEMA_VERSION}",
+                    f"the journal {self._path} is of version {version}; this Towpath reads {self.version}",
                     hint="run the version of Towpath that wrote it, or a later one",
                 )
-        if is_empty and self._is_lazy:
-            database.execute(f"PRAGMA page_size={LAZY_PAGE_BYTES}")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
-        if self._is_lazy:
-            database.execute("PRAGMA wal_autocheckpoint=0")
         if is_empty:
             with _Transaction(database):
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        if version != self.version:
+            database.execute(f"PRAGMA user_version={self.version}")
         (last,) = database.execute("SELECT max(position) FROM record").fetchone()
         (covered,) = database.execute("SELECT max(position) FROM snapshot").fetchone()
-        self._last: int = max(last or 0, covered or 0)
+        self._covered = covered or 0
+        self._last = max(last or 0, self._covered)
 
     def _explained(self, error: sqlite3.DatabaseError) -> Exception:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -236,12 +217,3 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
     (value,) = database.execute(f"PRAGMA {name}").fetchone()
     assert isinstance(value, int)
     return value
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable, see fsync(2)."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -36,6 +36,7 @@ from typing import Final
 
 from towpath.errors import InvalidConfiguration, StoreDamaged, StoreFull
 from towpath_broker.host import room
+from towpath_broker.host.syncing import sync_directory
 
 from .segments import directory_of
 
@@ -345,12 +346,3 @@ def wal_bytes(path: Path) -> int:
         return os.stat(f"{path}-wal").st_size
     except FileNotFoundError:
         return 0
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable, see fsync(2)."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

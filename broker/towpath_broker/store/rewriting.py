@@ -24,6 +24,7 @@ from pathlib import Path
 
 from towpath.errors import InvalidConfiguration, Unavailable
 from towpath_broker.core.commands import Kind
+from towpath_broker.host.syncing import sync_directory
 from towpath_broker.log import log
 
 from .database import (
@@ -35,7 +36,6 @@ from .database import (
     check_version,
     explained,
     make_tables,
-    sync_directory,
 )
 from .numbers import CHANNEL_MAX, span
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from towpath_broker.journal.logged import LoggedJournal
 from towpath_broker.journal.memory import MemoryJournal
 from towpath_broker.journal.sqlite import SqliteJournal
 from towpath_broker.ports import Journal
@@ -25,7 +26,11 @@ def sqlite(directory: Path) -> Open:
     return lambda: SqliteJournal(directory / "state" / "journal.sqlite")
 
 
-@pytest.fixture(params=[memory, sqlite])
+def logged(directory: Path) -> Open:
+    return lambda: LoggedJournal(directory / "state" / "journal.sqlite")
+
+
+@pytest.fixture(params=[memory, sqlite, logged])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the journal; what was opened before is closed first, as a restart does."""
     opener: Open = request.param(tmp_path)
@@ -63,6 +68,17 @@ def test_records_come_back_in_order(reopen: Open) -> None:
     assert kept(journal) == expected
     for after in range(6):
         assert kept(journal, after) == expected[after:]
+
+
+def test_what_is_synced_and_what_is_not_are_one_order(reopen: Open) -> None:
+    journal = reopen()
+    assert journal.append_unsynced([b"a", b"b"]) == 1
+    assert journal.append([b"c"]) == 3
+    assert journal.append_unsynced([b"d"]) == 4
+    assert kept(journal) == [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d")]
+    journal = reopen()
+    assert journal.last_position == 4
+    assert kept(journal, 1) == [(2, b"b"), (3, b"c"), (4, b"d")]
 
 
 def test_everything_survives_a_restart(reopen: Open) -> None:

@@ -7,6 +7,8 @@ beside.
 that errno, and with STAY 1 all after it. Afterwards everybody must hold what he was told, and tokens must
 grow. Prints a line for each n. Ends when nothing fails.
 
+``lock_rounds.py DIRECTORY kill``: the same, but that the process is killed before its n-th operation.
+
 Blocks of tokens and the span between snapshots are small, so that there are many of both.
 """
 
@@ -17,11 +19,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import pickle
 import random
 import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.faults import lock_work
@@ -74,8 +78,39 @@ def fail(directory: Path, code: int, stays: int) -> None:
             return
 
 
+def kill(directory: Path) -> None:
+    """Have a process be killed before each operation in turn. What it was told comes by a pipe."""
+    order = directory.parent / "kill"
+    os.environ["TOWPATH_SHIM_KILL_FILE"] = str(order)
+    for n in range(1, 10_000):
+        path = directory / str(n) / "locks.sqlite"
+        path.parent.mkdir()
+        order.write_text(str(n))
+        inlet, outlet = os.pipe()
+        child = os.fork()
+        if not child:
+            with open(outlet, "wb", buffering=0) as telling:
+                attempt(path, partial(pickle.dump, file=telling))
+            os._exit(0)
+        os.close(outlet)
+        told = Told()
+        with open(inlet, "rb") as effects, contextlib.suppress(EOFError):
+            while True:
+                told.heard(pickle.load(effects))
+        _, status = os.waitpid(child, 0)
+        order.unlink()
+        asyncio.run(lock_work.examine_after_failure(path, told))
+        print(n, "killed" if os.WIFSIGNALED(status) else "done", len(told.held), told.highest, flush=True)
+        shutil.rmtree(path.parent)
+        if not os.WIFSIGNALED(status):
+            return
+
+
 def main() -> None:
     directory = Path(sys.argv[1])
+    if sys.argv[2] == "kill":
+        kill(directory)
+        return
     if sys.argv[2] == "tell":
         tell(directory, int(sys.argv[3]))
     else:
