@@ -25,6 +25,7 @@ from typing import Final
 from towpath.errors import StoreFull
 
 from .core.locks import commands as c
+from .core.locks.conditions import is_over
 from .core.locks.delegating import page_request
 from .core.locks.effects import LockEffect
 from .core.locks.grants import ON_CONDITION
@@ -103,9 +104,12 @@ class Backlog:
             return False
         session = self._machine.table.sessions.get(command.session)
         request = session.requests.get(command.request) if session is not None else None
+        if isinstance(command, c.ArriveBarrier) and session is not None and request is None:
+            return session.end_of(command.request, command.ask) is not None
         if isinstance(command, _ASKED_NEW):
             return session is None or request is not None
         if request is None:
             return (command.session, command.request) not in self._found
-        is_on_condition = isinstance(command, c.WaitCondition) and request.state == ON_CONDITION
-        return is_on_condition or (isinstance(command, c.Upgrade) and request.conversion is not None)
+        if isinstance(command, c.WaitCondition):
+            return request.state == ON_CONDITION or is_over(request, command)
+        return isinstance(command, c.Upgrade) and request.conversion is not None

@@ -100,8 +100,8 @@ class Run:
         assert snapshot.encode(replayed) == snapshot.encode(self.machine)
 
 
-def acquire(session: int, number: int, name: str) -> c.Acquire:
-    return c.Acquire(session, 0, number, (c.Wanted(name),))
+def acquire(session: int, number: int, name: str, owner: int = 0) -> c.Acquire:
+    return c.Acquire(session, owner, number, (c.Wanted(name),))
 
 
 @contextlib.asynccontextmanager
@@ -154,6 +154,22 @@ def test_what_only_asks_how_things_stand_is_told(monkeypatch: pytest.MonkeyPatch
             assert isinstance(effects[2], e.Refused) and effects[2].error.code is Code.SESSION_LOST
             effects = await run.do(c.Release(ONE, 7, reference=1), c.EndSession(9, c.EndReason.SESSION_DIED))
             assert isinstance(effects[0], e.Failed) and effects[0].error.code is Code.NOT_HELD
+
+    asyncio.run(main())
+
+
+def test_how_a_wait_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running(monkeypatch) as run:
+            arrival = c.ArriveBarrier(ONE, 0, 3, "barrier", 1, ask=1)
+            waiting = c.WaitCondition(ONE, 4, "full", c.NO_TIMEOUT, 2)
+            await run.do(arrival, acquire(ONE, 4, "other"), waiting, acquire(TWO, 5, "other", 1))
+            await run.do(c.NotifyCondition(TWO, 5, "full"))
+            run.disk.is_out = True
+            (refused,) = await run.do(acquire(ONE, 2, "new", 1))
+            assert isinstance(refused, e.Refused) and isinstance(refused.error, StoreFull)
+            assert await run.do(arrival, waiting) == [e.BarrierOpened(ONE, 3, 0, True), e.Waiting(ONE, 4)]
+            run.check()
 
     asyncio.run(main())
 

@@ -258,7 +258,7 @@ class LockCalls:
         waits = kept.waits
         if call.number in waits:
             raise InvalidArgument(f"request {call.number} is waited for already")
-        if kept.lease_ms:
+        if kept.lease_ms and call.request not in translate_locks.REMEMBERED:
             ask, outcome = kept.outcomes.pop(call.number, (0, None))
             if outcome is not None and ask == body.ask:
                 tell_outcome(call, outcome)

@@ -72,6 +72,7 @@ def _arrive(body: locks_pb2.ArriveBarrierRequest) -> c.LockCommand:
         body.is_latch,
         body.is_observer,
         body.is_passing,
+        body.ask,
     )
 
 
@@ -79,10 +80,13 @@ WAITS: Final[Mapping[str, Callable[[Any], c.LockCommand]]] = {
     "acquire_request": _acquire,
     "upgrade_lock_request": lambda body: c.Upgrade(body.session, body.request, _timeout_ms(body)),
     "wait_condition_request": lambda body: c.WaitCondition(
-        body.session, body.request, body.condition, _timeout_ms(body)
+        body.session, body.request, body.condition, _timeout_ms(body), body.ask
     ),
     "arrive_barrier_request": _arrive,
 }
+
+REMEMBERED: Final = frozenset({"wait_condition_request", "arrive_barrier_request"})
+"""Those of which the machine remembers how they ended: asked again, they would begin anew."""
 
 PLAIN: Final[Mapping[str, Callable[[Any, str, int], c.LockCommand]]] = {
     RELEASE: lambda body, principal, reference: c.Release(

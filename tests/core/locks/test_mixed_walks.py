@@ -1,5 +1,6 @@
 """Conditions, barriers, values, forced releases and deaths among all else, at random: nobody is stranded, and
-the journal and a snapshot lead to the same state."""
+the journal and a snapshot lead to the same state, and whoever asks again for what it waited for last is told
+how that stands, or ended."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 from tests.core.locks.compared import assert_exclusive
 from tests.core.locks.rig import Rig, shared, tallies
 from tests.core.locks.test_avoidance_walks import assert_replayed, model_of
-from towpath.errors import Deadlock
+from towpath.errors import Deadlock, NotHeld
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks import snapshot
@@ -34,7 +35,9 @@ class Mixed:
         self.rig = Rig()
         self.rig.space("", Policy.DETECT, victim=self.random.choice(list(Victim)))
         self.sessions = [self.rig.open(priority=at % 3) for at in range(5)]
-        self.deadlocks = 0
+        self.deadlocks = self.repeated = 0
+        self.asked: dict[tuple[int, int], c.ArriveBarrier | c.WaitCondition] = {}
+        self.ended: dict[tuple[int, int], e.BarrierOpened | e.Refused] = {}
 
     def requests(self) -> list[Request]:
         sessions = self.rig.machine.table.sessions.values()
@@ -44,6 +47,8 @@ class Mixed:
         for _ in range(steps):
             self.step()
             self.check()
+            if self.random.random() < 0.3:
+                self.ask_again()
         assert_replayed(self.rig)
         restored = LockMachine()
         snapshot.restore(restored, snapshot.encode(self.rig.machine))
@@ -66,10 +71,10 @@ class Mixed:
             ]
             rig.acquire(session, *wants, owner=owner, timeout_ms=timeout_ms, is_guarded=pick.random() < 0.3)
         elif chance < 0.5:
-            rig.requests += 1
             how = pick.choice(({}, {"is_latch": True}, {"is_latch": True, "is_passing": True}))
             name = f"gate{len(how)}"
-            rig.do(c.ArriveBarrier(session, owner, rig.requests, name, 2, timeout_ms, **how))
+            rig.requests += 1
+            self.ask(owner, c.ArriveBarrier(session, owner, rig.requests, name, 2, timeout_ms, **how))
         elif chance < 0.55:
             rig.at(pick.choice((1, 5)))
         elif chance < 0.57:
@@ -88,7 +93,7 @@ class Mixed:
         rig, session, number = self.rig, request.session.id, request.number
         match self.random.randint(0, 8):
             case 0 | 1:
-                rig.do(c.WaitCondition(session, number, "go", timeout_ms))
+                self.ask(request.owner.number, c.WaitCondition(session, number, "go", timeout_ms))
             case 2 | 3:
                 rig.do(c.NotifyCondition(session, number, "go", self.random.randint(0, 1), rig.reference()))
             case 4:
@@ -100,6 +105,41 @@ class Mixed:
             case _:
                 rig.release(session, number)
 
+    def ask(self, owner: int, command: c.ArriveBarrier | c.WaitCondition) -> None:
+        """Ask for a wait of which the end is to be remembered."""
+        command.ask = self.rig.reference()
+        before = self.rig.machine.revision
+        self.rig.do(command)
+        if self.rig.machine.revision != before:
+            self.asked[command.session, owner] = command
+            self.ended.pop((command.session, command.request), None)
+
+    def ask_again(self) -> None:
+        """Ask for an owner's last wait once more, as who has lost its connection; a restored machine, too."""
+        table = self.rig.machine.table
+        asked = [each for each in self.asked.values() if each.session in table.sessions]
+        if not asked:
+            return
+        command = self.random.choice(asked)
+        restored = LockMachine()
+        snapshot.restore(restored, snapshot.encode(self.rig.machine))
+        for machine in (self.rig.machine, restored):
+            before = machine.revision
+            (told,) = machine.apply(command, table.now_ns)
+            assert machine.revision == before, "it began anew"
+            ended = self.ended.get((command.session, command.request))
+            held = table.sessions[command.session].requests.get(command.request)
+            if isinstance(told, e.Refused):
+                is_same = isinstance(ended, e.Refused) and type(ended.error) is type(told.error)
+                assert is_same or isinstance(told.error, NotHeld), (told, ended)
+            elif isinstance(told, e.BarrierOpened):
+                assert told == ended
+            elif isinstance(told, e.Granted):
+                assert held is not None and held.state == HELD
+            else:
+                assert held is not None and held.state != HELD
+        self.repeated += 1
+
     def check(self) -> None:
         rig = self.rig
         model = model_of(rig)
@@ -108,6 +148,8 @@ class Mixed:
         for name, lock in rig.machine.table.locks.items():
             assert_exclusive(name, list(lock.holders), lock.capacity)
         for effect in rig.effects:
+            if isinstance(effect, e.BarrierOpened | e.Refused):
+                self.ended[effect.session, effect.request] = effect
             if isinstance(effect, e.Refused) and isinstance(effect.error, Deadlock):
                 self.deadlocks += 1
 
@@ -122,3 +164,4 @@ def test_walks_come_upon_deadlocks() -> None:
     for walk in walks:
         walk.run()
     assert sum(walk.deadlocks for walk in walks) > 20
+    assert sum(walk.repeated for walk in walks) > 100

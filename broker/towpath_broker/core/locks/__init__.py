@@ -34,14 +34,16 @@ Commands and what answers them
 ------------------------------
 Commands that may wait name a session and a *request*, a number of the client's choosing; effects find their
 way back by these two, also after the client has reconnected, and asking again with the same number tells how
-it stands. All others have a ``reference`` of the engine's choosing, above 0, or 0 for "do not answer".
+it stands. What would begin anew (a wait for a condition, at a barrier) has a third, ``ask``: its end is
+remembered, so that it can be told again. All others have a ``reference`` of the engine's choosing, above 0,
+or 0 for "do not answer".
 
 ========================= ====================================================================================
 OpenSession               SessionOpened(reference, session), or Failed
 Acquire                   Granted; or Waiting, and later Granted or Refused; or Refused
 Upgrade                   the same, for the request that holds (Refused: it is still shared)
-WaitCondition             Released(CONDITION) and Waiting, later Granted (``is_timed_out``), or Refused: not
-held ArriveBarrier             BarrierOpened; or Waiting, and later BarrierOpened or Refused; or Refused
+WaitCondition             Released(CONDITION) and Waiting, later Granted (``is_timed_out``); or Refused
+ArriveBarrier             BarrierOpened; or Waiting, and later BarrierOpened or Refused; or Refused
 Release, Downgrade        Done or Failed; Released tells watchers
 WriteGuarded              Done or Failed
 NotifyCondition           Done(count) or Failed

@@ -9,6 +9,9 @@ Theory of operation
     nothing, since what was counted stays counted. It is forgotten when nobody waits at it and the sessions of
     all that arrived have ended.
 
+    Whoever asks again, having lost its connection, has arrived already. So how a wait ended is remembered
+    with its session, if it gave the wait a number (``ask``), until its owner's next wait has ended.
+
 Invariants
     A barrier is kept while somebody waits at it, a latch while a session of those that came to it is there.
 """
@@ -21,7 +24,7 @@ from towpath.names import check_name
 from . import commands as c
 from . import effects as e
 from .acquiring import check_new
-from .grants import AT_BARRIER, Request, Session
+from .grants import AT_BARRIER, End, Request, Session
 from .limits import PARTIES_MAX
 from .table import Table
 
@@ -67,6 +70,9 @@ class Barriers:
             return
         if existing is not None:
             raise InvalidArgument(f"request {command.request} is of something else")
+        if (ended := session.end_of(command.request, command.ask)) is not None:
+            table.effects.append(ended)
+            return
         owner = table.owner(session, command.owner)
         check_new(table, session, owner, command.request)
         barrier = self._find(table, command)
@@ -88,10 +94,13 @@ class Barriers:
             told = e.BarrierOpened(session.id, command.request, max(index, 0), is_open or is_opening)
             if is_opening and not is_open:
                 self._open(table, barrier)
+            if command.ask:
+                session.remember(owner.number, End(command.request, command.ask, told))
             table.effects.append(told)
         else:
             request = Request(session, owner, command.request)
             request.place = barrier.name
+            request.ask = command.ask
             table.keep(request)
             barrier.waiting[request] = index
             table.begin_wait(request, AT_BARRIER, command.timeout_ms)
@@ -121,7 +130,11 @@ class Barriers:
         for request, index in waiting.items():
             table.end_wait(request)
             table.forget(request)
-            table.effects.append(e.BarrierOpened(request.session.id, request.number, max(index, 0), True))
+            session = request.session
+            told = e.BarrierOpened(session.id, request.number, max(index, 0), True)
+            if request.ask:
+                session.remember(request.owner.number, End(request.number, request.ask, told))
+            table.effects.append(told)
         if not barrier.is_latch:
             del self.by_name[barrier.name]
 

@@ -224,12 +224,18 @@ class WriteGuarded(LockCommand):
 @dataclass(slots=True)
 class WaitCondition(LockCommand):
     """Give up an exclusive lock, wait to be notified, take it again. ``Granted.is_timed_out`` tells whether
-    nobody notified."""
+    nobody notified.
+
+    Attributes:
+        ask: of the session's choosing, another one for each wait: the same again is told how it stands, or
+            ended. 0: what is asked again begins anew.
+    """
 
     session: int
     request: int
     condition: str = ""
     timeout_ms: int = NO_TIMEOUT
+    ask: int = 0
 
 
 @dataclass(slots=True)
@@ -253,6 +259,7 @@ class ArriveBarrier(LockCommand):
         is_latch: it opens once.
         is_observer: of a latch: wait without being counted.
         is_passing: of a latch: be counted without waiting.
+        ask: as in ``WaitCondition``.
     """
 
     session: int
@@ -264,6 +271,7 @@ class ArriveBarrier(LockCommand):
     is_latch: bool = False
     is_observer: bool = False
     is_passing: bool = False
+    ask: int = 0
 
 
 # ---- lock pages --------------------------------------------------------------------------------------------

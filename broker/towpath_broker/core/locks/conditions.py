@@ -9,6 +9,9 @@ Theory of operation
 
     When its time runs out a waiter stands in the queue likewise, and is told with the grant.
 
+    A wait has a number of its session's choosing (``ask``). Whoever asks again with it, having lost its
+    connection, was notified once: it is told that it waits for the lock, or has it, and waits no second time.
+
     Who comes back waits for the lock whatever its lock space says of waiting: it must, to come back at all.
     So a condition weakens what a lock space avoids; the detection is there for what comes of that.
 
@@ -24,7 +27,7 @@ from . import commands as c
 from . import effects as e
 from .acquiring import held_request, the_claim, wait_again
 from .commands import EndReason
-from .grants import HELD, ON_CONDITION, Claim, Lock, Request
+from .grants import HELD, ON_CONDITION, WAITING, Claim, Lock, Request
 from .limits import NOTE_CHARS_MAX
 from .modes import EXCLUSIVE
 from .queue import advance, is_grantable
@@ -37,9 +40,7 @@ def begin(table: Table, command: c.WaitCondition) -> None:
     Raises:
         TowpathError: it is refused; nothing was changed, and the lock is still held.
     """
-    existing = table.session(command.session).requests.get(command.request)
-    if existing is not None and existing.state == ON_CONDITION:
-        table.effects.append(e.Waiting(command.session, command.request))
+    if _has_been_asked(table, command):
         return
     request = held_request(table, command.session, command.request)
     claim = _exclusive(request)
@@ -57,9 +58,35 @@ def begin(table: Table, command: c.WaitCondition) -> None:
         lock.conditions = {}
     lock.conditions.setdefault(command.condition, {})[request] = None
     request.place = command.condition
+    request.ask = command.ask
     table.begin_wait(request, ON_CONDITION, command.timeout_ms)
     table.effects.append(e.Waiting(command.session, command.request))
     advance(table, lock)
+
+
+def _has_been_asked(table: Table, command: c.WaitCondition) -> bool:
+    """Tell how a wait stands, or ended, that was asked for before; return whether it was."""
+    session = table.session(command.session)
+    request = session.requests.get(command.request)
+    if request is None:
+        ended = session.end_of(command.request, command.ask)
+        if ended is not None:
+            table.effects.append(ended)
+        return ended is not None
+    if request.state != ON_CONDITION and not is_over(request, command):
+        return False
+    if request.state == HELD:
+        grants = table.grants_of(request)
+        told = e.Granted(session.id, request.number, grants, request.is_timed_out, request.owner.number)
+        table.effects.append(told)
+    else:
+        table.effects.append(e.Waiting(session.id, request.number))
+    return True
+
+
+def is_over(request: Request, command: c.WaitCondition) -> bool:
+    """Whether the wait that a command asks for was notified: what is waited for now, or held, is the lock."""
+    return bool(command.ask) and request.ask == command.ask and request.state in (WAITING, HELD)
 
 
 def notify(table: Table, command: c.NotifyCondition) -> e.Done:

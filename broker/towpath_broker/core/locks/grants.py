@@ -20,9 +20,10 @@ Not here: rules. These are records; ``table`` changes them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .effects import Grant, Value
+from .effects import BarrierOpened, Grant, Refused, Value
+from .limits import ENDS_MAX
 from .modes import EXCLUSIVE
 
 if TYPE_CHECKING:
@@ -35,10 +36,24 @@ AT_BARRIER: Final = 4
 OVER: Final = 5
 
 
+class End(NamedTuple):
+    """How a wait ended that cannot be asked for anew. ``ask``: which of the request's."""
+
+    request: int
+    ask: int
+    told: BarrierOpened | Refused
+
+
 class Session:
-    """A client's presence. Its id grows, so a lower one is older."""
+    """A client's presence. Its id grows, so a lower one is older.
+
+    Attributes:
+        ends: of each owner, how its last wait ended of those that are remembered: its session may not have
+            heard. What holds its lock again says for itself how it came to that.
+    """
 
     __slots__ = (
+        "ends",
         "id",
         "lease_ms",
         "name",
@@ -62,6 +77,22 @@ class Session:
         self.priority = 0
         self.owners: dict[int, Owner] = {}
         self.requests: dict[int, Request] = {}
+        self.ends: dict[int, End] = {}
+
+    def remember(self, owner: int, end: End) -> None:
+        """An owner's wait is over. Until its next one it has perhaps not heard of it."""
+        self.ends.pop(owner, None)
+        self.ends[owner] = end
+        if len(self.ends) > ENDS_MAX:
+            del self.ends[next(iter(self.ends))]
+
+    def end_of(self, request: int, ask: int) -> BarrierOpened | Refused | None:
+        """Return how a wait ended; None: it has not, or is not remembered. O(owners that waited)."""
+        if ask:
+            for end in self.ends.values():
+                if end.ask == ask and end.request == request:
+                    return end.told
+        return None
 
 
 class Owner:
@@ -97,6 +128,8 @@ class Request:
     """What a session asked for at one time.
 
     Attributes:
+        ask: its session's number for the last wait for a condition, or at a barrier; 0: not to be remembered.
+        is_timed_out: of the last wait for a condition: nobody notified.
         seq: rises with arrival; what waits has one of its own.
         deadline_ns: 0: none.
         upgrades: the request whose claim this one converts; it has this one as its ``conversion``.
@@ -104,6 +137,7 @@ class Request:
     """
 
     __slots__ = (
+        "ask",
         "claims",
         "conversion",
         "deadline_ns",
@@ -124,6 +158,7 @@ class Request:
         self.session = session
         self.owner = owner
         self.number = number
+        self.ask = 0
         self.claims: list[Claim] = []
         self.state = WAITING
         self.seq = 0

@@ -23,6 +23,8 @@ NOTE_CHARS_MAX: Final = 512
 """Of a note, a reason, a session's name or place, a condition's name."""
 RANKS_MAX: Final = 4096
 """Ranks, or resources, of one lock space."""
+ENDS_MAX: Final = 256
+"""Ends of waits at barriers and for conditions that are remembered for a session, one of each owner."""
 NUMBER_MAX: Final = (1 << 63) - 1
 """Of owners and requests."""
 

@@ -20,11 +20,12 @@ from dataclasses import asdict
 from heapq import heapify
 from typing import Any, Final
 
-from towpath.errors import InvalidConfiguration
+from towpath.errors import InvalidConfiguration, error_from_code
 
 from .barriers import Barrier
 from .commands import Policy, Victim
-from .grants import HELD, Claim, Delegation, Lock, Owner, Request, Session
+from .effects import BarrierOpened, Refused
+from .grants import HELD, Claim, Delegation, End, Lock, Owner, Request, Session
 from .limits import LockLimits
 from .machine import LockMachine
 from .modes import EXCLUSIVE
@@ -104,13 +105,25 @@ def _space_out(space: Space) -> _Json:
 
 
 def _session_out(session: Session, claims: dict[Claim, int]) -> _Json:
-    return {
+    out: _Json = {
         **{name: getattr(session, name) for name in _SESSION},
         "owners": [
             [owner.number, owner.claims, list(owner.wounded), [claims[claim] for claim in owner.grants]]
             for owner in session.owners.values()
         ],
     }
+    if session.ends:
+        out["ends"] = [
+            [owner, end.request, end.ask, *_told_out(end.told)] for owner, end in session.ends.items()
+        ]
+    return out
+
+
+def _told_out(told: BarrierOpened | Refused) -> list[object]:
+    if isinstance(told, BarrierOpened):
+        return [told.index, told.is_open]
+    error = told.error
+    return [int(error.code), error.message, error.hint, error.retryable]
 
 
 def _lock_out(lock: Lock, claims: dict[Claim, int]) -> _Json:
@@ -155,13 +168,16 @@ def _claim_out(claim: Claim, claims: dict[Claim, int]) -> list[object]:
 
 
 def _request_out(request: Request, claims: dict[Claim, int]) -> _Json:
-    return {
+    out = {
         "session": request.session.id,
         "owner": request.owner.number,
         "is_upgrade": request.upgrades is not None,
         **{name: getattr(request, name) for name in _REQUEST},
         "claims": [claims[claim] for claim in request.claims],
     }
+    if request.ask:
+        out["ask"] = request.ask
+    return out
 
 
 def _barrier_out(barrier: Barrier) -> _Json:
@@ -203,6 +219,12 @@ def restore(machine: LockMachine, snapshot: bytes) -> None:
         f"the snapshot of the lock journal is of version {version!r}; this one reads {SNAPSHOT_VERSION}",
         hint="run the version of Towpath that wrote it, or a later one",
     )
+
+
+def _told_in(session: int, number: int, told: list[Any]) -> BarrierOpened | Refused:
+    if len(told) == 2:
+        return BarrierOpened(session, number, *told)
+    return Refused(session, number, error_from_code(*told))
 
 
 class _Restoring:
@@ -250,6 +272,8 @@ class _Restoring:
         session = Session(each["id"], each["principal"], each["opened_at_ns"])
         for name in _SESSION:
             setattr(session, name, each[name])
+        for owner_number, number, ask, *told in each.get("ends", ()):
+            session.remember(owner_number, End(number, ask, _told_in(session.id, number, told)))
         for number, claims, wounded, _ in each["owners"]:
             owner = session.owners[number] = Owner(session, number)
             owner.claims = claims
@@ -277,6 +301,7 @@ class _Restoring:
         request = Request(session, session.owners[each["owner"]], each["number"])
         for name in _REQUEST:
             setattr(request, name, each[name])
+        request.ask = each.get("ask", 0)
         if each["is_upgrade"]:
             request.upgrades = session.requests[request.number]
             request.upgrades.conversion = request

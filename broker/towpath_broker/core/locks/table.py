@@ -30,7 +30,7 @@ from towpath.names import check_name
 
 from .commands import EndReason
 from .effects import Drained, Grant, Granted, LockEffect, Member, Refused, Released
-from .grants import HELD, OVER, WAITING, Claim, Data, Lock, Owner, Request, Session
+from .grants import HELD, OVER, WAITING, Claim, Data, End, Lock, Owner, Request, Session
 from .limits import LockLimits
 from .modes import EXCLUSIVE
 from .spaces import Spaces
@@ -356,7 +356,6 @@ class Table:
 
     def grant(self, request: Request) -> None:
         """Grant all that a request waits for, or asks for; it is in no queue any more."""
-        is_timed_out, request.is_timed_out = request.is_timed_out, False
         for claim in request.claims:
             self.hold(claim)
         held = request.upgrades
@@ -372,7 +371,7 @@ class Table:
                 request.session.id,
                 request.number,
                 self.grants_of(request),
-                is_timed_out,
+                request.is_timed_out,
                 request.owner.number,
             )
         )
@@ -403,8 +402,12 @@ class Table:
         blocker: tuple[int, Grant] | None = None,
     ) -> None:
         """Tell that a request is over."""
+        session = request.session
         number = request.number if request.upgrades is None else request.upgrades.number
-        self.effects.append(Refused(request.session.id, number, error, cycle, blocker))
+        if request.ask:
+            end = End(number, request.ask, Refused(session.id, number, error))
+            session.remember(request.owner.number, end)
+        self.effects.append(Refused(session.id, number, error, cycle, blocker))
 
     def tell_released(self, request: Request, grants: tuple[Grant, ...], reason: EndReason) -> None:
         """Tell that grants have ended."""

@@ -91,11 +91,11 @@ class AsyncLocks:
         timeout: float | None,
         number: int = 0,
         *,
-        is_once: bool = False,
+        is_remembered: bool = False,
     ) -> Pending:
         """Ask, and wait until it is over. A task that is cancelled has asked for nothing."""
         over = asyncio.Event()
-        pending = session.begin(make, over.set, number, is_once=is_once)
+        pending = session.begin(make, over.set, number, is_remembered=is_remembered)
         try:
             async with asyncio.timeout(None if timeout is None else timeout + LATE_S):
                 await over.wait()
@@ -174,7 +174,7 @@ class AsyncGuard(AsyncGuardContext):
         def make(session_id: int, number: int) -> Call[Standing]:
             return requests.wait_condition(session_id, number, condition, timeout)
 
-        pending = await self._locks.wait(hold.session, make, None, hold.number)
+        pending = await self._locks.wait(hold.session, make, None, hold.number, is_remembered=True)
         hold.session.hold(pending)
         outcome = pending.outcome
         return isinstance(outcome, Standing) and not outcome.is_timed_out
@@ -265,7 +265,7 @@ class AsyncBarrier:
         locks = self._locks
         call = requests.arrive(locks.owner(), self.name, self.parties, timeout)
         make = partial(requests.addressed, call)
-        outcome = (await locks.wait(locks.session(), make, timeout)).outcome
+        outcome = (await locks.wait(locks.session(), make, timeout, is_remembered=True)).outcome
         if isinstance(outcome, Standing):
             return outcome.place
         assert outcome is not None

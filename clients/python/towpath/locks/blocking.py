@@ -76,7 +76,7 @@ class Locks:
         timeout: float | None,
         number: int = 0,
         *,
-        is_once: bool = False,
+        is_remembered: bool = False,
     ) -> Pending:
         """Ask, and wait until it is over.
 
@@ -85,7 +85,7 @@ class Locks:
         """
         over = threading.Lock()  # a fifth of an Event's time
         over.acquire()
-        pending = session.begin(make, over.release, number, is_once=is_once)
+        pending = session.begin(make, over.release, number, is_remembered=is_remembered)
         late_s = None if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)
         try:
             self._client._attend(pending.has_outcome, pending.call_id, deadline_ns(late_s))
@@ -194,7 +194,7 @@ class Guard(GuardContext):
         def make(session_id: int, number: int) -> Call[Standing]:
             return requests.wait_condition(session_id, number, condition, timeout)
 
-        pending = self._locks.wait(hold.session, make, None, hold.number)
+        pending = self._locks.wait(hold.session, make, None, hold.number, is_remembered=True)
         hold.session.hold(pending)
         outcome = pending.outcome
         return isinstance(outcome, Standing) and not outcome.is_timed_out
@@ -325,7 +325,7 @@ class Barrier:
         locks = self._locks
         call = requests.arrive(locks.owner(), self.name, self.parties, timeout)
         make = partial(requests.addressed, call)
-        outcome = locks.wait(locks.session(), make, timeout).outcome
+        outcome = locks.wait(locks.session(), make, timeout, is_remembered=True).outcome
         if isinstance(outcome, Standing):
             return outcome.place
         assert outcome is not None

@@ -46,7 +46,7 @@ class Latch:
         """Count once, and do not wait. Returns whether the latch is open now.
 
         Raises:
-            ConnectionLost: the connection broke meanwhile; it may have been counted.
+            Timeout: the daemon did not answer; it may have been counted.
             LockConflict: others say another count, or it is a barrier.
             LimitExceeded, SessionLost, InvalidArgument.
         """
@@ -75,7 +75,7 @@ class Latch:
             locks.owner(), self.name, self.count, timeout, is_counted=is_counted, is_waiting=is_waiting
         )
         make = partial(requests.addressed, call)
-        return _standing(locks.wait(locks.session(), make, timeout, is_once=not is_waiting))
+        return _standing(locks.wait(locks.session(), make, timeout, is_remembered=True))
 
     try_count_down = attempt(count_down)
     try_wait = attempt(wait)
@@ -108,7 +108,7 @@ class AsyncLatch:
             locks.owner(), self.name, self.count, timeout, is_counted=is_counted, is_waiting=is_waiting
         )
         make = partial(requests.addressed, call)
-        return _standing(await locks.wait(locks.session(), make, timeout, is_once=not is_waiting))
+        return _standing(await locks.wait(locks.session(), make, timeout, is_remembered=True))
 
     try_count_down = attempt_async(count_down)
     try_wait = attempt_async(wait)

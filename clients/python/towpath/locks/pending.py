@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from towpath.asking import Asking, Following
 from towpath.calls import Call
-from towpath.errors import ConnectionLost, TowpathError
+from towpath.errors import TowpathError
 
 from . import model
 from .requests import Standing
@@ -36,7 +36,7 @@ class Pending:
         number: its number; of an upgrade or a condition, that of what is held.
         make: the request, to be asked in the session of an id.
         wake: called at its end.
-        is_once: not to be asked twice: over, too, when the connection has broken.
+        is_remembered: asked again it would begin anew, so the daemon remembers how it ended.
         is_new: not of something that is held already.
 
     Attributes:
@@ -51,13 +51,12 @@ class Pending:
         wake: Callable[[], object],
         *,
         is_new: bool,
-        is_once: bool,
+        is_remembered: bool,
     ) -> None:
         self.number = number
         self.is_new = is_new
-        self.is_once = is_once
         self.after = 0  # the release that must have been answered before this is asked for
-        self._ask = next(session.asks) if session.lease_s else 0
+        self._ask = next(session.asks) if is_remembered or session.lease_s else 0
         self.outcome: Standing | TowpathError | None = None
         self.waits: tuple[model.Wait, ...] = ()
         self._session = session
@@ -118,7 +117,6 @@ class Pending:
                     self._is_asking = False
             if not is_good:
                 leave()
-                self._lose_once()
             if is_done:
                 return
 
@@ -129,11 +127,6 @@ class Pending:
             leave, self._leave = self._leave, None
         if leave is not None:
             leave()
-            self._lose_once()
-
-    def _lose_once(self) -> None:
-        if self.is_once:
-            self.finish(ConnectionLost("it is not known whether the daemon did what was asked", hint=""))
 
     def finish(self, outcome: Standing | TowpathError) -> None:
         """It is over; said once."""
@@ -161,8 +154,6 @@ class _Heard:
 
     def broke(self, error: TowpathError) -> None:
         """If the session's stream has broken too, the session asks again; else this stream goes on."""
-        if self._pending.is_once and not self.is_void:
-            self._pending.stop_asking()
 
     def ended(self, error: TowpathError) -> None:
         if not self.is_void:

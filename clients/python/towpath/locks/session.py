@@ -192,7 +192,7 @@ class LockSession:
         wake: Callable[[], object],
         number: int = 0,
         *,
-        is_once: bool = False,
+        is_remembered: bool = False,
     ) -> Pending:
         """Ask for something that may have to wait.
 
@@ -200,14 +200,19 @@ class LockSession:
             make: the request, of a session's id and a number.
             wake: called when it is over.
             number: of what is held already; 0: a new one.
-            is_once: it must not be asked again on the next connection: ConnectionLost.
+            is_remembered: asked again on the next connection it would begin anew, were it not remembered.
 
         Raises:
             SessionLost: the session has ended.
         """
         given = number or next(self._numbers)
         pending = Pending(
-            self, given, lambda session: make(session, given), wake, is_new=not number, is_once=is_once
+            self,
+            given,
+            lambda session: make(session, given),
+            wake,
+            is_new=not number,
+            is_remembered=is_remembered,
         )
         with self.mutex:
             if self.why_lost is not None:

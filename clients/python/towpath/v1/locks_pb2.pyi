@@ -1155,7 +1155,7 @@ class WaitConditionRequest(_message.Message):
     timeout_ms: _builtins.int
     ask: _builtins.int
     """Above 0, and another one for each wait of the session: when it is asked again with the same, after a connection
-    that broke, and is over meanwhile, that is the answer. Remembered for the latest of a session with a lease.
+    that broke, and is over meanwhile, that is the answer, also of the next core. Remembered of each owner's last wait.
     """
     def __init__(
         self,
@@ -1281,7 +1281,7 @@ class ArriveBarrierRequest(_message.Message):
     """Counts and does not wait. Only of latches."""
     ask: _builtins.int
     """Above 0, and another one for each wait of the session: when it is asked again with the same, after a connection
-    that broke, and is over meanwhile, that is the answer. Remembered for the latest of a session with a lease.
+    that broke, and is over meanwhile, that is the answer, also of the next core. Remembered of each owner's last wait.
     """
     @_builtins.property
     def owner(self) -> Global___LockOwner: ...
