@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from towpath.errors import Cancelled, InvalidArgument, LimitExceeded, QuotaExceeded, Timeout, TowpathError
 
-from . import acquiring, conditions, delegating, guarded, operating
+from . import acquiring, conditions, delegating, guarded, operating, quick
 from . import commands as c
 from . import effects as e
 from .acquiring import Blocked
@@ -41,6 +41,12 @@ TOKENS_PER_BLOCK: Final = 1 << 20
 
 RANGES_PER_BLOCK: Final = 64
 """The same where locks are given out to lock pages, in ranges of tokens."""
+
+
+_QUICK: Final[dict[type[LockCommand], Callable[[Table, Any], bool]]] = {
+    c.Acquire: quick.acquire,
+    c.Release: quick.release,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +118,12 @@ class LockMachine:
             table.now_ns = now_ns
         effects: list[LockEffect] = []
         table.effects = effects
+        kind = type(command)
         try:
-            result = self._handlers[type(command)](command)
+            way = _QUICK.get(kind)
+            if way is not None and way(table, command):
+                return effects
+            result = self._handlers[kind](command)
         except TowpathError as error:
             effects += refusal(command, error)
         except Blocked as blocked:
