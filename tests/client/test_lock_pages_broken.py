@@ -45,7 +45,7 @@ def clients(daemon: DaemonHandle) -> Iterator[tuple[Any, Any]]:
 def cut(client: Any) -> None:
     """End a client's connection, as if by somebody else; it makes another by itself."""
     with contextlib.suppress(OSError, AttributeError):  # it has none at the moment
-        client._sock.shutdown(socket.SHUT_RDWR)
+        client._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def test_who_is_cut_off_has_lost_what_it_held(clients: tuple[Any, Any]) -> None:

@@ -485,6 +485,23 @@ def no_answer() -> Timeout:
     )
 
 
+def outcome(answer: T | TowpathError | None) -> T:
+    """What a call was answered.
+
+    Args:
+        answer: None: nothing came in time.
+
+    Raises:
+        Timeout: nothing came in time.
+        TowpathError: what was answered, where that is an error.
+    """
+    if answer is None:
+        raise no_answer()
+    if isinstance(answer, TowpathError):
+        raise answer
+    return answer
+
+
 def silent(*, is_connected: bool, last: TowpathError | None = None) -> Unavailable:
     """There is no session, and the time to wait for one is over; ``last`` is why the one before has ended."""
     if last is not None and not isinstance(last, ConnectionLost):

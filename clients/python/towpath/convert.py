@@ -12,8 +12,9 @@ from typing import Final, Unpack, cast
 from google.protobuf.message import DecodeError
 
 from towpath import model
-from towpath.errors import BadFrame, InvalidArgument, TowpathError, error_from_code
+from towpath.errors import BadFrame, Cancelled, InvalidArgument, TowpathError, error_from_code
 from towpath.v1 import channels_pb2, error_pb2, message_pb2, registry_pb2, store_pb2
+from towpath.v1.frame_pb2 import Frame
 
 USER_HEADERS_MAX: Final = 64
 USER_HEADER_NAME_BYTES_MAX: Final = 128
@@ -468,6 +469,18 @@ def watch_event_from_proto(response: registry_pb2.WatchResponse) -> model.WatchE
     elif kind in ("binding_created", "binding_deleted"):
         binding = binding_from_proto(getattr(response, kind))
     return model.WatchEvent(kind or "current", response.revision, channel, binding)
+
+
+def watch_item(answer: Frame | TowpathError) -> model.WatchEvent | TowpathError:
+    """What a watch of the registry hands out for what was answered to it."""
+    if isinstance(answer, TowpathError):
+        return answer
+    match answer.WhichOneof("body"):
+        case "error":
+            return error_from_proto(answer.error)
+        case "watch_response":
+            return watch_event_from_proto(answer.watch_response)
+    return Cancelled("the watch ended")
 
 
 def watch_event_to_proto(event: model.WatchEvent) -> registry_pb2.WatchResponse:

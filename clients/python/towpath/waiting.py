@@ -1,8 +1,9 @@
-"""Deadlines, and what else both clients agree on. Pure but for the monotonic clock."""
+"""Deadlines, and what else both clients agree on. Pure but for the monotonic clock, and chance in pauses."""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from typing import Final
@@ -80,6 +81,24 @@ def sooner_ns(deadline: int | None, timeout: float) -> int:
     """A deadline, or a timeout from now, whichever comes first."""
     limit = time.monotonic_ns() + int(timeout * 1e9)
     return limit if deadline is None else min(limit, deadline)
+
+
+class Pauses:
+    """How long to wait before each attempt to connect again: twice as long each time, up to
+    ``RECONNECT_MAX_S``, and up to half of it less, so that not everybody comes at once.
+    """
+
+    def __init__(self) -> None:
+        self._next_s = RECONNECT_FIRST_S
+
+    def next_s(self) -> float:
+        """The next one, in seconds."""
+        pause_s, self._next_s = self._next_s, min(2 * self._next_s, RECONNECT_MAX_S)
+        return pause_s * random.uniform(0.5, 1.0)
+
+    def begin_anew(self) -> None:
+        """An attempt has led to something."""
+        self._next_s = RECONNECT_FIRST_S
 
 
 def far_ns() -> int:

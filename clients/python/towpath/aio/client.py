@@ -16,12 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
-import os
-import random
 import socket
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -31,17 +27,12 @@ from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.bells import Bells
 from towpath.aio.messages import LocalAsyncPublisher, LocalAsyncSubscription
 from towpath.aio.room import Room
-from towpath.aio.sleeper import Sleeper
+from towpath.aio.sleeper import Sleepers
 from towpath.aio.submitting import AsyncQueuePublisher
 from towpath.aio.watching import LocalAsyncWatch
 from towpath.ends import KeptReader, ReaderState, SourceState
-from towpath.errors import (
-    ConnectionLost,
-    LimitExceeded,
-    TowpathError,
-    Unavailable,
-    VersionMismatch,
-)
+from towpath.errors import ConnectionLost, LimitExceeded, TowpathError, Unavailable
+from towpath.life import Life, keep_from_children
 from towpath.loans import HELD_MAX
 from towpath.locks.aio import AsyncLock
 from towpath.locks.requests import Place
@@ -53,8 +44,6 @@ from towpath.transport import FrameTransport
 from towpath.v1.frame_pb2 import Frame
 from towpath.waiting import (
     CALL_TIMEOUT_S,
-    RECONNECT_FIRST_S,
-    RECONNECT_MAX_S,
     deadline_ns,
     program_name,
     remaining_ns,
@@ -74,18 +63,6 @@ T = TypeVar("T")
 
 E = TypeVar("E", SourceState, ReaderState)
 
-_clients: weakref.WeakSet[LocalAsyncClient] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    for client in list(_clients):
-        client._abandon()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
-_log = logging.getLogger("towpath")
-
 OUTBOX_BYTES_MAX: Final = 16 << 20
 
 
@@ -98,6 +75,7 @@ class LocalAsyncClient(AsyncClient):
         super().__init__()
         self._url = url
         self._loop = asyncio.get_running_loop()
+        self._life = Life()
         self._bells = Bells(self._look)
         self._protocol = ClientProtocol(
             name=program_name(name),
@@ -106,29 +84,21 @@ class LocalAsyncClient(AsyncClient):
             doorbell_added=self._bells.add,
         )
         self._transport: FrameTransport | None = None
-        self._asleep: dict[ReaderState, Sleeper] = {}
-        self._handing: set[ReaderState] = set()
+        self._sleepers = Sleepers(self._loop, self._protocol.readers)
         self._room = Room(self._protocol.sources)
         self._ready = asyncio.Event()
         self._callers = AsyncCallers(self)
         self._allocating = asyncio.Lock()
-        self._failed: TowpathError | None = None
-        self._last_error: TowpathError | None = None
-        self._was_welcome = False
-        self._pause_s = RECONNECT_FIRST_S
-        self._closed = False
-        self._is_forked = False
-        self._why_closed = ConnectionLost("the client is closed", hint="")
         self._reconnecting: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        _clients.add(self)
+        keep_from_children(self)
 
     # ---- life ----
 
     async def close(self) -> None:
-        if self._closed:
+        if self._life.is_closed:
             return
-        self._closed = True
+        self._life.is_closed = True
         why = ConnectionLost("the client was closed", hint="")
         self._protocol.close(why)
         await self._callers.close()
@@ -146,11 +116,8 @@ class LocalAsyncClient(AsyncClient):
 
     def _abandon(self) -> None:
         """In a forked child: this client is the parent's."""
-        self._closed = True
-        self._is_forked = True
-        self._why_closed = calls.forked()
         self._transport = None
-        self._protocol.abandon(self._why_closed)
+        self._protocol.abandon(self._life.abandon())
 
     @property
     def is_connected(self) -> bool:
@@ -209,7 +176,7 @@ class LocalAsyncClient(AsyncClient):
                 place=calls.ReaderName(place, take_over),
             )
             state = await self._attach(begin, protocol.forget_reader, deadline)
-            state.wake = lambda: self._wake(state)
+            state.wake = lambda: self._sleepers.wake(state)
             subscription = LocalAsyncSubscription(self, state)
             if start is not None or place:
                 try:
@@ -242,7 +209,7 @@ class LocalAsyncClient(AsyncClient):
 
         begin = functools.partial(protocol.take_up_reader, name, exclude_origin, kept, now_ns)
         state = await self._attach(begin, protocol.forget_reader, deadline_ns(CALL_TIMEOUT_S))
-        state.wake = lambda: self._wake(state)
+        state.wake = lambda: self._sleepers.wake(state)
         self._schedule_expiry()
         return LocalAsyncSubscription(self, state)
 
@@ -260,9 +227,7 @@ class LocalAsyncClient(AsyncClient):
                 found = await given
         except TimeoutError:
             raise calls.no_answer() from None
-        if isinstance(found, TowpathError):
-            raise found
-        return found
+        return calls.outcome(found)
 
     async def _lock_page(self, call: calls.Call[Place]) -> tuple[Place, _ring.LockPage | None]:
         """Ask for a lock to be given out to the uid's lock page; see :meth:`ClientProtocol.ask_lock_page`."""
@@ -283,7 +248,7 @@ class LocalAsyncClient(AsyncClient):
             try:
                 return await attach()
             except ConnectionLost:
-                if self._closed:
+                if self._is_over:
                     raise
 
     async def _attach(
@@ -298,9 +263,7 @@ class LocalAsyncClient(AsyncClient):
         state = begin(lambda answer: None if answered.done() else answered.set_result(answer))
         self._flush()
         try:
-            value = await self._answer(answered, deadline)
-            if isinstance(value, TowpathError):
-                raise value
+            calls.outcome(await self._answer(answered, deadline))
         except BaseException:
             forget(state, ConnectionLost("it was never attached"))
             self._flush()
@@ -337,9 +300,7 @@ class LocalAsyncClient(AsyncClient):
             if not answered.done() or answered.cancelled():
                 self._protocol.cancel(call_id)
                 self._flush()
-        if isinstance(value, TowpathError):
-            raise value
-        return value
+        return calls.outcome(value)
 
     async def _begin(self, call: calls.Call[T], deadline: int | None) -> asyncio.Future[T | TowpathError]:
         """Queue a call, as soon as there is a connection; its answer may be waited for more than once."""
@@ -352,7 +313,7 @@ class LocalAsyncClient(AsyncClient):
     def _post(
         self, call: calls.Call[T], then: Callable[[T | TowpathError], None]
     ) -> Callable[[], object] | None:
-        if not self._protocol.is_ready or self._closed:
+        if not self._protocol.is_ready or self._life.is_closed:
             return None
         call_id = self._protocol.call(call, asking.answered(call, then))
         self._flush()
@@ -360,15 +321,15 @@ class LocalAsyncClient(AsyncClient):
 
     @property
     def _is_over(self) -> bool:
-        return self._closed or self._failed is not None
+        return self._life.is_over
 
     def _withdraw(self, call_id: int) -> None:
         self._protocol.withdraw(call_id)
         self._flush()
 
     def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
-        if self._closed or self._failed is not None:
-            raise (self._failed or self._why_closed).again()
+        if self._life.is_over:
+            raise self._life.over()
         stream = self._protocol.keep_stream(make, listener)
         self._flush()
 
@@ -383,9 +344,7 @@ class LocalAsyncClient(AsyncClient):
         return asking.Following(leave, send)
 
     def _check_not_forked(self) -> None:
-        """Raises ConnectionLost in a child of the process that this client belongs to: its loop is not."""
-        if self._is_forked:
-            raise self._why_closed.again()
+        self._life.check_not_forked()
 
     async def _answer(
         self, answered: asyncio.Future[Frame | TowpathError], deadline: int | None
@@ -413,11 +372,11 @@ class LocalAsyncClient(AsyncClient):
                 async with asyncio.timeout(seconds(deadline)):
                     await self._ready.wait()
             except TimeoutError:
-                raise calls.silent(is_connected=self._transport is not None, last=self._last_error) from None
-        if self._closed:
-            raise self._why_closed.again()
-        if self._failed is not None:
-            raise self._failed.again()
+                raise calls.silent(
+                    is_connected=self._transport is not None, last=self._life.last_error
+                ) from None
+        if self._life.is_over:
+            raise self._life.over()
 
     def _flush(self) -> None:
         for frame, descriptors in self._protocol.take_outgoing():
@@ -441,8 +400,7 @@ class LocalAsyncClient(AsyncClient):
         self._protocol.receive(frame, descriptors, time.monotonic_ns())
         self._flush()
         if self._protocol.is_ready and not self._ready.is_set():
-            self._was_welcome = True
-            self._pause_s = RECONNECT_FIRST_S
+            self._life.welcomed()
             self._ready.set()
             self._schedule_expiry()
 
@@ -454,32 +412,27 @@ class LocalAsyncClient(AsyncClient):
             self._expiry = self._loop.call_later(remaining_ns(deadline) / 1e9 + 0.001, self._expire)
 
     def _expire(self) -> None:
-        if not self._closed:
+        if not self._life.is_closed:
             self._protocol.expire(time.monotonic_ns())
             self._flush()
             self._schedule_expiry()
 
     def _lost(self, error: TowpathError | None) -> None:
-        if self._closed:
+        if self._life.is_closed:
             return
         self._transport = None
         self._bells.connection_lost()
         self._ready.clear()
-        self._last_error = error
         self._protocol.connection_lost(error)
-        is_refusal = error is not None and not isinstance(error, ConnectionLost)
-        if isinstance(error, VersionMismatch) or (is_refusal and not self._was_welcome):
-            self._failed = error
-            if error is not None:
-                self._protocol.end_streams(error)
+        if not self._life.lost(error):
+            self._protocol.end_streams(self._life.over())
             self._ready.set()
             return
         self._reconnecting = self._loop.create_task(self._reconnect(), name="towpath-reconnect")
 
     async def _reconnect(self) -> None:
-        while not self._closed:
-            await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
-            self._pause_s = min(self._pause_s * 2, RECONNECT_MAX_S)
+        while not self._life.is_closed:
+            await asyncio.sleep(self._life.pauses.next_s())
             try:
                 self._open(addresses.open_socket(self._url))
                 return
@@ -490,42 +443,8 @@ class LocalAsyncClient(AsyncClient):
 
     def _look(self) -> None:
         """A doorbell has rung, for anybody who sleeps or waits here."""
-        for state, sleeper in list(self._asleep.items()):
-            # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm
-            # again.
-            if state.id in self._protocol.readers and (state.reader.pending_bytes or state.reader.arm()):
-                sleeper.wake_now()
+        self._sleepers.look()
         self._room.look()
-
-    def _wake(self, state: ReaderState) -> None:
-        """Something but a message has come for whoever sleeps there, or is about to."""
-        state.reader.is_plain = False
-        if state in self._handing:
-            state.reader.notify()
-        sleeper = self._asleep.get(state)
-        if sleeper is not None:
-            sleeper.wake_soon()
-
-    async def _sleep(self, state: ReaderState, deadline: int | None) -> None:
-        """Wait until a publisher rings, the core has news, or the time is over."""
-        sleeper = self._asleep[state] = Sleeper(self._loop)
-        # Not `asyncio.timeout`, which costs a good part of a round trip.
-        timeout_s = seconds(deadline)
-        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._wake, state)
-        try:
-            if not state.reader.arm():
-                await sleeper
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._end_sleep(state, sleeper)
-
-    def _end_sleep(self, state: ReaderState, sleeper: Sleeper) -> None:
-        """Who slept goes on, or was cancelled; by then somebody else may sleep there."""
-        if self._asleep.get(state) is sleeper:
-            del self._asleep[state]
-            if state.id in self._protocol.readers:
-                state.reader.disarm()
 
 
 async def connect(url: str | None = None, *, timeout: float | None = 5.0, name: str = "") -> AsyncClient:

@@ -24,7 +24,8 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.loans import PLACE_BYTES, Loan, check_size, waited
-from towpath.stored import READ_BYTES, SavedPlace, StoredLog
+from towpath.progress import Progress
+from towpath.stored import READ_BYTES
 from towpath.waiting import FOREVER, PART_TIMEOUT_S, PAUSE_MAX_S, Buffer, deadline_ns, remaining_ns, seconds
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         try:
             await client._ask(functools.partial(client._protocol.fetch_readers, state), deadline)
         except ConnectionLost:
-            if client._closed:
+            if client._is_over:
                 raise
         except TowpathError as error:
             raise publication_error(state, error) from None
@@ -265,7 +266,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         self._client._flush()
 
 
-class LocalAsyncSubscription(AsyncSubscription):
+class LocalAsyncSubscription(Progress, AsyncSubscription):
     """A reader of the rings of a channel's sources."""
 
     def __init__(self, client: LocalAsyncClient, state: ReaderState) -> None:
@@ -277,10 +278,8 @@ class LocalAsyncSubscription(AsyncSubscription):
         self._quick._set_reader(state.reader, self._buffer)
         self._take_one = self._quick._take_one
         self._sleeper: Sleeper | None = None  # one that nobody sleeps on
-        self._log = StoredLog(state.excluded, state.begins)
         self._asked: asyncio.Future[calls.StoredRead | TowpathError] | None = None  # of the store
-        self._place: SavedPlace | None = None
-        self._taken_seq: int | None = None  # what comes after the last message that was taken from here
+        self._set_reader_state(state)
 
     def keep(self) -> KeptReader:
         """What is to be kept for ``LocalAsyncClient.take_up``; the descriptor is the caller's to close."""
@@ -298,27 +297,8 @@ class LocalAsyncSubscription(AsyncSubscription):
             InvalidArgument: it is no durable topic.
         """
         where = None if start is None else convert.start_to_proto(start)
-        seq, _, next_seq = await self._client._call(calls.find_stored(self.name, where, place), deadline)
-        source = max(self._state.stored, default=0)
-        self._log.begin(self.name, seq, next_seq, asked_seq=calls.asked_seq(where, place), source=source)
-        self._taken_seq = seq
-        if place:
-            self._place = SavedPlace(self._client, self.name, place)
-
-    @property
-    def lost(self) -> int:
-        return self._state.reader.lost - self._log.regained + self._log.missed
-
-    @property
-    def is_stored(self) -> bool:
-        return self._taken_seq is not None or bool(self._state.stored)
-
-    @property
-    def next_seq(self) -> int | None:
-        for message in self._buffer:
-            if message.channel == self.name:
-                return message.seq
-        return self._taken_seq
+        found = await self._client._call(calls.find_stored(self.name, where, place), deadline)
+        self._begin_at(self._client, where, place, found)
 
     def leave_place(self) -> None:
         """Save the place no more by itself: what is taken from here is handed on, and whoever deals with it
@@ -328,16 +308,12 @@ class LocalAsyncSubscription(AsyncSubscription):
             self._place.stop()
 
     async def save_place(self, timeout: float | None = None) -> None:
-        if self._place is None:
-            raise calls.no_place(self.name)
-        if self._state.is_taken_over:
-            raise self._ended_by_other()
-        if self.next_seq is not None:
-            call = calls.save_place(self.name, self._place.name, self.next_seq)
+        call = self._saving()
+        if call is not None:
             await self._client._call(call, deadline_ns(timeout))
 
     async def receive(self, timeout: float | None = None) -> Message:
-        reader, asleep = self._reader, self._client._asleep
+        reader, asleep = self._reader, self._client._sleepers.asleep
         while timeout is None or reader.is_plain:
             message = self._take_one()
             if message is not None:
@@ -351,29 +327,16 @@ class LocalAsyncSubscription(AsyncSubscription):
                     await sleeper
             finally:
                 self._sleeper = sleeper
-                self._client._end_sleep(self._state, sleeper)
+                self._client._sleepers.end(self._state, sleeper)
         message = await super().receive(timeout)
-        # In this order: what happens from here on makes it False again.
-        reader.is_plain = True
-        if not self._state.is_plain or self._taken_seq is not None or self._place is not None:
-            reader.is_plain = False
+        self._let_be_plain()
         return message
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
-        if self._state.is_taken_over:
-            raise self._ended_by_other()
-        if self._place is not None and self._taken_seq is not None:
-            self._place.dealt(self._taken_seq)
+        self._asks_for_more()
         messages = await self._take_sorted(count_max, bytes_max, deadline_ns(timeout))
-        if messages and (self._state.stored or self._taken_seq is not None):
-            self._taken_seq = messages[-1].seq + 1
+        self._has_taken(messages)
         return messages
-
-    def _ended_by_other(self) -> TowpathError:
-        """Another subscription has taken the place, which is no longer ours to move."""
-        assert self._state.ended is not None and self._place is not None
-        self._place.stop()
-        return self._state.ended.again()
 
     async def _take_sorted(self, count_max: int, bytes_max: int, deadline: int | None) -> list[Message]:
         """Take what comes next: of the store, where there is a gap, or of the rings."""
@@ -443,7 +406,7 @@ class LocalAsyncSubscription(AsyncSubscription):
                 continue
             if remaining_ns(deadline) == 0:
                 break
-            await self._client._sleep(state, deadline)
+            await self._client._sleepers.sleep(state, deadline)
         return []
 
     async def hand_on(self, taker: object, thread: Executor) -> None:
@@ -461,14 +424,14 @@ class LocalAsyncSubscription(AsyncSubscription):
         if state.ended is not None:
             return
         handing = self._client._loop.run_in_executor(thread, state.reader.hand_on, taker)
-        self._client._handing.add(state)
+        self._client._sleepers.handing.add(state)
         try:
             await asyncio.shield(handing)
         except ValueError:
             if state.ended is None:  # else it was closed meanwhile
                 raise
         finally:
-            self._client._handing.discard(state)
+            self._client._sleepers.handing.discard(state)
             if not handing.done():
                 with contextlib.suppress(ValueError):  # closed: then it ends by itself
                     state.reader.notify()

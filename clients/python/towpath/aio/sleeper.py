@@ -1,4 +1,5 @@
 """``Sleeper``: what one task after another awaits until it is woken; a future that is used again and again.
+``Sleepers``: those of a client who sleep on their rings.
 
 Theory of operation
     An asyncio task waits for whatever yields itself with ``_asyncio_future_blocking`` set and has the few
@@ -10,14 +11,18 @@ Theory of operation
 Invariants
     A task is woken once for each time that it goes to sleep, in its own context. While another task runs,
     and for a cancellation, that is by way of the loop.
+    Who sleeps in ``Sleepers`` has said so in its control page, and found nothing in the rings after that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextvars import Context
 from typing import Any
+
+from towpath.ends import ReaderState
+from towpath.waiting import seconds
 
 
 class Sleeper:
@@ -92,3 +97,59 @@ class _Cancelled:
 
     def result(self) -> None:
         raise asyncio.CancelledError(*self._arguments)
+
+
+class Sleepers:
+    """Who of a client sleeps until a publisher rings.
+
+    Args:
+        readers: the client's, by their ids.
+
+    Attributes:
+        asleep: by the reader whose rings are empty.
+        handing: readers of which a thread hands on what comes; it sleeps on the rings itself.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, readers: Mapping[int, ReaderState]) -> None:
+        self._loop = loop
+        self._readers = readers
+        self.asleep: dict[ReaderState, Sleeper] = {}
+        self.handing: set[ReaderState] = set()
+
+    def look(self) -> None:
+        """The doorbell has rung, for anybody who sleeps here."""
+        for state, sleeper in list(self.asleep.items()):
+            # A sleep is rung for once: whoever finds nothing (the ring may be on its way to us) must arm
+            # again.
+            if state.id in self._readers and (state.reader.pending_bytes or state.reader.arm()):
+                sleeper.wake_now()
+
+    def wake(self, state: ReaderState) -> None:
+        """Something but a message has come for whoever sleeps there, or is about to."""
+        state.reader.is_plain = False
+        if state in self.handing:
+            state.reader.notify()
+        sleeper = self.asleep.get(state)
+        if sleeper is not None:
+            sleeper.wake_soon()
+
+    async def sleep(self, state: ReaderState, deadline: int | None) -> None:
+        """Wait until a publisher rings, the core has news, or the time is over."""
+        sleeper = self.asleep[state] = Sleeper(self._loop)
+        # Not `asyncio.timeout`, which costs a good part of a round trip.
+        timeout_s = seconds(deadline)
+        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self.wake, state)
+        try:
+            if not state.reader.arm():
+                await sleeper
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self.end(state, sleeper)
+
+    def end(self, state: ReaderState, sleeper: Sleeper) -> None:
+        """Who slept goes on, or was cancelled; by then somebody else may sleep there."""
+        if self.asleep.get(state) is sleeper:
+            del self.asleep[state]
+            if state.id in self._readers:
+                state.reader.disarm()

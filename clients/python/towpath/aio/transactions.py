@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from towpath.errors import TowpathError
 from towpath.result import attempt_async
 from towpath.transactions import ATTEMPT_S, NOT_KNOWN, TIMEOUT_S, Committed, TransactionBase
-from towpath.waiting import RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, remaining_ns, sooner_ns
+from towpath.waiting import Pauses, deadline_ns, remaining_ns, sooner_ns
 
 if TYPE_CHECKING:
     from towpath.aio.kinds import AsyncKinds
@@ -30,7 +30,7 @@ class AsyncTransaction(TransactionBase):
         if call is None:
             return self._committed(None)
         deadline = deadline_ns(self._timeout)
-        pause_s = RECONNECT_FIRST_S
+        pauses = Pauses()
         while True:
             try:
                 response = await self._client._call(call, sooner_ns(deadline, ATTEMPT_S))
@@ -40,8 +40,7 @@ class AsyncTransaction(TransactionBase):
                     raise self._not_known(error) from None
             except TowpathError as error:
                 raise self._refused(error) from None
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            await asyncio.sleep(pauses.next_s())
 
     async def __aenter__(self) -> Self:
         return self

@@ -25,14 +25,7 @@ class LocalAsyncWatch(AsyncWatch):
         self._after_revision = after_revision
 
     def _handle(self, answer: Frame | TowpathError) -> None:
-        if isinstance(answer, TowpathError):
-            self._events.put_nowait(answer)
-        elif answer.WhichOneof("body") == "error":
-            self._events.put_nowait(convert.error_from_proto(answer.error))
-        elif answer.WhichOneof("body") == "watch_response":
-            self._events.put_nowait(convert.watch_event_from_proto(answer.watch_response))
-        else:
-            self._events.put_nowait(Cancelled("the watch ended"))
+        self._events.put_nowait(convert.watch_item(answer))
 
     async def _start(self) -> None:
         await self._client._wait_ready(None)
@@ -45,7 +38,7 @@ class LocalAsyncWatch(AsyncWatch):
         if not self._started:
             await self._start()
         item = await self._events.get()
-        if isinstance(item, ConnectionLost) and not self._client._closed:
+        if isinstance(item, ConnectionLost) and not self._client._is_over:
             self._started = False
             return model.WatchEvent("reset", 0)
         if isinstance(item, TowpathError):

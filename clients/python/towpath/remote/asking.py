@@ -20,7 +20,7 @@ from towpath.calls import Call
 from towpath.errors import Cancelled, ConnectionLost, InternalError, Timeout, TowpathError, Unavailable
 from towpath.remote.ports import Answers, Connection, Exchange
 from towpath.remote.session import Session
-from towpath.waiting import CALL_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S
+from towpath.waiting import CALL_TIMEOUT_S, Pauses
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class RemoteAsking:
         return task
 
     async def _followed(self, make: Callable[[], Call[T]], listener: Listener[T], line: _Line) -> None:
-        pause_s = RECONNECT_FIRST_S
+        pauses = Pauses()
         while True:
             try:
                 connection = await self._session.ready()
@@ -126,7 +126,7 @@ class RemoteAsking:
                         listener.came(item)
                         if call.is_last is not None and call.is_last(item):
                             return
-                        pause_s = RECONNECT_FIRST_S
+                        pauses.begin_anew()
                 finally:
                     line.close()
                     stream.close()
@@ -138,8 +138,7 @@ class RemoteAsking:
                     listener.ended(error)
                     return
                 listener.broke(error)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            await asyncio.sleep(pauses.next_s())
 
     async def _opened(self, connection: Connection, call: Call[T], line: _Line) -> Answers[T]:
         if not call.is_exchange:

@@ -44,8 +44,7 @@ from towpath.stored import SavedPlace
 from towpath.v1.channels_pb2 import SubscribeRequest
 from towpath.v1.store_pb2 import Start
 from towpath.waiting import (
-    RECONNECT_FIRST_S,
-    RECONNECT_MAX_S,
+    Pauses,
     deadline_ns,
     remaining_ns,
     seconds,
@@ -137,14 +136,15 @@ class RemoteAsyncSubscription(AsyncSubscription):
 
     async def _follow(self, connection: Connection) -> None:
         """Fill the inbox until the subscription ends."""
-        pause_s = RECONNECT_FIRST_S
+        pauses = Pauses()
         place_deadline = 0
         while True:
             try:
                 if self._stream is None:
                     connection = await self._session.ready()
                     self._stream = await connection.subscribe(self._request(), len(self._inbox))
-                pause_s, place_deadline = RECONNECT_FIRST_S, 0
+                pauses.begin_anew()
+                place_deadline = 0
                 await self._read(connection, self._stream)
             except SlowConsumer as error:
                 self._stream = None
@@ -165,8 +165,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
                     if stream is not None:
                         await stream.close()
                     return
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            await asyncio.sleep(pauses.next_s())
 
     async def _tell(self, error: TowpathError) -> None:
         """Have ``receive`` raise an error once, after what is held; return when it has."""
@@ -313,7 +312,7 @@ class RemoteAsyncWatch(AsyncWatch):
             self._watching.add_done_callback(lambda _: self._changed.set())
 
     async def _watch(self) -> None:
-        pause_s = RECONNECT_FIRST_S
+        pauses = Pauses()
         while True:
             try:
                 connection = await self._session.ready()
@@ -321,7 +320,7 @@ class RemoteAsyncWatch(AsyncWatch):
                 try:
                     while True:
                         await self._put(convert.watch_event_from_proto(await changes.receive()))
-                        pause_s = RECONNECT_FIRST_S
+                        pauses.begin_anew()
                 finally:
                     changes.close()
             except TowpathError as error:
@@ -332,8 +331,7 @@ class RemoteAsyncWatch(AsyncWatch):
                     self._end(error)
                     return
             await self._put(model.WatchEvent("reset", 0))
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            await asyncio.sleep(pauses.next_s())
 
     async def _put(self, event: model.WatchEvent) -> None:
         while len(self._events) >= EVENTS_MAX:

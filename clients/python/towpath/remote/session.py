@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from typing import Final, TypeVar
 
 from towpath.addresses import RemoteAddress
 from towpath.calls import Call
 from towpath.errors import ConnectionLost, NotSupported, TowpathError, Unavailable, VersionMismatch
 from towpath.remote.ports import Carrier, Connection
-from towpath.waiting import CALL_TIMEOUT_S, RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, seconds
+from towpath.waiting import CALL_TIMEOUT_S, Pauses, deadline_ns, seconds
 
 T = TypeVar("T")
 
@@ -154,10 +153,9 @@ class Session:
             await self._connect_again()
 
     async def _connect_again(self) -> None:
-        pause_s = RECONNECT_FIRST_S
+        pauses = Pauses()
         while self.connection is None and self._failed is None:
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            await asyncio.sleep(pauses.next_s())
             try:
                 self._connected(await self._carrier.open(ATTEMPT_S))
             except VersionMismatch as error:

@@ -72,7 +72,7 @@ class LocalAsyncCaller:
         return cls(client, source, replies)
 
     def _wake(self) -> None:
-        self._client._wake(self._replies)
+        self._client._sleepers.wake(self._replies)
         self._client._room.wake(self._source)
 
     @property
@@ -233,7 +233,7 @@ class LocalAsyncCaller:
             if self.ended is not None:
                 return
             if not messages:
-                await client._sleep(state, None)
+                await client._sleepers.sleep(state, None)
 
     def _meet_troubles(self) -> list[PendingCall]:
         """A server's answers cannot be had: it is not known whose, so no call goes on."""

@@ -55,7 +55,7 @@ class LocalAsyncServer(AsyncServer):
         self._answerers: dict[int, LocalAsyncPublisher] = {}
         self._answering = asyncio.Lock()
         self._closed = False
-        state.wake = lambda: client._wake(state)
+        state.wake = lambda: client._sleepers.wake(state)
         self._reading = asyncio.create_task(self._read(), name=f"towpath-serve {self.channel}")
 
     @classmethod
@@ -216,7 +216,7 @@ class LocalAsyncServer(AsyncServer):
             if messages:
                 await asyncio.sleep(0)  # others of the loop want their turn
             else:
-                await client._sleep(state, None)
+                await client._sleepers.sleep(state, None)
 
     def _tend(self) -> None:
         """Nothing came: see who is gone."""

@@ -23,7 +23,8 @@ from towpath.errors import (
     Unavailable,
 )
 from towpath.loans import PLACE_BYTES, Loan, check_size, waited
-from towpath.stored import READ_BYTES, SavedPlace, StoredLog
+from towpath.progress import Progress
+from towpath.stored import READ_BYTES
 from towpath.sync.api import Publisher, Subscription
 from towpath.waiting import (
     FOREVER,
@@ -37,7 +38,8 @@ from towpath.waiting import (
 )
 
 if TYPE_CHECKING:
-    from towpath.sync.client import Answer, LocalClient
+    from towpath.sync.answer import Answer
+    from towpath.sync.client import LocalClient
 
 
 class LocalPublisher(QuickPublisher, Publisher):
@@ -201,7 +203,7 @@ class LocalPublisher(QuickPublisher, Publisher):
         try:
             client._ask(functools.partial(client._protocol.fetch_readers, state), deadline)
         except ConnectionLost:
-            if client._closed:
+            if client._is_over:
                 raise
         except TowpathError as error:
             raise publication_error(state, error) from None
@@ -317,7 +319,7 @@ class LocalPublisher(QuickPublisher, Publisher):
             )
 
 
-class LocalSubscription(QuickSubscription, Subscription):
+class LocalSubscription(QuickSubscription, Progress, Subscription):
     """A reader of the rings of a channel's sources. ``receive`` is the quick base's, which calls ``_receive``
     where there is more to it than to take what is in the rings.
     """
@@ -327,10 +329,8 @@ class LocalSubscription(QuickSubscription, Subscription):
         self._set_reader(state.reader, self._buffer)
         self._client = client
         self._state = state
-        self._log = StoredLog(state.excluded, state.begins)
         self._asked: Answer[calls.StoredRead] | None = None  # of the store, and not answered yet
-        self._place: SavedPlace | None = None
-        self._taken_seq: int | None = None  # what comes after the last message that was taken from here
+        self._set_reader_state(state)
 
     def begin(self, start: model.Start | None, place: str, deadline: int | None) -> None:
         """Begin where that is; before anything is received.
@@ -339,61 +339,24 @@ class LocalSubscription(QuickSubscription, Subscription):
             InvalidArgument: it is no durable topic.
         """
         where = None if start is None else convert.start_to_proto(start)
-        seq, _, next_seq = self._client._call(calls.find_stored(self.name, where, place), deadline)
-        source = max(self._state.stored, default=0)
-        self._log.begin(self.name, seq, next_seq, asked_seq=calls.asked_seq(where, place), source=source)
-        self._taken_seq = seq
-        if place:
-            self._place = SavedPlace(self._client, self.name, place)
-
-    @property
-    def lost(self) -> int:
-        return self._state.reader.lost - self._log.regained + self._log.missed
-
-    @property
-    def is_stored(self) -> bool:
-        return self._taken_seq is not None or bool(self._state.stored)
-
-    @property
-    def next_seq(self) -> int | None:
-        for message in self._buffer:
-            if message.channel == self.name:
-                return message.seq
-        return self._taken_seq
+        found = self._client._call(calls.find_stored(self.name, where, place), deadline)
+        self._begin_at(self._client, where, place, found)
 
     def save_place(self, timeout: float | None = None) -> None:
-        if self._place is None:
-            raise calls.no_place(self.name)
-        if self._state.is_taken_over:
-            raise self._ended_by_other()
-        if self.next_seq is not None:
-            self._client._call(
-                calls.save_place(self.name, self._place.name, self.next_seq), deadline_ns(timeout)
-            )
+        call = self._saving()
+        if call is not None:
+            self._client._call(call, deadline_ns(timeout))
 
     def _receive(self, timeout: float | None = None) -> Message:
         message = Subscription.receive(self, timeout)
-        # In this order: what happens from here on makes it False again.
-        self._state.reader.is_plain = True
-        if not self._state.is_plain or self._taken_seq is not None or self._place is not None:
-            self._state.reader.is_plain = False
+        self._let_be_plain()
         return message
 
     def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
-        if self._state.is_taken_over:
-            raise self._ended_by_other()
-        if self._place is not None and self._taken_seq is not None:
-            self._place.dealt(self._taken_seq)
+        self._asks_for_more()
         messages = self._take_sorted(count_max, bytes_max, deadline_ns(timeout))
-        if messages and (self._state.stored or self._taken_seq is not None):
-            self._taken_seq = messages[-1].seq + 1
+        self._has_taken(messages)
         return messages
-
-    def _ended_by_other(self) -> TowpathError:
-        """Another subscription has taken the place, which is no longer ours to move."""
-        assert self._state.ended is not None and self._place is not None
-        self._place.stop()
-        return self._state.ended.again()
 
     def _take_sorted(self, count_max: int, bytes_max: int, deadline: int | None) -> list[Message]:
         """Take what comes next: of the store, where there is a gap, or of the rings."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from towpath.errors import TowpathError
 from towpath.result import attempt
 from towpath.transactions import ATTEMPT_S, NOT_KNOWN, TIMEOUT_S, Committed, TransactionBase
-from towpath.waiting import RECONNECT_FIRST_S, RECONNECT_MAX_S, deadline_ns, remaining_ns, sooner_ns
+from towpath.waiting import Pauses, deadline_ns, remaining_ns, sooner_ns
 
 if TYPE_CHECKING:
     from towpath.sync.kinds import Kinds
@@ -39,7 +39,7 @@ class Transaction(TransactionBase):
         if call is None:
             return self._committed(None)
         deadline = deadline_ns(self._timeout)
-        pause_s = RECONNECT_FIRST_S
+        pauses = Pauses()
         while True:
             try:
                 response = self._client._call(call, sooner_ns(deadline, ATTEMPT_S))
@@ -49,8 +49,7 @@ class Transaction(TransactionBase):
                     raise self._not_known(error) from None
             except TowpathError as error:
                 raise self._refused(error) from None
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            time.sleep(pauses.next_s())
 
     def __enter__(self) -> Self:
         return self

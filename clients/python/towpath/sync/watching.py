@@ -27,21 +27,11 @@ class LocalWatch(Watch):
         self._start(deadline_ns(CALL_TIMEOUT_S), after_revision)
 
     def _start(self, deadline: int | None, after_revision: int | None = None) -> None:
-        with self._client._lock:
-            self._client._wait_ready(deadline)
-            with self._client._sending():
-                self._call_id = self._client._protocol.watch(self._handle, after_revision)
+        with self._client._connection.asking(deadline):
+            self._call_id = self._client._protocol.watch(self._handle, after_revision)
 
     def _handle(self, answer: Frame | TowpathError) -> None:
-        item: model.WatchEvent | TowpathError
-        if isinstance(answer, TowpathError):
-            item = answer
-        elif answer.WhichOneof("body") == "error":
-            item = convert.error_from_proto(answer.error)
-        elif answer.WhichOneof("body") == "watch_response":
-            item = convert.watch_event_from_proto(answer.watch_response)
-        else:
-            item = Cancelled("the watch ended")
+        item = convert.watch_item(answer)
         with self._arrived:
             self._events.append(item)
             self._arrived.notify()
@@ -55,7 +45,7 @@ class LocalWatch(Watch):
                 if left == 0 or not self._arrived.wait(None if left == FOREVER else left / 1e9):
                     raise Timeout("nothing changed")
             item = self._events.popleft()
-        if isinstance(item, ConnectionLost) and not self._client._closed:
+        if isinstance(item, ConnectionLost) and not self._client._is_over:
             self._start(deadline)
             return model.WatchEvent("reset", 0)
         if isinstance(item, TowpathError):
