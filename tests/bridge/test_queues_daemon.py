@@ -267,7 +267,7 @@ def test_a_full_mechanism_does_not_have_messages_delivered_twice(
     """The deadline of what the bridge holds is extended for as long as it holds it."""
     target = places[1]
     name = f"test.{secrets.token_hex(4)}"
-    client.declare(name, kind="queue", ack_ms=100)
+    client.declare(name, kind="queue", ack_ms=400)
     try:
         binding = client.bind(name, target.url, direction="out")
         count = 500

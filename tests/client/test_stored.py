@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from towpath import _ring
 from towpath._message import Message
-from towpath.calls import StoredRead
-from towpath.errors import StoreDamaged
-from towpath.stored import StoredLog
+from towpath.asking import Asking
+from towpath.calls import Call, StoredRead
+from towpath.errors import StoreDamaged, TowpathError, Unavailable
+from towpath.stored import SavedPlace, StoredLog
 
 OWN, NEXT_OWN, OTHER = 7, 8, 9
 STORED = {OWN, NEXT_OWN}
@@ -149,3 +152,49 @@ def test_damage_is_told() -> None:
         log.read(StoredRead(1, [b"no parcel"]))
     log.read(StoredRead(1, parcels((1, 5))))
     assert seqs(take_all(log)) == [1, 2, 3, 4]
+
+
+class Asked:
+    """What a place asks for; the answers are given by the test."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.answer: Callable[[TowpathError | None], None] = lambda _: None
+
+    def _post(self, call: Call[Any], then: Callable[[TowpathError | None], None]) -> Callable[[], object]:
+        self.seqs.append(call.body.seq)
+        self.answer = then
+        return lambda: None
+
+
+def test_a_place_is_saved_by_one_call_at_a_time_and_what_could_be_overtaken_waits() -> None:
+    asked = Asked()
+    place = SavedPlace(cast(Asking, asked), "c", "nightly")
+    idle: list[list[int]] = []
+    place.when_idle(lambda: idle.append([]))
+    assert idle == [[]]  # at once
+    place.dealt(1)
+    place.dealt(4)
+    place.dealt(9)
+    place.when_idle(lambda: idle.append(list(asked.seqs)))
+    assert asked.seqs == [1] and len(idle) == 1
+    asked.answer(None)
+    assert asked.seqs == [1, 9] and len(idle) == 1  # what was dealt with meanwhile goes first
+    asked.answer(None)
+    assert asked.seqs == [1, 9] and idle == [[], [1, 9]]
+
+
+def test_a_place_that_could_not_be_saved_goes_with_what_is_dealt_with_next() -> None:
+    asked = Asked()
+    place = SavedPlace(cast(Asking, asked), "c", "nightly")
+    idle: list[str] = []
+    place.dealt(3)
+    place.when_idle(lambda: idle.append("idle"))
+    asked.answer(Unavailable("the core is away"))
+    assert asked.seqs == [3] and idle == ["idle"]
+    place.dealt(3)
+    assert asked.seqs == [3, 3]
+    asked.answer(None)
+    place.stop()
+    place.dealt(5)
+    assert asked.seqs == [3, 3]

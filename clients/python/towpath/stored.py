@@ -23,7 +23,7 @@ Not here: asking (``sync.messages``, ``aio.messages``), rings.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -47,19 +47,18 @@ READ_BYTES: Final = 1 << 20
 class SavedPlace:
     """Keeps the place of a named subscription where its program has come to, without waiting.
 
-    One call is under way at a time; what the program has dealt with meanwhile goes with the next.
-
-    Args:
-        begun_seq: where it begins, which need not be saved.
+    One call is under way at a time; what the program has dealt with meanwhile goes with the next. Where it
+    begins is saved too: a place that is new begins there the next time, wherever that would begin by itself.
     """
 
-    def __init__(self, client: Asking, channel: str, name: str, begun_seq: int = 0) -> None:
+    def __init__(self, client: Asking, channel: str, name: str) -> None:
         self.name = name
         self._client = client
         self._channel = channel
-        self._seq = self._saved_seq = begun_seq
+        self._seq = self._saved_seq = 0
         self._asked_seq = 0
         self._is_stopped = False
+        self._idle: list[Callable[[], object]] = []
 
     def dealt(self, next_seq: int) -> None:
         """Everything before this seq was dealt with."""
@@ -70,6 +69,13 @@ class SavedPlace:
     def stop(self) -> None:
         """The place is another's now: save no more."""
         self._is_stopped = True
+
+    def when_idle(self, then: Callable[[], object]) -> None:
+        """Call something as soon as no call is under way, which could overtake what is asked otherwise."""
+        if self._asked_seq:
+            self._idle.append(then)
+        else:
+            then()
 
     def _save(self) -> None:
         if self._is_stopped or self._seq == self._saved_seq:
@@ -83,6 +89,8 @@ class SavedPlace:
         if outcome is None:  # else, too, with what is dealt with next
             self._saved_seq = asked_seq
             self._save()
+        while self._idle and not self._asked_seq:
+            self._idle.pop()()
 
 
 @dataclass(slots=True)

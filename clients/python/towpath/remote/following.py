@@ -130,7 +130,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
     def save_with(self, client: Asking) -> None:
         """Have the place saved by this client."""
         if self._place:
-            self._saver = SavedPlace(client, self.name, self._place, self._taken_seq or 0)
+            self._saver = SavedPlace(client, self.name, self._place)
 
     # ---- following ----
 
@@ -240,9 +240,18 @@ class RemoteAsyncSubscription(AsyncSubscription):
             raise calls.no_place(self.name)
         if isinstance(self._inbox.ended, SubscriptionInUse):
             raise self._inbox.ended.again()
-        if seq is not None:
-            call = calls.save_place(self.name, self._place, seq)
-            await self._session.ask(call, deadline_ns(timeout))
+        if seq is None:
+            return
+        deadline = deadline_ns(timeout)
+        if self._saver is not None:
+            idle = asyncio.Event()
+            self._saver.when_idle(idle.set)
+            try:
+                async with asyncio.timeout(seconds(deadline)):
+                    await idle.wait()
+            except TimeoutError:
+                raise calls.no_answer() from None
+        await self._session.ask(calls.save_place(self.name, self._place, seq), deadline)
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:
         if isinstance(self._inbox.ended, SubscriptionInUse):
