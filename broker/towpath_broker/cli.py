@@ -15,15 +15,8 @@ from typing import Any, Final
 
 from towpath.errors import InvalidConfiguration, TowpathError
 
-from .settings import (
-    DaemonSettings,
-    Settings,
-    config_toml,
-    example_toml,
-    load_settings,
-    manual_table,
-    table_classes,
-)
+from .settings import DaemonSettings, Settings, load_settings, table_classes
+from .settings_texts import config_toml, example_toml, manual_table
 from .supervisor import check_packages, serve
 from .tables import add_flags, flags_table, settings_of, unknown_key
 

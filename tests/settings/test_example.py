@@ -8,7 +8,8 @@ from pathlib import Path
 
 from towpath.model import STALL_MS_DEFAULT
 from towpath_broker.core.commands import ChannelOptions
-from towpath_broker.settings import example_toml, load_settings, manual_table, table_classes
+from towpath_broker.settings import load_settings, table_classes
+from towpath_broker.settings_texts import example_toml, manual_table
 from towpath_broker.tables import settings_of
 
 ROOT = Path(__file__).parents[2]

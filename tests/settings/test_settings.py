@@ -19,9 +19,9 @@ from towpath_broker.settings import (
     ChannelSettings,
     DaemonSettings,
     Settings,
-    config_toml,
     load_settings,
 )
+from towpath_broker.settings_texts import config_toml
 
 
 def load(

@@ -100,7 +100,8 @@ if TYPE_CHECKING:
     from towpath.result import Err, Ok, Result
     from towpath.services.api import Request, Server
     from towpath.states.blocking import State, ValueWatch
-    from towpath.sync.api import Channel, Client, Publisher, Subscription, Watch
+    from towpath.sync.api import Client, Publisher, Subscription, Watch
+    from towpath.sync.channel import Channel
     from towpath.sync.client import connect
     from towpath.sync.consuming import Consumer
     from towpath.sync.transactions import Transaction
@@ -129,7 +130,7 @@ _HOMES = {
     "Code": "towpath.errors",
     "TowpathError": "towpath.errors",
     "Message": "towpath._message",
-    "Channel": "towpath.sync.api",
+    "Channel": "towpath.sync.channel",
     "Client": "towpath.sync.api",
     "Publisher": "towpath.sync.api",
     "Subscription": "towpath.sync.api",

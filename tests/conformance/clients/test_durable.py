@@ -220,7 +220,7 @@ def test_a_named_subscription_goes_on_where_it_was(client: Any, connect: Any, na
     assert again.next_seq == 11
     assert again.receive(DEADLINE_S).seq == 11
     # Where it begins is saved in the background; from afar that could overtake what follows.
-    wait_until(lambda: client.places(name)[0].saved_at_ns > place.saved_at_ns, "the place is saved again")
+    wait_until(lambda: client.places(name)[0].saved_at_ns > place.saved_at_ns)
     client.delete_place(name, "nightly")
     assert client.places(name) == []
     with pytest.raises(errors.SubscriptionNotFound):

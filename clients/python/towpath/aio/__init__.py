@@ -6,7 +6,8 @@ TYPE_CHECKING = False  # as in towpath/__init__.py
 if TYPE_CHECKING:
     from typing import Any
 
-    from towpath.aio.api import AsyncChannel, AsyncClient, AsyncPublisher, AsyncSubscription, AsyncWatch
+    from towpath.aio.api import AsyncClient, AsyncPublisher, AsyncSubscription, AsyncWatch
+    from towpath.aio.channel import AsyncChannel
     from towpath.aio.client import connect
     from towpath.aio.consuming import AsyncConsumer
     from towpath.aio.registry import AsyncRegistry
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 # Looked up when first used: services, states and locks build on modules of this package, and the client on
 # them.
 _HOMES = {
-    "AsyncChannel": "towpath.aio.api",
+    "AsyncChannel": "towpath.aio.channel",
     "AsyncClient": "towpath.aio.api",
     "AsyncPublisher": "towpath.aio.api",
     "AsyncSubscription": "towpath.aio.api",
