@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from towpath import calls, queues
+from towpath import outcomes, queues
 from towpath.asking import Asking
 from towpath.errors import ConnectionLost, TowpathError
 from towpath.queues import Delivery
@@ -139,7 +139,7 @@ class ConsumerBase:
 
     def _post(self, request: SettleRequest) -> None:
         if self._asking._post(queues.settle(request), self._answered) is None:
-            self._answered(calls.not_connected())
+            self._answered(outcomes.not_connected())
 
     def _answered(self, outcome: SettleResponse | TowpathError) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ import os
 import weakref
 from typing import Protocol
 
-from towpath import calls
+from towpath import outcomes
 from towpath.errors import ConnectionLost, TowpathError, VersionMismatch
 from towpath.waiting import Pauses
 
@@ -95,7 +95,7 @@ class Life:
     def abandon(self) -> TowpathError:
         """In a forked child: it is the parent's. Returns what everybody is told."""
         self.is_closed = self.is_forked = True
-        self._why_closed = calls.forked()
+        self._why_closed = outcomes.forked()
         return self._why_closed
 
     def check_not_forked(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from towpath import calls
+from towpath import calls, outcomes
 from towpath._message import Message
 from towpath.asking import Asking
 from towpath.ends import ReaderState
@@ -70,7 +70,7 @@ class Progress:
             SubscriptionInUse: it is another's now.
         """
         if self._place is None:
-            raise calls.no_place(self.name)
+            raise outcomes.no_place(self.name)
         self._check_not_taken_over()
         seq = self.next_seq
         return None if seq is None else calls.save_place(self.name, self._place.name, seq)

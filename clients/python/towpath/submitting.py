@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from towpath import calls, model, queues, wire
+from towpath import calls, model, outcomes, queues, wire
 from towpath.asking import Asking
 from towpath.errors import (
     Cancelled,
@@ -97,7 +97,7 @@ class SubmitterBase:
             size = calls.message_bytes(payloads, column, fitting)
             if size > self.message_bytes_max:
                 known = f"; {fitting} of {count} were published" if count > 1 else ""
-                too_large = calls.too_large(size, self.message_bytes_max, self._ring_bytes, known)
+                too_large = outcomes.too_large(size, self.message_bytes_max, self._ring_bytes, known)
                 payloads = payloads[:fitting]
                 break
         return payloads, parsed_headers(column), too_large
@@ -122,7 +122,7 @@ class SubmitterBase:
         withdraw = self._asking._post(call, self._answered)
         with self._lock:
             if withdraw is None:
-                self._outbox.fail(calls.not_connected(), is_known=True)
+                self._outbox.fail(outcomes.not_connected(), is_known=True)
                 self._wake()
             elif self._outbox.is_on_way(batch):
                 self._withdraw = withdraw

@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from towpath import addresses, asking, calls, loans, model, tracing, wire
+from towpath import addresses, asking, calls, loans, model, outcomes, tracing, wire
 from towpath._version import __version__
 from towpath.aio.api import AsyncClient, AsyncPublisher
 from towpath.aio.bells import Bells
@@ -226,8 +226,8 @@ class LocalAsyncClient(AsyncClient):
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 found = await given
         except TimeoutError:
-            raise calls.no_answer() from None
-        return calls.outcome(found)
+            raise outcomes.no_answer() from None
+        return outcomes.outcome(found)
 
     async def _lock_page(self, call: calls.Call[Place]) -> tuple[Place, _ring.LockPage | None]:
         """Ask for a lock to be given out to the uid's lock page; see :meth:`ClientProtocol.ask_lock_page`."""
@@ -263,7 +263,7 @@ class LocalAsyncClient(AsyncClient):
         state = begin(lambda answer: None if answered.done() else answered.set_result(answer))
         self._flush()
         try:
-            calls.outcome(await self._answer(answered, deadline))
+            outcomes.outcome(await self._answer(answered, deadline))
         except BaseException:
             forget(state, ConnectionLost("it was never attached"))
             self._flush()
@@ -300,7 +300,7 @@ class LocalAsyncClient(AsyncClient):
             if not answered.done() or answered.cancelled():
                 self._protocol.cancel(call_id)
                 self._flush()
-        return calls.outcome(value)
+        return outcomes.outcome(value)
 
     async def _begin(self, call: calls.Call[T], deadline: int | None) -> asyncio.Future[T | TowpathError]:
         """Queue a call, as soon as there is a connection; its answer may be waited for more than once."""
@@ -353,7 +353,7 @@ class LocalAsyncClient(AsyncClient):
             async with asyncio.timeout(seconds(deadline)):
                 return await answered
         except TimeoutError:
-            raise calls.no_answer() from None
+            raise outcomes.no_answer() from None
 
     async def _ensure_ids(self, deadline: int | None) -> None:
         """Wait until there is a connection and the session has an id to use on it."""
@@ -372,7 +372,7 @@ class LocalAsyncClient(AsyncClient):
                 async with asyncio.timeout(seconds(deadline)):
                     await self._ready.wait()
             except TimeoutError:
-                raise calls.silent(
+                raise outcomes.silent(
                     is_connected=self._transport is not None, last=self._life.last_error
                 ) from None
         if self._life.is_over:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from towpath import calls, queues
+from towpath import outcomes, queues
 from towpath.asking import Asking
 from towpath.consuming import ConsumerBase
 from towpath.errors import ConnectionLost, Timeout, TowpathError
@@ -40,7 +40,7 @@ class AsyncConsumer(ConsumerBase, AsyncHandle):
             while not self._state.has_begun:
                 self._raise_ended()
                 if not await self._wait(deadline):
-                    raise calls.no_answer()
+                    raise outcomes.no_answer()
         except BaseException:
             self._leave()
             raise

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from towpath import calls, convert, model
+from towpath import calls, convert, model, outcomes
 from towpath._message import Message
 from towpath._quick import QuickSubscription
 from towpath.aio.api import AsyncPublisher, AsyncSubscription
@@ -153,7 +153,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error, done, len(payloads)) from None
         except Timeout as error:
-            raise calls.partly(error, done, len(payloads)) from None
+            raise outcomes.partly(error, done, len(payloads)) from None
         if self._writer.readers_changed:
             await self._meet_readers()
         if confirm:
@@ -172,7 +172,7 @@ class LocalAsyncPublisher(AsyncPublisher):
         await self._part_from_stalled()
         if remaining_ns(deadline) == 0 and self._state.ended is None:
             held = self._state.held
-            full = waited(self.channel) if is_loan else calls.ring_full(self.channel)
+            full = waited(self.channel) if is_loan else outcomes.ring_full(self.channel)
             raise full if held is None else held.again()
 
     async def _part_from_stalled(self) -> None:
@@ -221,7 +221,7 @@ class LocalAsyncPublisher(AsyncPublisher):
                     else:  # nobody reads: the core is away
                         await asyncio.sleep(PAUSE_MAX_S)
         except TimeoutError:
-            raise calls.not_stored(state.channel) from None
+            raise outcomes.not_stored(state.channel) from None
         except (ValueError, RuntimeError) as error:
             raise state.refusal(error) from None
 

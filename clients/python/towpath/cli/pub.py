@@ -29,7 +29,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from towpath import calls
+from towpath import calls, outcomes
 from towpath.cli import streams
 from towpath.cli.connection import connect, connect_briefly
 from towpath.cli.grammar import UsageError, mapping
@@ -173,7 +173,7 @@ def _while_there(client: towpath.Client, chunks: Iterable[bytes]) -> Iterator[by
         elif absent_since_s is None:
             absent_since_s = time.monotonic()
         elif time.monotonic() - absent_since_s > ABSENT_S:
-            raise calls.silent(is_connected=False)
+            raise outcomes.silent(is_connected=False)
         yield chunk
 
 

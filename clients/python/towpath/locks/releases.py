@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from towpath import calls
+from towpath import outcomes
 from towpath.errors import Cancelled, ConnectionLost, LimitExceeded, Timeout, TowpathError, Unavailable
 
 from . import requests
@@ -67,7 +67,7 @@ class Releases:
         session = self._session
         call = replace(requests.release(session.id, number), is_one_way=False)
         if session.asking._post(call, partial(self._answered, release)) is None:
-            self._answered(release, calls.not_connected())
+            self._answered(release, outcomes.not_connected())
 
     def _answered(self, release: int, outcome: TowpathError | None) -> None:
         """What was behind it is asked for, unless it is not known what became of it."""

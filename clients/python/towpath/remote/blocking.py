@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from towpath import asking, calls, model, tracing
+from towpath import asking, calls, model, outcomes, tracing
 from towpath._message import Message
 from towpath.addresses import RemoteAddress
 from towpath.errors import ConnectionLost, Timeout, TowpathError
@@ -195,7 +195,7 @@ class RemoteClient(Client):
         def posted() -> None:
             withdraw = self._inner._post(call, then)
             if withdraw is None:  # our caller is told in the way that is left
-                then(calls.not_connected())
+                then(outcomes.not_connected())
             else:
                 withdraws.append(withdraw)
 

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from towpath import calls, convert, model
+from towpath import calls, convert, model, outcomes
 from towpath._message import Message
 from towpath.aio.api import AsyncHandle, AsyncSubscription, AsyncWatch
 from towpath.asking import Asking
@@ -237,7 +237,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
     async def save_place_at(self, seq: int | None, timeout: float | None) -> None:
         """Remember that everything before a seq was dealt with; None: nothing is known to have been."""
         if not self._place:
-            raise calls.no_place(self.name)
+            raise outcomes.no_place(self.name)
         if isinstance(self._inbox.ended, SubscriptionInUse):
             raise self._inbox.ended.again()
         if seq is None:
@@ -250,7 +250,7 @@ class RemoteAsyncSubscription(AsyncSubscription):
                 async with asyncio.timeout(seconds(deadline)):
                     await idle.wait()
             except TimeoutError:
-                raise calls.no_answer() from None
+                raise outcomes.no_answer() from None
         await self._session.ask(calls.save_place(self.name, self._place, seq), deadline)
 
     async def _take(self, count_max: int, bytes_max: int, timeout: float | None) -> list[Message]:

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from towpath import calls, model, wire
+from towpath import calls, model, outcomes, wire
 from towpath.aio.api import AsyncHandle, AsyncPublisher
 from towpath.errors import (
     ChannelNotFound,
@@ -121,7 +121,7 @@ class RemoteAsyncPublisher(AsyncPublisher):
         if fitting < len(payloads):
             size = _message_bytes(payloads, column, fitting)
             so_far = f"; {fitting} of {len(payloads)} were published" if len(payloads) > 1 else ""
-            raise calls.too_large(size, self.message_bytes_max, self._ring_bytes, so_far)
+            raise outcomes.too_large(size, self.message_bytes_max, self._ring_bytes, so_far)
         return last
 
     def _count_fitting(self, payloads: Sequence[Buffer], column: Column) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Generic, TypeVar
 
-from towpath import calls
+from towpath import outcomes
 from towpath.errors import TowpathError
 from towpath.waiting import FOREVER, remaining_ns
 
@@ -47,4 +47,4 @@ class Answer(Generic[A]):
             Timeout: there is none.
             TowpathError: it is an error.
         """
-        return calls.outcome(self.wait(deadline))
+        return outcomes.outcome(self.wait(deadline))

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from towpath import addresses, asking, calls, loans, model, tracing, wire
+from towpath import addresses, asking, calls, loans, model, outcomes, tracing, wire
 from towpath._version import __version__
 from towpath.ends import ReaderState, SourceState
 from towpath.errors import ConnectionLost, TowpathError
@@ -239,7 +239,7 @@ class LocalClient(Client):
         if value is None:
             with self._sending():
                 self._protocol.cancel(call_id)
-        return calls.outcome(value)
+        return outcomes.outcome(value)
 
     def _begin(self, call: calls.Call[T], deadline: int | None) -> Answer[T]:
         """Queue a call, as soon as there is a connection; its answer may be waited for more than once."""

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from towpath import addresses, calls, wire
+from towpath import addresses, outcomes, wire
 from towpath.errors import BadDescriptor, ConnectionLost, LimitExceeded, TowpathError, Unavailable
 from towpath.life import Life
 from towpath.protocol import ClientProtocol
@@ -99,7 +99,7 @@ class LocalConnection:
                 raise self._life.over()
             left = remaining_ns(deadline)
             if left == 0 or not self._ready.wait(None if left == FOREVER else left / 1e9):
-                raise calls.silent(is_connected=self.sock is not None, last=self._life.last_error)
+                raise outcomes.silent(is_connected=self.sock is not None, last=self._life.last_error)
         if self._life.is_closed:
             raise self._life.over()
 
@@ -259,7 +259,7 @@ class LocalConnection:
         while arrived:
             data, descriptors = wire.received(arrived.popleft())
             if not data:
-                raise calls.daemon_left()
+                raise outcomes.daemon_left()
             size += len(data)
             was_ready = protocol.is_ready
             for frame, owned in self._decoder.feed(data, descriptors):

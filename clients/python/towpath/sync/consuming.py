@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from towpath import calls, queues
+from towpath import outcomes, queues
 from towpath.asking import Asking
 from towpath.consuming import ConsumerBase
 from towpath.errors import ConnectionLost, Timeout, TowpathError
@@ -42,7 +42,7 @@ class Consumer(ConsumerBase, Handle):
                 while not self._state.has_begun:
                     self._raise_ended()
                     if not self._wait(deadline):
-                        raise calls.no_answer()
+                        raise outcomes.no_answer()
         except BaseException:
             self._leave()
             raise

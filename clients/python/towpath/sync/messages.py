@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from towpath import calls, convert, model
+from towpath import calls, convert, model, outcomes
 from towpath._message import Message
 from towpath._quick import QuickPublisher, QuickSubscription
 from towpath.ends import LOOK_NS_MAX, READ_TO, ReaderState, SourceState, publication_error
@@ -162,7 +162,7 @@ class LocalPublisher(QuickPublisher, Publisher):
         except (ValueError, RuntimeError) as error:
             raise self._state.refusal(error, done, len(payloads)) from None
         except Timeout as error:
-            raise calls.partly(error, done, len(payloads)) from None
+            raise outcomes.partly(error, done, len(payloads)) from None
         if writer.readers_changed:
             self._meet_readers()
         last_seq = writer.last_seq
@@ -184,7 +184,7 @@ class LocalPublisher(QuickPublisher, Publisher):
                 return
             self._part_from_stalled()
         if remaining_ns(deadline) == 0 and state.ended is None:
-            full = waited(state.channel) if is_loan else calls.ring_full(state.channel)
+            full = waited(state.channel) if is_loan else outcomes.ring_full(state.channel)
             raise full if state.held is None else state.held.again()
 
     def _part_from_stalled(self) -> None:
@@ -270,7 +270,7 @@ class LocalPublisher(QuickPublisher, Publisher):
         if state.held is not None and (has_waited or is_late):
             raise state.held.again()
         if is_late:
-            raise calls.not_stored(state.channel)
+            raise outcomes.not_stored(state.channel)
         return False
 
     def _look_stored(self, tail: int, deadline: int | None) -> None:
