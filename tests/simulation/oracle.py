@@ -55,7 +55,6 @@ class Tracked:
     is_gone: bool = False
     holder: Holder | None = None
     deliveries: int = 0
-    may_repeat: bool = False
 
 
 @dataclass

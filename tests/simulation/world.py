@@ -86,7 +86,6 @@ class World:
         self.counts: dict[str, int] = {}
         self.history: list[Transaction] = []
         self.unknown: set[tuple[str, int]] = set()
-        self.log_seen: dict[int, bytes] = {}
         self._task: asyncio.Task[None]
         self._story_task: asyncio.Task[None]
         self._failure: BaseException | None = None

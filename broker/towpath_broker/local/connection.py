@@ -112,11 +112,6 @@ class Connection:
             self._loop.add_reader(self._pidfd, self._process_ended)
 
     @property
-    def is_welcomed(self) -> bool:
-        """Whether it has become a session."""
-        return self.session is not None
-
-    @property
     def pidfd(self) -> int | None:
         """The client's process; None where the kernel does not say, or it has gone."""
         return self._pidfd

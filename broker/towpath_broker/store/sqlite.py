@@ -59,14 +59,12 @@ class Recovery:
 
     Attributes:
         wal_bytes: of the log that was left; 0 after an orderly end.
-        tails_checked: newest parcels that were read and found whole.
     """
 
     wal_bytes: int
     channels: int
     messages: int
     content_bytes: int
-    tails_checked: int
     duration_ns: int
 
 
@@ -150,7 +148,6 @@ class SqliteStore:
             len(channels),
             sum(channel.messages for channel in channels),
             sum(channel.content_bytes for channel in channels),
-            checked,
             time.monotonic_ns() - self._began_ns,
         )
         log(

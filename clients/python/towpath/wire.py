@@ -40,9 +40,6 @@ REQUEST_BYTES_MAX: Final = 1 << 20
 RESPONSE_BYTES_MAX: Final = 64 << 20
 """The longest frame that a client takes from the daemon (a listing of very many channels)."""
 
-DESCRIPTORS_PER_FRAME_MAX: Final = 2
-"""No frame needs more: a ring or a page, and a doorbell."""
-
 RECEIVE_BYTES: Final = 1 << 16
 """What is received at once, at most."""
 _LENGTH: Final = struct.Struct("<I")

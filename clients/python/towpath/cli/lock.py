@@ -44,7 +44,6 @@ from towpath.locks.blocking import Guard as Held
 from towpath.locks.joined import SCHEMES
 from towpath.locks.session import LockSession
 
-EXIT_BUSY: Final = 1
 EXIT_LOST: Final = 79
 """The lock was lost while the program ran; it has been ended."""
 GRACE_OF_LEASE: Final = 5

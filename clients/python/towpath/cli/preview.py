@@ -12,7 +12,6 @@ from towpath.model import NO_HEADERS
 if TYPE_CHECKING:
     from towpath.cli.report import MessageLike
 
-FORMS: Final = ("auto", "text", "hex", "none")
 PREVIEW_CHARS_MIN: Final = 16
 _TIME: Final = slice(11, 26)
 
@@ -24,7 +23,8 @@ def preview_line(message: MessageLike, now_ns: int, *, width: int, form: str) ->
         message: its payload and headers may hold anything.
         now_ns: nanoseconds since the epoch, from which the age is told.
         width: columns of the line; the preview gets what the rest leaves, and 16 at least.
-        form: one of ``FORMS``; ``auto`` is text where the payload is text, and hex elsewhere.
+        form: ``text``, ``hex``, ``none`` for no preview, or ``auto``: text where the payload is text, and hex
+            elsewhere.
 
     Returns:
         The line with its newline, and nothing in it that would drive a terminal.
