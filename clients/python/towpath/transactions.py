@@ -104,7 +104,15 @@ class TransactionBase:
         headers: Headers | None = None,
         headers_raw: bytes | None = None,
     ) -> None:
-        """Publish a message on a durable topic or queue. Raises InvalidName, InvalidArgument."""
+        """Publish a message on a durable topic or queue, when all is committed.
+
+        Args:
+            data: any bytes-like object; copied here.
+            headers: what travels beside it; ``headers_raw`` the same, already serialized.
+
+        Raises:
+            InvalidName, InvalidArgument: nothing was added.
+        """
         self.publish_many(channel, [data], headers=headers, headers_raw=headers_raw)
 
     def publish_many(
@@ -115,7 +123,7 @@ class TransactionBase:
         headers: Headers | Sequence[Headers | None] | None = None,
         headers_raw: bytes | Sequence[bytes] | None = None,
     ) -> None:
-        """Publish a batch, in order. Raises InvalidName, InvalidArgument."""
+        """Publish a batch, in order; see :meth:`publish`. Headers are one for all, or one per payload."""
         self._check()
         if not payloads:
             return

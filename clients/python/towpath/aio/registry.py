@@ -51,6 +51,7 @@ class AsyncRegistry(ABC):
         stall_ms_max: int | None = None,
         **keeping: Unpack[model.KeepingOptions],
     ) -> model.ChannelInfo:
+        """See :meth:`towpath.Client.declare`."""
         return await self._call(
             calls.declare(
                 name,
@@ -66,12 +67,15 @@ class AsyncRegistry(ABC):
         )
 
     async def undeclare(self, name: str, *, force: bool = False) -> None:
+        """See :meth:`towpath.Client.undeclare`."""
         await self._call(calls.undeclare(name, force=force))
 
     async def channel_info(self, name: str) -> model.ChannelInfo:
+        """See :meth:`towpath.Client.channel_info`."""
         return await self._call(calls.channel_info(name))
 
     async def channels(self, prefix: str = "") -> list[model.ChannelInfo]:
+        """See :meth:`towpath.Client.channels`."""
         return await self._all_pages(lambda token: calls.channels(prefix, token))
 
     async def bind(
@@ -84,6 +88,7 @@ class AsyncRegistry(ABC):
         keep: bool = False,
         timeout: float | None = CALL_TIMEOUT_S,
     ) -> model.BindingInfo:
+        """See :meth:`towpath.Client.bind`."""
         deadline = deadline_ns(timeout)
         binding, created = await self.create_binding(
             channel, url, direction=direction, options=options, deadline=deadline
@@ -104,7 +109,12 @@ class AsyncRegistry(ABC):
         options: Mapping[str, str] | None = None,
         deadline: int | None = None,
     ) -> tuple[model.BindingInfo, bool]:
-        """Define a binding without waiting for the bridge; the second value says whether it is new."""
+        """Define a binding without waiting for the bridge; the second value says whether it is new.
+
+        Args:
+            deadline: on the monotonic clock, in nanoseconds; None: the client's own. The rest as for
+                :meth:`bind`.
+        """
         return await self._call(
             calls.create_binding(channel, url, direction=direction, options=options), deadline
         )
@@ -112,18 +122,28 @@ class AsyncRegistry(ABC):
     async def unbind(
         self, binding: int | None = None, *, channel: str = "", url: str = ""
     ) -> model.BindingInfo:
+        """See :meth:`towpath.Client.unbind`."""
         return await self._call(calls.delete_binding(binding, channel=channel, url=url))
 
     async def binding(
         self, binding: int, *, wait_settled: bool = False, timeout: float | None = CALL_TIMEOUT_S
     ) -> model.BindingInfo:
-        """Return one binding; with ``wait_settled`` as soon as the bridge has brought it up or failed to."""
+        """Return one binding; with ``wait_settled`` as soon as the bridge has brought it up or failed to.
+
+        Args:
+            timeout: seconds to wait for that; None for ever.
+
+        Raises:
+            BindingNotFound, Timeout.
+        """
         return await self._call(calls.get_binding(binding, wait_settled=wait_settled), deadline_ns(timeout))
 
     async def bindings(self, channel: str = "") -> list[model.BindingInfo]:
+        """See :meth:`towpath.Client.bindings`."""
         return await self._all_pages(lambda token: calls.bindings(channel, token))
 
     async def status(self) -> model.Status:
+        """See :meth:`towpath.Client.status`."""
         status = await self._call(calls.status())
         return replace(status, channels=tuple(await self.channels()), bindings=tuple(await self.bindings()))
 

@@ -133,6 +133,9 @@ class State(Handle):
         """Follow the value: as it is, unless it has this version, and then each change. Whoever is slow is
         told the newest, and sees by the version that there were others. Close it when done.
 
+        Args:
+            after_version: the version that is known already, 0 or more; None: none is.
+
         Raises:
             InvalidArgument: that is no version.
         """
@@ -166,6 +169,9 @@ class ValueWatch(Handle):
 
     def receive(self, timeout: float | None = None) -> Value:
         """Return the next value, also one that is not set (deleted, or never set).
+
+        Args:
+            timeout: seconds to wait; None for ever, 0 not at all.
 
         Raises:
             Timeout: nothing changed.

@@ -324,6 +324,9 @@ class Publisher(Handle):
         """Wait until every subscriber has taken all that was published. Returns False when the time is
         over.
 
+        Args:
+            timeout: seconds to wait; None for ever, 0 not at all.
+
         Raises:
             NotSupported: from afar, where a publisher does not see its subscribers.
         """
@@ -376,8 +379,13 @@ class Subscription(Handle):
     def save_place(self, timeout: float | None = None) -> None:
         """Remember that everything handed out so far was dealt with; returns when that is on disk.
 
+        Args:
+            timeout: seconds to wait for that; None: ten.
+
         Raises:
             InvalidArgument: the subscription has no ``place``.
+            SubscriptionInUse: it was taken over, and its place with it.
+            Timeout: it is not known whether it was saved.
         """
 
     @abstractmethod
@@ -443,7 +451,16 @@ class Watch(Handle):
 
     @abstractmethod
     def receive(self, timeout: float | None = None) -> model.WatchEvent:
-        """Return the next change. Raises Timeout, or ConnectionLost when the client is closed."""
+        """Return the next change.
+
+        Args:
+            timeout: seconds to wait; None for ever, 0 not at all.
+
+        Raises:
+            Timeout: nothing changed.
+            Cancelled: the watch was closed.
+            ConnectionLost: the client was closed.
+        """
 
     def __iter__(self) -> Iterator[model.WatchEvent]:
         while True:

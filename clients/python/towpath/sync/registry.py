@@ -90,6 +90,7 @@ class Registry(ABC):
         """Remove a channel and its bindings.
 
         Args:
+            name: the channel; no pattern.
             force: even while it is used, publishers and subscribers get ChannelUndeclared; and even while it
                 holds messages, which are lost.
 
@@ -123,6 +124,10 @@ class Registry(ABC):
             direction: ``in`` to the channel, ``out`` of it, or ``both``.
             options: per mechanism; see the manual.
             keep: leave the binding defined even if it cannot be brought up now.
+            timeout: seconds to wait for the bridge; None for ever. The binding stays when they are over.
+
+        Returns:
+            The binding, with what the bridge said of it.
 
         Raises:
             BindingFailed: the mechanism refused; without ``keep`` the binding is gone again.
