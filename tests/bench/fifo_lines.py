@@ -21,11 +21,11 @@ from typing import Final
 
 from tests.bench.results import Results
 from tests.bench.site import Daemon, wait_for
+from tests.support.daemon import LOCAL_ONLY
 
 LINE_BYTES: Final = 1024
 """The newline with it."""
 BATCH: Final = 256
-BRIDGE_ONLY: Final = "zeromq = false\ngrpc = false\n"
 MEMORY: Final = "/dev/shm"
 WAIT_S: Final = 60.0
 
@@ -54,7 +54,7 @@ def _ways(stack: ExitStack, count: int) -> dict[str, Callable[[], float]]:
     lines.write_bytes((line + b"\n") * count)
     by_hand, inward, outward = (folder / name for name in ("by_hand", "in", "out"))
     os.mkfifo(by_hand)
-    daemon = Daemon(folder, BRIDGE_ONLY)
+    daemon = Daemon(folder, LOCAL_ONLY)
     stack.callback(daemon.close)
     client = stack.enter_context(towpath.connect(daemon.socket))
     client.declare("in")

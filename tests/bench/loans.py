@@ -28,8 +28,8 @@ from typing import Any, Final
 
 from tests.bench.results import Results
 from tests.bench.site import Daemon
+from tests.support.daemon import LOCAL_ONLY
 
-LOCAL_ONLY: Final = "zeromq = false\ngrpc = false\n"
 SIZES: Final = {"64 B": 64, "64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24}
 BY_ICEORYX: Final = ("64 KiB", "1 MiB")
 FILLED: Final = ("64 KiB", "1 MiB", "16 MiB")

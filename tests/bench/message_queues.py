@@ -22,9 +22,9 @@ from typing import Final
 
 from tests.bench.results import Results
 from tests.bench.site import Daemon
+from tests.support.daemon import LOCAL_ONLY
 
 BYTES: Final = 64
-BRIDGE_ONLY: Final = "zeromq = false\ngrpc = false\n"
 WAIT_S: Final = 60.0
 
 
@@ -59,7 +59,7 @@ def _ways(count: int) -> Iterator[dict[str, Callable[[], float]]]:
             queue = posix_ipc.MessageQueue(name, posix_ipc.O_CREX, max_message_size=1024)
             queue.close()
             stack.callback(posix_ipc.unlink_message_queue, name)
-        daemon = Daemon(Path(folder), BRIDGE_ONLY)
+        daemon = Daemon(Path(folder), LOCAL_ONLY)
         stack.callback(daemon.close)
         client = stack.enter_context(towpath.connect(daemon.socket))
         client.declare("in")

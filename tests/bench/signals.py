@@ -28,10 +28,10 @@ from typing import Final
 from tests.bench.cases import PAUSE_NS
 from tests.bench.results import Results
 from tests.bench.site import PLACEMENTS, Daemon, Site, wait_for
+from tests.support.daemon import LOCAL_ONLY
 
 SIGNAL: Final = 3
 """Above RTMIN."""
-BRIDGE_ONLY: Final = "zeromq = false\ngrpc = false\n"
 CHANNEL: Final = "bench.signal"
 HEADERS: Final = Path(__file__).resolve().parents[2] / "clients" / "c"
 SKIPPED: Final = 50
@@ -64,7 +64,7 @@ def _ways(site: Site, folder: Path, stack: ExitStack, count: int) -> dict[str, C
     subprocess.run(["gcc", *flags, "-o", program, source], check=True)
     pid_file = folder / "subscribers" / "receiver.pid"
     pid_file.parent.mkdir()
-    daemon = Daemon(folder, BRIDGE_ONLY)
+    daemon = Daemon(folder, LOCAL_ONLY)
     stack.callback(daemon.close)
     client = stack.enter_context(towpath.connect(daemon.socket))
     client.declare(CHANNEL)

@@ -15,19 +15,18 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import BindingFailed, Timeout
 from towpath.model import BindingReport
 
 COUNT = 10_000
 NUMBERED = [b"message %05d" % number for number in range(COUNT)]
-NO_OTHER_GATEWAYS = "zeromq = false\ngrpc = false\n"
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), NO_OTHER_GATEWAYS) as handle:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as handle:
         yield handle
 
 
@@ -270,7 +269,7 @@ def test_publishers_wait_for_a_bridge_that_is_away(
 
 
 def test_bindings_of_the_configuration_and_of_clients_survive_a_restart(tmp_path: Path) -> None:
-    config = f"""{NO_OTHER_GATEWAYS}
+    config = f"""{LOCAL_ONLY}
 [channels."configured"]
 [[bindings]]
 channel = "configured"

@@ -29,9 +29,9 @@ import sysv_ipc
 
 import towpath
 from tests.bridge.foreign import program
-from tests.bridge.test_daemon import NO_OTHER_GATEWAYS, wait_report
+from tests.bridge.test_daemon import wait_report
 from tests.bridge.test_queues_daemon import Place
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath_broker.gateways.bridge.inflow import READ_BYTES_MAX
 from towpath_broker.gateways.bridge.messages import BATCH_COUNT_MAX
@@ -68,7 +68,7 @@ def stress(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
     path = tmp_path_factory.mktemp("daemon")
-    with running_daemon(path, NO_OTHER_GATEWAYS) as handle:
+    with running_daemon(path, LOCAL_ONLY) as handle:
         yield handle
 
 

@@ -11,9 +11,8 @@ import pytest
 
 import towpath
 from tests.bridge.matrix import ALL, COUNT, MECHANISMS, End, Keeps, Run, run
-from tests.bridge.test_daemon import NO_OTHER_GATEWAYS
 from tests.docs.test_guarantees import rows
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
 from tests.support.deadlines import DEADLINE_S
 from towpath.model import Direction
 
@@ -56,7 +55,7 @@ class Matrix:
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     with (
-        running_daemon(tmp_path_factory.mktemp("daemon"), NO_OTHER_GATEWAYS) as daemon,
+        running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket), timeout=DEADLINE_S) as client,
         tempfile.TemporaryDirectory(prefix="towpath-matrix-") as folder,
     ):

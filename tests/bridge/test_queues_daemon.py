@@ -17,8 +17,8 @@ import sysv_ipc
 
 import towpath
 from tests.bridge.foreign import program
-from tests.bridge.test_daemon import COUNT, NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.bridge.test_daemon import COUNT, receive, wait_report
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import BindingConflict, BindingFailed, InvalidArgument
 from towpath.model import Direction, Headers, Kind
@@ -26,7 +26,7 @@ from towpath.model import Direction, Headers, Kind
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), NO_OTHER_GATEWAYS) as handle:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as handle:
         yield handle
 
 
@@ -183,7 +183,7 @@ def test_gone_with_the_channel_and_nothing_of_it_kept(
 
 def test_declared_by_the_configuration(tmp_path: Path) -> None:
     mq, sysv = Place("mq"), Place("sysv")
-    config = f"""{NO_OTHER_GATEWAYS}
+    config = f"""{LOCAL_ONLY}
 [channels."configured"]
 [[bindings]]
 channel = "configured"

@@ -12,8 +12,8 @@ import pytest
 
 import towpath
 from tests.bridge import foreign
-from tests.bridge.test_daemon import NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import running_daemon
+from tests.bridge.test_daemon import receive, wait_report
+from tests.support.daemon import LOCAL_ONLY, running_daemon
 from tests.support.deadlines import DEADLINE_S
 
 NAME = f"/towpath-test-daemon-{os.getpid()}"
@@ -36,7 +36,7 @@ def segment() -> Iterator[None]:
 
 
 def test_in_by_configuration_while_the_bridge_is_killed(segment: None, tmp_path: Path) -> None:
-    config = f"""{NO_OTHER_GATEWAYS}
+    config = f"""{LOCAL_ONLY}
 [channels."frames"]
 [[bindings]]
 channel = "frames"
@@ -66,7 +66,7 @@ free = "{PLACE[2]}"
 
 def test_out_by_the_command_line_from_a_queue(segment: None, tmp_path: Path) -> None:
     with (
-        running_daemon(tmp_path, NO_OTHER_GATEWAYS) as daemon,
+        running_daemon(tmp_path, LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket)) as client,
     ):
         client.declare("frames", kind="queue")

@@ -15,8 +15,8 @@ import pytest
 
 import towpath
 from tests.bridge import foreign
-from tests.bridge.test_daemon import NO_OTHER_GATEWAYS, receive, wait_report
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.bridge.test_daemon import receive, wait_report
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.model import BindingReport
 from towpath_broker.gateways.bridge.threads import THREADS_MAX
@@ -26,7 +26,7 @@ RT = int(signal.SIGRTMIN + 5)
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("signal"), NO_OTHER_GATEWAYS) as handle:
+    with running_daemon(tmp_path_factory.mktemp("signal"), LOCAL_ONLY) as handle:
         yield handle
 
 
@@ -84,7 +84,7 @@ def test_a_pid_in_a_url_is_not_looked_up_again_after_a_restart_of_the_daemon(tmp
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
         try:
             with (
-                running_daemon(tmp_path, NO_OTHER_GATEWAYS) as daemon,
+                running_daemon(tmp_path, LOCAL_ONLY) as daemon,
                 towpath.connect(str(daemon.socket)) as client,
             ):
                 client.declare("pid")
@@ -94,7 +94,7 @@ def test_a_pid_in_a_url_is_not_looked_up_again_after_a_restart_of_the_daemon(tmp
                 daemon.kill_gateway("bridge")
                 daemon.wait_gateway("bridge", but_not=old)
                 wait_report(daemon, binding.id, lambda report: report.state == "running")
-            with running_daemon(tmp_path, NO_OTHER_GATEWAYS) as daemon:
+            with running_daemon(tmp_path, LOCAL_ONLY) as daemon:
                 report = wait_report(daemon, binding.id, lambda report: report.state == "failed")
                 assert report.last_error is not None and "another one" in report.last_error.message
         finally:

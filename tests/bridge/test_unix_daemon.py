@@ -15,16 +15,16 @@ import pytest
 
 import towpath
 from tests.bridge.foreign import program
-from tests.bridge.test_daemon import COUNT, NO_OTHER_GATEWAYS, receive, wait_report
+from tests.bridge.test_daemon import COUNT, receive, wait_report
 from tests.bridge.unix_rig import TYPES, raw
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import BindingFailed, InvalidArgument
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), NO_OTHER_GATEWAYS) as handle:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as handle:
         yield handle
 
 
@@ -88,7 +88,7 @@ def shown(daemon: DaemonHandle, channel: str) -> dict[str, dict[str, object]]:
 
 
 def test_by_configuration(tmp_path: Path, place: Path) -> None:
-    config = f"""{NO_OTHER_GATEWAYS}
+    config = f"""{LOCAL_ONLY}
 [channels."configured"]
 [[bindings]]
 channel = "configured"

@@ -11,7 +11,7 @@ import pytest
 
 import towpath
 from tests.c_client.conftest import PROGRAMS, Running
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 
 Start = Callable[..., Running]
@@ -99,7 +99,7 @@ def test_a_killed_publisher(start: Start, client: towpath.Client, name: str) -> 
 
 @pytest.fixture
 def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as handle:
+    with running_daemon(tmp_path, LOCAL_ONLY) as handle:
         yield handle
 
 

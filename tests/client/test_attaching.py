@@ -16,13 +16,13 @@ import pytest
 import towpath
 from tests.client.conftest import Connect
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 
 
 @pytest.fixture(scope="module")
 def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("killed"), "zeromq = false\ngrpc = false\n") as handle:
+    with running_daemon(tmp_path_factory.mktemp("killed"), LOCAL_ONLY) as handle:
         yield handle
 
 

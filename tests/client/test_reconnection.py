@@ -13,14 +13,14 @@ import pytest
 import towpath
 from tests.client.conftest import Connect
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
 
 @pytest.fixture(scope="module")
 def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("killed"), "zeromq = false\ngrpc = false\n") as handle:
+    with running_daemon(tmp_path_factory.mktemp("killed"), LOCAL_ONLY) as handle:
         yield handle
 
 

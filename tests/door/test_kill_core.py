@@ -13,17 +13,15 @@ import pytest
 
 import towpath
 from tests.door.total_load import Load
-from tests.support.daemon import running_daemon
+from tests.support.daemon import LOCAL_ONLY, running_daemon
 from tests.support.deadlines import DEADLINE_S
 from towpath import calls
 from towpath.sync.brief import BriefClient
 
-CONFIG = "zeromq = false\ngrpc = false\n"
-
 
 def kill_under_load(tmp_path: Path, kills: int, seed: int) -> None:
     rng = random.Random(seed)
-    with running_daemon(tmp_path, CONFIG) as daemon:
+    with running_daemon(tmp_path, LOCAL_ONLY) as daemon:
         with towpath.connect(str(daemon.socket)) as client:
             client.declare("total", order="total", ring_bytes=1 << 16)
         load = Load(daemon, "total")
@@ -50,7 +48,7 @@ def test_hundreds_of_times(tmp_path: Path, seed: int) -> None:
 def test_a_publisher_that_dies_with_the_core_is_still_taken_in(tmp_path: Path) -> None:
     """What was in its ring is not lost: the supervisor kept the ring."""
     with (
-        running_daemon(tmp_path, CONFIG) as daemon,
+        running_daemon(tmp_path, LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket)) as client,
     ):
         client.declare("total", order="total")
@@ -71,7 +69,7 @@ def test_a_publisher_that_dies_with_the_core_is_still_taken_in(tmp_path: Path) -
 
 def test_publishing_by_socket_goes_on_behind_what_was_there(tmp_path: Path) -> None:
     with (
-        running_daemon(tmp_path, CONFIG) as daemon,
+        running_daemon(tmp_path, LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket)) as client,
     ):
         client.declare("total", order="total")

@@ -20,13 +20,12 @@ import pytest
 import towpath
 from tests.door.total_load import Load
 from tests.ring.ring_sources import steps_listed
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import PROGRAM_S
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PROGRAM = HERE / "programs" / "serve_dying.py"
-CONFIG = "zeromq = false\ngrpc = false\n"
 BEFORE, MIDDLE, AFTER = range(3)
 """As in ``enum tpr_phase``."""
 
@@ -92,7 +91,7 @@ def die_at(ring: Path, tmp_path: Path, chosen: list[tuple[str, int, int]]) -> No
         "TOWPATH_MOMENTS": str(file),
         "PYTHONPATH": os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path),
     }
-    with running_daemon(tmp_path, CONFIG, env=env, program=(str(PROGRAM),)) as daemon:
+    with running_daemon(tmp_path, LOCAL_ONLY, env=env, program=(str(PROGRAM),)) as daemon:
         with towpath.connect(str(daemon.socket)) as client:
             client.declare("total", order="total", ring_bytes=1 << 14, history=5)
         load = Load(daemon, "total", reopens=True)

@@ -11,7 +11,7 @@ import pytest
 import towpath
 import towpath.aio
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import calls, errors
 from towpath.sync.brief import BriefClient
@@ -199,7 +199,7 @@ def test_a_command_both_ways_does_not_get_back_what_it_brought(client: towpath.C
 def test_a_loop_that_waits_for_room_since_before_a_restart_goes_on_by_its_doorbell(tmp_path: Path) -> None:
     """``stall_ms_max = 0``: it looks again for no other reason."""
     with (
-        running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as daemon,
+        running_daemon(tmp_path, LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket)) as client,
     ):
         client.declare("slow", order="total", ring_bytes=4096, stall_ms_max=0)
@@ -227,7 +227,7 @@ def test_a_loop_that_waits_for_room_since_before_a_restart_goes_on_by_its_doorbe
 def test_history_is_the_last_in_the_one_order(tmp_path: Path) -> None:
     """Also after the core was started again."""
     with (
-        running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as daemon,
+        running_daemon(tmp_path, LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket)) as client,
     ):
         client.declare("past", order="total", history=5)

@@ -14,7 +14,7 @@ import pytest
 
 import towpath
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import calls, wire
 from towpath.sync.brief import BriefClient
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 @pytest.fixture
 def daemon() -> Iterator[DaemonHandle]:
     with tempfile.TemporaryDirectory(prefix="towpath-test-") as directory:
-        config = '[daemon]\nsocket_mode = "0666"\n'
+        config = LOCAL_ONLY + '[daemon]\nsocket_mode = "0666"\n'
         with running_daemon(Path(directory), config) as handle:
             handle.socket.parent.chmod(0o711)  # the socket's own mode shall decide
             yield handle

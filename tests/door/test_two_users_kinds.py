@@ -24,7 +24,7 @@ import towpath
 from tests.door.programs.attack import memory_of
 from tests.door.raw import RawClient
 from tests.door.test_two_users import is_stopped
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import _ring, errors
 from towpath.errors import Code
@@ -55,7 +55,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
 @pytest.fixture
 def daemon() -> Iterator[DaemonHandle]:
     with tempfile.TemporaryDirectory(prefix="towpath-test-") as directory:
-        config = '[daemon]\nsocket_mode = "0666"\n'
+        config = LOCAL_ONLY + '[daemon]\nsocket_mode = "0666"\n'
         with running_daemon(Path(directory), config) as handle:
             handle.socket.parent.chmod(0o711)  # the socket's own mode shall decide
             yield handle

@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 
-LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 BACK_S = 1.0
 STARTS = 4
 """A machine that is busy with other things may take that many times what it takes to start a Python program

@@ -14,13 +14,12 @@ import pytest
 
 import towpath
 from tests.door.total_load import Load
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import _ring, addresses, protocol
 from towpath_broker.store.database import STORE_NAME
 from towpath_broker.store.segments import directory_of
 
-CONFIG = "zeromq = false\ngrpc = false\n"
 CHANNEL = "log"
 
 
@@ -47,7 +46,7 @@ def declare(daemon: DaemonHandle) -> None:
 
 def kill_at_random(tmp_path: Path, kills: int, seed: int) -> None:
     generator = random.Random(seed)
-    with running_daemon(tmp_path, CONFIG) as daemon:
+    with running_daemon(tmp_path, LOCAL_ONLY) as daemon:
         declare(daemon)
         with Load(daemon, CHANNEL) as load:
             for _ in range(kills):
@@ -68,7 +67,7 @@ def kill_at_each_operation(tmp_path: Path, shim: Path, numbers: range, times: in
         "TOWPATH_SHIM_DIRECTORY": str(tmp_path / "state" / "store"),
         "TOWPATH_SHIM_KILL_FILE": str(kill_file),
     }
-    with running_daemon(tmp_path, CONFIG, env=environment) as daemon:
+    with running_daemon(tmp_path, LOCAL_ONLY, env=environment) as daemon:
         declare(daemon)
         with Load(daemon, CHANNEL) as load:
             load.wait_progress(100)

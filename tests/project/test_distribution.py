@@ -131,13 +131,20 @@ def bare_wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(source, home / "wheel", CC=str(failing), LDSHARED=str(failing))
 
 
-def test_without_a_compiler_a_purely_remote_client_is_installed(bare_wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bare_python(bare_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter beside which that wheel is installed, and nothing else that is not needed."""
+    return install(bare_wheel, tmp_path_factory.mktemp("installed") / "home")
+
+
+def test_without_a_compiler_a_purely_remote_client_is_installed(
+    bare_wheel: Path, bare_python: Path, tmp_path: Path
+) -> None:
     with zipfile.ZipFile(bare_wheel) as packed:
         assert not [name for name in packed.namelist() if name.endswith(".so")]
-    python = install(bare_wheel, tmp_path / "home")
     code = "import towpath, towpath.aio; print(callable(towpath.connect), callable(towpath.aio.connect))"
-    assert run(python, "-c", code, cwd=tmp_path) == "True True\n"
-    assert "usage:" in run(python.parent / "towpath", "--help", cwd=tmp_path)
+    assert run(bare_python, "-c", code, cwd=tmp_path) == "True True\n"
+    assert "usage:" in run(bare_python.parent / "towpath", "--help", cwd=tmp_path)
 
 
 ROUND_TRIP = """
@@ -172,9 +179,8 @@ def test_a_remote_client_works_without_the_extension(bare_wheel: Path, tmp_path:
 
 @pytest.mark.parametrize("carrier", ["grpc", "zmq"])
 def test_a_carrier_whose_package_is_missing_is_named_with_its_extra(
-    bare_wheel: Path, tmp_path: Path, carrier: str
+    bare_python: Path, tmp_path: Path, carrier: str
 ) -> None:
-    python = install(bare_wheel, tmp_path / "home")
     code = f"""
 import asyncio, towpath, towpath.aio
 for connect in (towpath.connect, lambda url: asyncio.run(towpath.aio.connect(url))):
@@ -183,4 +189,4 @@ for connect in (towpath.connect, lambda url: asyncio.run(towpath.aio.connect(url
     except towpath.errors.NotSupported as error:
         print(error.hint)
 """
-    assert run(python, "-c", code, cwd=tmp_path) == 2 * f"pip install 'towpath[{carrier}]'\n"
+    assert run(bare_python, "-c", code, cwd=tmp_path) == 2 * f"pip install 'towpath[{carrier}]'\n"

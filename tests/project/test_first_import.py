@@ -9,12 +9,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"towpath": ROOT / "clients/python", "towpath_broker": ROOT / "broker"}
 
-# Each in a process of its own, forked from one that has what others wrote already, so that it is quick.
+# Each in a process of its own, forked from one that has what others wrote already, and what is generated, so
+# that it is quick.
 PROGRAM = """
-import asyncio, os, sqlite3, sys, traceback
-import google.protobuf.descriptor_pb2, zmq.asyncio
+import asyncio, importlib, os, pkgutil, sqlite3, sys, traceback
+import google.protobuf.descriptor_pb2, grpc, zmq.asyncio
+import towpath.v1
 
-assert not any(name.startswith("towpath") for name in sys.modules)
+for module in pkgutil.iter_modules(towpath.v1.__path__):
+    importlib.import_module(f"towpath.v1.{module.name}")
+ours = {name for name in sys.modules if name.startswith("towpath") and not name.startswith("towpath.v1")}
+assert ours == {"towpath", "towpath._version"}, ours
 for name in sys.stdin.read().split():
     child = os.fork()
     if not child:

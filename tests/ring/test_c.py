@@ -27,13 +27,19 @@ OF_THREADS = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("flags", [(), ADDRESS], ids=["plain", "address"])
+@pytest.mark.parametrize(
+    "flags", [pytest.param((), marks=pytest.mark.long), ADDRESS], ids=["plain", "address"]
+)
 @pytest.mark.parametrize("name", ["unit_test", "lap_test", "wait_test", "ends_test"])
 def test_one_process(c_test: Callable[..., str], name: str, flags: tuple[str, ...]) -> None:
     assert c_test(name, flags) == "ok\n"
 
 
-@pytest.mark.parametrize("flags", [(), ADDRESS, STORE_BUFFER], ids=["plain", "address", "store_buffer"])
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param((), marks=pytest.mark.long), ADDRESS, STORE_BUFFER],
+    ids=["plain", "address", "store_buffer"],
+)
 def test_loans(c_test: Callable[..., str], flags: tuple[str, ...]) -> None:
     assert c_test("loan_test", flags) == "ok\n"
 
@@ -71,7 +77,11 @@ def test_no_wake_up_is_lost(c_test: Callable[..., str], flags: tuple[str, ...]) 
     assert c_test("duel_test", flags) == "ok\n"
 
 
-@pytest.mark.parametrize(("flags", "hits"), [((), "4"), (ADDRESS, "1")], ids=["plain", "address"])
+@pytest.mark.parametrize(
+    ("flags", "hits"),
+    [((), "4"), pytest.param(ADDRESS, "1", marks=pytest.mark.long)],
+    ids=["plain", "address"],
+)
 def test_each_message_goes_through_a_killed_core_once(
     c_test: Callable[..., str], flags: tuple[str, ...], hits: str
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import towpath
 from tests.support.blocking import BlockingClient
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
@@ -41,7 +41,7 @@ print("ready", flush=True)
 
 @pytest.fixture
 def daemon(tmp_path: Any) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as handle:
+    with running_daemon(tmp_path, LOCAL_ONLY) as handle:
         with towpath.connect(str(handle.socket)) as client:
             client.declare("echo", kind="service")
         yield handle

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
@@ -33,7 +33,7 @@ with towpath.connect(sys.argv[1]) as client:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as handle:
+    with running_daemon(tmp_path, LOCAL_ONLY) as handle:
         yield handle
 
 

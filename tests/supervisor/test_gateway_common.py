@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath_broker.gateways import _common
 from towpath_broker.gateways._common import GatewayContext
@@ -26,7 +26,7 @@ GATEWAY = Path(__file__).parent / "stand_ins" / "hand_gateway.py"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), "zeromq = false\ngrpc = false\n") as running:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as running:
         with towpath.connect(str(running.socket)) as client:
             client.declare("seen")
         yield running

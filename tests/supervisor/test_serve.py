@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import TABLE, Code, Unavailable
 from towpath_broker.core_keeper import HELD_CONNECTIONS_MAX, STARTS_MAX, CoreKeeper
@@ -25,8 +25,6 @@ from towpath_broker.host.store import Store
 from towpath_broker.host.systemd import Notifier
 from towpath_broker.settings import Settings
 from towpath_broker.supervisor import DESCRIPTORS_NEEDED
-
-LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
 
 def serve(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

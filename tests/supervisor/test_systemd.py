@@ -21,13 +21,12 @@ from typing import Literal
 import pytest
 
 import towpath
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import InvalidConfiguration, Timeout
 from towpath_broker.host.systemd import NAMES_BYTES_MAX, Notifier, handed_over
 
 HANDED_OVER = Path(__file__).parent / "programs" / "handed_over.py"
-LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
 
 @pytest.fixture

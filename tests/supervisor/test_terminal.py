@@ -14,10 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
-
-LOCAL_ONLY = "zeromq = false\ngrpc = false\n"
 
 
 def read_until(terminal: int, text: bytes) -> bytes:

@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import DaemonHandle, running_daemon
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
 from tests.support.deadlines import DEADLINE_S
 
 PROGRAM = Path(__file__).parent / "programs" / "traced_program.py"
-QUIET = "zeromq = false\ngrpc = false\n"
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), QUIET) as handle:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as handle:
         yield handle
 
 

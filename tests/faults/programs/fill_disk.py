@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import towpath
-from tests.support.daemon import running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, running_daemon, wait_until
 from towpath import errors
 
 DEADLINE_S = 60.0
@@ -25,7 +25,7 @@ def main() -> None:
     state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", state], check=True)
     with (
-        running_daemon(directory, "zeromq = false\ngrpc = false\n") as daemon,
+        running_daemon(directory, LOCAL_ONLY) as daemon,
         towpath.connect(str(daemon.socket)) as client,
     ):
         client.declare("log", durable=True, ring_bytes=1 << 16)

@@ -219,7 +219,11 @@ class LockSession:
                 raise self.why_lost.again()
             self._pending[pending] = None
             self.releases.queue(pending)
-        pending.ask(self.asking)
+        try:
+            pending.ask(self.asking)
+        except BaseException:  # a signal's handler: the caller would not know what to give up
+            self.give_up(pending)
+            raise
         return pending
 
     def give_up(self, pending: Pending) -> None:

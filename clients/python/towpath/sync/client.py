@@ -272,10 +272,17 @@ class LocalClient(Client):
             self._protocol.withdraw(call_id)
 
     def _follow(self, make: Callable[[], calls.Call[T]], listener: asking.Listener[T]) -> asking.Following:
-        with self._sending():
+        connection = self._connection
+        with connection.lock:
             if self._life.is_over:
                 raise self._life.over()
             stream = self._protocol.keep_stream(make, listener)
+            try:
+                connection.flush()
+            except BaseException:  # a signal's handler: the caller would not know what to leave
+                stream.leave()
+                connection.flush()
+                raise
 
         def leave() -> None:
             with self._sending():
