@@ -50,8 +50,8 @@ from .ports import Clock, Journal
 from .timer import DueTimer
 
 BATCH_MAX: Final = 256
-SNAPSHOT_EVERY_RECORDS: Final = 20_000
-"""Bounds the replay at start, and the journal's log, which has a page for each append."""
+SNAPSHOT_EVERY_BYTES: Final = 16 << 20
+"""Of records: some 200,000 that take and give back a lock. Bounds the replay at start, and the log's size."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 RETRY_S: Final = 0.5
 """How often it is tried whether there is room again."""
@@ -117,8 +117,8 @@ class LockEngine:
         self._failure: BaseException | None = None
         self._wanted = asyncio.Event()  # the task is
         self._timer = DueTimer(clock, machine.next_deadline_ns, lambda: self.submit(c.Tick()))
-        self._uncovered = 0
-        self._snapshot_failed_at = 0  # so many were uncovered then
+        self._uncovered_bytes = 0  # of records that no snapshot covers
+        self._snapshot_failed_at_bytes = 0  # so many were uncovered then
         self._commands = self._records = self._appends = self._syncs = self._snapshots = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lock-journal")
 
@@ -133,7 +133,7 @@ class LockEngine:
         """
         loop = asyncio.get_running_loop()
         try:
-            self._uncovered = await loop.run_in_executor(self._worker, self._replay, self._machine)
+            self._uncovered_bytes = await loop.run_in_executor(self._worker, self._replay, self._machine)
             boot = (await loop.run_in_executor(self._worker, BOOT_ID.read_text)).strip()
             begin = c.Begin(boot, self._limits)
             now_ns = self._now_ns()
@@ -144,8 +144,8 @@ class LockEngine:
             raise
 
     def _replay(self, machine: LockMachine) -> int:
-        """Make a new machine what the journal has; return how many records no snapshot covers."""
-        position = uncovered = 0
+        """Make a new machine what the journal has; return how many bytes of records no snapshot covers."""
+        position = uncovered_bytes = 0
         saved = self._journal.load_snapshot()
         if saved is not None:
             position, state = saved
@@ -158,8 +158,8 @@ class LockEngine:
                 )
             command, now_ns = codec.decode_command(record)
             machine.apply(command, now_ns)
-            uncovered += 1
-        return uncovered
+            uncovered_bytes += len(record)
+        return uncovered_bytes
 
     async def run(self) -> None:
         """Carry out commands until :meth:`stop`, and then those that still wait; at last take a snapshot.
@@ -186,7 +186,7 @@ class LockEngine:
                 elif self._is_stopping and not self._line:
                     break
             self._at_disk = []  # nothing is appended any more
-            if self._uncovered and self._backlog is None:
+            if self._uncovered_bytes and self._backlog is None:
                 await self._save_snapshot()
         finally:
             self._end()
@@ -326,11 +326,10 @@ class LockEngine:
 
     def _must_wait(self, commands: Sequence[c.LockCommand]) -> bool:
         """Whether a round must wait for the disk, or something before it."""
-        return (
-            self._is_snapshot_due()
-            or self._machine.reservation(commands) is not None
-            or any(map(_must_be_on_disk, commands))
-        )
+        for command in commands:
+            if _must_be_on_disk(command):
+                return True
+        return self._is_snapshot_due() or self._machine.reservation(commands) is not None
 
     def _carry_out(self, commands: Sequence[c.LockCommand]) -> Sequence[LockEffect]:
         """Apply a round, and append it; return its effects. If there is no room it is the task's."""
@@ -384,13 +383,13 @@ class LockEngine:
 
     def _apply(self, commands: Sequence[c.LockCommand], now_ns: int) -> tuple[list[LockEffect], list[bytes]]:
         """Return what is to be emitted, and the records of the commands that have changed something."""
-        machine = self._machine
+        machine, table = self._machine, self._machine.table
         effects: list[LockEffect] = []
         records: list[bytes] = []
         for each in commands:
-            before = machine.revision
+            before = table.revision
             effects += machine.apply(each, now_ns)
-            if machine.revision != before:
+            if table.revision != before:
                 records.append(codec.encode_command(each, now_ns))
         self._commands += len(commands)
         return effects, records
@@ -398,7 +397,7 @@ class LockEngine:
     def _count(self, records: list[bytes]) -> None:
         self._appends += 1
         self._records += len(records)
-        self._uncovered += len(records)
+        self._uncovered_bytes += sum(map(len, records))
 
     async def _append_synced(self, records: list[bytes]) -> None:
         loop = asyncio.get_running_loop()
@@ -407,7 +406,7 @@ class LockEngine:
         self._syncs += 1
 
     def _is_snapshot_due(self) -> bool:
-        return self._uncovered - self._snapshot_failed_at >= SNAPSHOT_EVERY_RECORDS
+        return self._uncovered_bytes - self._snapshot_failed_at_bytes >= SNAPSHOT_EVERY_BYTES
 
     async def _save_snapshot(self) -> None:
         """Take a snapshot. Without room for it the records stay, which say the same."""
@@ -419,9 +418,9 @@ class LockEngine:
         except Exception as error:
             if not self._journal.is_full(error):
                 raise
-            self._snapshot_failed_at = self._uncovered
+            self._snapshot_failed_at_bytes = self._uncovered_bytes
             return
-        self._uncovered = self._snapshot_failed_at = 0
+        self._uncovered_bytes = self._snapshot_failed_at_bytes = 0
         self._snapshots += 1
 
     # ---- without room --------------------------------------------------------------------------------------
@@ -430,7 +429,7 @@ class LockEngine:
         """Become what the journal has, and refuse or keep a round that it has not."""
         before = LockMachine()
         loop = asyncio.get_running_loop()
-        self._uncovered = await loop.run_in_executor(self._worker, self._replay, before)
+        self._uncovered_bytes = await loop.run_in_executor(self._worker, self._replay, before)
         self._machine.become(before)
         self._emit_all(backlog.take(commands))
         self._retry_later()

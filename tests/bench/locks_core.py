@@ -54,7 +54,7 @@ def measure(results: Results, *, samples: int, records: int) -> None:
     _waiters(results, samples)
     _bankers(results, samples)
     asyncio.run(_replays(results, records))
-    asyncio.run(_tail(results, max(30_000, records // 10)))
+    asyncio.run(_tail(results, records // 4))
 
 
 class Core:

@@ -244,7 +244,7 @@ def test_what_was_found_in_a_page_waits_with_who_had_it_there(monkeypatch: pytes
 
 def test_a_snapshot_that_finds_no_room_is_taken_later(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(lock_engine, "SNAPSHOT_EVERY_RECORDS", 4)
+        monkeypatch.setattr(lock_engine, "SNAPSHOT_EVERY_BYTES", 200)
         async with running(monkeypatch) as run:
             save = SmallDisk.save_snapshot
             failed: list[int] = []

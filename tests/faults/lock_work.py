@@ -21,7 +21,7 @@ from towpath_broker.ports import WallClock
 
 SESSIONS: Final = 3
 LOCKS: Final = ("a", "b")
-SNAPSHOT_EVERY: Final = 25
+SNAPSHOT_EVERY_BYTES: Final = 1_000
 END: Final = 1 << 40
 """The reference of the last command."""
 
@@ -76,7 +76,7 @@ async def run(path: Path, generator: random.Random, count: int, heard: Callable[
         OSError, sqlite3.Error: the host failed. What was heard before counts.
         StoreFull: there is no room for the first session.
     """
-    lock_engine.SNAPSHOT_EVERY_RECORDS = SNAPSHOT_EVERY  # type: ignore[misc]
+    lock_engine.SNAPSHOT_EVERY_BYTES = SNAPSHOT_EVERY_BYTES  # type: ignore[misc]
     emitted: asyncio.Queue[LockEffect] = asyncio.Queue()
 
     def emit(effect: LockEffect) -> None:
@@ -130,16 +130,18 @@ async def examine_after_failure(path: Path, told: Told) -> None:
             lock = machine.table.locks.get(name)
             holders = [(claim.owner.session.id, claim.token) for claim in lock.holders] if lock else []
             is_there = (session, token) in holders
-            assert is_there or _was_released(machine, session, name), (
+            assert is_there or _was_released(machine, session, name, token), (
                 f"{session} held {name}: {token}, {holders}"
             )
         await _check_next_token(engine, effects, told.highest)
 
 
-def _was_released(machine: LockMachine, session: int, name: str) -> bool:
-    """Whether a session that was told a grant has none any more; its release had been on its way."""
+def _was_released(machine: LockMachine, session: int, name: str, token: int) -> bool:
+    """Whether a session that was told a grant has it no more, and at most a newer one, of which it was not
+    told; its release, and what it asked for then, had been on their way."""
     requests = machine.table.sessions[session].requests.values()
-    return not any(claim.lock.name == name for request in requests for claim in request.claims)
+    claims = [claim for request in requests for claim in request.claims if claim.lock.name == name]
+    return all(claim.token > token for claim in claims)
 
 
 async def examine_after_power_loss(path: Path, highest: int) -> None:

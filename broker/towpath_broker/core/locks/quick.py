@@ -86,6 +86,7 @@ def release(table: Table, command: Release) -> bool:
         return False
     (claim,) = request.claims
     lock = claim.lock
+    # An upgrade that waits stands in the queue.
     if claim.count != 1 or lock.queue or lock.space.policy is not Policy.DETECT:
         return False
     table.drop(claim)
