@@ -26,6 +26,7 @@ static inline void towpath_publisher_free_(struct towpath_publisher *publisher) 
     if (*link)
         *link = publisher->next;
     free(publisher->orphan);
+    free(publisher->absent);
     free(publisher);
 }
 
@@ -101,14 +102,19 @@ static inline int towpath_fetch_readers_(struct towpath_publisher *publisher, ui
     return code;
 }
 
-/* Part us from subscribers that have held the ring full for too long. While there is no daemon to ask nobody is left
- * behind; who left by itself meanwhile is told of at the next look. */
+/* Part us from subscribers that have held the ring full for too long, and from absent ones. While there is no daemon to
+ * ask nobody else is left behind; who left by itself meanwhile is told of at the next look. */
 static inline void towpath_part_from_stalled_(struct towpath_publisher *publisher) {
     struct towpath *client = publisher->end.client;
     struct towpath_error kept = client->error;
     uint64_t reader;
+    towpath_give_up_absent_(publisher);
     while (publisher->stall_ns && client->connection == TOWPATH_READY_ &&
            tpr_writer_stalled(&publisher->writer, publisher->stall_ns, &reader)) {
+        if (towpath_forget_absent_(publisher, reader)) {
+            tpr_writer_detach(&publisher->writer, reader);
+            continue;
+        }
         tpw_out_clear(&client->body);
         tpw_put_number(&client->body, 1, publisher->end.id);
         tpw_put_number(&client->body, 2, reader);
@@ -164,16 +170,21 @@ static inline void towpath_disarm_(struct towpath_publisher *publisher, int is_l
         tpr_writer_disarm_room(&publisher->writer);
 }
 
+/* How long to wait for room before looking who is in the way. */
+static inline uint64_t towpath_look_ns_(const struct towpath_publisher *publisher) {
+    uint64_t quarter_ns = publisher->stall_ns / 4;
+    if (!publisher->stall_ns)
+        return publisher->absents ? TOWPATH_LOOK_NS_MAX : TPR_FOREVER;
+    if (quarter_ns < TOWPATH_LOOK_NS_MIN)
+        return TOWPATH_LOOK_NS_MIN;
+    return quarter_ns < TOWPATH_LOOK_NS_MAX ? quarter_ns : TOWPATH_LOOK_NS_MAX;
+}
+
 /* Wait until there may be room for a message of `bytes` (TPR_ALL_READ: until all was read), or so much to loan, or readers
  * to attach. 0, or a code. */
 static inline int towpath_make_way_(struct towpath_publisher *publisher, uint64_t bytes, uint64_t deadline_ns,
                                     int is_loan) {
     struct towpath *client = publisher->end.client;
-    uint64_t look_ns = TPR_FOREVER;
-    if (publisher->stall_ns)
-        look_ns = publisher->stall_ns / 4 < TOWPATH_LOOK_NS_MIN   ? TOWPATH_LOOK_NS_MIN
-                  : publisher->stall_ns / 4 > TOWPATH_LOOK_NS_MAX ? TOWPATH_LOOK_NS_MAX
-                                                                  : publisher->stall_ns / 4;
     if (!is_loan)
         towpath_spin_for_room_(publisher, bytes, deadline_ns);
     for (;;) {
@@ -190,6 +201,7 @@ static inline int towpath_make_way_(struct towpath_publisher *publisher, uint64_
             towpath_disarm_(publisher, is_loan);
             return towpath_no_room_(publisher, bytes);
         }
+        uint64_t look_ns = towpath_look_ns_(publisher);
         uint64_t until_ns = look_ns == TPR_FOREVER || deadline_ns < began_ns + look_ns ? deadline_ns : began_ns + look_ns;
         int code = towpath_wait_(client, until_ns);
         tpr_spin_slept_(tpr_writer_spin_(&publisher->writer, bytes), tpr_monotonic_ns() - began_ns);

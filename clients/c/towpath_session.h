@@ -42,6 +42,11 @@ struct towpath_end_ {
     size_t token_bytes;
 };
 
+/* A reader that has gone, and may come back by then: it is waited for. */
+struct towpath_absent_ {
+    uint64_t reader, until_ns;
+};
+
 struct towpath_publisher {
     struct towpath_end_ end;
     struct towpath_publisher *next;
@@ -51,6 +56,8 @@ struct towpath_publisher {
     struct towpath_error held; /* code 0: what is published can be stored */
     uint64_t *orphan;
     size_t orphans;
+    struct towpath_absent_ *absent;
+    size_t absents;
 };
 
 /* A source that the core has given a slot; the tag of its ring. */
@@ -355,12 +362,49 @@ static inline void towpath_forget_orphan_(struct towpath_publisher *publisher, u
             publisher->orphan[i] = publisher->orphan[--publisher->orphans];
 }
 
+/* It is not waited for as one that is absent any more. Was it? */
+static inline int towpath_forget_absent_(struct towpath_publisher *publisher, uint64_t reader) {
+    for (size_t i = 0; i < publisher->absents; i++) {
+        if (publisher->absent[i].reader == reader) {
+            publisher->absent[i] = publisher->absent[--publisher->absents];
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Wait for a reader that has gone, and may come back, where readers are waited for at all. */
+static inline void towpath_await_return_(struct towpath_publisher *publisher, uint64_t reader, uint32_t return_ms) {
+    struct towpath_absent_ *grown = NULL;
+    if (publisher->writer.overflow == TPR_OVERFLOW_BLOCK)
+        grown = (struct towpath_absent_ *)realloc(publisher->absent, (publisher->absents + 1) * sizeof *grown);
+    if (!grown) {
+        tpr_writer_detach(&publisher->writer, reader);
+        return;
+    }
+    publisher->absent = grown;
+    grown[publisher->absents].reader = reader;
+    grown[publisher->absents++].until_ns = tpr_monotonic_ns() + (uint64_t)return_ms * 1000000;
+}
+
+/* Wait no more for who is absent for too long. */
+static inline void towpath_give_up_absent_(struct towpath_publisher *publisher) {
+    uint64_t now_ns = publisher->absents ? tpr_monotonic_ns() : 0;
+    for (size_t i = publisher->absents; i-- > 0;) {
+        if (now_ns >= publisher->absent[i].until_ns) {
+            tpr_writer_detach(&publisher->writer, publisher->absent[i].reader);
+            publisher->absent[i] = publisher->absent[--publisher->absents];
+        }
+    }
+}
+
 static inline void towpath_reader_added_(struct towpath *client, const struct tpw_frame *frame) {
     struct towpath_publisher *publisher = towpath_publisher_by_(client, frame->source);
     if (!publisher || !frame->descriptors)
         return;
     int is_known = tpr_writer_find_(&publisher->writer, frame->reader) != NULL;
     towpath_forget_orphan_(publisher, frame->reader);
+    towpath_forget_absent_(publisher, frame->reader);
     if (is_known && frame->descriptors == 1)
         return;
     /* One that cannot be attached is so by its own fault: it will not be waited for, nor woken. */
@@ -373,7 +417,10 @@ static inline void towpath_reader_gone_(struct towpath *client, const struct tpw
     if (!publisher)
         return;
     towpath_forget_orphan_(publisher, frame->reader);
-    if (frame->is_parted)
+    towpath_forget_absent_(publisher, frame->reader);
+    if (frame->return_ms)
+        towpath_await_return_(publisher, frame->reader, frame->return_ms);
+    else if (frame->is_parted)
         tpr_writer_part(&publisher->writer, frame->reader);
     else
         tpr_writer_detach(&publisher->writer, frame->reader);

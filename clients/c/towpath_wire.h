@@ -223,7 +223,7 @@ struct tpw_frame {
     uint32_t error_code, is_retryable;
     struct towpath_bytes error_message, error_hint;
     uint64_t source, reader, session, first_id, generation, first_seq, ring_bytes, tail; /* tail: or TPW_NO_TAIL */
-    uint32_t version, id_count, slot, generation_index, from_start, from_history, is_parted;
+    uint32_t version, id_count, slot, generation_index, from_start, from_history, is_parted, return_ms;
     uint32_t kind, is_durable, overflow, order, history, stall_ms_max;
     struct towpath_bytes channel, token;
 };
@@ -281,6 +281,7 @@ static const struct tpw_rule tpw_rules[] = {
     {TPW_READER_GONE, 1, TPW_TO_(TPW_AS_U64, source)},
     {TPW_READER_GONE, 2, TPW_TO_(TPW_AS_U64, reader)},
     {TPW_READER_GONE, 3, TPW_TO_(TPW_AS_BOOL, is_parted)},
+    {TPW_READER_GONE, 4, TPW_TO_(TPW_AS_U32, return_ms)},
     {TPW_SUBSCRIPTION_ENDED, 1, TPW_TO_(TPW_AS_U64, reader)},
     {TPW_SUBSCRIPTION_ENDED, 2, TPW_AS_MESSAGE, TPW_ERROR},
     {TPW_PUBLICATION_ENDED, 1, TPW_TO_(TPW_AS_U64, source)},

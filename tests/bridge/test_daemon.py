@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -240,11 +241,12 @@ def test_what_is_published_while_the_bridge_is_away_comes_out_of_a_fifo(
             assert sorted(got) == sorted([*away, b"%d new" % kill])
 
 
+@pytest.mark.parametrize("order", ["source", "total"])
 def test_publishers_wait_for_a_bridge_that_is_away(
-    daemon: DaemonHandle, client: towpath.Client, tmp_path: Path
+    daemon: DaemonHandle, client: towpath.Client, tmp_path: Path, order: Literal["source", "total"]
 ) -> None:
     """What is more than their rings hold comes out of the binding, too, whole and in order."""
-    client.declare("waited.for", ring_bytes=65536)
+    client.declare("waited.for", ring_bytes=65536, order=order)
     client.bind("waited.for", f"fifo:{tmp_path}/out", direction="out")
     with client.publisher("waited.for") as publisher, ThreadPoolExecutor(1) as pool:
         with open(tmp_path / "out", "rb") as reader:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,31 @@ def test_a_stopped_subscriber_is_left_behind(start: Start, client: towpath.Clien
     stopped.process.send_signal(signal.SIGCONT)
     _, complaints = stopped.end(status=1)
     assert "too slow" in complaints
+
+
+def test_a_bridge_that_is_away_is_waited_for(
+    start: Start, daemon: DaemonHandle, client: towpath.Client, name: str, tmp_path: Path
+) -> None:
+    """What is more than the ring holds comes out of the binding, too, whole and in order."""
+    lines = [f"message {number:05}\n" for number in range(10_000)]
+    client.declare(name, ring_bytes=65536)
+    client.bind(name, f"fifo:{tmp_path}/out", direction="out")
+    program = start("feed", name)
+    with open(tmp_path / "out") as reader:
+        program.tell("first")
+        assert reader.readline() == "first\n"
+        daemon.process.send_signal(signal.SIGSTOP)  # so that it does not come back at once
+        os.kill(daemon.gateway("bridge").pid, signal.SIGKILL)
+        assert reader.readline() == ""
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(program.tell, "".join(lines).removesuffix("\n"))
+        wait_until(lambda: sleeps(program) and not told.done())  # the ring is full, and so is the pipe
+        daemon.process.send_signal(signal.SIGCONT)
+        with open(tmp_path / "out") as reader:
+            assert [reader.readline() for _ in lines] == lines
+        told.result(DEADLINE_S)
+    program.end()
+    client.undeclare(name, force=True)
 
 
 def test_a_fork(start: Start, client: towpath.Client, name: str) -> None:

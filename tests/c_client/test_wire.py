@@ -85,6 +85,7 @@ def frames() -> Iterator[Frame]:
         ),
     )
     yield Frame(reader_gone=frame_pb2.ReaderGone(source=1, reader=2, is_parted=True))
+    yield Frame(reader_gone=frame_pb2.ReaderGone(source=1, reader=2, return_ms=30_000))
     yield Frame(subscription_ended=frame_pb2.SubscriptionEnded(reader=1, error=ERROR))
     yield Frame(publication_ended=frame_pb2.PublicationEnded(source=1, error=ERROR))
     yield Frame(source_detached=frame_pb2.SourceDetached(reader=1, source=2, error=ERROR))

@@ -372,15 +372,15 @@ class Mediator:
                         -1 if doorbell is None else doorbell.fd,
                         START_NAMES[body.start],
                     )
+                channel.reader_came(body.reader)
                 if channel.is_ordered:
                     self._missing.get(channel.name, set()).discard(body.reader)
                     self._keep_other(channel.name, SUBSCRIBER, body.reader, body.slot, page)
             case effects.ReaderGone():
                 channel = self._by_source[body.source]
-                channel.writer.detach(body.reader)
+                channel.reader_gone(body.reader, body.return_ms)
                 self._remove_bell(channel, body.source, body.reader)
                 self._forget(channel.name, SUBSCRIBER, body.reader)
-                channel.wake()
             case effects.SourceAdded():
                 self._take_up(self._channel_of(body.reader), body)
             case effects.SourceGone():
@@ -515,6 +515,7 @@ class Mediator:
         self._idle_check = None
         before = self._loop.time() - IDLE_S
         for source, channel in self._by_source.items():
+            channel.give_up_absent()
             if channel.published_at <= before and channel.is_idle:
                 self._submit(commands.CloseOwnSource(source))
         if self._by_source:

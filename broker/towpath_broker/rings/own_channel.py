@@ -162,6 +162,7 @@ class OwnChannel:
         self._waiting = waiting
         self._waiting_bytes = 0
         self._line: deque[Publication] = deque()
+        self._absent: dict[ReaderId, float] = {}  # until when they are waited for
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Handle | None = None
         self._room_check: asyncio.TimerHandle | None = None
@@ -172,6 +173,31 @@ class OwnChannel:
     def is_idle(self) -> bool:
         """Whether nothing waits here, and all that was written was read."""
         return not self._line and self.writer.drained()
+
+    # ---- subscribers ----
+
+    def reader_came(self, reader: ReaderId) -> None:
+        """A subscriber is there, perhaps again."""
+        self._absent.pop(reader, None)
+
+    def reader_gone(self, reader: ReaderId, return_ms: int) -> None:
+        """A subscriber has gone. One that may come back is waited for so long, where subscribers are.
+
+        Args:
+            return_ms: 0: it will not come back.
+        """
+        if return_ms and self.writer.overflow == "block":
+            self._absent[reader] = self._loop.time() + return_ms / 1e3
+        else:
+            self._absent.pop(reader, None)
+            self.writer.detach(reader)
+        self.wake()
+
+    def give_up_absent(self) -> None:
+        """Wait no more for who is absent for too long."""
+        for reader, until in tuple(self._absent.items()):
+            if self._loop.time() >= until:
+                self.reader_gone(reader, 0)
 
     # ---- what came over the socket ----
 
@@ -275,14 +301,19 @@ class OwnChannel:
         if self._room_check is not None:
             self._room_check.cancel()
             self._room_check = None
+        self.give_up_absent()
         if self.writer.arm_room(self.writer.message_bytes_max):
             self.wake()
             return
         if self._stall_ns:
             stalled = self.writer.stalled_reader(self._stall_ns)
-            if stalled is not None:
+            if stalled in self._absent:
+                self.reader_gone(ReaderId(stalled), 0)
+            elif stalled is not None:
                 self._told.stalled(ReaderId(stalled))
-            self._room_check = self._loop.call_later(min(self._stall_ns / 1e9, STALL_CHECK_S), self.wake)
+        if self._stall_ns or self._absent:
+            pause_s = min(self._stall_ns / 1e9 or STALL_CHECK_S, STALL_CHECK_S)
+            self._room_check = self._loop.call_later(pause_s, self.wake)
 
     def close(self) -> list[Publication]:
         """End the ring, which subscribers drain, and let publishers go; return what was not written."""

@@ -313,6 +313,15 @@ static void command_lines(char **argument) {
     }
 }
 
+/* feed CHANNEL: publishes each line of standard input. */
+static void command_feed(char **argument) {
+    struct towpath_publisher *publisher = publisher_of(argument[0]);
+    char line[256];
+    while (fgets(line, sizeof line, stdin))
+        if (towpath_publish(publisher, line, strcspn(line, "\n"), NULL, 60000) < 0)
+            refused();
+}
+
 static void expect_refusal(int64_t code, int wanted, const char *what) {
     if (code != wanted || last()->code != wanted)
         fail(what);
@@ -361,7 +370,7 @@ static const struct {
 } commands[] = {
     {"loans", command_loans},   {"many", command_many},     {"count", command_count},           {"poll", command_poll},   {"headers", command_headers},
     {"full", command_full},     {"stalled", command_stalled},       {"fork", command_fork},   {"signal", command_signal},
-    {"errors", command_errors}, {"undeclared", command_undeclared}, {"lines", command_lines}, {"seqs", command_seqs}, {"echo", command_echo},
+    {"errors", command_errors}, {"undeclared", command_undeclared}, {"lines", command_lines}, {"feed", command_feed}, {"seqs", command_seqs}, {"echo", command_echo},
 };
 
 int main(int argc, char **argv) {

@@ -41,6 +41,7 @@ static void show(const struct tpw_frame *frame) {
     number("from_start", frame->from_start);
     number("from_history", frame->from_history);
     number("is_parted", frame->is_parted);
+    number("return_ms", frame->return_ms);
     number("kind", frame->kind);
     number("is_durable", frame->is_durable);
     number("overflow", frame->overflow);
