@@ -20,7 +20,7 @@ def main() -> None:
             if response.HasField("subscribed"):
                 say("ready")
             batch = response.batch
-            for index, payload in enumerate(batch.payloads):
+            for index, payload in enumerate(batch.payloads[: tally.missing]):
                 tally.add(payload, batch.source, batch.first_seq + index, batch.publish_times_ns[index])
             if tally.is_complete:
                 break

@@ -17,7 +17,7 @@ def main() -> None:
     with towpath.connect(socket) as client, client.subscribe(channel) as subscription:
         say("ready")
         while not tally.is_complete:
-            for message in subscription.receive_many(timeout=30):
+            for message in subscription.receive_many(tally.missing, timeout=30):
                 tally.add(message.payload, message.source, message.seq, message.time_ns)
     tally.report()
 

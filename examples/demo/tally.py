@@ -49,8 +49,13 @@ class Tally:
             say("line", text=line.decode(errors="replace"))
 
     @property
+    def missing(self) -> int:
+        """How many more to wait for; what comes after them is not this demo's."""
+        return self.expected - self.count
+
+    @property
     def is_complete(self) -> bool:
-        return self.count >= self.expected
+        return self.missing <= 0
 
     def report(self) -> None:
         """Print what was seen, as the demo wants it."""

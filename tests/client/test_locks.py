@@ -19,10 +19,12 @@ import pytest
 
 import towpath
 import towpath.aio
-from tests.support.daemon import DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
+PATIENT = Path(__file__).parent / "programs" / "serve_patient.py"
+ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, towpath
 client = towpath.connect(sys.argv[1])
@@ -33,8 +35,11 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def own_daemon(tmp_path: Path) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path, "zeromq = false\ngrpc = false\n") as handle:
+def own_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonHandle]:
+    """One whose core waits for those who had locks as long as a busy machine needs; and so do clients."""
+    monkeypatch.setattr("towpath.locks.session.LOCAL_GRACE_S", DEADLINE_S)
+    environment = {"PYTHONPATH": str(ROOT)}
+    with running_daemon(tmp_path, LOCAL_ONLY, env=environment, program=(str(PATIENT),)) as handle:
         yield handle
 
 
@@ -146,9 +151,10 @@ def test_a_core_that_is_killed_takes_nobodys_lock_and_nobodys_place(
 def test_what_is_released_while_the_core_is_away_is_free_when_it_is_back(own_daemon: DaemonHandle) -> None:
     with towpath.connect(str(own_daemon.socket)) as one, towpath.connect(str(own_daemon.socket)) as two:
         guards = [one.lock(f"a{number}").acquire() for number in range(20)]
-        own_daemon.kill_core()
-        for guard in guards:
-            guard.release()
+        with own_daemon.without_core():
+            wait_until(lambda: not one.is_connected)
+            for guard in guards:
+                guard.release()
         for number in range(20):
             assert two.lock(f"a{number}").acquire(DEADLINE_S).is_valid
 
@@ -251,14 +257,10 @@ def test_what_may_have_been_lost_and_was_not_is_given_back(
     monkeypatch.setattr("towpath.locks.session.LOCAL_GRACE_S", 0.0)
     with towpath.connect(str(own_daemon.socket)) as one, towpath.connect(str(own_daemon.socket)) as two:
         guard = one.lock("may.be.lost").acquire()
-        os.kill(own_daemon.process.pid, signal.SIGSTOP)  # it starts no other core
-        try:
-            os.kill(own_daemon.core_pid, signal.SIGKILL)
+        with own_daemon.without_core():
             wait_until(lambda: not guard.is_valid)
             with pytest.raises(errors.SessionLost):
                 guard.release()
-        finally:
-            os.kill(own_daemon.process.pid, signal.SIGCONT)
         two.lock("may.be.lost").acquire(DEADLINE_S).release()
 
 

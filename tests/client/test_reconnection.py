@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ def test_messages_flow_on_without_a_gap_while_the_core_is_killed(
 def test_registry_calls_wait_for_the_daemon_to_come_back(own_daemon: DaemonHandle, make: Connect) -> None:
     with make() as client:
         client.declare("kept", ring_bytes=8192)
-        killer = threading.Thread(target=own_daemon.kill_core)
-        killer.start()
-        wait_until(lambda: not client.is_connected)
-        assert client.channel_info("kept").ring_bytes == 8192
-        killer.join()
+        with ThreadPoolExecutor(1) as pool:
+            with own_daemon.without_core():
+                wait_until(lambda: not client.is_connected)
+                asked = pool.submit(client.channel_info, "kept")
+            assert asked.result(DEADLINE_S).ring_bytes == 8192
 
 
 def test_a_watch_starts_again(own_daemon: DaemonHandle, make: Connect) -> None:

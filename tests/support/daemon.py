@@ -141,6 +141,16 @@ class DaemonHandle:
         self.wait_log(r" core\.exited ", after=mark)
         self.wait_log(r" core\.ready ", after=mark)
 
+    @contextlib.contextmanager
+    def without_core(self) -> Iterator[None]:
+        """Kill the core as `kill -9` does, and have none for as long as the block lasts."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            os.kill(self.core_pid, signal.SIGKILL)
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
     def kill_gateway(self, name: str) -> None:
         """Kill a gateway as `kill -9` does, and wait until its successor runs."""
         killed = self.gateway(name).pid
