@@ -336,6 +336,29 @@ def test_a_policy_that_lets_nobody_wait_cannot_be_joined(
     assert place.is_free()
 
 
+QUICK_GRACE = """
+import sys
+if "towpath_broker.gateways.bridge" in sys.orig_argv:
+    from towpath_broker.gateways.bridge.joining import joins
+    joins.GRACE_MS = 1_000  # a lease is not shorter
+"""
+
+
+def test_the_bridge_has_its_locks_for_longer_than_a_successor_has_time_to_come(tmp_path: Path) -> None:
+    """A program of the host has it; nobody is granted it, however long that lasts."""
+    (tmp_path / "sitecustomize.py").write_text(QUICK_GRACE)
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH", ""))))
+    with (
+        running_daemon(tmp_path, LOCAL_ONLY, env={"PYTHONPATH": path}) as daemon,
+        towpath.connect(str(daemon.socket)) as client,
+    ):
+        place = Place("flock", str(tmp_path / "lock"), daemon)
+        place.bind()
+        with place.foreign(), pytest.raises(errors.Timeout):
+            client.lock(place.name).acquire(2.5)
+        client.lock(place.name).acquire(DEADLINE_S).release()
+
+
 def test_what_was_unbound_while_the_bridge_was_away_is_given_back(
     place: Place, daemon: DaemonHandle, client: towpath.Client, tmp_path: Path
 ) -> None:

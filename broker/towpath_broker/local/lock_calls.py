@@ -3,9 +3,9 @@
 Theory of operation
     A lock session is kept by the connection that has its stream open. One with a lease of 0 ends with the
     stream, be it that the connection ended or the process; one with a lease may be taken up again, by whoever
-    shows the token that came with it, until the lease has run out (``core.locks.leases``). One that came by a
-    gateway must also be heard of meanwhile. That a session has ended is told to the machine as a command, and
-    so stands in the journal.
+    shows the token that came with it, until the lease has run out (``core.locks.leases``). One that a gateway
+    keeps for a peer must also be heard of meanwhile. That a session has ended is told to the machine as a
+    command, and so stands in the journal.
 
     After a restart of the core nobody keeps the sessions that the journal has. Each has its lease, or
     ``GRACE_MS``, to be taken up again; one whose process is gone ends at once.
@@ -420,7 +420,8 @@ class LockCalls:
     def _connected(self, session: int, kept: Kept) -> None:
         """A session is kept by its ``call`` from now on."""
         assert kept.call is not None
-        is_remote = bool(kept.call.connection.gateway)
+        # Kept on behalf of a gateway's peer; the bridge's own lives as long as its connection, as anybody's.
+        is_remote = kept.principal != kept.call.connection.peer.principal
         self._leases.open(session, kept.lease_ms, expires_connected=is_remote)
 
     def _expired(self, session: int) -> None:

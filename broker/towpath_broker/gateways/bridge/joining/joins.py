@@ -189,7 +189,7 @@ class Joins:
             grace_ms=GRACE_MS,
             resumed=self._credentials,
             on_found=found,
-            on_lost=lambda _: self._has_news.set(),
+            on_lost=lambda _: self._look_all(),
         )
 
         def changed() -> None:
@@ -206,6 +206,12 @@ class Joins:
         identifier, token = session.credentials
         self._keeping.store_bytes(_SESSION, json.dumps([identifier, token.hex()]).encode(), is_all=False)
         return True
+
+    def _look_all(self) -> None:
+        """An operator has taken a lock from us: whose it was has it again as soon as it looks."""
+        self._has_news.set()
+        for each in self._joined.values():
+            each.joiner.tell()
 
     def _kept_credentials(self) -> tuple[int, bytes]:
         data = self._keeping.take_bytes(_SESSION)
