@@ -92,3 +92,18 @@ def test_a_name_that_does_not_exist_is_found() -> None:
     with pytest.raises((ImportError, AttributeError)):
         resolve("towpath.sync.nothing.Publisher")
     assert "tpr_writer_nothing" not in c_names()
+
+
+def test_every_room_is_explained() -> None:
+    rooms = (ROOT / "ARCHITECTURE.md").read_text().partition("## The rooms")[2].partition("\n## ")[0]
+    packages = [
+        str(file.parent.relative_to(ROOT))
+        for folder in ("broker/towpath_broker", "clients/python/towpath")
+        for file in (ROOT / folder).rglob("__init__.py")
+    ]
+    assert len(packages) > 20
+    shown = set(re.findall(r"`([\w./]+)`", rooms))
+    missing = [
+        name for name in packages if not any(name == room or name.endswith(f"/{room}") for room in shown)
+    ]
+    assert missing == []
