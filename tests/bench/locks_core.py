@@ -8,8 +8,9 @@ Theory of operation
     processor, so it is the processor's time that is told.
 
     The journal is a real one, of locks taken and given back over and over by some sessions, replayed by the
-    engine at its start. The engine itself takes a snapshot now and then, and replays only what came after
-    that; how much that was at most is told too.
+    engine at its start. A round that gives back a lock and takes it anew is timed through the engine, from
+    commands to effects, on such a journal; and its parts by themselves. The engine itself takes a snapshot
+    now and then, and replays only what came after that; how much that was at most is told too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from tests.bench.locks import percentile
@@ -26,7 +28,7 @@ from tests.bench.results import Results
 from towpath_broker.core.locks import codec
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks.commands import LockCommand, Policy, Wanted
-from towpath_broker.core.locks.effects import Done, Failed, LockEffect, Refused, SessionOpened
+from towpath_broker.core.locks.effects import Done, Failed, Granted, LockEffect, Refused, SessionOpened
 from towpath_broker.core.locks.limits import LockLimits
 from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.locks.modes import EXCLUSIVE, PERMITS
@@ -53,6 +55,8 @@ def measure(results: Results, *, samples: int, records: int) -> None:
     """
     _waiters(results, samples)
     _bankers(results, samples)
+    asyncio.run(_pairs(results, max(1, records // 100_000), 20 * samples))
+    _parts(results, 20 * samples)
     asyncio.run(_replays(results, records))
     asyncio.run(_tail(results, records // 4))
 
@@ -164,6 +168,82 @@ def _bankers(results: Results, samples: int) -> None:
         )
         points.append((float(count), 1e6 * sum(times_ms) / len(times_ms)))
     results.curves["cost of a banker's request against sessions"] = points
+
+
+# ---- a pair ------------------------------------------------------------------------------------------------
+
+
+def _pair(session: int, number: int) -> list[LockCommand]:
+    """A round: what the last one took is given back, and taken anew."""
+    return [
+        c.Release(session, number),
+        c.Acquire(session, 1, number + 1, (Wanted("bench.one", PERMITS, 1, 1),)),
+    ]
+
+
+async def _pairs(results: Results, rounds: int, count: int) -> None:
+    """Time pairs on an engine that runs; what stands in the way of a few (a snapshot, more tokens) is done in
+    between."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = LoggedJournal(Path(folder) / "locks.sqlite")
+        emitted: asyncio.Queue[LockEffect] = asyncio.Queue()
+        engine = LockEngine(LockMachine(), journal, WallClock(), emitted.put_nowait, LIMITS)
+        await engine.recover()
+        running = asyncio.create_task(engine.run())
+        engine.submit(c.OpenSession("gateway", reference=1))
+        opened = await emitted.get()
+        assert isinstance(opened, SessionOpened)
+        times_us: list[float] = []
+        held = 0  # the request's number
+        for _ in range(rounds):
+            first, began = held, time.thread_time()
+            while held < first + count and engine.try_now(_pair(opened.session, held)) is not None:
+                held += 1
+            if held > first:
+                times_us.append((time.thread_time() - began) / (held - first) * 1e6)
+            for command in _pair(opened.session, held):
+                engine.submit(command)
+            held += 1
+            while not (isinstance(effect := await emitted.get(), Granted) and effect.request == held):
+                pass
+        engine.stop()
+        await running
+        journal.close()
+    results.singles["a pair in the core, from commands to effects, us of a processor"] = median(times_us)
+
+
+def _parts(results: Results, count: int) -> None:
+    """Time what a pair is made of."""
+    core = Core()
+    session = core.open()
+    core.apply(core.acquiring(session, Wanted("bench.one", PERMITS, 1, 1)))
+    rounds = [_pair(session, number) for number in range(1, count + 1)]
+    now_ns = time.time_ns()
+    records = [[codec.encode_command(each, now_ns) for each in commands] for commands in rounds]
+
+    def judge() -> None:
+        for commands in rounds:
+            for each in commands:
+                core.machine.apply(each, now_ns)
+
+    def encode() -> None:
+        for commands in rounds:
+            for each in commands:
+                codec.encode_command(each, now_ns)
+
+    with tempfile.TemporaryDirectory() as folder:
+        journal = LoggedJournal(Path(folder) / "locks.sqlite")
+
+        def append() -> None:
+            for each in records:
+                journal.append_unsynced(each)
+
+        for name, part in (("judged", judge), ("made records", encode), ("appended", append)):
+            began = time.thread_time()
+            part()
+            took_us = (time.thread_time() - began) / count * 1e6
+            results.singles[f"a pair in the core: {name}, us of a processor"] = took_us
+        journal.close()
 
 
 # ---- the journal -------------------------------------------------------------------------------------------
