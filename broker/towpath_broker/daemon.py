@@ -53,6 +53,7 @@ from .data_engine import DataEngine
 from .engine import Engine
 from .host.children import read_settings_file
 from .host.packets import Outbox, close_all, receive_packet
+from .host.reserve import Reserve
 from .journal.logged import LoggedJournal
 from .journal.sqlite import SqliteJournal
 from .local import translate
@@ -99,9 +100,12 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._status_due: asyncio.TimerHandle | None = None
         self._status_text = ""
-        self._journal = SqliteJournal(Path(settings.daemon.state_dir) / JOURNAL_NAME)
-        self._kept = SqliteStore(Path(settings.daemon.state_dir) / STORE_NAME)
-        self._locks_journal = LoggedJournal(Path(settings.daemon.state_dir) / LOCKS_NAME)
+        state_dir = Path(settings.daemon.state_dir)
+        self._reserve = Reserve(state_dir)
+        self._reserve.release()
+        self._journal = SqliteJournal(state_dir / JOURNAL_NAME)
+        self._kept = SqliteStore(state_dir / STORE_NAME)
+        self._locks_journal = LoggedJournal(state_dir / LOCKS_NAME)
         self._lock_machine = LockMachine()
         self._locks = LockEngine(
             self._lock_machine,
@@ -136,7 +140,7 @@ class Daemon:
             status_frame=self._board.frame,
             gateway_report=self._board.set_report,
             warn=self._warn,
-            tokens=ResumeTokens(read_key(Path(settings.daemon.state_dir) / KEY_NAME)),
+            tokens=ResumeTokens(read_key(state_dir / KEY_NAME)),
             software=f"towpath/{__version__}",
         )
         self._door.locks.permissions = Permissions(settings.lock_permissions)
@@ -167,6 +171,7 @@ class Daemon:
         await self._engine.execute(self._door.mediator.find(stored, self._data.has))
         self._door.mediator.go_on()
         loop.add_reader(self._control, self._told)
+        self._reserve.keep()
         self._door.listen(self._listener)
         self._outbox.send({"type": "ready"})
         if self._beat_s:

@@ -55,7 +55,7 @@ def measure(results: Results, *, samples: int, records: int) -> None:
     """
     _waiters(results, samples)
     _bankers(results, samples)
-    asyncio.run(_pairs(results, max(1, records // 100_000), 20 * samples))
+    asyncio.run(_pairs(results, 2 + records // 100_000, 20 * samples))
     _parts(results, 20 * samples)
     asyncio.run(_replays(results, records))
     asyncio.run(_tail(results, records // 4))

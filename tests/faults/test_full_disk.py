@@ -30,3 +30,10 @@ def test_publishers_are_told_and_it_goes_on_when_there_is_room(tmp_path: Path) -
 def test_who_asks_for_locks_is_told_and_holders_keep_theirs(tmp_path: Path) -> None:
     printed = on_small_disk("fill_disk_locks.py", tmp_path)
     assert printed == ["refused", "held all the while", "goes on when there is room"]
+
+
+def test_a_core_that_is_killed_starts_on_it_and_refuses(tmp_path: Path) -> None:
+    assert on_small_disk("fill_disk_start.py", tmp_path) == [
+        "starts, and refuses",
+        "goes on when there is room",
+    ]

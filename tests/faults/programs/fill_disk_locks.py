@@ -87,4 +87,5 @@ def main() -> None:
         assert daemon.core_pid == core and "core.exited" not in daemon.log()
 
 
-main()
+if __name__ == "__main__":
+    main()
