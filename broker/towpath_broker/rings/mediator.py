@@ -101,12 +101,10 @@ class Mediator:
         self._held = held
         self._ended = ended
         self.logs: Logs | None = None
-        self._log_ends: dict[
-            str, int
-        ] = {}  # what comes after the last message that was shown, of durable topics
-        self._unshown: dict[
-            str, tuple[int, float]
-        ] = {}  # first seq, and since when: no source to show it with
+        # Of durable topics: what comes after the last message that was shown; and the first seq that there is
+        # no source to show with, and since when.
+        self._log_ends: dict[str, int] = {}
+        self._unshown: dict[str, tuple[int, float]] = {}
         self._session_of: dict[SourceId, SessionId] = {}  # of durable topics' publishers
         self._bells = Bells()
         self._waiting = WaitingBytes()

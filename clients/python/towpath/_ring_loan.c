@@ -197,7 +197,7 @@ static PyMemberDef loan_members[] = {
 };
 
 static PyMethodDef loan_methods[] = {
-    {"publish", TP_METHOD(loan_publish), METH_FASTCALL | METH_KEYWORDS, "As documented at :class:`towpath.loans.Loan`."},
+    {"publish", TP_METHOD(loan_publish), TP_KEYWORDS, "As documented at :class:`towpath.loans.Loan`."},
     {"release", TP_METHOD(loan_release), METH_NOARGS, "Give it back unpublished. More than once is fine."},
     {"__enter__", TP_METHOD(loan_enter), METH_NOARGS, NULL},
     {"__exit__", TP_METHOD(loan_exit), METH_VARARGS, NULL},

@@ -43,6 +43,7 @@ int tp_add_reader(PyObject *module);
 int tp_add_table(PyObject *module);
 int tp_add_value(PyObject *module);
 int tp_add_parcel(PyObject *module);
+int tp_add_parcel_read(PyObject *module);
 int tp_add_loan(PyObject *module);
 int tp_add_quick(PyObject *module);
 int tp_add_lock(PyObject *module);
@@ -171,5 +172,6 @@ int tp_int(PyObject *value, const char *name, int *out);
 int tp_start(PyObject *value, enum tpr_start *out);
 
 #define TP_METHOD(name) ((PyCFunction)(void (*)(void))(name))
+#define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 
 #endif

@@ -201,8 +201,8 @@ static void quick_subscription_dealloc(QuickSubscription *self) {
 
 static PyMethodDef publisher_methods[] = {
     {"_set_writer", TP_METHOD(quick_set_writer), METH_FASTCALL, "Publish here from now on, and loan so much at most."},
-    {"loan", TP_METHOD(quick_loan), METH_FASTCALL | METH_KEYWORDS, "As documented at :class:`towpath.Publisher`."},
-    {"publish", TP_METHOD(quick_publish), METH_FASTCALL | METH_KEYWORDS,
+    {"loan", TP_METHOD(quick_loan), TP_KEYWORDS, "As documented at :class:`towpath.Publisher`."},
+    {"publish", TP_METHOD(quick_publish), TP_KEYWORDS,
      "As documented at :class:`towpath.Publisher`."},
     {NULL, NULL, 0, NULL},
 };
@@ -210,7 +210,7 @@ static PyMethodDef publisher_methods[] = {
 static PyMethodDef subscription_methods[] = {
     {"_set_reader", TP_METHOD(quick_set_reader), METH_FASTCALL, "Receive from here from now on, after what is buffered."},
     {"_take_one", TP_METHOD(quick_take_one), METH_NOARGS, "The next message that is there; None: there is none."},
-    {"receive", TP_METHOD(quick_receive), METH_FASTCALL | METH_KEYWORDS,
+    {"receive", TP_METHOD(quick_receive), TP_KEYWORDS,
      "As documented at :class:`towpath.Subscription`."},
     {NULL, NULL, 0, NULL},
 };

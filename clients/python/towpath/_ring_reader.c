@@ -459,7 +459,6 @@ static PyGetSetDef reader_getters[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 static PyMethodDef reader_methods[] = {
     {"recover", TP_METHOD(reader_recover), METH_O | METH_CLASS, "Go on with the control page of a dead reader."},
     {"keep", TP_METHOD(reader_keep), METH_NOARGS, "A new O_RDWR descriptor, for recover(); owned by the caller."},

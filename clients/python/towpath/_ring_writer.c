@@ -388,7 +388,6 @@ static PyGetSetDef writer_getters[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define TP_KEYWORDS (METH_FASTCALL | METH_KEYWORDS)
 static PyMethodDef writer_methods[] = {
     {"recover", TP_METHOD(writer_recover), METH_O | METH_CLASS, "Go on writing the ring of a dead writer."},
     {"keep", TP_METHOD(writer_keep), METH_NOARGS, "A new O_RDWR descriptor, for recover(); owned by the caller."},

@@ -264,7 +264,7 @@ static PyObject *check_control(PyObject *Py_UNUSED(module), PyObject *value) {
 static PyMethodDef module_methods[] = {
     {"check_ring", check_ring, METH_O, "Check a ring's descriptor without mapping it: (source, capacity)."},
     {"check_control", check_control, METH_O, "Check a control page's descriptor without mapping it: (reader, slots)."},
-    {"pump", TP_METHOD(tp_pump), METH_FASTCALL | METH_KEYWORDS,
+    {"pump", TP_METHOD(tp_pump), TP_KEYWORDS,
      "Move messages from a reader's sources to a writer: how many, -1 (full), -2 (readers changed)."},
     {"set_headers_decoder", TP_METHOD(tp_set_headers_decoder), METH_FASTCALL,
      "Set what Message.headers calls with headers_raw, and what it gives when there are none."},
@@ -293,8 +293,8 @@ PyMODINIT_FUNC PyInit__ring(void) {
         PyModule_AddObjectRef(module, "RingError", tp_ring_error) < 0 ||
         PyModule_AddObjectRef(module, "MessageTooLarge", tp_message_too_large) < 0 || tp_add_message(module) < 0 ||
         tp_add_writer(module) < 0 || tp_add_reader(module) < 0 || tp_add_table(module) < 0 ||
-        tp_add_parcel(module) < 0 || tp_add_loan(module) < 0 || tp_add_value(module) < 0 ||
-        tp_add_quick(module) < 0 || tp_add_lock(module) < 0) {
+        tp_add_parcel(module) < 0 || tp_add_parcel_read(module) < 0 || tp_add_loan(module) < 0 ||
+        tp_add_value(module) < 0 || tp_add_quick(module) < 0 || tp_add_lock(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }
