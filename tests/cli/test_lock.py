@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,8 @@ def test_who_has_it_and_why_another_one_waits(
         assert f"which holds {lock}" in why
         drawn = towpath("locks", "--dot", env=env).stdout.decode()
         assert drawn.startswith("digraph locks {") and f'label="{lock}"' in drawn
+        assert re.search(rf'"lock {lock}" -> "owner [0-9.]+" \[label="exclusive"\]', drawn), drawn
+        assert re.search(rf'"owner [0-9.]+" -> "lock {lock}" \[label="exclusive"\]', drawn), drawn
         assert json.loads(towpath("locks", "why", lock, "--json", env=env).stdout)["edges"]
     assert towpath("locks", "why", f"{lock}.other", env=env).returncode != 0
     assert towpath("locks", "one", "two", "three", env=env).returncode == 2

@@ -12,7 +12,7 @@ from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError, mapping
 from towpath.cli.lock_places import foreign_lines
 from towpath.cli.lock_text import banker_lines, event_line, lock_lines, space_lines, who
-from towpath.locks.model import Explanation, Owner
+from towpath.locks.model import Explanation, Grant, Owner, Session
 
 _WORDS = ("why", "release", "repair", "space", "watch")
 _USAGE = (
@@ -158,16 +158,50 @@ def _node(owner: Owner) -> str:
 
 
 def dot(found: Explanation) -> str:
-    """Return the wait-for graph: owners are nodes; a dashed edge is one that only the queue makes."""
+    """Return the wait-for graph, between owners; dashed are edges that only the queue makes. And beside it the
+    resource-allocation graph, from a lock to who has it, and from who wants it to the lock.
+    """
     by_id = {session.id: session for session in found.sessions}
+    clusters = [*_waits(found, by_id), *_allocation(found, by_id)]
+    return "\n".join(["digraph locks {", "  node [shape=box];", *clusters, "}"])
+
+
+def _waits(found: Explanation, by_id: dict[int, Session]) -> list[str]:
+    owners = dict.fromkeys(owner for edge in found.edges for owner in (edge.waiter, edge.blocker))
+    lines = [_labelled(_node(owner), who(owner, by_id)) for owner in owners]
+    for edge in found.edges:
+        lines.append(_arrow(_node(edge.waiter), _node(edge.blocker), edge.lock, is_dashed=edge.is_soft))
+    return _cluster("waits", "who waits for whom", lines)
+
+
+def _allocation(found: Explanation, by_id: dict[int, Session]) -> list[str]:
+    lines: list[str] = []
     owners: dict[Owner, None] = {}
-    for edge in found.edges:
-        owners[edge.waiter] = owners[edge.blocker] = None
-    lines = ["digraph locks {", "  node [shape=box];"]
-    for owner in owners:
-        lines.append(f'  "{_node(owner)}" [label={json.dumps(who(owner, by_id))}];')
-    for edge in found.edges:
-        style = ", style=dashed" if edge.is_soft else ""
-        ends = f'"{_node(edge.waiter)}" -> "{_node(edge.blocker)}"'
-        lines.append(f"  {ends} [label={json.dumps(edge.lock)}{style}];")
-    return "\n".join([*lines, "}"])
+    for lock in found.locks:
+        permits = f"\n{lock.held} of {lock.capacity}" if lock.capacity else ""
+        lines.append(_labelled(f"lock {lock.name}", f"{lock.name}{permits}", ", shape=ellipse"))
+        for claim in (*lock.holders, *lock.waiters):
+            owners[claim.owner] = None
+            ends = f"lock {lock.name}", f"owner {_node(claim.owner)}"
+            how = str(claim.weight) if lock.capacity else claim.mode.name.lower()
+            lines.append(_arrow(*(ends if isinstance(claim, Grant) else ends[::-1]), how))
+    nodes = [_labelled(f"owner {_node(owner)}", who(owner, by_id)) for owner in owners]
+    return _cluster("allocation", "who has and wants which lock", nodes + lines)
+
+
+def _cluster(name: str, title: str, lines: list[str]) -> list[str]:
+    inner = [f"label={_quoted(title)};", *lines]
+    return [f"  subgraph cluster_{name} {{", *(f"    {line}" for line in inner), "  }"]
+
+
+def _labelled(node: str, label: str, more: str = "") -> str:
+    return f"{_quoted(node)} [label={_quoted(label)}{more}];"
+
+
+def _arrow(start: str, end: str, label: str, *, is_dashed: bool = False) -> str:
+    style = ", style=dashed" if is_dashed else ""
+    return f"{_quoted(start)} -> {_quoted(end)} [label={_quoted(label)}{style}];"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -78,7 +78,9 @@ def _locks(parser: ArgumentParser) -> None:
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    form.add_argument("--dot", action="store_true", help="who waits for whom, for dot(1) of Graphviz")
+    form.add_argument(
+        "--dot", action="store_true", help="who waits for whom, and who has what, for dot(1) of Graphviz"
+    )
     form.add_argument(
         "--plot",
         metavar="FILE",
