@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath._message import Message
+from towpath.v1.channels_pb2 import PublishRequest
 from towpath.v1.message_pb2 import Headers
+from towpath_broker.gateways._forwarding import _pieces
 from towpath_broker.gateways.grpc.batches import pack
 
 
@@ -67,3 +69,14 @@ def test_every_message_comes_out_once_in_order_with_its_number(steps: list[tuple
     for before, after in itertools.pairwise(runs):
         end = before.batch.first_seq + len(before.batch.payloads)
         assert (before.batch.source, end) != (after.batch.source, after.batch.first_seq)
+
+
+def test_each_piece_of_a_large_batch_has_its_fence_and_headers() -> None:
+    request = PublishRequest(
+        channel="a", payloads=[bytes(300_000)] * 5, headers=[Headers(key=b"%d" % at) for at in range(5)]
+    )
+    assert len(_pieces(request)) > 1 and not any(piece.HasField("fence") for piece in _pieces(request))
+    request.fence.lock, request.fence.token = "lock", 7
+    pieces = _pieces(request)
+    assert {(piece.fence.lock, piece.fence.token) for piece in pieces} == {("lock", 7)}
+    assert [each.key for piece in pieces for each in piece.headers] == [b"%d" % at for at in range(5)]

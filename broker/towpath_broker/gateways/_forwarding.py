@@ -252,7 +252,8 @@ def _pieces(request: PublishRequest) -> list[PublishRequest]:
     for index, payload in enumerate(request.payloads):
         more = len(payload) + (request.headers[index].ByteSize() if request.headers else 0) + 16
         if size + more > PIECE_BYTES_MAX:
-            pieces.append(PublishRequest(channel=request.channel))
+            fence = request.fence if request.HasField("fence") else None
+            pieces.append(PublishRequest(channel=request.channel, fence=fence))
             size = 0
         pieces[-1].payloads.append(payload)
         if request.headers:

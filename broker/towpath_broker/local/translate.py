@@ -111,11 +111,7 @@ def _attach_reader(caller: Caller, body: frame_pb2.AttachReaderRequest) -> comma
 
 
 def _publish(caller: Caller, body: channels_pb2.PublishRequest) -> commands.Command:
-    if body.HasField("fence"):
-        raise NotSupported(
-            f"channel {body.channel!r} checks no fences: it is a topic that is not durable",
-            hint="queues, durable topics and states do",
-        )
+    convert.check_unfenced(body)
     payloads, headers = convert.checked_publish(body)
     return commands.Publish(caller, body.channel, payloads, headers or ())
 

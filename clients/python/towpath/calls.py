@@ -7,20 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack, cast
 
 from google.protobuf.message import Message
 
-from towpath import convert, model
+from towpath import convert, loans, model, wire
 from towpath.errors import (
     InvalidArgument,
+    MessageTooLarge,
     ProtocolViolation,
 )
 from towpath.names import check_name
 from towpath.v1 import channels_pb2, frame_pb2, message_pb2, registry_pb2, store_pb2
 from towpath.v1.frame_pb2 import Frame
 
+if TYPE_CHECKING:
+    from towpath.loans import Loan
+    from towpath.locks.model import Fence
+    from towpath.waiting import Buffer
+
 T = TypeVar("T")
+FENCED_BYTES_MAX: Final = wire.REQUEST_BYTES_MAX - 4_096
+"""Of a message, headers included, that is published with a fence: it travels in a request."""
 RECORD_BYTES: Final = 32
 """What a ring needs beside payload and headers; its largest message is a quarter of it less these."""
 
@@ -245,14 +253,41 @@ def allocate_ids(count: int) -> Call[tuple[int, int]]:
     )
 
 
-def publish(channel: str, payloads: Sequence[bytes], headers_raw: bytes = b"") -> Call[tuple[int, int, int]]:
+def publish_fenced(
+    channel: str, data: Buffer | Loan[Any], headers: model.Headers | None, fence: Fence
+) -> Call[int]:
+    """Publish one message only if a lock is held by a token then; the answer is its seq.
+
+    Raises:
+        InvalidArgument: it is loaned.
+        MessageTooLarge: it does not fit a request.
+    """
+    if not isinstance(data, bytes) and loans.is_loan(data):
+        raise InvalidArgument("what is loaned is not looked at before it is seen", hint="publish its bytes")
+    raw = convert.headers_to_proto(headers).SerializeToString() if headers else b""
+    call = publish(channel, [bytes(cast("Buffer", data))], raw, fence)
+    if (size := call.body.ByteSize()) > FENCED_BYTES_MAX:
+        raise MessageTooLarge(
+            f"a message of {size} bytes, headers included; at most {FENCED_BYTES_MAX} with a fence"
+        )
+    return Call("publish_request", call.body, call.response, lambda response: int(response.first_seq))
+
+
+def publish(
+    channel: str, payloads: Sequence[bytes], headers_raw: bytes = b"", fence: Fence | None = None
+) -> Call[tuple[int, int, int]]:
     """Publish over the connection: 1 to 10,000 payloads, all with the same headers. The answer is the source,
     the first seq and the count.
+
+    Args:
+        fence: only if a lock is held by this token then; queues and durable topics.
     """
     headers = [message_pb2.Headers.FromString(headers_raw)] * len(payloads) if headers_raw else []
     body = _request(
         channels_pb2.PublishRequest, channel=check_name(channel), payloads=payloads, headers=headers
     )
+    if fence is not None:
+        body.fence.lock, body.fence.token = fence
     return Call(
         "publish_request",
         body,

@@ -12,7 +12,7 @@ from typing import Final, Unpack, cast
 from google.protobuf.message import DecodeError
 
 from towpath import model
-from towpath.errors import BadFrame, Cancelled, InvalidArgument, TowpathError, error_from_code
+from towpath.errors import BadFrame, Cancelled, InvalidArgument, NotSupported, TowpathError, error_from_code
 from towpath.v1 import channels_pb2, error_pb2, message_pb2, registry_pb2, store_pb2
 from towpath.v1.frame_pb2 import Frame
 
@@ -155,6 +155,19 @@ def decode_headers(raw: bytes) -> model.Headers:
         return headers_from_proto(message_pb2.Headers.FromString(raw))
     except DecodeError:
         raise BadFrame("a message's headers are not towpath.v1.Headers") from None
+
+
+def check_unfenced(request: channels_pb2.PublishRequest) -> None:
+    """Refuse a fence where nobody would look at it.
+
+    Raises:
+        NotSupported: there is one.
+    """
+    if request.HasField("fence"):
+        raise NotSupported(
+            f"channel {request.channel!r} checks no fences: it is a topic that is not durable",
+            hint="queues, durable topics and states do",
+        )
 
 
 def checked_publish(

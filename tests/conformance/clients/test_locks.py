@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -255,6 +255,34 @@ def test_what_is_written_by_who_has_lost_the_lock_is_refused(
         two.state(name).set(b"third", fence=newer.fence)
     value = one.state(name).get()
     assert (value.payload, value.version) == (b"second", 2)
+
+
+@pytest.mark.parametrize("kind", ["queue", "topic"])
+def test_what_is_published_by_who_has_lost_the_lock_is_refused(
+    connect: Callable[[], Any], operator: towpath.Client, name: str, kind: Literal["queue", "topic"]
+) -> None:
+    one, two = connect(), connect()
+    one.declare(name, kind=kind, durable=kind == "topic")
+    ended = one.lock(name).acquire()
+    first = one.channel(name).publish(b"first", fence=ended.fence, key=b"k")
+    operator.force_release(name)
+    with two.lock(name).acquire(DEADLINE_S) as guard:
+        with pytest.raises(errors.Fenced):
+            one.channel(name).publish(b"late", fence=ended.fence)
+        assert two.channel(name).publish(b"second", fence=guard.fence) == first + 1
+        with pytest.raises(errors.MessageTooLarge):
+            two.channel(name).publish(bytes(1 << 20), fence=guard.fence)
+    receiver = one.consume(name) if kind == "queue" else one.subscribe(name, start="all")
+    taken = [receiver.receive(DEADLINE_S) for _ in range(2)]
+    assert [(each.payload, each.headers.key) for each in taken] == [(b"first", b"k"), (b"second", b"")]
+    receiver.close()
+
+
+def test_a_fence_where_nobody_looks_at_it_is_refused(connect: Callable[[], Any], name: str) -> None:
+    client = connect()
+    client.declare(name)
+    with client.lock(name).acquire() as guard, pytest.raises(errors.NotSupported):
+        client.channel(name).publish(b"x", fence=guard.fence)
 
 
 def test_a_transaction_of_who_has_lost_the_lock_does_nothing(

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
-from towpath.convert import checked_publish
+from towpath.convert import check_unfenced, checked_publish
 from towpath.errors import InvalidArgument, LimitExceeded
 from towpath.names import check_name
 from towpath.v1 import channels_pb2, services_pb2
@@ -158,6 +158,7 @@ class ChannelsService:
         if await self._queues.has(request.channel):
             self._gateway.count("messages_in", len(payloads))
             return await self._queues.publish(request, _publish_timeout_s(context))
+        check_unfenced(request)
         source, first_seq = await self._shared.publish(
             check_name(request.channel), payloads, headers_raw, _publish_timeout_s(context)
         )

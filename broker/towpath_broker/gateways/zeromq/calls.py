@@ -46,7 +46,7 @@ import zmq
 from google.protobuf.message import Message
 
 from towpath._version import __version__
-from towpath.convert import checked_publish, watch_event_to_proto
+from towpath.convert import check_unfenced, checked_publish, watch_event_to_proto
 from towpath.errors import InvalidArgument, LimitExceeded, ProtocolViolation, TowpathError, Unavailable
 from towpath.services.envelope import part_bytes
 from towpath.v1.channels_pb2 import PublishResponse
@@ -226,6 +226,7 @@ class Calls:
                 payloads, headers = checked_publish(request)
                 if await self._queues.has(request.channel):
                     return await self._publish_on_queue(call)
+                check_unfenced(request)
                 connection = self._protocol.connection_of(call)
                 if connection >= 0:
                     self._publishing.setdefault(connection, set()).add(call.peer)

@@ -7,16 +7,17 @@ import weakref
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
-from towpath import loans, model
+from towpath import calls, loans, model
 from towpath.aio.consuming import AsyncConsumer
 from towpath.handles import AsyncHandle
 from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt_async
-from towpath.waiting import Buffer
+from towpath.waiting import Buffer, deadline_ns
 
 if TYPE_CHECKING:
     from towpath.aio.api import AsyncClient, AsyncPublisher, AsyncSubscription
+    from towpath.locks.model import Fence
 
 
 class AsyncChannel(AsyncHandle):
@@ -45,11 +46,15 @@ class AsyncChannel(AsyncHandle):
         priority: int = 0,
         message_id: str = "",
         deliver_at: float | None = None,
+        fence: Fence | None = None,
     ) -> int:
         """Publish one message; see :meth:`towpath.Channel.publish`."""
         headers = model.with_fields(
             headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
         )
+        if fence is not None:
+            call = calls.publish_fenced(self.name, data, headers, fence)
+            return await self._client._call(call, deadline_ns(timeout))
         publisher = await self.publisher()
         if not isinstance(data, bytes) and loans.is_loan(data):
             return await publisher.publish_loan(data, headers=headers, timeout=timeout, confirm=confirm)

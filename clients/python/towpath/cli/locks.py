@@ -12,7 +12,7 @@ from towpath.cli.connection import connect
 from towpath.cli.grammar import UsageError, mapping
 from towpath.cli.lock_places import foreign_lines
 from towpath.cli.lock_text import banker_lines, event_line, lock_lines, space_lines, who
-from towpath.locks.model import Explanation, Grant, Owner, Session
+from towpath.locks.model import Explanation, Grant, Owner, Session, Wait
 
 _WORDS = ("why", "release", "repair", "space", "watch")
 _USAGE = (
@@ -158,7 +158,7 @@ def _node(owner: Owner) -> str:
 
 
 def dot(found: Explanation) -> str:
-    """Return the wait-for graph, between owners; dashed are edges that only the queue makes. And beside it the
+    """Return the wait-for graph, between owners, dashed what only the queue makes, and beside it the
     resource-allocation graph, from a lock to who has it, and from who wants it to the lock.
     """
     by_id = {session.id: session for session in found.sessions}
@@ -180,7 +180,8 @@ def _allocation(found: Explanation, by_id: dict[int, Session]) -> list[str]:
     for lock in found.locks:
         permits = f"\n{lock.held} of {lock.capacity}" if lock.capacity else ""
         lines.append(_labelled(f"lock {lock.name}", f"{lock.name}{permits}", ", shape=ellipse"))
-        for claim in (*lock.holders, *lock.waiters):
+        claims: list[Grant | Wait] = [*lock.holders, *lock.waiters]
+        for claim in claims:
             owners[claim.owner] = None
             ends = f"lock {lock.name}", f"owner {_node(claim.owner)}"
             how = str(claim.weight) if lock.capacity else claim.mode.name.lower()

@@ -7,15 +7,16 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from towpath import loans, model
+from towpath import calls, loans, model
 from towpath.handles import Handle
 from towpath.loans import HELD_MAX, Loan
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
 from towpath.sync.consuming import Consumer
-from towpath.waiting import Buffer
+from towpath.waiting import Buffer, deadline_ns
 
 if TYPE_CHECKING:
+    from towpath.locks.model import Fence
     from towpath.sync.api import Client, Publisher, Subscription
 
 
@@ -49,6 +50,7 @@ class Channel(Handle):
         priority: int = 0,
         message_id: str = "",
         deliver_at: float | None = None,
+        fence: Fence | None = None,
     ) -> int:
         """Publish one message, or what was loaned; see :meth:`Publisher.publish` and
         :meth:`Publisher.publish_loan`. The rest goes into its headers:
@@ -59,10 +61,19 @@ class Channel(Handle):
             message_id: what was published with the same id within the channel's ``dedupe_ms`` is not
                 published again; queues and durable topics.
             deliver_at: not before, in seconds since the epoch; queues.
+            fence: only if a lock is held by this token then (``guard.fence``); queues and durable topics. The
+                daemon says what became of it, and it does not wait for room.
+
+        Raises:
+            Fenced: the lock is not held by this token any more; nothing was published.
+            NotSupported: a fence, on a topic that is not durable.
         """
         headers = model.with_fields(
             headers, key=key, priority=priority, message_id=message_id, deliver_at=deliver_at
         )
+        if fence is not None:
+            call = calls.publish_fenced(self.name, data, headers, fence)
+            return self._client._call(call, deadline_ns(timeout))
         if not isinstance(data, bytes) and loans.is_loan(data):
             return self.publisher().publish_loan(data, headers=headers, timeout=timeout, confirm=confirm)
         return self.publisher().publish(
