@@ -82,7 +82,7 @@ def release(table: Table, command: Release) -> bool:
     if session is None or command.value is not None or command.is_recovered:
         return False
     request = session.requests.get(command.request)
-    if request is None or request.state != HELD or request.conversion is not None or len(request.claims) != 1:
+    if request is None or request.state != HELD or len(request.claims) != 1:
         return False
     (claim,) = request.claims
     lock = claim.lock
