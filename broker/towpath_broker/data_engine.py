@@ -40,7 +40,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from towpath.errors import ChannelNotFound, InvalidArgument, StoreFull, TowpathError
+from towpath.errors import ChannelNotFound, StoreFull, TowpathError
 
 from .attention import Attention
 from .core.commands import Kind
@@ -51,17 +51,14 @@ from .core.data.rows import Row
 from .core.data.statistics import ChannelStatistics, Statistics
 from .core.effects import ChannelClosed, ChannelOpened
 from .core.limits import Limits
-from .core.roles import wrong_kind
 from .data_lane import Lane
 from .data_reading import Asked, read
+from .data_refusals import foreign, hindrance
 from .ports import Clock, Store
 
 RETRY_S: Final = 0.5
 GATHER_S: Final = 0.001
 """How long acknowledgements wait for more that is to be committed, while their consumer has enough to do."""
-
-_OF_A_QUEUE: Final = c.Consume
-_OF_A_STATE: Final = c.GetValue | c.SetValue | c.DeleteValue | c.WatchValue | c.AttachValue
 
 EmitData = Callable[[e.Effect], None]
 """Carries out one effect, at once and without waiting; called in order, from the event loop."""
@@ -251,7 +248,7 @@ class DataEngine:
                 self._memory.submit(command)
                 self._durable.submit(command)
             case c.CommitTransaction():
-                if (why := self._hindrance(command)) is not None:
+                if (why := hindrance(command, self._is_durable, self._kind_of)) is not None:
                     self._refuse(command, why)
                 else:
                     self._durable.submit(command)
@@ -262,54 +259,17 @@ class DataEngine:
             case _:
                 self._submit_to(command.channel, command)  # type: ignore[attr-defined]
 
-    def _hindrance(self, command: c.CommitTransaction) -> TowpathError | None:
-        """Why a transaction cannot be, as far as its lane does not know: what is in memory is in none."""
-        names = [
-            *(each.channel for each in command.publishes),
-            *(each.channel for each in command.values),
-            *(each.channel for each in command.deletions),
-            *(each.channel for each in command.places),
-        ]
-        for name in dict.fromkeys(names):
-            if self._lane_of.get(name) is not self._durable and (kind := self._kind_of(name)) is not None:
-                if kind is Kind.SERVICE:
-                    return wrong_kind(name, kind, "and can be in no transaction")
-                return InvalidArgument(
-                    f"channel {name!r} is not durable, and can be in no transaction",
-                    hint="undeclare it, and declare it with --durable",
-                )
-        for settlement in command.settlements:
-            if settlement.consumer and settlement.consumer % 2 == 0:
-                return InvalidArgument(
-                    "a delivery of a queue that is not durable can be in no transaction",
-                    hint="undeclare the queue, and declare it with --durable",
-                )
-        return None
+    def _is_durable(self, channel: str) -> bool:
+        return self._lane_of.get(channel) is self._durable
 
     def _submit_to(self, channel: str, command: c.DataCommand) -> None:
         lane = self._lane_of.get(channel)
         if lane is not None:
             lane.submit(command)
         elif isinstance(command, c.ClientCommand):
-            self._refuse(command, self._foreign(channel, command))
+            self._refuse(command, foreign(channel, command, self._kind_of))
         elif isinstance(command, c.TakeIn):
             self._emit(e.NotTaken(channel, command.ticket, ChannelNotFound(f"no durable topic {channel!r}")))
-
-    def _foreign(self, channel: str, command: c.ClientCommand) -> TowpathError:
-        """Why a call cannot be on a channel that is in neither lane."""
-        if (kind := self._kind_of(channel)) is None:
-            hint = f"declare it first: towpath declare {channel}"
-            return ChannelNotFound(f"no channel {channel!r}", hint=hint)
-        if isinstance(command, _OF_A_QUEUE):
-            return wrong_kind(channel, kind, "not a queue")
-        if isinstance(command, _OF_A_STATE):
-            return wrong_kind(channel, kind, "not a state")
-        if kind is not Kind.TOPIC:
-            return wrong_kind(channel, kind, "not a durable topic")
-        return InvalidArgument(
-            f"channel {channel!r} is a topic that is not durable: nothing of it is kept",
-            hint="undeclare it, and declare it with --durable",
-        )
 
     def _refuse(self, command: c.ClientCommand, error: TowpathError) -> None:
         caller = command.caller

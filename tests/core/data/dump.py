@@ -17,7 +17,7 @@ def dump(machine: DataMachine) -> dict[str, Any]:
     return {
         "channels": {name: _channel(channel) for name, channel in machine._channels.items()},
         "stored": sorted(machine._stored),
-        "transactions": dict(machine._transactions._known),
+        "transactions": dict(machine._committing.known._known),
         "usage": (shared.usage.total, dict(shared.usage._by_owner)),
         "unsettled": (shared.unsettled.total, dict(shared.unsettled._by_owner)),
         "values": (shared.value_bytes.total, dict(shared.value_bytes._by_owner)),

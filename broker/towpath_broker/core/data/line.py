@@ -95,12 +95,12 @@ class Line:
         while self.waiting:
             waiting = self.waiting[0]
             count, has_ids = len(waiting.command.payloads), any(waiting.command.message_ids)
-            if not has_ids and not self._queue.has_room(count, waiting.size):
+            if not has_ids and not self._queue.intake.has_room(count, waiting.size):
                 return
             columns = columns_of(waiting.command, round_.now_ns)
             mark = round_.mark()
             try:
-                published = self._queue.publish_now(waiting.command, columns, round_)
+                published = self._queue.intake.publish_now(waiting.command, columns, round_)
             except QueueFull:
                 round_.roll_back(mark)
                 return

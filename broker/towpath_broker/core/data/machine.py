@@ -11,8 +11,9 @@ Theory of operation
 
     Within a round commands see what those before them did. Each is all or nothing: one that is refused is
     rolled back to where it began. That is all there is to a transaction, too: its parts are carried out one
-    after the other, and the first that is refused takes the others with it. Since rounds follow each other
-    and commands within them do, transactions are serializable, in the order of their commits.
+    after the other (``committing``), and the first that is refused takes the others with it. Since rounds
+    follow each other and commands within them do, transactions are serializable, in the order of their
+    commits.
 
     What a command needs that is not in memory (a value, message ids, ids of transactions) is told by
     :meth:`needs` before; the engine reads it and applies it first.
@@ -31,11 +32,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from towpath.errors import (
     DeliveryLost,
-    InvalidArgument,
     NotSupported,
     TowpathError,
 )
@@ -47,6 +47,7 @@ from towpath_broker.core.roles import wrong_kind
 from . import commands as c
 from . import effects as e
 from .alarms import Alarms
+from .committing import Committing
 from .holdings import CLASSES, Holdings
 from .logs import Log
 from .parcels import NS_PER_MS
@@ -56,11 +57,8 @@ from .round import Round
 from .rows import DropChannel, OpenChannel, Row, Run, StoredChannel
 from .shared import Shared, refuse, reply
 from .statistics import ChannelStatistics, Statistics
-from .transactions import TRANSACTION_BYTES_MAX, WINDOW_NS, Transactions
+from .transactions import WINDOW_NS, Transactions
 from .values import State
-
-PARTS_MAX: Final = 1024
-"""Parts of one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class DataMachine:
         self._shared.letterbox = self
         self._channels = Holdings()
         self._stored: dict[str, StoredChannel] = {}
-        self._transactions = Transactions(is_loaded=True)
+        self._committing = Committing(self._channels, self._shared, self._settle_now, self._check_fences)
         self._round: Round | None = None
         self._now_ns = 0
         self._alarms = Alarms()
@@ -140,7 +138,7 @@ class DataMachine:
             c.SavePlace: self._save_place,
             c.DeletePlace: self._delete_place,
             c.ListPlaces: self._list_places,
-            c.CommitTransaction: self._commit_transaction,
+            c.CommitTransaction: self._committing.commit,
             c.ParcelsLoaded: self._parcels_loaded,
             c.HeadsLoaded: self._heads_loaded,
             c.ValueLoaded: self._value_loaded,
@@ -155,7 +153,7 @@ class DataMachine:
         the registry knows, and ``Recovered``, come next."""
         assert not self._commands and self._shared.is_durable
         self._stored = {each.channel: each for each in stored}
-        self._transactions = Transactions(is_loaded=False)
+        self._committing.known = Transactions(is_loaded=False)
 
     def apply(self, commands: Sequence[c.DataCommand], now_ns: int) -> Outcome:
         """Carry out commands, in order. ``keep`` or ``undo`` must follow.
@@ -196,7 +194,7 @@ class DataMachine:
         for name in self._finished:
             if name in self._channels:
                 self._channels[name].keep(self._now_ns)
-        self._transactions.prune(self._now_ns)
+        self._committing.known.prune(self._now_ns)
 
     def undo(self) -> None:
         """The round's rows were not committed: be as before it."""
@@ -209,7 +207,7 @@ class DataMachine:
     def needs(self, command: c.DataCommand) -> e.Need | None:
         """Return what must be read from the store before a command can be applied; ask again after that."""
         if isinstance(command, c.CommitTransaction):
-            if command.transaction and not self._transactions.is_loaded:
+            if command.transaction and not self._committing.known.is_loaded:
                 return e.NeedsTransactions(self._now_ns - WINDOW_NS)
             parts: list[c.DataCommand] = [*command.publishes, *command.values, *command.deletions]
             found = map(self.needs, parts)
@@ -340,9 +338,9 @@ class DataMachine:
         self._check_fences(command.fences)
         match channel:
             case Queue() if command.fences:
-                published = channel.publish_now(command, columns_of(command, round_.now_ns), round_)
+                published = channel.intake.publish_now(command, columns_of(command, round_.now_ns), round_)
             case Queue():
-                waiting = channel.publish(command, round_)
+                waiting = channel.intake.publish(command, round_)
                 if waiting is None:
                     return
                 published = waiting
@@ -366,7 +364,7 @@ class DataMachine:
         posted, why = True, f"there is no room in channel {channel!r}"
         match target:
             case Queue():
-                posted = target.post(run, priority, round_)
+                posted = target.intake.post(run, priority, round_)
             case Log():
                 mark = round_.mark()
                 try:
@@ -487,67 +485,5 @@ class DataMachine:
 
     # ---- transactions --------------------------------------------------------------------------------------
 
-    def _commit_transaction(self, command: c.CommitTransaction, round_: Round) -> None:
-        self._check_transaction(command)
-        principal, transaction = command.caller.principal, command.transaction
-        if transaction:
-            known = self._transactions.find(principal, transaction, round_.now_ns)
-            if known is not None:
-                reply(round_, command.caller, known)
-                return
-        self._check_fences(command.fences)
-        for publish in command.publishes:
-            self._check_fences(publish.fences)
-        for value in command.values:
-            self._check_fences(value.fences)
-        for deletion in command.deletions:
-            self._check_fences(deletion.fences)
-        # Settling first makes room for what is published.
-        for settlement in command.settlements:
-            self._settle_now(settlement, round_, must_have_all=True)
-        committed = e.Committed(
-            tuple(self._publish_now(publish, round_) for publish in command.publishes),
-            tuple(self._channels.state(each.channel).set(each, round_) for each in command.values),
-            tuple(self._channels.state(each.channel).delete(each, round_) for each in command.deletions),
-        )
-        for place in command.places:
-            self._channels.log(place.channel).save_place(place, round_)
-        if transaction:
-            limit = self._shared.limits.transactions_remembered_max
-            self._transactions.add(principal, transaction, committed, limit, round_)
-        reply(round_, command.caller, committed)
-
-    def _check_transaction(self, command: c.CommitTransaction) -> None:
-        if not self._shared.is_durable:
-            raise NotSupported(
-                "a transaction is of durable channels alone", hint="declare them with durable=true"
-            )
-        if len(command.transaction.encode(errors="replace")) > TRANSACTION_BYTES_MAX:
-            raise InvalidArgument(f"a transaction's id has at most {TRANSACTION_BYTES_MAX} bytes")
-        parts = sum(
-            map(
-                len,
-                (
-                    command.publishes,
-                    command.settlements,
-                    command.values,
-                    command.deletions,
-                    command.places,
-                ),
-            )
-        )
-        if not 1 <= parts <= PARTS_MAX:
-            raise InvalidArgument(f"a transaction of {parts} parts; 1 to {PARTS_MAX} are allowed")
-
-    def _publish_now(self, command: c.Publish, round_: Round) -> e.Published:
-        channel = self._channels.require(command.channel)
-        match channel:
-            case Queue():  # a transaction does not wait for room
-                return channel.publish_now(command, columns_of(command, round_.now_ns), round_)
-            case Log():
-                return channel.publish(command, round_)
-            case _:
-                raise wrong_kind(command.channel, Kind.STATE, "and takes no publisher")
-
     def _transactions_loaded(self, command: c.TransactionsLoaded, round_: Round) -> None:
-        self._transactions.load(command.transactions, round_)
+        self._committing.known.load(command.transactions, round_)

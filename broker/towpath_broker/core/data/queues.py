@@ -27,7 +27,8 @@ Invariants
     A consumer never has more than its prefetch, nor more than ``UNSETTLED_BYTES_MAX`` but for a single
     message.
 
-Not here: whether the channel exists and which session asks (``machine``), ids (``dedupe``).
+Not here: what comes in (``intake``), whether the channel exists and which session asks (``machine``), ids
+(``dedupe``).
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ from towpath.errors import (
     InvalidArgument,
     LimitExceeded,
     PermissionDenied,
-    QueueFull,
 )
-from towpath_broker.core.commands import Caller, ChannelOptions, Overflow
+from towpath_broker.core.commands import Caller, ChannelOptions
 
-from .commands import Consume, ParcelsLoaded, Publish, Range, Settle
+from .commands import Consume, ParcelsLoaded, Range, Settle
 from .consumers import PREFETCH_DEFAULT, PREFETCH_MAX, Consumer
 from .dealing import Dealer
 from .dedupe import Ids
@@ -54,16 +54,15 @@ from .effects import (
     ConsumeStarted,
     Consuming,
     PresenceChanged,
-    Published,
     Settled,
     StreamEnded,
 )
+from .intake import Intake
 from .letters import dead_letter_headers
 from .line import Line
-from .parcels import MESSAGES_MAX, NS_PER_MS, Lane, Lease, Parcel, Segment, remove_from_heap
-from .publishing import Columns, columns_of
+from .parcels import NS_PER_MS, Lane, Lease, Parcel, Segment, remove_from_heap
 from .round import Round
-from .rows import AddParcel, Attempts, Run, StoredChannel, Totals
+from .rows import Attempts, Run, StoredChannel, Totals
 from .rows import Settle as SettleRow
 from .shared import Shared, add_tally, refuse, remove_tally
 from .undo import Undo
@@ -106,6 +105,7 @@ class Queue:
         self.deadlines: list[tuple[int, int, Lease]] = []
         self.consumers: dict[int, Consumer] = {}
         self.dealer = Dealer(self)
+        self.intake = Intake(self)
         self.line = Line(self)
         self.ids = Ids(name, options.dedupe_ms * NS_PER_MS, is_loaded=stored is None)
         self.window = Window(self, stored)
@@ -116,114 +116,15 @@ class Queue:
         for priority in stored.priorities if stored else ():
             self._new_lane(priority, spill_seq=1)
 
-    # ---- publishing ----------------------------------------------------------------------------------------
-
-    def publish(self, command: Publish, round_: Round) -> Published | None:
-        """Take messages in.
-
-        Returns:
-            What was published; None: there is no room, and the publication waits.
-
-        Raises:
-            QueueFull: there is no room, and the channel refuses then; or so many wait already.
-            InvalidArgument, LimitExceeded, QuotaExceeded: it cannot be published.
-        """
-        columns = columns_of(command, round_.now_ns)
-        self._check_size(columns)
-        if self.options.overflow is Overflow.BLOCK and (
-            self.line.waiting or not self.has_room(columns.count, columns.content_bytes)
-        ):
-            self.line.wait(command, columns, round_)
-            return None
-        return self.publish_now(command, columns, round_)
-
-    def publish_now(self, command: Publish, columns: Columns, round_: Round) -> Published:
-        """Take messages in, or refuse.
-
-        Raises:
-            QueueFull, InvalidArgument, LimitExceeded, QuotaExceeded: it was not published.
-        """
-        self._check_size(columns)
-        fresh, duplicates, first_known = columns.without_known(self.ids, round_.now_ns)
-        if not fresh.count:
-            return Published(self.name, first_known, 0, duplicates)
-        if not self.has_room(fresh.count, fresh.content_bytes):
-            raise self._full()
-        self.shared.usage.check(self.owner, fresh.content_bytes)
-        first_seq = self.next_seq
-        if self.ids.window_ns and any(fresh.message_ids):
-            self.ids.remember(
-                fresh.ids_from(first_seq),
-                self.shared.limits.message_ids_per_channel_max,
-                round_,
-                is_durable=self.shared.is_durable,
-            )
-        for run, priority, due_ns in fresh.runs(MESSAGES_MAX):
-            self._add(run, priority, due_ns, round_)
-        round_.touch(self)
-        return Published(self.name, first_seq, fresh.count, duplicates)
-
-    def post(self, run: Run, priority: int, round_: Round) -> bool:
-        """Take dead letters in; returns whether there was room."""
-        columns = Columns(run.payloads, run.headers, priorities=[priority] * len(run.payloads))
-        if not self.has_room(columns.count, columns.content_bytes):
-            return False
-        for part, part_priority, _ in columns.runs(MESSAGES_MAX, time_ns=round_.now_ns):
-            self._add(part, part_priority, 0, round_)
-        round_.touch(self)
-        return True
-
-    def _check_size(self, columns: Columns) -> None:
-        if columns.count > self.options.capacity or columns.content_bytes > self.options.capacity_bytes:
-            raise LimitExceeded(
-                f"{columns.count} messages of together {columns.content_bytes} bytes never fit into queue"
-                f" {self.name!r}: its capacity is {self.options.capacity} messages and"
-                f" {self.options.capacity_bytes} bytes",
-                hint="publish fewer at a time, or declare the queue with a larger capacity",
-                retryable=False,
-            )
-
-    def has_room(self, count: int, nbytes: int) -> bool:
-        """Whether there is room for so many messages, and so many bytes."""
-        return (
-            self.messages + count <= self.options.capacity
-            and self.content_bytes + nbytes <= self.options.capacity_bytes
-        )
-
-    def _full(self) -> QueueFull:
-        return QueueFull(
-            f"queue {self.name!r} holds {self.messages} messages of {self.content_bytes} bytes: its capacity"
-            f" is {self.options.capacity} messages and {self.options.capacity_bytes} bytes"
-        )
-
-    def _add(self, run: Run, priority: int, due_ns: int, round_: Round) -> None:
-        undo, first_seq, count = round_.undo, self.next_seq, len(run.payloads)
-        size = sum(map(len, run.payloads)) + sum(map(len, run.headers))
-        undo.set(self, "next_seq", first_seq + count)
-        undo.set(self, "messages", self.messages + count)
-        self._charge(size, round_)
-        if self.shared.is_durable:
-            now_ns = run.time_ns
-            round_.rows.append(
-                AddParcel(self.name, first_seq, count, size, now_ns, now_ns, run, priority, due_ns)
-            )
-            if self.window.keeps_out(first_seq, size, priority, due_ns, undo):
-                return
-        parcel = Parcel(first_seq, run, size, priority)
-        self.keep_parcel(parcel, round_)
-        segment = Segment(parcel, 0, count, 0)
-        if due_ns:
-            self.delay(segment, due_ns, round_)
-        else:
-            self.lane(priority).add_fresh(segment, undo)
-            undo.set(self, "ready", self.ready + count)
+    # ---- parcels -------------------------------------------------------------------------------------------
 
     def keep_parcel(self, parcel: Parcel, round_: Round) -> None:
         """Have a parcel in memory."""
         round_.undo.put(self.parcels, parcel.first_seq, parcel)
         round_.undo.set(self, "resident_bytes", self.resident_bytes + parcel.content_bytes)
 
-    def _charge(self, size: int, round_: Round) -> None:
+    def charge(self, size: int, round_: Round) -> None:
+        """So many bytes more are here, or fewer."""
         round_.undo.set(self, "content_bytes", self.content_bytes + size)
         self.shared.usage.add(self.owner, size, round_.undo)
 
@@ -366,7 +267,7 @@ class Queue:
         if parcel.live == 0:
             undo.remove(self.parcels, parcel.first_seq)
             undo.set(self, "resident_bytes", self.resident_bytes - parcel.content_bytes)
-            self._charge(-parcel.content_bytes, round_)
+            self.charge(-parcel.content_bytes, round_)
 
     def _give_back(self, lease: Lease, attempts: int, due_ns: int, round_: Round, reason: str = "") -> None:
         """Messages come back, having been delivered so often."""
