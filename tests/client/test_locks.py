@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,14 @@ def own_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daem
     environment = {"PYTHONPATH": str(ROOT)}
     with running_daemon(tmp_path, LOCAL_ONLY, env=environment, program=(str(PATIENT),)) as handle:
         yield handle
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory with a name that is short enough for a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="towpath-test-"))
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -146,6 +157,47 @@ def test_a_core_that_is_killed_takes_nobodys_lock_and_nobodys_place(
             assert not third.done()
             got.release()
             assert third.result(DEADLINE_S).token > got.token
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_is_started_anew_takes_nobodys_lock(
+    tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    monkeypatch.setattr("towpath.locks.session.LOCAL_GRACE_S", DEADLINE_S)
+    (tmp_path / "towpath.toml").write_text(LOCAL_ONLY)
+    command = [sys.executable, str(PATIENT), "serve", "--config", str(tmp_path / "towpath.toml")]
+    command += ["--runtime-dir", str(short_path), "--state-dir", str(tmp_path / "state")]
+    url = str(short_path / "towpath.sock")
+
+    def start(stack: ExitStack) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        wait_until(lambda: answers(url))
+        return process
+
+    with ExitStack() as stack:
+        first = start(stack)
+        one, two = (stack.enter_context(towpath.connect(url, timeout=DEADLINE_S)) for _ in range(2))
+        guard = one.lock("a").acquire()
+        waiting = stack.enter_context(ThreadPoolExecutor(1)).submit(two.lock("a").acquire)
+        wait_waiting(one, "a", 1)
+        first.send_signal(how)
+        first.wait(DEADLINE_S)
+        start(stack)
+        wait_until(lambda: one.is_connected and two.is_connected)
+        wait_waiting(one, "a", 1)
+        assert guard.is_valid and not waiting.done()
+        guard.release()
+        assert waiting.result(DEADLINE_S).token > guard.token
+
+
+def answers(url: str) -> bool:
+    try:
+        towpath.connect(url).close()
+    except (errors.Unavailable, errors.ConnectionLost):
+        return False
+    return True
 
 
 def test_what_is_released_while_the_core_is_away_is_free_when_it_is_back(own_daemon: DaemonHandle) -> None:

@@ -102,3 +102,38 @@ def test_nobody_wakes_while_nothing_happens(daemon: DaemonHandle) -> None:
         topic.publish(b"two")
         queue.publish(b"two")
         assert [program.wait(DEADLINE_S) for program in waiting] == [0, 0, 0]
+
+
+WAITS = """
+import sys, towpath
+with towpath.connect(sys.argv[1]) as client:
+    if not sys.argv[1].startswith("unix:"):
+        client.set_lock_lease(3_600)  # it says that it is there every third of that
+    client.lock("idle.lock").acquire().release()
+"""
+
+
+def test_nobody_wakes_while_a_lock_is_waited_for(daemon: DaemonHandle) -> None:
+    """From afar as on the host: nobody asks again and again."""
+    urls = [
+        f"unix:{daemon.socket}",
+        f"grpc://{daemon.endpoint('grpc', 'listen')}",
+        f"zmq://{daemon.endpoint('zeromq', 'rpc').removeprefix('tcp://')}",
+    ]
+    with ExitStack() as stack:
+        client = stack.enter_context(towpath.connect(str(daemon.socket)))
+        guard = client.lock("idle.lock").acquire()
+        waiting = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", WAITS, url], env=daemon.environment))
+            for url in urls
+        ]
+        for program in waiting:
+            stack.callback(program.terminate)
+        wait_until(lambda: len(client.list_locks("idle.lock").locks[0].waiters) == len(urls), daemon.log)
+
+        ours = [program.pid for program in waiting]
+        is_quiet, woke = quiet(lambda: [*processes_below(daemon.process.pid), *ours])
+        wait_until(is_quiet, woke)
+
+        guard.release()
+        assert [program.wait(DEADLINE_S) for program in waiting] == [0, 0, 0]
