@@ -409,12 +409,14 @@ class LockEngine:
         return self._uncovered_bytes - self._snapshot_failed_at_bytes >= SNAPSHOT_EVERY_BYTES
 
     async def _save_snapshot(self) -> None:
-        """Take a snapshot. Without room for it the records stay, which say the same."""
-        state = snapshot.encode(self._machine)
-        position = self._journal.last_position
+        """Take a snapshot. Without room for it the records stay, which say the same.
+
+        All of it is the worker's, so that the loop has others' work done meanwhile: no round is carried out
+        until it has returned, so nothing changes in the machine.
+        """
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._worker, self._journal.save_snapshot, position, state)
+            await loop.run_in_executor(self._worker, self._write_snapshot)
         except Exception as error:
             if not self._journal.is_full(error):
                 raise
@@ -422,6 +424,9 @@ class LockEngine:
             return
         self._uncovered_bytes = self._snapshot_failed_at_bytes = 0
         self._snapshots += 1
+
+    def _write_snapshot(self) -> None:
+        self._journal.save_snapshot(self._journal.last_position, snapshot.encode(self._machine))
 
     # ---- without room --------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.deadlines import DEADLINE_S
 from towpath.errors import Code, StoreFull
+from towpath_broker import lock_engine
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks import snapshot
@@ -302,5 +303,34 @@ def test_at_once_on_a_journal_that_fails_ends_the_run() -> None:
             with pytest.raises(OSError, match="the disk is gone"):
                 await run.running
             assert not run.effects
+
+    asyncio.run(main())
+
+
+def test_others_have_their_turns_while_a_snapshot_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running() as run:
+            writing = asyncio.Event()
+            loop, gate, encode = asyncio.get_running_loop(), threading.Event(), snapshot.encode
+
+            def slowly(machine: LockMachine) -> bytes:
+                loop.call_soon_threadsafe(writing.set)
+                assert gate.wait(DEADLINE_S), "the loop stands still"
+                return encode(machine)
+
+            monkeypatch.setattr(lock_engine, "SNAPSHOT_EVERY_BYTES", 1)
+            monkeypatch.setattr(snapshot, "encode", slowly)
+            run.acquire(2)
+            async with asyncio.timeout(DEADLINE_S):
+                await writing.wait()
+            assert run.engine.try_now([acquiring(3)]) is None
+            run.acquire(3)
+            assert not run.effects
+            monkeypatch.setattr(lock_engine, "SNAPSHOT_EVERY_BYTES", 1 << 20)
+            gate.set()
+            await run.settled()
+            assert run.granted() == [2, 3]
+            saved = run.disk.load_snapshot()
+            assert saved is not None and saved[0] < run.disk.last_position
 
     asyncio.run(main())
