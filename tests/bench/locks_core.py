@@ -16,12 +16,14 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.bench.locks import percentile
 from tests.bench.results import Results
@@ -181,34 +183,50 @@ def _pair(session: int, number: int) -> list[LockCommand]:
     ]
 
 
-async def _pairs(results: Results, rounds: int, count: int) -> None:
-    """Time pairs on an engine that runs; what stands in the way of a few (a snapshot, more tokens) is done in
-    between."""
-    with tempfile.TemporaryDirectory() as folder:
-        journal = LoggedJournal(Path(folder) / "locks.sqlite")
+class _Running(NamedTuple):
+    """An engine that runs on a real journal, with a session open."""
+
+    engine: LockEngine
+    journal: LoggedJournal
+    emitted: asyncio.Queue[LockEffect]
+    session: int
+
+
+@contextlib.asynccontextmanager
+async def _running() -> AsyncIterator[_Running]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(LoggedJournal(Path(folder) / "l.sqlite")) as journal,
+    ):
         emitted: asyncio.Queue[LockEffect] = asyncio.Queue()
         engine = LockEngine(LockMachine(), journal, WallClock(), emitted.put_nowait, LIMITS)
         await engine.recover()
-        running = asyncio.create_task(engine.run())
+        task = asyncio.create_task(engine.run())
         engine.submit(c.OpenSession("gateway", reference=1))
         opened = await emitted.get()
         assert isinstance(opened, SessionOpened)
-        times_us: list[float] = []
+        yield _Running(engine, journal, emitted, opened.session)
+        engine.stop()
+        await task
+
+
+async def _pairs(results: Results, rounds: int, count: int) -> None:
+    """Time pairs on an engine that runs; what stands in the way of a few (a snapshot, more tokens) is done in
+    between."""
+    times_us: list[float] = []
+    async with _running() as run:
         held = 0  # the request's number
         for _ in range(rounds):
             first, began = held, time.thread_time()
-            while held < first + count and engine.try_now(_pair(opened.session, held)) is not None:
+            while held < first + count and run.engine.try_now(_pair(run.session, held)) is not None:
                 held += 1
             if held > first:
                 times_us.append((time.thread_time() - began) / (held - first) * 1e6)
-            for command in _pair(opened.session, held):
-                engine.submit(command)
+            for command in _pair(run.session, held):
+                run.engine.submit(command)
             held += 1
-            while not (isinstance(effect := await emitted.get(), Granted) and effect.request == held):
+            while not (isinstance(effect := await run.emitted.get(), Granted) and effect.request == held):
                 pass
-        engine.stop()
-        await running
-        journal.close()
     results.singles["a pair in the core, from commands to effects, us of a processor"] = median(times_us)
 
 
@@ -301,25 +319,14 @@ async def _replays(results: Results, records: int) -> None:
 
 async def _tail(results: Results, pairs: int) -> None:
     """Have an engine carry out commands; note the longest tail that its journal ever had after a snapshot."""
-    with tempfile.TemporaryDirectory() as folder:
-        journal = LoggedJournal(Path(folder) / "locks.sqlite")
-        emitted: asyncio.Queue[LockEffect] = asyncio.Queue()
-        engine = LockEngine(LockMachine(), journal, WallClock(), emitted.put_nowait, LIMITS)
-        await engine.recover()
-        running = asyncio.create_task(engine.run())
-        engine.submit(c.OpenSession("gateway", reference=1))
-        opened = await emitted.get()
-        assert isinstance(opened, SessionOpened)
-        longest = 0
+    longest = 0
+    async with _running() as run:
         for first in range(0, pairs, SESSIONS):
             for number in range(first + 1, first + 1 + SESSIONS):
-                engine.submit(c.Acquire(opened.session, 0, number, (Wanted("l"),)))
-                engine.submit(c.Release(opened.session, number, reference=number))
-            while not (isinstance(effect := await emitted.get(), Done) and effect.reference == number):
+                run.engine.submit(c.Acquire(run.session, 0, number, (Wanted("l"),)))
+                run.engine.submit(c.Release(run.session, number, reference=number))
+            while not (isinstance(effect := await run.emitted.get(), Done) and effect.reference == number):
                 pass
-            saved = journal.load_snapshot()
-            longest = max(longest, journal.last_position - (saved[0] if saved else 0))
-        engine.stop()
-        await running
-        journal.close()
+            saved = run.journal.load_snapshot()
+            longest = max(longest, run.journal.last_position - (saved[0] if saved else 0))
     results.singles["longest tail of the lock journal, commands"] = float(longest)
