@@ -31,6 +31,10 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+Look = Callable[[int, float | None], bool]
+"""Looks for what no descriptor tells of, before the loop sleeps on a descriptor for so many seconds (0: it
+does not; None: for ever). Returns whether it must not sleep: something was there."""
+
 CALM_ROUNDS: Final = 32
 """Rounds without anybody else after which the loop commits itself."""
 HERE_BYTES_MAX: Final = 64 << 10
@@ -56,14 +60,18 @@ class WatchfulSelector(selectors.EpollSelector):
     Attributes:
         events: that it has brought.
         latest: those that it brought last, so many.
+        look: called before each sleep.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.events = self.latest = 0
+        self.look: Look | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As documented in selectors."""
+        if self.look is not None and self.look(self.fileno(), timeout):
+            timeout = 0
         found = super().select(timeout)
         self.latest = len(found)
         self.events += self.latest
@@ -92,6 +100,10 @@ class Attention:
     def is_single(self) -> bool:
         """Whether the loop is about one event only."""
         return self._selector.latest == 1
+
+    def look_before_sleep(self, look: Look) -> None:
+        """Have somebody look before each sleep of the loop."""
+        self._selector.look = look
 
     def committed_here(self) -> None:
         """The loop has made a commit: there may be a look."""

@@ -129,9 +129,7 @@ class Daemon:
         self._door = Door(
             submit=self._engine.submit,
             submit_data=lambda command: self._data.submit(command),
-            submit_lock=self._locks.submit,
-            look_at_locks=self._locks.look,
-            reading=self._locks.reading,
+            locks=self._locks,
             has_data=lambda name: self._data.has(name),
             contents_of=self._contents_of,
             table=_ring.GenerationTable(CELLS_MAX),
@@ -144,6 +142,7 @@ class Daemon:
             software=f"towpath/{__version__}",
         )
         self._door.locks.permissions = Permissions(settings.lock_permissions)
+        attention.look_before_sleep(self._door.locks.lanes.look)
 
     async def run(self) -> bool:
         """Serve until the supervisor says ``drain``.

@@ -249,6 +249,10 @@ class LockEngine:
             self._line.append(_Patient(what) if is_patient else what)
             self._wake()
 
+    def is_at_disk(self) -> bool:
+        """Whether a round waits for the disk, and all that is submitted behind it."""
+        return self._at_disk is not None
+
     def statistics(self) -> LockEngineStatistics:
         """Return counts of what was done in this run."""
         return LockEngineStatistics(

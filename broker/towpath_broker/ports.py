@@ -12,6 +12,9 @@ from typing import Protocol
 
 from .core.data import rows
 from .core.effects import Effect
+from .core.locks.commands import LockCommand
+from .core.locks.effects import LockEffect
+from .core.locks.machine import LockMachine
 
 Emit = Callable[[Effect], None]
 """Carries out one effect, at once and without waiting; called in order, from the engine's task."""
@@ -146,3 +149,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give up the store; closing twice is fine."""
+
+
+class LockRunner(Protocol):
+    """Who runs the lock machine; see ``lock_engine.LockEngine``."""
+
+    def submit(self, command: LockCommand, /) -> None: ...
+    def try_now(self, commands: Sequence[LockCommand], /) -> Sequence[LockEffect] | None: ...
+    def look(self, what: Callable[[LockMachine], None], /, *, is_patient: bool = False) -> None: ...
+    def is_at_disk(self) -> bool: ...
+    def reading(self, is_begun: bool, /) -> None: ...

@@ -13,12 +13,15 @@ from towpath import _ring
 from towpath.errors import Code
 from towpath.v1.frame_pb2 import Frame
 from towpath_broker.core.effects import StatusTold
+from towpath_broker.core.locks.limits import LockLimits
+from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.machine import Machine
 from towpath_broker.engine import Engine
 from towpath_broker.journal.memory import MemoryJournal
 from towpath_broker.local import connection, door
 from towpath_broker.local.credentials import Admins
 from towpath_broker.local.tokens import KEY_BYTES, ResumeTokens
+from towpath_broker.lock_engine import LockEngine
 from towpath_broker.ports import WallClock
 from towpath_broker.rings.kept import Keeper
 
@@ -31,8 +34,13 @@ class InProcess:
         self.door = door.Door(
             submit=self.engine.submit,
             submit_data=lambda command: None,
-            submit_lock=lambda command: None,
-            look_at_locks=lambda look, is_patient=False: None,
+            locks=LockEngine(
+                LockMachine(),
+                MemoryJournal(),
+                WallClock(),
+                lambda effect: self.door.locks.emit(effect),
+                LockLimits(),
+            ),
             has_data=lambda name: False,
             contents_of=lambda name: None,
             table=_ring.GenerationTable(16),

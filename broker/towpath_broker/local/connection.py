@@ -45,6 +45,7 @@ from .streams import Streams
 
 if TYPE_CHECKING:
     from .door import Door
+    from .lock_lanes import Lane
 
 HELLO_TIMEOUT_S: Final = 10.0
 OUTBOX_BYTES_MAX: Final = 4 << 20
@@ -81,7 +82,9 @@ class Connection:
         self.peer = peer
         self.gateway = gateway
         self.session: SessionId | None = None
-        self._is_admin = is_admin
+        self.is_admin = is_admin
+        self.lane: Lane | None = None
+        self.frames = 0  # that were taken
         self._door = door
         self._hello: tuple[int, wire.Descriptor | None] | None = None
         self._takes_doorbells = False
@@ -101,10 +104,10 @@ class Connection:
             sock,
             frame_bytes_max=wire.REQUEST_BYTES_MAX,
             outbox_bytes_max=OUTBOX_BYTES_MAX,
-            on_frame=self._frame,
+            on_frame=self._take,
             on_closed=self._closed,
             farewell=lambda error: translate.error_frame(0, error),
-            on_read=door.reading,
+            on_read=self._reading,
         )
         self._deadline = self._loop.call_later(HELLO_TIMEOUT_S, self._no_hello)
         self._pidfd = open_pidfd(peer.pid)
@@ -121,6 +124,25 @@ class Connection:
         return self._transport.is_closed
 
     # ---- what arrives ----
+
+    def _reading(self, is_begun: bool) -> None:
+        """What comes until this is told False is of one read."""
+        lane = self.lane
+        if lane is None or is_begun:
+            self._door.reading(is_begun)
+            return
+        lanes = self._door.locks.lanes
+        try:
+            lanes.empty(lane)  # there may be what was said after the last frame
+        finally:
+            self._door.reading(False)
+        lanes.attend(lane)
+
+    def _take(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
+        if self.lane is not None:
+            self._door.locks.lanes.empty(self.lane)
+        self._frame(frame, descriptors)
+        self.frames += 1
 
     def _frame(self, frame: Frame, descriptors: list[wire.Descriptor]) -> None:
         self._door.count("frames_in")
@@ -200,7 +222,7 @@ class Connection:
         self._transport.pause_reading()  # what follows belongs to the session, which is not there yet
         self._door.submit(
             commands.OpenSession(
-                self.number, self.peer.principal, self._is_admin, self.peer.pid, name, self.gateway
+                self.number, self.peer.principal, self.is_admin, self.peer.pid, name, self.gateway
             )
         )
 
@@ -251,7 +273,7 @@ class Connection:
     def _caller(self, frame: Frame) -> Caller:
         assert self.session is not None
         if not frame.principal:
-            return Caller(self.peer.principal, self._is_admin, self.session, CallId(frame.id))
+            return Caller(self.peer.principal, self.is_admin, self.session, CallId(frame.id))
         if not self.gateway:
             raise PermissionDenied("only a gateway that the daemon started may ask for another principal")
         return Caller(frame.principal, False, self.session, CallId(frame.id))
@@ -385,7 +407,7 @@ class Connection:
         assert self._hello is not None
         call, doorbell = self._hello
         self.session = effect.session
-        self._own_caller = Caller(self.peer.principal, self._is_admin, self.session)
+        self._own_caller = Caller(self.peer.principal, self.is_admin, self.session)
         if doorbell is not None:
             self._door.descriptors.keep_doorbell(effect.session, doorbell)
             send = self._send_doorbell if self._takes_doorbells else None

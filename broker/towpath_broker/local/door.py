@@ -33,6 +33,7 @@ from towpath_broker.core.data import effects as data_effects
 from towpath_broker.core.effects import Effect
 from towpath_broker.core.ids import CallId, ConnectionId, SessionId, SourceId
 from towpath_broker.log import log
+from towpath_broker.ports import LockRunner
 from towpath_broker.rings.descriptors import Descriptors
 from towpath_broker.rings.kept import Keeper
 from towpath_broker.rings.mediator import Mediator
@@ -42,7 +43,7 @@ from towpath_broker.rings.values import PAGE_VALUE_BYTES, ValuePages
 from . import translate, translate_data
 from .connection import Connection
 from .credentials import Admins, Peer, peer_of
-from .lock_calls import LockCalls, Look, Submit
+from .lock_calls import LockCalls
 from .tokens import ResumeTokens
 
 UNWELCOMED_MAX: Final = 512
@@ -59,9 +60,7 @@ class Door:
     Args:
         submit: gives a command to the engine; never waits.
         submit_data: gives one to the data plane's engine.
-        submit_lock: gives one to the lock machine's engine.
-        look_at_locks: has something done with the lock machine.
-        reading: told True before commands come of one read of a connection, and False after them.
+        locks: runs the lock machine.
         has_data: whether a channel is of the data plane.
         contents_of: what a channel of the data plane holds.
         table: the generation table, written on the core's behalf.
@@ -79,9 +78,7 @@ class Door:
         *,
         submit: Callable[[commands.Command], None],
         submit_data: Callable[[data_commands.DataCommand], None],
-        submit_lock: Submit,
-        look_at_locks: Look,
-        reading: Callable[[bool], object] = bool,
+        locks: LockRunner,
         has_data: Callable[[str], bool],
         contents_of: translate.ContentsOf,
         table: _ring.GenerationTable,
@@ -109,8 +106,8 @@ class Door:
         self.has_data = has_data
         self._contents_of = contents_of
         self.tokens = tokens
-        self.reading = reading
-        self.locks = LockCalls(submit_lock, look_at_locks, tokens, keeper)
+        self.locks = LockCalls(locks, tokens, keeper)
+        self.reading = locks.reading
         self.counters: Counter[str] = Counter()
         self._table = table
         self._shared_table = wire.Descriptor(table.share())

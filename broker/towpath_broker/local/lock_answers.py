@@ -18,19 +18,23 @@ from .lock_pages import Place
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .lock_lanes import Lane
 
 Outcome = e.Granted | e.Refused | e.BarrierOpened
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A call that is to be answered. ``session``, ``number``: of one that waits."""
+    """A call that is to be answered. ``session``, ``number``: of one that waits; ``lane``, ``position``: of
+    one that came by a lane, and is no call of its connection."""
 
     connection: Connection
     call: CallId
     request: str
     session: int = 0
     number: int = 0
+    lane: Lane | None = None
+    position: int = 0
 
 
 @dataclass(slots=True)
@@ -38,7 +42,8 @@ class Kept:
     """A session: by whom, and for whom. ``call`` is the stream; None while nobody keeps it. ``waits``: the
     calls that wait, by the numbers of their requests. ``outcomes``: how the latest waits of a session with a
     lease have ended, for those whose connection broke before they heard of it; ``asks`` tells one wait with a
-    number from the next."""
+    number from the next. ``elsewhere``: requests that came by a lane, and are to be asked about by the
+    socket; those that were refused, how."""
 
     principal: str
     lease_ms: int
@@ -46,6 +51,7 @@ class Kept:
     waits: dict[int, Call] = field(default_factory=dict)
     asks: dict[int, int] = field(default_factory=dict)
     outcomes: dict[int, tuple[int, Outcome]] = field(default_factory=dict)
+    elsewhere: dict[int, e.Refused | None] = field(default_factory=dict)
 
 
 def tell_outcome(call: Call, effect: Outcome) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from towpath.errors import (
     Cancelled,
@@ -34,6 +34,7 @@ from towpath.errors import (
     PermissionDenied,
     SessionLost,
     TowpathError,
+    host_limits,
 )
 from towpath.locks.joined import JOINED
 from towpath.names import check_name
@@ -43,10 +44,12 @@ from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
 from towpath_broker.core.locks.machine import LockMachine
 from towpath_broker.core.locks.permissions import Permissions
+from towpath_broker.ports import LockRunner
 from towpath_broker.rings.kept import Keeper
 
 from . import translate_lock_views, translate_locks
 from .lock_answers import Call, Kept, Outcome, answer, refuse, tell_outcome, tell_place
+from .lock_lanes import LockLanes
 from .lock_leases import TimedLeases
 from .lock_pages import LockPages
 from .lock_watches import LockWatches
@@ -61,21 +64,12 @@ GRACE_MS: Final = 5_000
 OUTCOMES_MAX: Final = 256
 """Ends of waits that are remembered for each session with a lease, in case its connection breaks."""
 
-Submit = Callable[[c.LockCommand], None]
-
-
-class Look(Protocol):
-    """Has something done with the machine, after what was submitted before; ``is_patient``: that may have to
-    wait until the journal has room, and so does this."""
-
-    def __call__(self, what: Callable[[LockMachine], None], *, is_patient: bool = False) -> None: ...
-
 
 class LockCalls:
     """All of the door's.
 
     Args:
-        submit: gives a command to the lock machine's engine; never waits.
+        engine: runs the lock machine; nothing of it waits.
         tokens: what proves that who takes a session up had it.
         keeper: has the supervisor keep lock pages.
 
@@ -83,20 +77,25 @@ class LockCalls:
         permissions: who may do what; may be replaced.
     """
 
-    def __init__(self, submit: Submit, look: Look, tokens: ResumeTokens, keeper: Keeper) -> None:
+    def __init__(self, engine: LockRunner, tokens: ResumeTokens, keeper: Keeper) -> None:
         self.permissions = Permissions({})
-        self._submit_now = submit
-        self._look = look
+        self._submit_now, self._look = engine.submit, engine.look
         self._tokens = tokens
         self.pages = LockPages(
-            submit, partial(look, is_patient=True), keeper.keep_lock_page, keeper.remove_lock_page
+            engine.submit,
+            partial(engine.look, is_patient=True),
+            keeper.keep_lock_page,
+            keeper.remove_lock_page,
         )
         self._kept: dict[int, Kept] = {}
+        self.lanes = LockLanes(
+            engine, before=self.pages.before, emit=self.emit, kept=self._kept, check=self._check_take
+        )
         self._of_call: dict[tuple[Connection, int], Call] = {}
         self._by_reference: dict[int, Call] = {}
         self._opening: dict[int, Kept] = {}
         self._next_reference = 1
-        self._watches = LockWatches(look)
+        self._watches = LockWatches(engine.look)
         self._leases = TimedLeases(self._expired)
         self._is_over = False
         self._emitting: dict[type[e.LockEffect], Callable[[Any], None]] = {
@@ -149,6 +148,8 @@ class LockCalls:
             self._keep(call, caller, body)
         elif request == translate_locks.DELEGATE:
             self._delegate(call, caller, body)
+        elif request == translate_locks.OPEN_LANE:
+            self._open_lane(call, caller, body)
         else:
             self._look_for(call, caller, body)
 
@@ -256,7 +257,8 @@ class LockCalls:
             self._check_wanted(caller.principal, command)
         kept = self._kept[call.session]
         waits = kept.waits
-        if call.number in waits:
+        before = waits.get(call.number)
+        if before is not None and (before.lane is None or not isinstance(command, c.Acquire)):
             raise InvalidArgument(f"request {call.number} is waited for already")
         if kept.lease_ms and call.request not in translate_locks.REMEMBERED:
             ask, outcome = kept.outcomes.pop(call.number, (0, None))
@@ -265,15 +267,27 @@ class LockCalls:
                 return
             if body.ask:
                 kept.asks[call.number] = body.ask
+        if kept.elsewhere:
+            refused = kept.elsewhere.pop(call.number, None)
+            if refused is not None:
+                tell_outcome(call, refused)
+                return
         waits[call.number] = self._of_call[call.connection, call.call] = call
+        if before is not None:  # it came by the lane, and is on its way: told here, how it stands
+            self._end_call(before, Cancelled("it is asked for by the socket"))
+            return
         self._submit(command)
+
+    def _check_take(self, principal: str, command: c.Acquire) -> None:
+        """Refuse what a principal may not have."""
+        _check_not_joined_list(command)
+        self.permissions.check_take(principal, [wanted.name for wanted in command.locks])
 
     def _check_wanted(self, principal: str, command: Any) -> None:
         """Refuse what a principal may not have. What it asked for before, when it might, is withdrawn."""
         try:
             if isinstance(command, c.Acquire):
-                _check_not_joined_list(command)
-                self.permissions.check_take(principal, [wanted.name for wanted in command.locks])
+                self._check_take(principal, command)
             elif isinstance(command, c.ArriveBarrier):
                 self.permissions.check_take(principal, [command.name])
         except PermissionDenied:
@@ -323,6 +337,14 @@ class LockCalls:
             refer=self._reference,
             then=partial(tell_place, call, body.lock),
         )
+
+    def _open_lane(self, call: Call, caller: Caller, body: Any) -> None:
+        session = self._check_kept(call.connection, caller, body.session)
+        if call.connection.gateway or self._kept[session].lease_ms:
+            raise NotSupported("only local programs have a lock lane, in sessions that end with them")
+        with host_limits("a lock lane"):
+            lane = self.lanes.open(call.connection, session)
+        answer(call, translate_locks.lane_frame(call.call), (lane,))
 
     def _look_for(self, call: Call, caller: Caller, body: Any) -> None:
         def is_seen(name: str) -> bool:
@@ -393,6 +415,7 @@ class LockCalls:
 
     def connection_closed(self, connection: Connection) -> None:
         """A connection has ended, and with it its streams."""
+        self.lanes.close(connection)
         ended = [call for (of, _), call in self._of_call.items() if of is connection]
         for call in ended:
             del self._of_call[connection, call.call]
@@ -414,6 +437,7 @@ class LockCalls:
         """The core is about to end, and its successor takes the sessions over: connections that close now
         end none of them."""
         self.pages.stop()
+        self.lanes.stop()
         self._is_over = True
         self._leases.stop()
 
@@ -453,7 +477,12 @@ class LockCalls:
             if len(kept.outcomes) > OUTCOMES_MAX:
                 del kept.outcomes[next(iter(kept.outcomes))]
         call = kept.waits.pop(effect.request, None)
-        if call is not None:
+        if call is None:
+            if effect.request in kept.elsewhere and isinstance(effect, e.Refused):
+                kept.elsewhere[effect.request] = effect
+        elif call.lane is not None:
+            self.lanes.answer(kept, call, effect)
+        else:
             del self._of_call[call.connection, call.call]
             tell_outcome(call, effect)
 
@@ -479,6 +508,12 @@ class LockCalls:
 
     def _tell_wait(self, effect: e.Waiting) -> None:
         """Say how it stands, if it still does when the machine is looked at."""
+        kept = self._kept.get(effect.session)
+        call = None if kept is None else kept.waits.get(effect.request)
+        if kept is not None and call is not None and call.lane is not None:
+            del kept.waits[effect.request]
+            self.lanes.answer(kept, call, None)
+            return
 
         def tell(machine: LockMachine) -> None:
             kept = self._kept.get(effect.session)
@@ -525,6 +560,9 @@ class LockCalls:
 
     def _end_call(self, call: Call, error: TowpathError) -> None:
         """End a call with an error, unless it was cancelled meanwhile."""
+        if call.lane is not None:
+            call.lane.memory.elsewhere(call.position)
+            return
         self._of_call.pop((call.connection, call.call), None)
         refuse(call, error)
 

@@ -25,6 +25,7 @@ EXPLAIN: Final = "explain_locks_request"
 WATCH: Final = "watch_locks_request"
 RELEASE: Final = "release_request"
 DELEGATE: Final = "delegate_lock_request"
+OPEN_LANE: Final = "open_lock_lane_request"
 FORCE_RELEASE: Final = "force_release_request"
 DECLARE_CLAIMS: Final = "declare_claims_request"
 LOOKING: Final = frozenset({LIST, LIST_SPACES, EXPLAIN, WATCH})
@@ -48,7 +49,12 @@ def _wanted(wanted: locks_pb2.WantedLock) -> c.Wanted:
     return c.Wanted(wanted.name, mode, wanted.weight or 1, wanted.capacity)
 
 
-def _acquire(body: locks_pb2.AcquireRequest) -> c.LockCommand:
+def acquire(body: locks_pb2.AcquireRequest) -> c.Acquire:
+    """Return the command of a request for locks.
+
+    Raises:
+        InvalidArgument: there is no such command.
+    """
     return c.Acquire(
         body.owner.session,
         body.owner.owner,
@@ -77,7 +83,7 @@ def _arrive(body: locks_pb2.ArriveBarrierRequest) -> c.LockCommand:
 
 
 WAITS: Final[Mapping[str, Callable[[Any], c.LockCommand]]] = {
-    "acquire_request": _acquire,
+    "acquire_request": acquire,
     "upgrade_lock_request": lambda body: c.Upgrade(body.session, body.request, _timeout_ms(body)),
     "wait_condition_request": lambda body: c.WaitCondition(
         body.session, body.request, body.condition, _timeout_ms(body), body.ask
@@ -117,7 +123,7 @@ PLAIN: Final[Mapping[str, Callable[[Any, str, int], c.LockCommand]]] = {
 
 OF_OPERATORS: Final = frozenset({FORCE_RELEASE, "define_lock_space_request"})
 """Those that act for no session. Who may is the door's to judge."""
-REQUESTS: Final = frozenset({KEEP, DELEGATE, *LOOKING, *WAITS, *PLAIN})
+REQUESTS: Final = frozenset({KEEP, DELEGATE, OPEN_LANE, *LOOKING, *WAITS, *PLAIN})
 
 
 def _define(body: locks_pb2.DefineLockSpaceRequest, reference: int) -> c.LockCommand:
@@ -282,6 +288,13 @@ def delegated_frame(call: int, page: int, member: int, slot: int) -> Frame:
     frame = Frame(id=call)
     answer = frame.delegate_lock_response
     answer.page, answer.member, answer.slot = page, member, slot
+    return frame
+
+
+def lane_frame(call: int) -> Frame:
+    """Say that a lane is open; its descriptor goes with this."""
+    frame = Frame(id=call)
+    frame.open_lock_lane_response.SetInParent()
     return frame
 
 

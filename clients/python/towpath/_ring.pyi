@@ -1104,3 +1104,83 @@ def lock_guard_type(base: type[T], /) -> type[T]:
     Raises:
         TypeError: the class is not like that.
     """
+
+# ---- lock lanes: clients/c/towpath_lane.h
+
+LANE_CELLS: int
+LANE_ASKED_MAX: int
+
+class LaneClient:
+    """A client's end of a lock lane: one that was handed over, which is checked and mapped.
+
+    Args:
+        fd: stays the caller's.
+
+    Raises:
+        RingError: the descriptor is not one of a lane, open for writing.
+        OSError: there is no memory, or no descriptor.
+    """
+
+    def __init__(self, fd: int) -> None: ...
+    def ask(self, number: int, frames: int, asked: bytes, /) -> tuple[int, int] | bool:
+        """Ask for a lock, and wait for the answer, asleep if it takes long; any number of threads at a time.
+
+        Args:
+            number: the request's.
+            frames: how many frames were sent by the socket before.
+            asked: an AcquireRequest without session and number.
+
+        Returns:
+            Token and time (ns since the epoch) of the grant. True: it is to be asked for by the socket with
+            the same number, be it that the daemon said so, or nothing was heard. False: nothing was said,
+            since the daemon does not look here just now, or the request is too long.
+        """
+
+    def give_back(self, number: int, frames: int, /) -> bool:
+        """Give back what a request has; False: it must be said by the socket (again, perhaps)."""
+
+    def close(self) -> None:
+        """Nobody looks there any more; who waits is told True."""
+
+class LaneCore:
+    """The core's end of a new one.
+
+    Raises:
+        OSError: there is no memory, or no descriptor.
+    """
+
+    def __init__(self) -> None: ...
+    def share(self) -> int:
+        """Return a descriptor for the client, open for writing; the caller's. Once.
+
+        Raises:
+            ValueError: it was shared already.
+        """
+
+    def take(self, frames: int, /) -> tuple[int, int, bytes | None] | None:
+        """Take what was said next, by who had sent so many frames before, at most: its position, the number
+        of its request, and what is asked; None there: it is given back. None: there is nothing.
+
+        Raises:
+            RingError: no client says that.
+        """
+
+    def granted(self, position: int, token: int, since_ns: int, /) -> None:
+        """Answer what was asked there; each is answered once."""
+
+    def elsewhere(self, position: int, /) -> None:
+        """Answer that it is to be asked for by the socket."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something was said since it was looked for."""
+
+    def attend(self) -> None:
+        """From now on the core looks there by itself."""
+
+    def rest(self) -> bool:
+        """It is about to sleep; True: it must not, something was said just now."""
+
+def lanes_look(lanes: tuple[LaneCore, ...], epoll: int, span_ns: int, /) -> int:
+    """Look into up to 64 lanes, for a time. Returns 1: something was said in one; -1: the epoll has an event;
+    0: neither."""

@@ -47,6 +47,7 @@ int tp_add_parcel_read(PyObject *module);
 int tp_add_loan(PyObject *module);
 int tp_add_quick(PyObject *module);
 int tp_add_lock(PyObject *module);
+int tp_add_lane(PyObject *module);
 
 PyObject *tp_set_headers_decoder(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *tp_decode_headers(PyObject *raw); /* bytes; the headers, as Message.headers gives them */

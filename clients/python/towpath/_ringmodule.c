@@ -294,7 +294,8 @@ PyMODINIT_FUNC PyInit__ring(void) {
         PyModule_AddObjectRef(module, "MessageTooLarge", tp_message_too_large) < 0 || tp_add_message(module) < 0 ||
         tp_add_writer(module) < 0 || tp_add_reader(module) < 0 || tp_add_table(module) < 0 ||
         tp_add_parcel(module) < 0 || tp_add_parcel_read(module) < 0 || tp_add_loan(module) < 0 ||
-        tp_add_value(module) < 0 || tp_add_quick(module) < 0 || tp_add_lock(module) < 0) {
+        tp_add_value(module) < 0 || tp_add_quick(module) < 0 || tp_add_lock(module) < 0 ||
+        tp_add_lane(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

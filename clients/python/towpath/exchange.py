@@ -20,7 +20,7 @@ Not here: what a call means (``calls``), notices and what a session has besides 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from towpath import asking, calls, convert, wire
 from towpath.errors import ConnectionLost, ProtocolViolation, TowpathError, VersionMismatch
@@ -34,6 +34,10 @@ Handler = Callable[[Frame | TowpathError], None]
 
 Outgoing = tuple[Frame, tuple[wire.Descriptor, ...]]
 
+SENDING: Final = -1
+UNCERTAIN: Final = -2
+"""How many frames were sent, while some are, and after it was ended in the midst."""
+
 
 class Exchange:
     """The calls and streams of one session. See the module's docstring.
@@ -45,6 +49,7 @@ class Exchange:
 
     Attributes:
         welcome: of the connection that there is; None while there is none that is ready.
+        said: how many frames were sent on it, where whoever sends them counts; or SENDING, UNCERTAIN.
         kept: the streams that live on from one connection to the next.
     """
 
@@ -65,6 +70,7 @@ class Exchange:
         self._generation_table: wire.Descriptor | None = None
         self.kept: set[asking.KeptStream[Any]] = set()
         self.welcome: frame_pb2.Welcome | None = None
+        self.said = 0
 
     # ---- connections ----
 
@@ -75,6 +81,7 @@ class Exchange:
 
     def connection_made(self) -> None:
         """Say hello on a new connection."""
+        self.said = 0
         frame = Frame(
             id=self._take_call(),
             hello=frame_pb2.Hello(

@@ -23,6 +23,7 @@ Not here: the ends themselves (``ends``), the ring (``_ring``), sockets and wait
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ from towpath import calls, convert, model, wire
 from towpath.ends import KeptReader, ReaderState, SourceState, require_ring
 from towpath.errors import ConnectionLost, InvalidArgument, ProtocolViolation, TowpathError, host_limits
 from towpath.exchange import Exchange, Handler, Outgoing
+from towpath.locks import requests as lock_requests
 from towpath.locks.requests import Place
 from towpath.names import check_pattern
 from towpath.pairing import Pairing
@@ -351,6 +353,24 @@ class ClientProtocol(Exchange):
             except TowpathError as error:
                 done(error)
 
+        self.call(call, answered)
+
+    def open_lock_lane(self, session: int, done: Callable[[_ring.LaneClient], object]) -> None:
+        """Queue the call that opens a lock session's lane on this connection. ``done`` gets it before
+        anything else is heard; or it is not called, and there is none."""
+
+        def answered(answer: Frame | TowpathError) -> None:
+            with contextlib.suppress(TowpathError, _ring.RingError):
+                if isinstance(answer, TowpathError):
+                    raise answer
+                call.result(answer)
+                if len(self._came_with) != 1:
+                    raise ProtocolViolation("a lock lane came without its descriptor")
+                with host_limits("a lock lane"):
+                    lane = _ring.LaneClient(self._came_with[0].fd)
+                done(lane)
+
+        call = lock_requests.open_lane(session)
         self.call(call, answered)
 
     # ---- the end ----

@@ -100,6 +100,7 @@ _DOOR: Final = (
     "attach_value",
     "read_stored",
     "delegate_lock",
+    "open_lock_lane",
 )
 _LOCK_CALLS: Final = (*_locks.CALLS, *_locks.PLAIN)
 _LOCK_STREAMS: Final = (_locks.KEEP, _locks.WATCH)

@@ -14,6 +14,7 @@ from towpath.locks import model, requests
 from towpath.locks.entering import Entered, Error, GuardContext, Kind, Trace
 from towpath.locks.guards import GuardBase
 from towpath.locks.holds import Hold
+from towpath.locks.lane import Prepared
 from towpath.locks.leases import checked_lease_ms
 from towpath.locks.model import Mode
 from towpath.locks.pending import Pending
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 CALLS_MAX = 64
 """Of a thread that are kept, to be asked again."""
+LANE_AFTER, LANE_AFTER_MAX = 8, 1_024
+"""After so many requests by the socket a lane is asked for; after each time, twice as many."""
 LATE_S = 5.0
 """How much longer than its timeout a request waits for the daemon to say that it is over."""
 
@@ -42,6 +45,7 @@ class Locks:
         self._opening = threading.Lock()
         self._owners = threading.local()
         self._numbers = itertools.count(1)
+        self._by_socket, self._lane_after = 0, LANE_AFTER
         self.on_lost: list[Callable[[TowpathError], object]] = []
         self.on_wounded: list[Callable[[TowpathError], object]] = []
 
@@ -77,6 +81,7 @@ class Locks:
         number: int = 0,
         *,
         is_remembered: bool = False,
+        is_new: bool = False,
     ) -> Pending:
         """Ask, and wait until it is over.
 
@@ -85,7 +90,7 @@ class Locks:
         """
         over = threading.Lock()  # a fifth of an Event's time
         over.acquire()
-        pending = session.begin(make, over.release, number, is_remembered=is_remembered)
+        pending = session.begin(make, over.release, number, is_remembered=is_remembered, is_new=is_new)
         late_s = None if timeout is None else min(timeout + LATE_S, threading.TIMEOUT_MAX)
         try:
             self._client._attend(pending.has_outcome, pending.call_id, deadline_ns(late_s))
@@ -101,24 +106,56 @@ class Locks:
     ) -> Hold:
         """Take locks together."""
         key = tuple(wanted), timeout, is_reentrant, note
-        made: dict[object, Call[Standing]] = self._owners.__dict__.setdefault("calls", {})
+        made: dict[object, Prepared] = self._owners.__dict__.setdefault("made", {})
         try:
-            call = made.pop(key, None)  # not there for a signal's handler that asks the same meanwhile
+            prepared = made.get(key)
         except TypeError:  # it is no key, and will be refused
-            call = None
-        if call is None:
-            call = requests.acquire(
-                self.owner(), wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note
-            )  # what cannot be asked is refused here
-            if not self._lease_ms:
-                call = requests.whole(call)
-        session = self.session()
-        pending = self.wait(session, partial(requests.addressed, call), timeout)
+            prepared = None
+        if prepared is None:
+            prepared = self._prepare(wanted, timeout, is_reentrant=is_reentrant, note=note)
+        session, number = self.session(), 0
+        try:
+            lane = session.lane
+            if lane is not None and prepared.asked is not None:
+                number = session.next_number()
+                taken = lane.take(number, prepared, prepared.asked)
+                if taken is not None:
+                    return taken
+            made.pop(key, None)  # not there for a signal's handler that asks the same meanwhile
+            make = partial(requests.addressed, prepared.call)
+            pending = self.wait(session, make, timeout, number, is_new=True)
+        except BaseException:
+            if number:
+                session.forget(number)
+            raise
         if not self._lease_ms:  # what is asked on the daemon's host has been sent by now
             if len(made) >= CALLS_MAX:
                 made.clear()
-            made[key] = call
+            made[key] = prepared
+            self._want_lane(session)
         return session.hold(pending)
+
+    def _prepare(
+        self, wanted: Sequence[Wanted], timeout: float | None, *, is_reentrant: bool, note: str
+    ) -> Prepared:
+        """Make a request for locks.
+
+        Raises:
+            TowpathError: it cannot be asked.
+        """
+        owner = self.owner()
+        call = requests.acquire(owner, wanted, timeout_s=timeout, is_reentrant=is_reentrant, note=note)
+        if self._lease_ms:
+            return Prepared(call, owner, wanted[0], None)
+        asked = call.body.SerializeToString() if len(wanted) == 1 else None
+        return Prepared(requests.whole(call), owner, wanted[0], asked)
+
+    def _want_lane(self, session: LockSession) -> None:
+        """Something was asked for by the socket: now and then, see whether it goes by a lane from now on."""
+        self._by_socket += 1
+        if session.lane is None and self._by_socket >= self._lane_after:
+            self._by_socket, self._lane_after = 0, min(2 * self._lane_after, LANE_AFTER_MAX)
+            self._client._open_lock_lane(session)
 
     def set_lease(self, lease_s: float) -> None:
         """See :meth:`towpath.Client.set_lock_lease`."""

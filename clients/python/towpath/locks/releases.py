@@ -47,6 +47,9 @@ class Releases:
         """Release what a request holds. Does not wait."""
         session = self._session
         if not session.lease_s:
+            lane = session.lane
+            if lane is not None and lane.give_back(number):
+                return
             session.asking._post(requests.release(session.id, number), _ignore)
             return
         with session.mutex:

@@ -260,6 +260,12 @@ def delegate(session: int, owner: int, name: str, page: int) -> Call[Place]:
     )
 
 
+def open_lane(session: int) -> Call[None]:
+    """Open a lane for a session on this connection."""
+    request = locks_pb2.OpenLockLaneRequest(session=session)
+    return Call("open_lock_lane_request", request, "open_lock_lane_response", _nothing)
+
+
 def downgrade(session: int, number: int) -> Call[None]:
     """Make an exclusive lock shared."""
     request = locks_pb2.DowngradeLockRequest(session=session, request=number)

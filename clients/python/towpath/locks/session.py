@@ -28,7 +28,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from towpath import convert
 from towpath.asking import Asking
@@ -38,10 +38,15 @@ from towpath.v1 import locks_pb2
 
 from . import model, requests
 from .holds import Hold, Page, silent
+from .lane import LockLane
 from .leases import Lease
 from .pending import Pending, Withdrawing
 from .releases import Releases
 from .requests import Standing
+
+if TYPE_CHECKING:
+    from towpath import _ring
+    from towpath.exchange import Exchange
 
 LOCAL_GRACE_S: Final = 5.0
 """How long the daemon of this host waits, after a restart, for those who held locks."""
@@ -66,6 +71,7 @@ class LockSession:
 
     Attributes:
         pages: the lock pages that it is in, the newest last.
+        lane: its lock lane, on the connection that there is.
         releases: what it gives back. ``asking``, ``mutex``, ``asks``: for its parts.
         on_change: told whenever the connection has broken, or the session has been taken up or lost, by the
             thread that hears of it; must not wait.
@@ -102,6 +108,7 @@ class LockSession:
         self.releases = Releases(self)
         self._numbers = itertools.count(1)
         self.pages: list[Page] = []
+        self.lane: LockLane | None = None
         self.joining = threading.Lock()
         self.asks = itertools.count(1)
         self._pending: dict[Pending, None] = {}
@@ -164,6 +171,34 @@ class LockSession:
         if is_lost:
             page.close()
 
+    def lane_opened(self, memory: _ring.LaneClient, exchange: Exchange) -> None:
+        """The connection that there is has a lane for it."""
+        with self.mutex:
+            if self._is_open and self.why_lost is None:
+                self.lane = LockLane(self, memory, exchange)
+
+    def _leave_lane(self) -> None:
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            lane.close()
+
+    def keep(self, hold: Hold) -> bool:
+        """A request was granted; False: the session was lost meanwhile."""
+        with self.mutex:
+            if self.why_lost is not None:
+                return False
+            self._holds[hold.number] = hold
+            return True
+
+    def forget(self, number: int) -> None:
+        """Nobody wants a request any more that was said in the lane, whatever has become of it: what is asked
+        for next is behind that."""
+        with self.mutex:
+            self._holds.pop(number, None)
+        if self._is_open:
+            self._withdraw(number).leave()  # if it waits
+            self.releases.give_back(number)  # if it is granted
+
     def next_number(self) -> int:
         """A number for a request that may come to be the daemon's."""
         return next(self._numbers)
@@ -193,6 +228,7 @@ class LockSession:
         number: int = 0,
         *,
         is_remembered: bool = False,
+        is_new: bool = False,
     ) -> Pending:
         """Ask for something that may have to wait.
 
@@ -201,6 +237,7 @@ class LockSession:
             wake: called when it is over.
             number: of what is held already; 0: a new one.
             is_remembered: asked again on the next connection it would begin anew, were it not remembered.
+            is_new: nothing is held by this number, although it is given.
 
         Raises:
             SessionLost: the session has ended.
@@ -211,7 +248,7 @@ class LockSession:
             given,
             lambda session: make(session, given),
             wake,
-            is_new=not number,
+            is_new=is_new or not number,
             is_remembered=is_remembered,
         )
         with self.mutex:
@@ -333,6 +370,7 @@ class LockSession:
 
     def broke(self, error: TowpathError) -> None:
         """The connection is gone. The session is taken up on the next."""
+        self._leave_lane()
         self._lease.broke()
         with self.mutex:
             if self._is_open:
@@ -420,12 +458,13 @@ class LockSession:
         for told in tuple(self.on_change):
             told()
 
-    def _withdraw(self, number: int) -> None:
+    def _withdraw(self, number: int) -> Withdrawing:
         """Give up what waits at the daemon and nobody here wants: ask how it stands, and cancel that."""
         anything = [requests.Wanted("withdrawn")]
         call = requests.addressed(requests.acquire(0, anything, timeout_s=0), self.id, number)
         listener = Withdrawing(self, number)
         listener.leave = self.asking._follow(lambda: call, listener)
+        return listener
 
     def _revoked(self, number: int, error: TowpathError) -> None:
         with self.mutex:
@@ -457,6 +496,7 @@ class LockSession:
                 return
             self.why_lost = error
             self._is_open = False
+            self._leave_lane()
             holds, self._holds = list(self._holds.values()), {}
             pending, pages = list(self._pending), self.pages
         has_held = bool(holds) or any(page.held() for page in pages)

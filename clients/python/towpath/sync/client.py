@@ -46,6 +46,7 @@ from towpath.waiting import CALL_TIMEOUT_S, deadline_ns, program_name
 if TYPE_CHECKING:
     from towpath import _ring
     from towpath.locks.paging import PageLock
+    from towpath.locks.session import LockSession
 else:
     try:
         from towpath.locks.paging import PageLock
@@ -176,6 +177,14 @@ class LocalClient(Client):
 
     def _page_lock(self, name: str) -> Lock | None:
         return None if PageLock is None else PageLock(self._locks, name, self)
+
+    def _open_lock_lane(self, session: LockSession) -> None:
+        if PageLock is None:  # there is no shared memory
+            return
+        with self._connection.sending():
+            if self._protocol.is_ready and not self._life.is_closed:
+                opened = functools.partial(session.lane_opened, exchange=self._protocol)
+                self._protocol.open_lock_lane(session.id, opened)
 
     def serve(self, name: str, *, concurrency: int = 1) -> Server:
         return self._persist(lambda: LocalServer(self, name, concurrency))

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 
 from towpath import addresses, outcomes, wire
 from towpath.errors import BadDescriptor, ConnectionLost, LimitExceeded, TowpathError, Unavailable
+from towpath.exchange import SENDING, UNCERTAIN
 from towpath.life import Life
 from towpath.protocol import ClientProtocol
 from towpath.sync.turns import Turns
@@ -121,9 +122,15 @@ class LocalConnection:
 
     def flush(self) -> None:
         """Send, with the lock held, what the protocol has queued."""
-        if not self._protocol.has_outgoing:
+        protocol = self._protocol
+        if not protocol.has_outgoing:
             return
-        for frame, descriptors in self._protocol.take_outgoing():
+        said = protocol.said
+        protocol.said = (
+            SENDING if said >= 0 else UNCERTAIN
+        )  # a signal's handler may end this, or come here too
+        outgoing = protocol.take_outgoing()
+        for frame, descriptors in outgoing:
             if self.sock is None:
                 return
             if descriptors:
@@ -138,6 +145,8 @@ class LocalConnection:
                 with contextlib.suppress(OSError):
                     self.sock.shutdown(socket.SHUT_RDWR)
                 return
+        if said >= 0 and protocol.said == SENDING:
+            protocol.said = said + len(outgoing)
 
     def attend(self, is_over: Callable[[], bool], mine: Callable[[], int], deadline: int | None) -> None:
         """Read here what comes, until something is over; if somebody else does, or there is no connection, or

@@ -15,6 +15,7 @@ from towpath.locks.blocking import Barrier, Guard, Lock, Locks, Semaphore, liste
 from towpath.locks.leases import LEASE_MS_DEFAULT
 from towpath.locks.model import Explanation, Grant, Listing
 from towpath.locks.requests import Wanted
+from towpath.locks.session import LockSession
 from towpath.queues import PREFETCH_DEFAULT
 from towpath.result import attempt
 from towpath.states.blocking import State
@@ -82,6 +83,9 @@ class Kinds(Locking):
     def _page_lock(self, name: str) -> Lock | None:
         """A lock that is taken in shared memory where that is possible; None on carriers that have none."""
         return None
+
+    def _open_lock_lane(self, session: LockSession) -> None:
+        """Have a lane opened for a lock session where that is possible. Does not wait."""
 
     def lock(self, name: str, *, reentrant: bool = False, note: str = "", fast: bool = True) -> Lock:
         """Return a handle for a lock by name; asks nobody until it is used.

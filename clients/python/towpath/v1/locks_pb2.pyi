@@ -1691,6 +1691,46 @@ class DelegateLockResponse(_message.Message):
 Global___DelegateLockResponse: _TypeAlias = DelegateLockResponse  # noqa: Y015
 
 @_typing.final
+class OpenLockLaneRequest(_message.Message):
+    """Open a lane: memory in which a session asks for locks that are free, and gives them back, without the socket
+    (clients/c/towpath_lane.h). It lives as long as the connection, or until the next one is opened on it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.int
+    def __init__(
+        self,
+        *,
+        session: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenLockLaneRequest: _TypeAlias = OpenLockLaneRequest  # noqa: Y015
+
+@_typing.final
+class OpenLockLaneResponse(_message.Message):
+    """Its descriptor, open for writing, comes with this."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenLockLaneResponse: _TypeAlias = OpenLockLaneResponse  # noqa: Y015
+
+@_typing.final
 class Lock(_message.Message):
     """---- looking ------------------------------------------------------------------------------------------------------
 
