@@ -22,12 +22,12 @@ import pytest
 
 import towpath
 import towpath.aio
-from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon, wait_until
+from tests.support.daemon import LOCAL_ONLY, SERVE, DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
-PATIENT = Path(__file__).parent / "programs" / "serve_patient.py"
 ROOT = Path(__file__).parents[2]
+PATIENT = {"PYTHONPATH": str(ROOT), "TOWPATH_TEST_CORE": "tests.client.programs.patient_core"}
 HOLDER = """
 import sys, towpath
 client = towpath.connect(sys.argv[1])
@@ -41,8 +41,7 @@ sys.stdin.read()
 def own_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonHandle]:
     """One whose core waits for those who had locks as long as a busy machine needs; and so do clients."""
     monkeypatch.setattr("towpath.locks.session.LOCAL_GRACE_S", DEADLINE_S)
-    environment = {"PYTHONPATH": str(ROOT)}
-    with running_daemon(tmp_path, LOCAL_ONLY, env=environment, program=(str(PATIENT),)) as handle:
+    with running_daemon(tmp_path, LOCAL_ONLY, env=PATIENT) as handle:
         yield handle
 
 
@@ -165,12 +164,12 @@ def test_a_daemon_that_is_started_anew_takes_nobodys_lock(
 ) -> None:
     monkeypatch.setattr("towpath.locks.session.LOCAL_GRACE_S", DEADLINE_S)
     (tmp_path / "towpath.toml").write_text(LOCAL_ONLY)
-    command = [sys.executable, str(PATIENT), "serve", "--config", str(tmp_path / "towpath.toml")]
+    command = [sys.executable, str(SERVE), "serve", "--config", str(tmp_path / "towpath.toml")]
     command += ["--runtime-dir", str(short_path), "--state-dir", str(tmp_path / "state")]
     url = str(short_path / "towpath.sock")
 
     def start(stack: ExitStack) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = subprocess.Popen(command, env={**os.environ, **PATIENT})
         stack.callback(process.wait)
         stack.callback(process.terminate)
         wait_until(lambda: answers(url))

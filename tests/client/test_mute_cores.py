@@ -19,7 +19,7 @@ from tests.support.daemon import DaemonHandle, running_daemon, wait_until
 from tests.support.deadlines import DEADLINE_S
 from towpath import errors
 
-PROGRAM = Path(__file__).parent / "programs" / "serve_mute.py"
+CORE = "tests.client.programs.mute_core"
 ROOT = Path(__file__).parents[2]
 KINDS = ("local-sync", "local-aio", "grpc-aio", "zmq-sync")
 
@@ -58,8 +58,12 @@ def mute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mute]:
     directory = tmp_path_factory.mktemp("mute")
     sockets = Path(tempfile.mkdtemp(prefix="towpath-mute-"))
     config = f'[grpc]\nlisten = "unix:{sockets}/grpc"\n[zeromq]\nrpc = "ipc://{sockets}/zmq"\n'
-    environment = {"PYTHONPATH": str(ROOT), "TOWPATH_MUTE": str(directory / "order")}
-    with running_daemon(directory, config, env=environment, program=(str(PROGRAM),)) as daemon:
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "TOWPATH_TEST_CORE": CORE,
+        "TOWPATH_MUTE": str(directory / "order"),
+    }
+    with running_daemon(directory, config, env=environment) as daemon:
         yield Mute(daemon, directory / "order", sockets)
     shutil.rmtree(sockets)
 
