@@ -265,12 +265,14 @@ class LockLanes:
         assert call.lane is not None
         if isinstance(effect, e.Granted) and len(effect.grants) == 1:
             grant = effect.grants[0]
+            call.lane.skips //= 2
             call.lane.memory.granted(call.position, grant.token, grant.since_ns)
             return
         if len(kept.elsewhere) >= ELSEWHERE_MAX:
             del kept.elsewhere[next(iter(kept.elsewhere))]
         kept.elsewhere[call.number] = effect if isinstance(effect, e.Refused) else None
         call.lane.memory.elsewhere(call.position)
+        _was_in_vain(call.lane)
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -321,7 +323,6 @@ class LockLanes:
 
     def _serve(self, lane: Lane) -> None:
         """Take what is new in a lane that is attended to."""
-        lane.skips = 0
         self._until_ns = time.monotonic_ns() + LOOK_NS
         if self._engine.is_at_disk():
             lane.is_stalled = True
@@ -352,7 +353,7 @@ class LockLanes:
         if lane.memory.rest():
             self._serve(lane)
             return False
-        lane.skips = min(2 * lane.skips + 1, SKIPS_MAX)
+        _was_in_vain(lane)
         self._leave(lane)
         return True
 
@@ -364,3 +365,8 @@ class LockLanes:
 
     def _watch(self) -> None:
         self._watched = tuple(lane.memory for lane in self._attended if not lane.is_stalled)
+
+
+def _was_in_vain(lane: Lane) -> None:
+    """A look into a lane came to nothing that the socket could not have told."""
+    lane.skips = min(2 * lane.skips + 1, SKIPS_MAX)

@@ -113,7 +113,7 @@ class LockLane:
         if granted is not True:
             hold = LaneHold(self._session, number, prepared, *granted)
             if self._session.keep(hold):
-                self._skips = 0
+                self._skips //= 2
                 return hold
         self._left_out, self._skips = 0, min(2 * self._skips + 1, SKIPS_MAX)
         return None
