@@ -6,7 +6,7 @@ Theory of operation
     there is room: the ends of sessions, what was given back or withdrawn, and what was found in lock pages,
     with those who want to look when that is in the machine. What only asks how things stand is told.
 
-    A page that was taken back may have had a holder, and such as waited there. Of these the machine does not
+    A page that was taken back may have had holders, and such as waited there. Of these the machine does not
     know yet, so what they give back is kept, too; and if one of them is refused what it waited for, the wait
     is withdrawn behind.
 
@@ -90,6 +90,8 @@ class Backlog:
         self.kept.append(command)
         if command.holder is not None:
             self._found.add((command.holder.session, page_request(lock.page.base + command.used)))
+        for reader in command.readers:
+            self._found.add((reader.session, page_request(lock.page.base + reader.used)))
         self._found.update((waiter.session, waiter.request) for waiter in command.waiters)
 
     def _is_known(self, session: int, number: int) -> bool:

@@ -10,12 +10,12 @@
  *   harm with it. A *member* is one owner (a thread of a session); its number is issued by the core, and its cell in the
  *   page says for whom.
  *
- *   All that is true of a lock is in one word:
+ *   All that is true of a lock is in one word, but who has it shared (towpath_lock_readers.h):
  *
- *        63            38 37            14     13       12    11         0
- *       +----------------+----------------+---------+------+-------------+
- *       | tokens used    | leaves         | WAITERS | OPEN | owner       |
- *       +----------------+----------------+---------+------+-------------+
+ *        63           38 37         15     14        13       12    11       0
+ *       +---------------+-------------+---------+---------+------+-----------+
+ *       | tokens used   | leaves      | READERS | WAITERS | OPEN | owner     |
+ *       +---------------+-------------+---------+---------+------+-----------+
  *
  *   To take it is one compare-and-swap of a word that is OPEN and has no owner; it names the owner and counts a token,
  *   which is `base` plus the number. To give it back is another. So whoever is killed, at whatever instruction, has the lock
@@ -36,7 +36,7 @@
  *   for that.
  *
  * Invariants
- *   1. Between tpl_open and tpl_shut the word alone says who has the lock. After tpl_shut the core's machine does.
+ *   1. Between tpl_open and tpl_shut the page alone says who has the lock. After tpl_shut the core's machine does.
  *   2. Tokens of a lock grow: within a range by the word, and ranges by the core.
  *   3. Who waits in the page holds nothing else, so that no circle leads through it: the client sees to that.
  *   4. The core never waits for a word of the page, and trusts none: numbers out of range are as if they were not there.
@@ -44,154 +44,14 @@
  *   5. After a member's death the core closes it, takes back every lock whose word or queue names it, and wakes all who
  *      wait in the page: one that died between handing a lock over and waking leaves nobody asleep.
  *
- * Not here: who may have a page, the journal (towpath_broker.local.lock_pages); shared locks, semaphores, upgrades,
- * conditions, which are the core's own. docs/decisions/0010 says why so. tests/lockpage/model explores every interleaving.
+ * Not here: who may have a page, the journal (towpath_broker.local.lock_pages); semaphores, upgrades, conditions, which are
+ * the core's own. docs/decisions/0012 says why so. tests/lockpage/model explores every interleaving.
  */
 #ifndef TOWPATH_LOCK_H
 #define TOWPATH_LOCK_H
 
-#include "towpath_lock_steps.h"
-#include "towpath_ring_memfd.h"
-#include "towpath_ring_wait.h"
-
-#define TPL_MAGIC UINT64_C(0x31304b434f4c5054) /* "TPLOCK01" */
-#define TPL_VERSION 1u
-#define TPL_MEMBERS 1024u /* 0 is nobody, 1 the core */
-#define TPL_SLOTS 2048u
-#define TPL_PLACES 32u /* who may wait for one lock in the page */
-#define TPL_CORE 1u
-#define TPL_FIRST_MEMBER 2u
-#define TPL_TOKENS (UINT64_C(1) << 24) /* in a range; fewer than the word can count */
-
-#define TPL_OWNER_BITS UINT64_C(0xfff)
-#define TPL_IS_OPEN (UINT64_C(1) << 12)
-#define TPL_HAS_WAITERS (UINT64_C(1) << 13)
-#define TPL_LEAF (UINT64_C(1) << 14)
-#define TPL_LEAVES (((UINT64_C(1) << 24) - 1) << 14)
-#define TPL_TOKEN (UINT64_C(1) << 38)
-
-#define TPL_SPIN_NS UINT64_C(300000)  /* the longest */
-#define TPL_SPIN_PURE_NS UINT64_C(30000) /* from then on it yields between looks */
-#define TPL_ROUSE_NS UINT64_C(1000000)
-#define TPL_TRIES 10000 /* of a compare-and-swap by the core: so many failures are no contention */
-
-enum tpl_state { TPL_UNUSED = 0, TPL_MEMBER_OPEN = 1, TPL_MEMBER_CLOSED = 2 };
-enum tpl_phase { TPL_NONE = 0, TPL_ASLEEP = 1, TPL_WOKEN = 2, TPL_READY = 3, TPL_DUE = 4 };
-
-enum tpl_result {
-    TPL_OK = 0,
-    TPL_HELD = 1,    /* somebody has it */
-    TPL_SHUT = 2,    /* it is the core's: ask there */
-    TPL_SPENT = 3,   /* no token is left: ask the core */
-    TPL_CLOSED = 4,  /* the member does not count any more */
-    TPL_LOST = 5,    /* it is not this member's, or not by this token */
-    TPL_FULL = 6,    /* too many wait in the page: ask the core */
-    TPL_OVER = 7,    /* the deadline */
-    TPL_SLICE = 8    /* a signal, or the end of a slice: go on waiting */
-};
-
-struct tpl_member {
-    uint64_t session, owner; /* written by the core */
-    uint32_t state;          /* written by the core */
-    uint32_t wake;           /* its futex word */
-    uint32_t phase;
-    uint32_t slot; /* what it waits for, plus 1 */
-    uint64_t ticket, number, deadline_ns, roused_at_ns;
-};
-
-struct tpl_slot {
-    uint64_t word;
-    uint64_t base;     /* the token before the range's first; written by the core */
-    uint64_t since_ns; /* of the owner; CLOCK_REALTIME */
-    uint64_t next_ticket;
-    uint64_t unused[4];
-    uint32_t place[TPL_PLACES]; /* members that wait */
-    uint64_t reserved[8];
-};
-
-struct tpl_page {
-    uint64_t magic;
-    uint32_t version, members, slots, unused;
-    uint64_t identity; /* of the core's choosing */
-    uint8_t pad[4096 - 32];
-    struct tpl_member member[TPL_MEMBERS];
-    struct tpl_slot slot[TPL_SLOTS];
-};
-TPR_STATIC_ASSERT(sizeof(struct tpl_member) == 64, "a member is a cache line");
-TPR_STATIC_ASSERT(sizeof(struct tpl_slot) == 256, "a slot");
-TPR_STATIC_ASSERT(offsetof(struct tpl_page, member) == 4096, "members begin on a page of their own");
-#define TPL_PAGE_BYTES ((uint64_t)((sizeof(struct tpl_page) + 4095) & ~UINT64_C(4095)))
-
-static inline uint32_t tpl_owner(uint64_t word) {
-    return (uint32_t)(word & TPL_OWNER_BITS);
-}
-
-static inline uint64_t tpl_used(uint64_t word) {
-    return word >> 38;
-}
-
-static inline uint64_t tpl_look_(const uint64_t *word) {
-    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
-}
-
-static inline uint32_t tpl_look32_(const uint32_t *word) {
-    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
-}
-
-/* ---- pages ---- */
-
-/* Make a page; TPR_OK, or TPR_E_SYSTEM with errno set. */
-static inline int tpl_page_make(struct tpr_memory *memory, uint64_t identity) {
-    int code = tpr_memory_make_(memory, "towpath-locks", TPL_PAGE_BYTES);
-    if (code != TPR_OK)
-        return code;
-    struct tpl_page *page = (struct tpl_page *)memory->page;
-    TPL_STORE(PAGE_HEADER, &page->version, TPL_VERSION);
-    TPL_STORE(PAGE_HEADER, &page->members, TPL_MEMBERS);
-    TPL_STORE(PAGE_HEADER, &page->slots, TPL_SLOTS);
-    TPL_STORE(PAGE_HEADER, &page->identity, identity);
-    TPL_STORE(PAGE_HEADER, &page->magic, TPL_MAGIC);
-    return TPR_OK;
-}
-
-/* Check and map a page that was handed over, open for writing; `memory` owns a duplicate of `fd`. TPR_OK, or an error of
- * the ring's and nothing left behind. */
-static inline int tpl_page_map(struct tpr_memory *memory, int fd) {
-    struct {
-        uint64_t magic;
-        uint32_t version, members, slots, unused;
-    } header;
-    uint64_t bytes;
-    int code = tpr_check_(fd, O_RDWR, &header, sizeof header, &bytes);
-    if (code != TPR_OK)
-        return code;
-    if (header.magic != TPL_MAGIC)
-        return TPR_E_MAGIC;
-    if (header.version != TPL_VERSION)
-        return TPR_E_VERSION;
-    if (header.members != TPL_MEMBERS || header.slots != TPL_SLOTS)
-        return TPR_E_FIELD;
-    if (bytes != TPL_PAGE_BYTES)
-        return TPR_E_SIZE;
-    memory->bytes = bytes;
-    memory->forks = tpr_fork_count_();
-    memory->page = NULL;
-    memory->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (memory->fd < 0)
-        return TPR_E_SYSTEM;
-    void *page = TOWPATH_RING_MMAP(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd, 0);
-    if (page == MAP_FAILED || madvise(page, bytes, MADV_DONTFORK) != 0) {
-        int saved = errno;
-        if (page != MAP_FAILED)
-            TOWPATH_RING_MUNMAP(page, bytes);
-        close(memory->fd);
-        memory->fd = -1;
-        errno = saved;
-        return TPR_E_SYSTEM;
-    }
-    memory->page = page;
-    return TPR_OK;
-}
+#include "towpath_lock_page.h"
+#include "towpath_lock_readers.h"
 
 /* ---- waking ---- */
 
@@ -236,9 +96,7 @@ static inline void tpl_rouse_first_(struct tpl_page *page, uint32_t at) {
 /* ---- taking and giving back ---- */
 
 static inline void tpl_taken_(struct tpl_slot *slot) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    TPL_NOTE(SINCE, &slot->since_ns, (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec);
+    TPL_NOTE(SINCE, &slot->since_ns, tpl_now_ns_());
 }
 
 /* What a word that names the member as owner comes to: TPL_OK with `token`, or TPL_LOST, TPL_CLOSED. */
@@ -256,8 +114,8 @@ static inline int tpl_mine_(struct tpl_page *page, uint32_t at, uint32_t me, uin
 
 static inline int tpl_release(struct tpl_page *page, uint32_t at, uint32_t me, uint64_t token);
 
-/* Take a lock if it is free: TPL_OK with `token`, TPL_HELD, TPL_SHUT, TPL_SPENT, TPL_CLOSED, TPL_LOST (it was taken away at
- * once). */
+/* Take a lock if it is free: TPL_OK with `token`, TPL_HELD, TPL_ASK (it is held shared), TPL_SHUT, TPL_SPENT, TPL_CLOSED,
+ * TPL_LOST (it was taken away at once). */
 static inline int tpl_try(struct tpl_page *page, uint32_t at, uint32_t me, uint64_t *token) {
     struct tpl_slot *slot = &page->slot[at];
     uint64_t word = tpl_look_(&slot->word);
@@ -268,7 +126,10 @@ static inline int tpl_try(struct tpl_page *page, uint32_t at, uint32_t me, uint6
             return TPL_HELD;
         if (tpl_used(word) >= TPL_TOKENS - 1)
             return TPL_SPENT;
-        uint64_t mine = (word + TPL_TOKEN) | me;
+        /* Partner: who reads claims a cell, then changes the word. */
+        if (word & TPL_HAS_READERS && tpl_is_read_(page, at))
+            return TPL_ASK;
+        uint64_t mine = ((word & ~TPL_HAS_READERS) + TPL_TOKEN) | me;
         int done;
         TPL_CAS(TAKE, done, &slot->word, &word, mine);
         if (!done)
@@ -431,8 +292,8 @@ static inline int tpl_spin_(struct tpl_wait *wait) {
     return 0;
 }
 
-/* Wait for the lock, until `slice_end_ns` at most: TPL_OK with `token`, TPL_SHUT, TPL_SPENT, TPL_CLOSED, TPL_OVER: it has left
- * the queue; TPL_SLICE: it has not. */
+/* Wait for the lock, until `slice_end_ns` at most: TPL_OK with `token`, TPL_ASK, TPL_SHUT, TPL_SPENT, TPL_CLOSED, TPL_OVER: it
+ * has left the queue; TPL_SLICE: it has not. */
 static inline int tpl_wait_on(struct tpl_wait *wait, uint64_t slice_end_ns, uint64_t *token) {
     struct tpl_slot *slot = &wait->page->slot[wait->at];
     struct tpl_member *member = &wait->page->member[wait->me];
@@ -456,12 +317,9 @@ static inline int tpl_wait_on(struct tpl_wait *wait, uint64_t slice_end_ns, uint
             int result = tpl_try(wait->page, wait->at, wait->me, token);
             if (result == TPL_HELD)
                 continue;
-            if (result != TPL_OK) {
-                tpl_wait_end(wait, token);
-                return result == TPL_LOST ? TPL_SHUT : result;
-            }
-            result = tpl_wait_end(wait, token);
-            return result;
+            /* Also if it has been handed over since somebody read. */
+            int left = tpl_wait_end(wait, token);
+            return result == TPL_OK || left == TPL_OK ? left : result == TPL_LOST ? TPL_SHUT : result;
         }
         if (tpl_look32_(&member->phase) == TPL_READY)
             continue; /* it was free, and is not any more */
@@ -493,13 +351,32 @@ static inline void tpl_dismiss(struct tpl_page *page, uint32_t number, uint32_t 
     TPL_STORE(MEMBER_STATE, &page->member[number].state, state);
 }
 
-/* Give a lock out: its tokens are those after `base`. `is_busy`: the core has it still, and gives it back as TPL_CORE, by
- * the token base + 1. */
-static inline void tpl_open(struct tpl_page *page, uint32_t at, uint64_t base, int is_busy) {
+/* Give a lock out: its tokens are those after `base`. The core may have it still, by the token base + 1, until tpl_drained:
+ * exclusively, or shared, so that others may have it shared too. */
+static inline void tpl_open(struct tpl_page *page, uint32_t at, uint64_t base, enum tpl_busy busy) {
     struct tpl_slot *slot = &page->slot[at];
-    TPL_STORE(CLEAR_WORD, &slot->word, UINT64_C(0));
+    uint64_t leaves = (tpl_look_(&slot->word) + TPL_LEAF) & TPL_LEAVES;
+    TPL_STORE(CLEAR_WORD, &slot->word, leaves);
+    tpl_clear_readers_(page, at);
     TPL_STORE(BASE, &slot->base, base);
-    TPL_STORE(OPEN, &slot->word, is_busy ? TPL_IS_OPEN | TPL_TOKEN | TPL_CORE : TPL_IS_OPEN);
+    uint64_t word = leaves | TPL_IS_OPEN;
+    if (busy == TPL_BUSY)
+        word |= TPL_TOKEN | TPL_CORE;
+    if (busy == TPL_BUSY_SHARED) {
+        TPL_STORE(CORE_READS, &page->reader[at][0].cell, tpl_cell_(TPL_CORE, 1));
+        word |= TPL_TOKEN | TPL_HAS_READERS;
+    }
+    TPL_STORE(OPEN, &slot->word, word);
+}
+
+/* The core does not have it any more: TPL_OK, or TPL_LOST, TPL_HELD: that could not be said. */
+static inline int tpl_drained(struct tpl_page *page, uint32_t at) {
+    uint64_t cell = tpl_cell_(TPL_CORE, 1);
+    int done;
+    if (tpl_look_(&page->reader[at][0].cell) != cell)
+        return tpl_release(page, at, TPL_CORE, tpl_look_(&page->slot[at].base) + 1);
+    TPL_CAS(CORE_READ, done, &page->reader[at][0].cell, &cell, UINT64_C(0));
+    return done ? TPL_OK : TPL_LOST;
 }
 
 /* Take a lock back; the word as it was says who has it. Once it is shut, again tells the same. */
@@ -538,9 +415,9 @@ static inline uint32_t tpl_take_waiters(struct tpl_page *page, uint32_t at, uint
     return count;
 }
 
-/* Whether a slot's word or queue names a member. */
+/* Whether a slot's word, queue or readers name a member. */
 static inline int tpl_names(struct tpl_page *page, uint32_t at, uint32_t member) {
-    if (tpl_owner(tpl_look_(&page->slot[at].word)) == member)
+    if (tpl_owner(tpl_look_(&page->slot[at].word)) == member || tpl_reads_(page, at, member))
         return 1;
     for (uint32_t i = 0; i < TPL_PLACES; i++)
         if (tpl_look32_(&page->slot[at].place[i]) == member)

@@ -29,11 +29,19 @@
     X(LEFT)          /* client: whoever was about to hand it to me, look again */                             \
     X(ROUSE)         /* client: the first who sleeps is to come */                                            \
     X(ROUSED_AT)     /* client: since when */                                                                 \
+    X(CLAIM)         /* client: I may be about to read */                                                     \
+    X(READ)          /* client: one more has read; look at the cells before you write */                      \
+    X(READ_SINCE)    /* client: since when */                                                                 \
+    X(READING)       /* client: I read, by this token */                                                      \
+    X(READ_OVER)     /* client: I do not */                                                                   \
     X(WAKE)          /* client, core: a futex word */                                                         \
     X(SHUT)          /* core: taken back */                                                                   \
     X(CLEAR_WAITER)  /* core: it is in the core's queue now */                                                \
     X(CLEAR_WORD)    /* core: before it is given out anew */                                                  \
+    X(CLEAR_READER)  /* core: what is left in a cell does not count */                                        \
     X(BASE)          /* core: which tokens */                                                                 \
+    X(CORE_READS)    /* core: it has it still, shared with others */                                          \
+    X(CORE_READ)     /* core: it has not any more */                                                          \
     X(OPEN)          /* core: given out */                                                                    \
     X(MEMBER)        /* core: who has a number */                                                             \
     X(MEMBER_STATE)  /* core: whether it counts */                                                            \

@@ -277,6 +277,26 @@ def test_the_daemons_own_calls_work_on_what_was_taken_there(client: towpath.Clie
     guard.release()
 
 
+def test_who_waits_for_a_condition_with_what_was_taken_there_waits(client: towpath.Client) -> None:
+    """That the daemon finds who has it, as it takes the lock back, is no answer to what is asked."""
+    lock = client.lock("page.condition")
+    is_out(lock)
+    with lock as guard:
+        token = guard.token
+        assert not guard.wait(timeout=0.05)
+        assert guard.token > token
+    is_out(lock)
+    with ThreadPoolExecutor(1) as threads, lock as guard:
+
+        def notify() -> int:
+            with client.lock("page.condition").acquire(DEADLINE_S) as other:
+                return int(other.notify())
+
+        notifies = threads.submit(notify)
+        assert guard.wait(timeout=DEADLINE_S)
+        assert notifies.result(DEADLINE_S) == 1
+
+
 def test_a_child_does_not_have_its_parents_page(client: towpath.Client) -> None:
     lock = client.lock("page.fork")
     is_out(lock)

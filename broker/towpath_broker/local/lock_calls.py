@@ -467,6 +467,8 @@ class LockCalls:
             self._watches.tell(effect)
 
     def _answer_wait(self, effect: Outcome) -> None:
+        if isinstance(effect, e.Granted) and effect.is_found:
+            return  # who has it knows; what is asked of it since is answered by what comes of that
         kept = self._kept.get(effect.session)
         if kept is None:
             return

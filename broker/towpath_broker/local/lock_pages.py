@@ -91,8 +91,8 @@ class _Page:
 
 @dataclass(slots=True, eq=False)
 class _Out:
-    """A lock that is given out. ``base``: 0 while the journal does not have it yet; ``then``: told when it is
-    open (True), or was taken back before."""
+    """A lock that is given out. ``base``: 0 while the journal does not have it yet; ``is_busy``: the core has
+    it still; ``then``: told when it is open (True), or was taken back before."""
 
     name: str
     page: _Page
@@ -126,7 +126,7 @@ class LockPages:
         self._pages: dict[str, _Page] = {}
         self._out: dict[str, _Out] = {}
         self._opening: dict[int, _Out] = {}
-        self._coming_back: dict[str, int] = {}  # the tokens of what is taken back, and not yet applied
+        self._coming_back: dict[str, frozenset[int]] = {}  # tokens of what is taken back, and not yet applied
         self._is_over = False
 
     # ---- giving out ----------------------------------------------------------------------------------------
@@ -223,11 +223,14 @@ class LockPages:
         return member
 
     def resumed(self, principal: str, session: int, pidfd: int | None) -> None:
-        """A session was taken up again after a restart of the core: its process is known from now on."""
+        """A session is taken up again: what it has in the page is taken back, so that it can be told that it
+        has that. After a restart of the core its process is known from now on."""
         page = self._pages.get(principal)
-        if page is None or session in page.processes or pidfd is None:
+        if page is None:
             return
-        if any(each == session for each, _ in page.members):
+        members = [member for (each, _), member in page.members.items() if each == session]
+        self._take_from(page, members)
+        if members and session not in page.processes and pidfd is not None:
             page.processes[session] = watched = os.dup(pidfd)
             asyncio.get_running_loop().add_reader(watched, self._process_ended, page, session)
 
@@ -258,7 +261,7 @@ class LockPages:
             return
         if is_open:
             out.base, out.is_busy = effect.base, effect.is_busy
-            out.page.memory.open(out.slot.number, out.base, out.is_busy)
+            out.page.memory.open(out.slot.number, out.base, out.is_busy, effect.is_shared)
         self._tell(out, is_open)
 
     @staticmethod
@@ -316,33 +319,41 @@ class LockPages:
         waiting = page.memory.take_waiters(out.slot.number)
         is_sound = base == out.base and used < TOKENS
         holder = page.owners.get(owner) if is_sound else None
+        readers = _readers(out) if is_sound else []
         waiters = [
             c.PageWaiter(*page.owners[member], number, timeout_ms)
             for member, number, timeout_ms in waiting
             if member in page.owners and member != owner
         ]
         found = None if holder is None else c.PageHolder(*holder, since_ns)
-        self._submit(c.Recall(name, used if is_sound else 0, found, tuple(waiters)))
+        self._submit(c.Recall(name, used if is_sound else 0, found, tuple(waiters), tuple(readers)))
+        tokens = frozenset(base + each.used for each in readers)
         if holder is not None:
-            self._coming_back[name] = base + used
-            self._look(lambda machine: self._came_back(name, base + used))
+            tokens |= {base + used}
+        if tokens:
+            self._coming_back[name] = tokens
+            self._look(lambda machine: self._came_back(name, tokens))
         for member, _, _ in waiting:
             page.memory.wake(member)
 
-    def _came_back(self, name: str, token: int) -> None:
-        if self._coming_back.get(name) == token:
+    def _came_back(self, name: str, tokens: frozenset[int]) -> None:
+        if self._coming_back.get(name) is tokens:
             del self._coming_back[name]
 
     def is_held(self, name: str, token: int) -> bool:
         """Whether a lock that the machine does not have, or not yet again, is held by a token. It is read
         where it is, and stays there."""
-        if self._coming_back.get(name) == token:
+        if token in self._coming_back.get(name, ()):
             return True
         out = self._out.get(name)
         if out is None or not out.base:
             return False
         _, owner, used, base, _ = out.page.memory.look(out.slot.number)
-        return base == out.base and base + used == token and 0 < used < TOKENS and owner in out.page.owners
+        if base != out.base or not 0 < token - base <= used < TOKENS:
+            return False
+        if base + used == token and owner in out.page.owners:
+            return True
+        return any(base + each.used == token for each in _readers(out))
 
     # ---- the end of sessions and processes -----------------------------------------------------------------
 
@@ -429,10 +440,11 @@ class LockPages:
             is_open, owner, _, base, _ = known.memory.look(slot.number)
             if not is_open or base != out.base:
                 self.recall(lock.name)  # it was on its way, out or back
-            elif owner == _ring.LOCK_CORE:
-                out.is_busy = not lock.page.is_drained
-                if lock.page.is_drained and not known.memory.hand_over(slot.number):
-                    self.recall(lock.name)
+                continue
+            out.is_busy = not lock.page.is_drained
+            members = [owner, *(member for member, _, _ in known.memory.readers(slot.number))]
+            if _ring.LOCK_CORE in members and not out.is_busy and not known.memory.hand_over(slot.number):
+                self.recall(lock.name)
         for page in tuple(self._pages.values()):
             # Which locks other slots were for is not known any more: those that were used are not used again.
             used = [slot for slot in range(_ring.LOCK_SLOTS) if page.memory.look(slot)[3]]
@@ -464,3 +476,14 @@ class LockPages:
         """The core is about to end: its successor has the locks in the journal."""
         self.recall_all()
         self._is_over = True
+
+
+def _readers(out: _Out) -> list[c.PageReader]:
+    """Who has a lock shared in its page, in the order of tokens."""
+    owners = out.page.owners
+    found = [
+        c.PageReader(*owners[member], used, since_ns)
+        for member, used, since_ns in out.page.memory.readers(out.slot.number)
+        if member in owners
+    ]
+    return sorted(found, key=lambda reader: reader.used)

@@ -989,8 +989,10 @@ LOCK_CLOSED: int
 LOCK_LOST: int
 LOCK_FULL: int
 LOCK_OVER: int
+LOCK_ASK: int
 LOCK_MEMBERS: int
 LOCK_SLOTS: int
+LOCK_READERS: int
 LOCK_CORE: int
 LOCK_FIRST_MEMBER: int
 LOCK_TOKENS: int
@@ -1023,14 +1025,18 @@ class LockPage:
     def member(self, member: int, /) -> tuple[int, int, int]:
         """Return a member's state (0 unused, 1 open, 2 closed), session and owner."""
 
-    def open(self, slot: int, base: int, is_busy: bool, /) -> None:
-        """The core's: give a lock out; its tokens are those after ``base``."""
+    def open(self, slot: int, base: int, is_busy: bool, is_shared: bool = False, /) -> None:
+        """The core's: give a lock out; its tokens are those after ``base``. ``is_busy``: the core has it
+        still (``is_shared``: shared), until ``hand_over``."""
 
     def look(self, slot: int, /) -> tuple[bool, int, int, int, int]:
         """Return whether a lock is open, its owner, tokens used, base, and since when it is held (ns)."""
 
     def shut(self, slot: int, /) -> tuple[bool, int, int, int, int]:
         """The core's: take a lock back. Returns what it was, as ``look``."""
+
+    def readers(self, slot: int, /) -> list[tuple[int, int, int]]:
+        """Return who has a lock shared: member, its token's number in the range, since when (ns)."""
 
     def take_waiters(self, slot: int, /) -> list[tuple[int, int, int]]:
         """The core's, after ``shut``: who waits, in turn: member, request, and for how long yet (ms; -1)."""
@@ -1042,7 +1048,7 @@ class LockPage:
         """Have a member look again, if it waits."""
 
     def names(self, slot: int, member: int, /) -> bool:
-        """Whether a lock's word or queue names a member."""
+        """Whether a lock's word, queue or readers name a member."""
 
     def held(self) -> list[tuple[int, bool]]:
         """Return the tokens of what this process's members have, and whether the core has taken it back."""
@@ -1071,9 +1077,10 @@ class LockBase:
     def __enter__(self) -> Any: ...
     def __exit__(self, kind: Any, error: Any, trace: Any, /) -> None: ...
     def set_page(self, page: LockPage | None, slot: int, guard: type, context: object, /) -> None:
-        """It is in a page from now on, or (None) is not; and the type of its guards, and what they have."""
+        """It is in a page from now on, or (None) is not; and the type of its guards, and what they have. The
+        context's ``deny(token)`` is called when the core may think that this process holds by a token."""
 
-    def try_page(self) -> tuple[int, Any]:
+    def try_page(self, is_shared: bool, /) -> tuple[int, Any]:
         """Take it in the page if it is free: LOCK_OK and a guard, or why not and None."""
 
     def wait_page(self, request: int, deadline_ns: int, /) -> tuple[int, Any]:
@@ -1098,6 +1105,8 @@ def lock_guard_type(base: type[T], /) -> type[T]:
         def release(self) -> None
         def leave_page(self) -> bool
             It is not the page's affair any more. Returns whether it was.
+        page_is_shared: bool
+        def since_ns(self) -> int
         def look(self) -> tuple[bool, bool, bool]
             Whether it is in the page, whether it is held there, whether the core has taken it back.
 

@@ -2,7 +2,7 @@
  *
  * LockBase, and the type of guards: locks that are taken in a lock page, for Python. Documentation for users: _ring.pyi.
  *
- * What must be quick is here and nothing else: taking a lock that is free, and giving one back. Both find the calling
+ * What must be quick is here and nothing else: taking a lock that is free, alone or shared, and giving one back. Both find the calling
  * thread's member in a variable of the thread; it counts only for the page whose number it has, and pages live as long as
  * the locks and guards that point to them.
  *
@@ -13,7 +13,9 @@
 #include "_ring_lock.h"
 
 static PyTypeObject *lock_type;
-static PyObject *name_acquire_slow, *name_enter_slow, *name_exit_slow, *name_release_slow;
+static PyObject *name_acquire_slow, *name_enter_slow, *name_exit_slow, *name_release_slow, *name_shared;
+
+#define ALONE UINT32_MAX /* in place of a reader's cell */
 
 struct guard;
 
@@ -36,7 +38,7 @@ typedef struct guard {
     LockObject *lock;     /* NULL: a spare one */
     PyObject *hold, *context;
     uint64_t token;
-    uint32_t at;
+    uint32_t at, cell; /* ALONE: it is held exclusively */
     int is_here; /* it is held in the page, as far as this process knows; else it is given back, or the core's */
     int result;  /* of giving it back; TPL_OK: not tried, or done */
 } GuardObject;
@@ -49,6 +51,12 @@ static void guard_leave(GuardObject *self) {
     self->is_here = 0;
 }
 
+static int give_back(PageObject *page, uint32_t at, uint32_t cell, MemberObject *member, uint64_t token) {
+    struct tpl_page *memory = tp_lock_page(page);
+    return cell == ALONE ? tpl_release(memory, at, member->number, token)
+                         : tpl_release_shared(memory, at, cell, member->number, token);
+}
+
 /* Whether that was all: given back in the page. If not, `result` says why, also when it is tried again. */
 static int guard_give_back(GuardObject *self) {
     PageObject *page = self->page;
@@ -57,7 +65,7 @@ static int guard_give_back(GuardObject *self) {
     if (!page->serial || tpr_is_forked_(&page->memory))
         self->result = TPL_CLOSED;
     else
-        self->result = tpl_release(tp_lock_page(page), self->at, self->member->number, self->token);
+        self->result = give_back(page, self->at, self->cell, self->member, self->token);
     if (self->result != TPL_OK)
         return 0;
     guard_leave(self);
@@ -114,16 +122,17 @@ static GuardObject *guard_new(LockObject *lock) {
 }
 
 /* A guard of what the member has taken; the lock is given back when there is no memory for it. */
-static inline PyObject *guard_make(LockObject *lock, MemberObject *member, uint64_t token) {
+static inline PyObject *guard_make(LockObject *lock, MemberObject *member, uint32_t cell, uint64_t token) {
     GuardObject *self = lock->spare;
     if (self) {
         lock->spare = NULL;
         _Py_NewReference((PyObject *)self);
     } else if (!(self = guard_new(lock))) {
-        tpl_release(tp_lock_page(lock->page), lock->at, member->number, token);
+        give_back(lock->page, lock->at, cell, member, token);
         return NULL;
     }
     self->member = member;
+    self->cell = cell;
     self->lock = (LockObject *)Py_NewRef(lock);
     self->token = token;
     self->is_here = 1;
@@ -156,9 +165,27 @@ static PyObject *guard_leave_page(GuardObject *self, PyObject *Py_UNUSED(ignored
 static PyObject *guard_look(GuardObject *self, PyObject *Py_UNUSED(ignored)) {
     int has = 0, is_shut = 1;
     PageObject *page = self->page;
-    if (self->is_here && page->serial && !tpr_is_forked_(&page->memory))
-        has = tpl_has(tp_lock_page(page), self->at, self->member->number, self->token, &is_shut);
+    if (self->is_here && page->serial && !tpr_is_forked_(&page->memory)) {
+        struct tpl_page *memory = tp_lock_page(page);
+        uint32_t me = self->member->number;
+        has = self->cell == ALONE ? tpl_has(memory, self->at, me, self->token, &is_shut)
+                                  : tpl_has_shared(memory, self->at, self->cell, me, self->token, &is_shut);
+    }
     return Py_BuildValue("NNN", PyBool_FromLong(self->is_here), PyBool_FromLong(has), PyBool_FromLong(is_shut));
+}
+
+/* since_ns() -> when it was taken; 0: the page is closed */
+static PyObject *guard_since_ns(GuardObject *self, PyObject *Py_UNUSED(ignored)) {
+    if (!self->page->serial || tpr_is_forked_(&self->page->memory))
+        return PyLong_FromLong(0);
+    struct tpl_page *memory = tp_lock_page(self->page);
+    uint64_t *since_ns = self->cell == ALONE ? &memory->slot[self->at].since_ns
+                                             : &memory->reader[self->at][self->cell].since_ns;
+    return PyLong_FromUnsignedLongLong(tpl_look_(since_ns));
+}
+
+static PyObject *guard_is_shared(GuardObject *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(self->cell != ALONE);
 }
 
 static PyObject *guard_enter(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -181,7 +208,12 @@ static PyMethodDef guard_methods[] = {
     {"set_hold", (PyCFunction)guard_set_hold, METH_O, NULL},
     {"leave_page", (PyCFunction)guard_leave_page, METH_NOARGS, NULL},
     {"look", (PyCFunction)guard_look, METH_NOARGS, NULL},
+    {"since_ns", (PyCFunction)guard_since_ns, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef guard_getset[] = {
+    {"page_is_shared", (getter)guard_is_shared, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 static PyMemberDef guard_members[] = {
     {"page_lock", T_OBJECT, offsetof(GuardObject, lock), READONLY, NULL},
@@ -194,7 +226,8 @@ static PyMemberDef guard_members[] = {
 };
 static PyType_Slot guard_slots[] = {{Py_tp_dealloc, guard_dealloc}, {Py_tp_traverse, guard_traverse},
                                     {Py_tp_clear, guard_clear},     {Py_tp_methods, guard_methods},
-                                    {Py_tp_members, guard_members}, {0, NULL}};
+                                    {Py_tp_members, guard_members}, {Py_tp_getset, guard_getset},
+                                    {0, NULL}};
 static PyType_Spec guard_spec = {NULL, sizeof(GuardObject), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, guard_slots};
 
@@ -217,17 +250,38 @@ static int lock_is_quick(LockObject *self) {
     return page && page->serial && tp_lock_here.serial == page->serial && !tpr_is_forked_(&page->memory);
 }
 
-/* NULL without an exception: it is not to be had like this. */
-static PyObject *lock_take(LockObject *self) {
+/* Take it for the calling thread: NULL without an exception: `result` says why it is not to be had like this. */
+static inline PyObject *lock_take(LockObject *self, int is_shared, int *result) {
+    uint32_t cell = ALONE;
     uint64_t token;
-    if (!lock_is_quick(self) || tpl_try(tp_lock_page(self->page), self->at, tp_lock_here.member->number, &token) != TPL_OK)
+    *result = TPL_SHUT;
+    if (!lock_is_quick(self))
         return NULL;
-    return guard_make(self, tp_lock_here.member, token);
+    MemberObject *member = tp_lock_here.member;
+    struct tpl_page *page = tp_lock_page(self->page);
+    *result = is_shared ? tpl_try_shared(page, self->at, member->number, &cell, &token)
+                        : tpl_try(page, self->at, member->number, &token);
+    if (*result == TPL_OK)
+        return guard_make(self, member, cell, token);
+    if (*result == TPL_DENY) {
+        *result = TPL_SHUT;
+        PyObject *context = Py_NewRef(self->context);
+        Py_XDECREF(PyObject_CallMethod(context, "deny", "K", (unsigned long long)token));
+        Py_DECREF(context);
+    }
+    return NULL;
+}
+
+/* Whether arguments are `shared=True` and nothing else. */
+static int is_shared_only(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    return nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1 && PyTuple_GET_ITEM(kwnames, 0) == name_shared &&
+           args[0] == Py_True;
 }
 
 static PyObject *lock_acquire(LockObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    if (nargs == 0 && !kwnames) {
-        PyObject *guard = lock_take(self);
+    if (kwnames ? is_shared_only(args, nargs, kwnames) : nargs == 0) {
+        int result;
+        PyObject *guard = lock_take(self, kwnames != NULL, &result);
         if (guard || PyErr_Occurred())
             return guard;
     }
@@ -239,7 +293,8 @@ static PyObject *lock_acquire(LockObject *self, PyObject *const *args, Py_ssize_
 
 static PyObject *lock_enter(LockObject *self, PyObject *Py_UNUSED(ignored)) {
     if (!self->entered) {
-        PyObject *guard = lock_take(self);
+        int result;
+        PyObject *guard = lock_take(self, 0, &result);
         if (guard) {
             if (self->entered) { /* making the guard has run other code */
                 PyObject *given = PyObject_CallMethodOneArg((PyObject *)self, name_enter_slow, guard);
@@ -308,16 +363,13 @@ static PyObject *lock_set_page(LockObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* try_page() -> (result, guard or None): as acquire() without waiting, and it says why not. */
-static PyObject *lock_try_page(LockObject *self, PyObject *Py_UNUSED(ignored)) {
-    uint64_t token;
-    if (!lock_is_quick(self))
-        return Py_BuildValue("iO", TPL_SHUT, Py_None);
-    int result = tpl_try(tp_lock_page(self->page), self->at, tp_lock_here.member->number, &token);
-    if (result != TPL_OK)
-        return Py_BuildValue("iO", result, Py_None);
-    PyObject *guard = guard_make(self, tp_lock_here.member, token);
-    return guard ? Py_BuildValue("iN", TPL_OK, guard) : NULL;
+/* try_page(is_shared) -> (result, guard or None): as acquire() without waiting, and it says why not. */
+static PyObject *lock_try_page(LockObject *self, PyObject *shared) {
+    int result, is_shared = PyObject_IsTrue(shared);
+    PyObject *guard = is_shared < 0 ? NULL : lock_take(self, is_shared, &result);
+    if (guard)
+        return Py_BuildValue("iN", TPL_OK, guard);
+    return PyErr_Occurred() ? NULL : Py_BuildValue("iO", result, Py_None);
 }
 
 /* wait_page(number, deadline_ns) -> (result, guard or None). Signals are seen to; what they raise ends the wait. */
@@ -356,7 +408,7 @@ static PyObject *lock_wait_page(LockObject *self, PyObject *args) {
     PyObject *guard = NULL;
     if (result == TPL_OK) {
         /* Not self->page, which may be another by now. */
-        guard = self->page == page ? guard_make(self, member, token) : NULL;
+        guard = self->page == page ? guard_make(self, member, ALONE, token) : NULL;
         if (!guard && !PyErr_Occurred()) {
             tpl_release(tp_lock_page(page), wait.at, member->number, token);
             result = TPL_SHUT;
@@ -402,7 +454,7 @@ static PyMethodDef lock_methods[] = {
     {"__enter__", (PyCFunction)lock_enter, METH_NOARGS, NULL},
     {"__exit__", TP_METHOD(lock_exit), METH_FASTCALL, NULL},
     {"set_page", (PyCFunction)lock_set_page, METH_VARARGS, NULL},
-    {"try_page", (PyCFunction)lock_try_page, METH_NOARGS, NULL},
+    {"try_page", (PyCFunction)lock_try_page, METH_O, NULL},
     {"wait_page", (PyCFunction)lock_wait_page, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -441,7 +493,8 @@ int tp_add_lock(PyObject *module) {
     name_enter_slow = PyUnicode_InternFromString("_enter_slow");
     name_exit_slow = PyUnicode_InternFromString("_exit_slow");
     name_release_slow = PyUnicode_InternFromString("_release_slow");
-    if (!name_acquire_slow || !name_enter_slow || !name_exit_slow || !name_release_slow)
+    name_shared = PyUnicode_InternFromString("shared");
+    if (!name_acquire_slow || !name_enter_slow || !name_exit_slow || !name_release_slow || !name_shared)
         return -1;
     lock_type = (PyTypeObject *)PyType_FromSpec(&lock_spec);
     if (!lock_type || PyModule_AddFunctions(module, functions) < 0)

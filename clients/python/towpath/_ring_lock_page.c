@@ -111,12 +111,12 @@ static PyObject *page_member(PageObject *self, PyObject *args) {
 static PyObject *page_open(PageObject *self, PyObject *args) {
     unsigned int at;
     unsigned long long base;
-    int is_busy;
-    if (!page_usable(self) || !PyArg_ParseTuple(args, "IKp:open", &at, &base, &is_busy))
+    int is_busy, is_shared = 0;
+    if (!page_usable(self) || !PyArg_ParseTuple(args, "IKp|p:open", &at, &base, &is_busy, &is_shared))
         return NULL;
     if (at >= TPL_SLOTS)
         return PyErr_Format(PyExc_ValueError, "there is no such slot");
-    tpl_open(tp_lock_page(self), at, base, is_busy);
+    tpl_open(tp_lock_page(self), at, base, !is_busy ? TPL_FREE : is_shared ? TPL_BUSY_SHARED : TPL_BUSY);
     Py_RETURN_NONE;
 }
 
@@ -140,6 +140,26 @@ static PyObject *page_shut(PageObject *self, PyObject *args) {
     if (!page_at(args, "I:shut", self, &at))
         return NULL;
     return told(&tp_lock_page(self)->slot[at], tpl_shut(tp_lock_page(self), at));
+}
+
+/* [(member, used, since_ns)] */
+static PyObject *page_readers(PageObject *self, PyObject *args) {
+    unsigned int at;
+    struct tpl_reader found[TPL_READERS];
+    if (!page_at(args, "I:readers", self, &at))
+        return NULL;
+    uint32_t count = tpl_find_readers(tp_lock_page(self), at, found);
+    PyObject *list = PyList_New(count);
+    for (uint32_t i = 0; list && i < count; i++) {
+        PyObject *each = Py_BuildValue("IKK", tpl_cell_member(found[i].cell),
+                                       (unsigned long long)tpl_cell_used(found[i].cell),
+                                       (unsigned long long)found[i].since_ns);
+        if (each)
+            PyList_SET_ITEM(list, i, each);
+        else
+            Py_CLEAR(list);
+    }
+    return list;
 }
 
 /* [(member, number, remaining_ms or -1)], in the order of the queue */
@@ -173,8 +193,7 @@ static PyObject *page_hand_over(PageObject *self, PyObject *args) {
     unsigned int at;
     if (!page_at(args, "I:hand_over", self, &at))
         return NULL;
-    uint64_t base = tpl_look_(&tp_lock_page(self)->slot[at].base);
-    return PyBool_FromLong(tpl_release(tp_lock_page(self), at, TPL_CORE, base + 1) == TPL_OK);
+    return PyBool_FromLong(tpl_drained(tp_lock_page(self), at) == TPL_OK);
 }
 
 static PyObject *page_wake(PageObject *self, PyObject *args) {
@@ -194,23 +213,33 @@ static PyObject *page_names(PageObject *self, PyObject *args) {
     return PyBool_FromLong(tpl_names(tp_lock_page(self), at, member));
 }
 
+/* Whether a member is of this process; then what it has by a token's number goes to the list. Returns -1 on an error. */
+static int held_by(PageObject *self, PyObject *list, uint32_t at, uint32_t number, uint64_t used) {
+    struct tpl_slot *slot = &tp_lock_page(self)->slot[at];
+    for (Py_ssize_t i = 0; number && i < PyList_GET_SIZE(self->members); i++) {
+        if (((MemberObject *)PyList_GET_ITEM(self->members, i))->number != number)
+            continue;
+        PyObject *each = Py_BuildValue("KN", (unsigned long long)(tpl_look_(&slot->base) + used),
+                                       PyBool_FromLong(!(tpl_look_(&slot->word) & TPL_IS_OPEN)));
+        int code = each ? PyList_Append(list, each) : -1;
+        Py_XDECREF(each);
+        return code;
+    }
+    return 0;
+}
+
 /* [(token, is_shut)] of what this process's members have */
 static PyObject *page_held(PageObject *self, PyObject *Py_UNUSED(ignored)) {
     PyObject *list = page_usable(self) ? PyList_New(0) : NULL;
     for (uint32_t at = 0; list && at < TPL_SLOTS; at++) {
-        struct tpl_slot *slot = &tp_lock_page(self)->slot[at];
-        uint64_t word = tpl_look_(&slot->word);
-        if (!tpl_owner(word))
-            continue;
-        for (Py_ssize_t i = 0; list && i < PyList_GET_SIZE(self->members); i++) {
-            if (((MemberObject *)PyList_GET_ITEM(self->members, i))->number != tpl_owner(word))
-                continue;
-            PyObject *each = Py_BuildValue("KN", (unsigned long long)(tpl_look_(&slot->base) + tpl_used(word)),
-                                           PyBool_FromLong(!(word & TPL_IS_OPEN)));
-            if (!each || PyList_Append(list, each) < 0)
-                Py_CLEAR(list);
-            Py_XDECREF(each);
-        }
+        struct tpl_reader found[TPL_READERS];
+        uint64_t word = tpl_look_(&tp_lock_page(self)->slot[at].word);
+        uint32_t count = tpl_find_readers(tp_lock_page(self), at, found);
+        int code = held_by(self, list, at, tpl_owner(word), tpl_used(word));
+        for (uint32_t i = 0; !code && i < count; i++)
+            code = held_by(self, list, at, tpl_cell_member(found[i].cell), tpl_cell_used(found[i].cell));
+        if (code)
+            Py_CLEAR(list);
     }
     return list;
 }
@@ -239,6 +268,7 @@ static PyMethodDef page_methods[] = {
     {"open", (PyCFunction)page_open, METH_VARARGS, NULL},
     {"look", (PyCFunction)page_look, METH_VARARGS, NULL},
     {"shut", (PyCFunction)page_shut, METH_VARARGS, NULL},
+    {"readers", (PyCFunction)page_readers, METH_VARARGS, NULL},
     {"take_waiters", (PyCFunction)page_take_waiters, METH_VARARGS, NULL},
     {"hand_over", (PyCFunction)page_hand_over, METH_VARARGS, NULL},
     {"wake", (PyCFunction)page_wake, METH_VARARGS, NULL},
@@ -309,9 +339,9 @@ int tp_add_lock_page(PyObject *module) {
         long value;
     } numbers[] = {{"LOCK_OK", TPL_OK},       {"LOCK_HELD", TPL_HELD},     {"LOCK_SHUT", TPL_SHUT},
                    {"LOCK_SPENT", TPL_SPENT}, {"LOCK_CLOSED", TPL_CLOSED}, {"LOCK_LOST", TPL_LOST},
-                   {"LOCK_FULL", TPL_FULL},   {"LOCK_OVER", TPL_OVER},     {"LOCK_MEMBERS", TPL_MEMBERS},
-                   {"LOCK_SLOTS", TPL_SLOTS}, {"LOCK_CORE", TPL_CORE},     {"LOCK_FIRST_MEMBER", TPL_FIRST_MEMBER},
-                   {"LOCK_TOKENS", (long)TPL_TOKENS}};
+                   {"LOCK_FULL", TPL_FULL},   {"LOCK_OVER", TPL_OVER},     {"LOCK_ASK", TPL_ASK},
+                   {"LOCK_CORE", TPL_CORE},   {"LOCK_MEMBERS", TPL_MEMBERS}, {"LOCK_FIRST_MEMBER", TPL_FIRST_MEMBER},
+                   {"LOCK_SLOTS", TPL_SLOTS}, {"LOCK_READERS", TPL_READERS}, {"LOCK_TOKENS", (long)TPL_TOKENS}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value) < 0)
             return -1;

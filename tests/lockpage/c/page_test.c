@@ -1,7 +1,7 @@
 /* SIGKILL of a process around every change that it makes to a lock page, and of the core around every one of its own.
  *
- * Two processes take a lock ROUNDS times each, now and then giving up waiting; a counter that only the lock protects
- * tells whether they were ever inside together. The victim is killed at its n-th step of a kind, before or after it; where a
+ * Three processes take a lock ROUNDS times each, some of them shared, now and then giving up waiting; what only the lock
+ * protects tells whether one was ever inside that should not have been. The victim is killed at its n-th step of a kind, before or after it; where a
  * step depends on who comes when, until it has come about. The
  * core, a process too, hears of a death, closes the dead one's member and takes the lock back if that is in it; what it
  * took back it gives out again when nobody has it. The others must come to their ends.
@@ -39,7 +39,7 @@ static void on_step(int step, int moment) {
     } while (0)
 
 #define ROUNDS 100
-#define ATTEMPTS 200 /* until a step comes about */
+#define ATTEMPTS 400 /* until a step comes about */
 #define VICTIM 2u
 #define OTHER 3u
 #define THIRD 4u
@@ -48,17 +48,24 @@ static void on_step(int step, int moment) {
 /* What the processes tell each other, beside the page. */
 struct board {
     uint32_t inside; /* who, 0: nobody; only by the lock */
+    uint32_t reads[8];
     uint32_t is_done[8], is_dead[8];
-    uint32_t asks[8]; /* wants the lock from the core: its request; answered by granting in `core_has` */
+    uint32_t asks[8]; /* wants the lock from the core: in which way; answered by `granted` */
     uint64_t granted[8]; /* the answer: by what it has it */
-    uint32_t core_has; /* who has the lock, as the core sees it */
-    uint64_t core_by; /* by what: a token of the page, or of the core's own */
-    uint64_t released[8]; /* what a member says that it has given back: one-way */
-    uint64_t last_token, grants;
+    uint32_t has[8]; /* who has the lock in which way, as the core sees it */
+    uint64_t by[8]; /* by what: a token of the page, or of the core's own */
+    uint64_t released[8][8]; /* what a member says that it has given back, in turn: one-way */
+    uint64_t last_token; /* of who was inside alone */
+    uint64_t last_shared; /* the newest by which somebody read */
+    uint64_t grants;
     uint32_t is_over;
 };
 
+enum { NOTHING = 0, ALONE = 1, SHARED = 2, BY_PAGE = 4 };
+#define OWN (UINT64_C(1) << 63) /* of what the core grants by itself */
+
 static struct board *board;
+static int shared_blocks = 4; /* of eight blocks of rounds, so many are of readers */
 static struct tpr_memory memory;
 static struct tpl_page *page;
 
@@ -78,12 +85,30 @@ static void set64(uint64_t *word, uint64_t value) {
     __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
 }
 
-/* Inside: nobody else is, but one that is dead, and the token is the newest. */
-static void use(uint32_t me, uint64_t token) {
+static void give_back(uint32_t me, uint64_t by) {
+    static _Thread_local int turn;
+    set64(&board->released[me][turn++ % 8], by);
+}
+
+static bool is_given_back(uint32_t member, uint64_t by) {
+    for (int turn = 0; turn < 8; turn++)
+        if (get64(&board->released[member][turn]) == by)
+            return true;
+    return false;
+}
+
+static void check_nobody_is_alone(void) {
     uint32_t found = get(&board->inside);
     CHECK(found == 0 || get(&board->is_dead[found]));
+}
+
+/* Inside: nobody else is, but one that is dead, and the token is the newest. */
+static void use(uint32_t me, uint64_t token) {
+    check_nobody_is_alone();
     set(&board->inside, me);
-    CHECK(token == 0 || token > board->last_token);
+    for (uint32_t each = VICTIM; each <= THIRD; each++)
+        CHECK(!get(&board->reads[each]) || get(&board->is_dead[each]));
+    CHECK(token == 0 || (token > board->last_token && token > get64(&board->last_shared)));
     if (token)
         board->last_token = token;
     board->grants++;
@@ -91,20 +116,60 @@ static void use(uint32_t me, uint64_t token) {
     set(&board->inside, 0);
 }
 
+/* Inside beside others who read: nobody is alone, and the token is newer than theirs who were. */
+static void use_shared(uint32_t me, uint64_t token, useconds_t span_us) {
+    set(&board->reads[me], 1);
+    check_nobody_is_alone();
+    CHECK(token == 0 || token > board->last_token);
+    uint64_t newest = get64(&board->last_shared);
+    while (token > newest && !__atomic_compare_exchange_n(&board->last_shared, &newest, token, 0, __ATOMIC_SEQ_CST,
+                                                          __ATOMIC_SEQ_CST))
+        continue;
+    if (span_us)
+        usleep(span_us);
+    check_nobody_is_alone();
+    set(&board->reads[me], 0);
+}
+
 /* Ask the core, which has the lock. */
-static void by_the_core(uint32_t me) {
-    set(&board->asks[me], 1);
+static void by_the_core(uint32_t me, uint32_t how) {
+    set(&board->asks[me], how);
     while (!get64(&board->granted[me]))
         usleep(50);
     uint64_t by = get64(&board->granted[me]);
     set64(&board->granted[me], 0);
-    use(me, 0);
-    set64(&board->released[me], by);
+    if (how == SHARED)
+        use_shared(me, 0, 100);
+    else
+        use(me, 0);
+    give_back(me, by);
+}
+
+static void read_once(uint32_t me, int round) {
+    uint32_t place;
+    uint64_t token = 0;
+    int result = tpl_try_shared(page, 0, me, &place, &token);
+    if (result == TPL_DENY) /* the core may think that this one has it */
+        give_back(me, token);
+    if (result != TPL_OK) {
+        CHECK(result != TPL_CLOSED && result != TPL_SPENT);
+        by_the_core(me, SHARED);
+        return;
+    }
+    use_shared(me, token, round % 4 == 0 ? 30 : 0);
+    result = tpl_release_shared(page, 0, place, me, token);
+    CHECK(result == TPL_OK || result == TPL_SHUT);
+    if (result == TPL_SHUT)
+        give_back(me, token);
 }
 
 static void member(uint32_t me) {
     uint64_t spin_ns = TPL_SPIN_NS, token = 0;
     for (int round = 0; round < ROUNDS; round++) {
+        if ((round + (int)me) / 5 % 8 < shared_blocks) {
+            read_once(me, round);
+            continue;
+        }
         int result = tpl_try(page, 0, me, &token);
         if (result == TPL_HELD) {
             uint64_t now_ns = tpr_monotonic_ns();
@@ -122,8 +187,8 @@ static void member(uint32_t me) {
         if (result == TPL_OVER)
             continue;
         if (result != TPL_OK) {
-            CHECK(result == TPL_SHUT || result == TPL_LOST);
-            by_the_core(me);
+            CHECK(result == TPL_SHUT || result == TPL_LOST || result == TPL_ASK);
+            by_the_core(me, ALONE);
             continue;
         }
         use(me, token);
@@ -132,9 +197,61 @@ static void member(uint32_t me) {
         result = tpl_release(page, 0, me, token);
         CHECK(result == TPL_OK || result == TPL_SHUT);
         if (result == TPL_SHUT) /* the core may know that this one has it */
-            set64(&board->released[me], token);
+            give_back(me, token);
     }
     set(&board->is_done[me], 1);
+}
+
+/* What the word and the cells say of who has it, of a lock that is taken back. */
+static void adopt(uint64_t word, uint64_t base) {
+    struct tpl_reader found[TPL_READERS];
+    uint32_t count = tpl_find_readers(page, 0, found), owner = tpl_owner(word);
+    if (owner >= VICTIM) {
+        set64(&board->by[owner], base + tpl_used(word));
+        set(&board->has[owner], ALONE);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t member = tpl_cell_member(found[i].cell);
+        if (member < VICTIM)
+            continue;
+        CHECK(owner < VICTIM && member <= THIRD);
+        set64(&board->by[member], base + tpl_cell_used(found[i].cell));
+        set(&board->has[member], SHARED);
+    }
+}
+
+/* In which ways it is held, all together; BY_PAGE: somebody took it there. */
+static uint32_t all_that_have(void) {
+    uint32_t all = NOTHING;
+    for (uint32_t each = VICTIM; each <= THIRD; each++) {
+        uint32_t how = get(&board->has[each]);
+        if (how && (get(&board->is_dead[each]) || is_given_back(each, get64(&board->by[each]))))
+            set(&board->has[each], how = NOTHING);
+        if (how)
+            all |= how | (get64(&board->by[each]) & OWN ? NOTHING : BY_PAGE);
+    }
+    return all;
+}
+
+/* The core's own: grant it to one that asks; returns whether somebody asks. */
+static bool serve(uint32_t all) {
+    bool is_asked = false;
+    for (uint32_t each = VICTIM; each <= THIRD; each++) {
+        uint32_t how = get(&board->asks[each]);
+        if (!how || get(&board->is_dead[each]))
+            continue;
+        is_asked = true;
+        if (get(&board->has[each]) || all & ALONE || (how == ALONE && all))
+            continue;
+        static uint64_t serial;
+        uint64_t by = OWN + ((uint64_t)getpid() << 32) + ++serial;
+        set(&board->asks[each], NOTHING);
+        set64(&board->by[each], by);
+        set(&board->has[each], how);
+        set64(&board->granted[each], by);
+        return true;
+    }
+    return is_asked;
 }
 
 /* One turn of the core: deaths, what is asked, what is given back. `is_out`, `base`: what a successor finds out. */
@@ -153,37 +270,25 @@ static void look_after(uint64_t *base, bool *is_out, int turn) {
     if (*is_out && must) {
         uint32_t waiting[TPL_PLACES];
         uint64_t word = tpl_shut(page, 0);
-        uint32_t count = tpl_take_waiters(page, 0, waiting), owner = tpl_owner(word);
+        uint32_t count = tpl_take_waiters(page, 0, waiting);
         *is_out = false;
-        if (owner >= VICTIM) {
-            set64(&board->core_by, *base + tpl_used(word));
-            set(&board->core_has, owner);
-        }
+        adopt(word, *base);
         for (uint32_t i = 0; i < count; i++)
             tpl_wake(page, waiting[i]);
     }
-    if (*is_out)
+    uint32_t all = all_that_have();
+    if (*is_out) {
+        if (!all && get64(&page->reader[0][0].cell) == tpl_cell_(TPL_CORE, 1))
+            CHECK(tpl_drained(page, 0) == TPL_OK);
         return;
-    uint32_t has = get(&board->core_has);
-    if (has && (get(&board->is_dead[has]) || get64(&board->released[has]) == get64(&board->core_by)))
-        set(&board->core_has, has = 0);
-    if (has)
+    }
+    if (serve(all) || all & (ALONE | BY_PAGE))
         return;
-    for (uint32_t each = VICTIM; each <= THIRD; each++)
-        if (get(&board->asks[each]) && !get(&board->is_dead[each])) {
-            static uint64_t serial;
-            uint64_t by = (UINT64_C(1) << 63) + ((uint64_t)getpid() << 32) + ++serial;
-            set(&board->asks[each], 0);
-            set64(&board->core_by, by);
-            set(&board->core_has, each);
-            set64(&board->granted[each], by);
-            return;
-        }
     *base += TPL_TOKENS;
-    tpl_open(page, 0, *base, turn % 2);
+    tpl_open(page, 0, *base, all ? TPL_BUSY_SHARED : turn % 2 ? TPL_BUSY : TPL_FREE);
     *is_out = true;
-    if (turn % 2)
-        tpl_release(page, 0, TPL_CORE, *base + 1);
+    if (!all && turn % 2)
+        tpl_drained(page, 0);
 }
 
 /* The core: one that begins finds in the page how things are. */
@@ -193,12 +298,10 @@ static void core(void) {
     for (uint32_t each = VICTIM; each <= THIRD; each++)
         if (get(&page->member[each].state) == TPL_UNUSED && !get(&board->is_dead[each]))
             tpl_admit(page, each, each, 1);
-    if (!is_out && tpl_owner(word) >= VICTIM && !get(&board->core_has)) { /* its predecessor died before it said so */
-        set64(&board->core_by, base + tpl_used(word));
-        set(&board->core_has, tpl_owner(word));
-    }
+    if (!is_out) /* its predecessor may have died before it said so */
+        adopt(word, base);
     if (is_out && tpl_owner(word) == TPL_CORE)
-        tpl_release(page, 0, TPL_CORE, base + 1);
+        tpl_drained(page, 0);
     for (uint32_t each = VICTIM; each <= THIRD; each++)
         tpl_wake(page, each); /* and between taking back and waking */
     for (int turn = 1; !get(&board->is_over); turn++) {
@@ -231,22 +334,29 @@ static void run_core(uint32_t me) {
 }
 
 /* Returns whether the victim was killed. */
-static bool trial(bool is_core, int step, int moment, int hit) {
+static bool trial(bool is_core, int step, int moment, int hit, int attempt) {
     struct tpr_memory made;
     CHECK(tpl_page_make(&made, 1) == TPR_OK);
     memory = made;
+    bool is_of_readers = (step >= TPL_STEP_CLAIM && step <= TPL_STEP_READ_OVER) || step == TPL_STEP_CLEAR_READER ||
+                         step == TPL_STEP_CORE_READS || step == TPL_STEP_CORE_READ;
+    shared_blocks = is_of_readers ? 4 : 2 * (attempt % 4 == 0);
     memory.fd = tpr_memory_keep_(&made); /* open for writing, as it is handed out */
     CHECK(memory.fd >= 0);
     page = (struct tpl_page *)made.page;
     memset(board, 0, sizeof *board);
+    page->reader[0][5].cell = tpl_cell_(9, 3); /* somebody's who is gone */
     pid_t pids[8] = {0};
     pid_t core_pid = start(run_core, TPL_CORE, is_core, step, moment, hit);
-    for (int tries = 0; tries < 200 && page->member[THIRD].state != TPL_MEMBER_OPEN; tries++)
-        usleep(500);
     bool was_killed = false;
-    if (page->member[THIRD].state != TPL_MEMBER_OPEN) { /* it was killed before: the next one goes on */
+    while (!was_killed && get(&page->member[THIRD].state) != TPL_MEMBER_OPEN) {
         int status;
-        CHECK(waitpid(core_pid, &status, 0) == core_pid && WIFSIGNALED(status));
+        pid_t ended = waitpid(core_pid, &status, WNOHANG);
+        if (!ended) {
+            usleep(500);
+            continue;
+        }
+        CHECK(ended == core_pid && is_core && WIFSIGNALED(status)); /* before that: the next one goes on */
         core_pid = start(run_core, TPL_CORE, false, 0, 0, 0);
         was_killed = true;
     }
@@ -329,7 +439,7 @@ int main(void) {
         for (int moment = TPL_BEFORE; moment <= TPL_AFTER; moment++)
             for (size_t i = 0; i < sizeof hit / sizeof *hit; i++)
                 for (int attempt = 0; attempt < ATTEMPTS; attempt++)
-                    if (trial(is_core, step, moment, hit[i])) {
+                    if (trial(is_core, step, moment, hit[i], attempt)) {
                         of_step++;
                         break;
                     }

@@ -1,9 +1,10 @@
 """The lock page's protocol as programs: the loads and changes of clients/c/towpath_lock.h, in the same order.
 
-One lock. A word is packed as ``owner + 4 * open + 8 * waiters + 16 * leaves + 64 * tokens`` (leaves modulo
-4). ``I`` is the member's number, 1 to 3; each has a place of its own. ``HAS`` counts who is inside, ``TOP``
-is the newest token that was used inside: what is to be shown is that nobody is ever inside with another, that
-tokens grow, and that everybody comes to the end. The spin of the header, which looks for a time, looks once.
+One lock. A word is packed as ``owner + 4 * open + 8 * waiters + 16 * readers + 32 * leaves + 128 * tokens``
+(leaves modulo 4). ``I`` is the member's number, 1 to 3; each has a place of its own. ``HAS`` counts who is
+inside, ``TOP`` is the newest token that was used inside: what is to be shown is that nobody is ever inside
+with another, that tokens grow, and that everybody comes to the end. The spin of the header, which looks for a
+time, looks once. Who reads is in ``readers``.
 
 The core: ``BELL`` tells it to look (a death, a request, or that it shall take the lock back: ``RECALL``).
 After it has taken the lock back it grants by itself, to who asks. Lines that are tagged are those that a
@@ -80,9 +81,9 @@ TAKE: Final = """
     w <- WORD
     if w & 4 == 0 goto ask
     if w & 3 goto held
-    d <- cas WORD from w to w + 64 + I
+    d <- cas WORD from w to w + 128 + I
     if d == 0 goto take
-    token = w // 64 + 1
+    token = w // 128 + 1
 """
 
 WAIT: Final = f"""
@@ -104,7 +105,7 @@ WAIT: Final = f"""
     w <- WORD then w | 8                #WAITERS
     if w & 3 == I or w & 4 == 0 goto leave
     if w & 3 goto sleep
-    d <- cas WORD from w | 8 to (w | 8) + 64 + I
+    d <- cas WORD from w | 8 to (w | 8) + 128 + I
     if d goto leave
     goto wait
   sleep:
@@ -119,7 +120,7 @@ WAIT: Final = f"""
     w <- WORD
     if w & 3 == I goto mine
     if w & 4 == 0 goto ask_or_end
-    d <- cas WORD from w to w & 15 | (w + 16) & 48 | w // 64 * 64       #LEFT
+    d <- cas WORD from w to w & 31 | (w + 32) & 96 | w // 128 * 128       #LEFT
     if d == 0 goto leave_look           #LEFT
     if w & 3 goto over
     {_rouse("leaving")}
@@ -128,7 +129,7 @@ WAIT: Final = f"""
     if I == GIVES_UP goto over
     goto ask
   mine:
-    token = w // 64
+    token = w // 128
 """
 
 INSIDE: Final = """
@@ -142,7 +143,7 @@ INSIDE: Final = """
 RELEASE: Final = f"""
   release:
     w <- WORD
-    check w & 3 == I and w // 64 == token
+    check w & 3 == I and w // 128 == token
     if w & 4 goto is_open
     d <- cas WORD from w to w - I
     if d == 0 goto release
@@ -164,7 +165,7 @@ RELEASE: Final = f"""
     {_rouse("after")}
     goto over
   hand_over:
-    d <- cas WORD from w to w - I + 64 + first
+    d <- cas WORD from w to w - I + 128 + first
     if d == 0 goto release
     p <- PHASE[first]
     if p == 3 goto over
@@ -302,13 +303,19 @@ RECALLER: Final = """
 
 
 def client(member: int, *, count: int, rounds: int = 1, gives_up: int = 0, is_at_once: bool = False) -> str:
-    """The program of a member.
+    """The program of a member; as :func:`filled`."""
+    return filled(CLIENT, member, count=count, rounds=rounds, gives_up=gives_up, is_at_once=is_at_once)
+
+
+def filled(
+    text: str, member: int, *, count: int, rounds: int = 1, gives_up: int = 0, is_at_once: bool = False
+) -> str:
+    """A program's text for one of so many members.
 
     Args:
         gives_up: which of them does not wait.
         is_at_once: the queue is looked through in one step.
     """
-    text = CLIENT
     for label in re.findall(r"FIRST_(\w+)", text):
         scan = "    first <- first\n" if is_at_once else _FIRST.replace("LABEL", label)
         text = text.replace(f"FIRST_{label}\n", scan)

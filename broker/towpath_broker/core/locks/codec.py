@@ -169,6 +169,8 @@ def _recall(values: list[Any]) -> LockCommand:
         values[2] = c.PageHolder(*values[2])
     if len(values) > 3:
         values[3] = tuple([c.PageWaiter(*each) for each in values[3]])
+    if len(values) > 4:
+        values[4] = tuple([c.PageReader(*each) for each in values[4]])
     return c.Recall(*values)
 
 

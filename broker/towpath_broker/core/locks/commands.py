@@ -301,6 +301,15 @@ class PageHolder(NamedTuple):
     since_ns: int
 
 
+class PageReader(NamedTuple):
+    """Who had it shared. ``used``: its token's place in the range."""
+
+    session: int
+    owner: int
+    used: int
+    since_ns: int
+
+
 class PageWaiter(NamedTuple):
     """Who waited for it, under a number of its own."""
 
@@ -317,13 +326,16 @@ class Recall(LockCommand):
 
     Attributes:
         used: how many tokens of the range.
+        holder: who had it exclusively.
         waiters: in the order of the queue.
+        readers: in the order of their tokens.
     """
 
     name: str
     used: int = 0
     holder: PageHolder | None = None
     waiters: tuple[PageWaiter, ...] = ()
+    readers: tuple[PageReader, ...] = ()
 
 
 # ---- operators ---------------------------------------------------------------------------------------------

@@ -3,15 +3,16 @@
 Theory of operation
     While a lock is given out, the machine knows only that: to whose page, and which tokens are given there.
     Whatever is to be judged about it has it taken back first (the engine sees to that), and ``Recall`` says
-    how it stood: who had it, who waited in which order, how many tokens were used. That becomes an ordinary
-    grant and an ordinary queue, and is in the journal; so the same log leads to the same state, although it
-    does not have what happened in the page.
+    how it stood: who had it, alone or shared, who waited in which order, how many tokens were used. That
+    becomes ordinary grants and an ordinary queue, and is in the journal; so the same log leads to the same
+    state, although it does not have what happened in the page.
 
     A grant from the page is a request with a number that follows from its token (:func:`page_request`), so
     the session that has it and the core call it the same without ever having talked about it.
 
     If the core has granted the lock, or has a queue for it, when it is given out, that comes first: the page
-    begins when the last of them is through. For them tokens are kept below those of the page.
+    begins when the last of them is through. For them tokens are kept below those of the page. Where the core
+    has granted it only shared, others may have it shared in the page meanwhile.
 
 Invariants
     Tokens of a lock grow, over the page and back. What is found in a page is not trusted: what cannot be is
@@ -31,7 +32,7 @@ from . import commands as c
 from . import effects as e
 from .commands import Policy
 from .grants import HELD, Claim, Delegation, Lock, Owner, Request, Session
-from .modes import EXCLUSIVE
+from .modes import EXCLUSIVE, SHARED
 from .queue import advance
 from .table import Table
 
@@ -76,7 +77,10 @@ def delegate(table: Table, command: c.Delegate) -> None:
     assert table.next_token <= table.tokens_end, "the engine has not applied LockMachine.reservation()"
     table.locks[lock.name] = lock
     lock.page = Delegation(session.principal, command.slot, base, first, is_drained=not lock.is_used)
-    table.effects.append(e.Delegated(command.reference, lock.name, command.slot, base, lock.is_used))
+    is_shared = lock.is_used and not lock.queue and lock.exclusive is None
+    table.effects.append(
+        e.Delegated(command.reference, lock.name, command.slot, base, lock.is_used, is_shared)
+    )
 
 
 def recall(table: Table, command: c.Recall) -> None:
@@ -87,10 +91,17 @@ def recall(table: Table, command: c.Recall) -> None:
     table.revision += 1
     page, lock.page = lock.page, None
     token = page.base + max(0, min(command.used, TOKENS - 1))
-    lock.token = max(lock.token, token)
+    newest = max(lock.token, token)
     holder = command.holder
     if holder is not None and not lock.holders and token > page.base:
-        _adopt(table, lock, page, holder, token)
+        _adopt(table, lock, page, holder, token, EXCLUSIVE)
+    last = page.base
+    for reader in command.readers:
+        its = page.base + reader.used
+        if lock.exclusive is None and last < its <= token:
+            _adopt(table, lock, page, reader, its, SHARED)
+            last = its
+    lock.token = newest
     for waiter in command.waiters:
         _take_over(table, lock, page, waiter)
     advance(table, lock)
@@ -104,7 +115,9 @@ def forget(table: Table, lock: Lock) -> None:
         table.tidy(lock)
 
 
-def _adopt(table: Table, lock: Lock, page: Delegation, holder: c.PageHolder, token: int) -> None:
+def _adopt(
+    table: Table, lock: Lock, page: Delegation, holder: c.PageHolder | c.PageReader, token: int, mode: int
+) -> None:
     """A grant that was made in the page."""
     found = _owner_of(table, page, holder.session, holder.owner)
     number = page_request(token)
@@ -115,11 +128,12 @@ def _adopt(table: Table, lock: Lock, page: Delegation, holder: c.PageHolder, tok
     since_ns = min(table.now_ns, max(0, holder.since_ns))
     request.since_ns = since_ns
     request.state = HELD
-    claim = Claim(lock, owner, request, EXCLUSIVE, 1)
+    claim = Claim(lock, owner, request, mode, 1)
     request.claims.append(claim)
     table.keep(request)
     table.hold_by(claim, token, since_ns)
-    table.effects.append(e.Granted(session.id, number, table.grants_of(request), owner=owner.number))
+    grants = table.grants_of(request)
+    table.effects.append(e.Granted(session.id, number, grants, owner=owner.number, is_found=True))
 
 
 def _take_over(table: Table, lock: Lock, page: Delegation, waiter: c.PageWaiter) -> None:

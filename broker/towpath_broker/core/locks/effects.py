@@ -68,13 +68,14 @@ class SessionEnded(LockEffect):
 @dataclass(slots=True)
 class Delegated(LockEffect):
     """A lock is given out to a page. ``base``: the token before the first of the range; ``is_busy``: the
-    core has it still."""
+    core has it still; ``is_shared``: as one that others may have shared meanwhile."""
 
     reference: int
     lock: str
     slot: int
     base: int
     is_busy: bool
+    is_shared: bool = False
 
 
 @dataclass(slots=True)
@@ -93,13 +94,14 @@ class Waiting(LockEffect):
 @dataclass(slots=True)
 class Granted(LockEffect):
     """Attributes: is_timed_out: of a wait for a condition: nobody had notified. owner: the number of whose it
-    is in the session."""
+    is in the session. is_found: it was made in a page, and is no answer."""
 
     session: int
     request: int
     grants: tuple[Grant, ...]
     is_timed_out: bool = False
     owner: int = 0
+    is_found: bool = False
 
 
 @dataclass(slots=True)

@@ -2,10 +2,10 @@
 
 Theory of operation
     A lock that is used for the second time is asked for (``DelegateLock``), and from then on it is taken
-    and given back in the page (``clients/c/towpath_lock.h``), in C, without the daemon. Whatever else is
-    wanted goes to the daemon as ever, which takes the lock back for that: shared or joint requests,
-    upgrades, conditions; and what must wait while this program holds something, since only the daemon sees
-    deadlocks.
+    and given back in the page (``clients/c/towpath_lock.h``), in C, without the daemon; alone or shared.
+    Whatever else is wanted goes to the daemon as ever, which takes the lock back for that: joint requests,
+    upgrades, conditions; what must wait as a reader, or for readers; and what must wait while this program
+    holds something, since only the daemon sees deadlocks.
 
     A lock that was taken back is found shut. If this program held it, its guard's number is known to the
     daemon, since it follows from the token: it is released there.
@@ -74,6 +74,10 @@ class PageOf:
             return True
         return False
 
+    def deny(self, token: int) -> None:
+        """What the daemon may think to be held by a token is not: it took the lock back in that moment."""
+        self.session.release_number(_PAGE_REQUEST | token)
+
     def close(self) -> None:
         """The session is over."""
         self.memory.close()
@@ -88,10 +92,10 @@ class PageHold(Hold):
         context = guard.page_context
         token = guard.page_token
         owner = model.Owner(context.session.id, 0)
-        since_ns = context.memory.look(guard.page_slot)[4] if context.memory.is_open else 0
         name = guard.page_lock.name
         number = _PAGE_REQUEST | token
-        grant = model.Grant(name, Mode.EXCLUSIVE, token, 1, since_ns, owner, number)
+        mode = Mode.SHARED if guard.page_is_shared else Mode.EXCLUSIVE
+        grant = model.Grant(name, mode, token, 1, guard.since_ns(), owner, number)
         super().__init__(context.session, number, (grant,))
         self._guard = guard
 
@@ -131,6 +135,7 @@ class InPage(GuardBase):
     page_hold: Hold | None
     page_lock: Any
     page_context: PageOf
+    page_is_shared: bool
     page_result: int
     page_slot: int
     page_token: int
@@ -139,6 +144,7 @@ class InPage(GuardBase):
 
         def set_hold(self, hold: Hold) -> None: ...
         def leave_page(self) -> bool: ...
+        def since_ns(self) -> int: ...
         def look(self) -> tuple[bool, bool, bool]: ...
 
     @property
@@ -190,7 +196,9 @@ class LockInPage(_ring.LockBase, Generic[G]):
         self._uses += 1
         return self._uses > 1
 
-    def take(self, session: LockSession, owner: int, timeout: float | None) -> tuple[int, G | None]:
+    def take(
+        self, session: LockSession, owner: int, timeout: float | None, is_shared: bool
+    ) -> tuple[int, G | None]:
         """Take it in the page, if it is free: LOCK_OK and its guard; else why not, and None. LOCK_SHUT: it
         may be asked for.
 
@@ -201,7 +209,7 @@ class LockInPage(_ring.LockBase, Generic[G]):
         if member is None:
             return _ring.LOCK_SHUT, None
         member.use()
-        result, guard = self.try_page()
+        result, guard = self.try_page(is_shared)
         if result == _ring.LOCK_HELD and timeout == 0:
             raise LockHeld(f"{self.name!r} is not free")
         if result == _ring.LOCK_OK:

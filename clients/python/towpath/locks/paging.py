@@ -1,7 +1,7 @@
 """Locks taken in shared memory, waiting in the caller's thread; see ``in_page``.
 
-Who waits in the page holds nothing. If the lock is taken back meanwhile, the daemon may have its request,
-under the number that it had in the page: asking again with that number tells.
+Who waits in the page holds nothing, and wants the lock alone. If the lock is taken back meanwhile, the daemon
+may have its request, under the number that it had in the page: asking again with that number tells.
 """
 
 from __future__ import annotations
@@ -67,11 +67,10 @@ class PageLock(LockInPage[PageGuard], Lock):
         self._client = client
 
     def _acquire_slow(self, timeout: float | None = None, *, shared: bool = False) -> Guard:
-        if not shared:
-            requests.timeout_ms(timeout)  # refuses what is none
-            guard = self._from_page(timeout)
-            if guard is not None:
-                return guard
+        requests.timeout_ms(timeout)  # refuses what is none
+        guard = self._from_page(timeout, bool(shared))
+        if guard is not None:
+            return guard
         return Lock.acquire(self, timeout, shared=shared)
 
     def _enter_slow(self, guard: Guard | None) -> Guard:
@@ -80,7 +79,7 @@ class PageLock(LockInPage[PageGuard], Lock):
     def _exit_slow(self, kind: Any, error: Any, trace: Any) -> None:
         Lock.__exit__(self, kind, error, trace)
 
-    def _from_page(self, timeout: float | None) -> Guard | None:
+    def _from_page(self, timeout: float | None, is_shared: bool) -> Guard | None:
         """Take it in the page; None: the daemon is to be asked.
 
         Raises:
@@ -90,11 +89,12 @@ class PageLock(LockInPage[PageGuard], Lock):
         if not self.is_used_again():
             return None
         for _ in range(2):
-            result, guard = self.take(session, owner, timeout)
+            result, guard = self.take(session, owner, timeout, is_shared)
             if guard is not None:
                 return guard
             if result == _ring.LOCK_HELD:
-                return None if session.has_holds(owner) else self._wait(session, timeout)
+                is_core = is_shared or session.has_holds(owner)
+                return None if is_core else self._wait(session, timeout)
             if result != _ring.LOCK_SHUT or not self._join(session, owner):
                 return None
         return None

@@ -67,14 +67,13 @@ class AsyncPageLock(AsyncLock):
         self._there = _TaskLock(locks, self.name)
 
     async def acquire(self, timeout: float | None = None, *, shared: bool = False) -> AsyncGuard:
-        if not shared:
-            requests.timeout_ms(timeout)  # refuses what is none
-            guard = await self._from_page(timeout)
-            if guard is not None:
-                return guard
+        requests.timeout_ms(timeout)  # refuses what is none
+        guard = await self._from_page(timeout, bool(shared))
+        if guard is not None:
+            return guard
         return await AsyncLock.acquire(self, timeout, shared=shared)
 
-    async def _from_page(self, timeout: float | None) -> AsyncGuard | None:
+    async def _from_page(self, timeout: float | None, is_shared: bool) -> AsyncGuard | None:
         """Take it in the page; None: the daemon is to be asked.
 
         Raises:
@@ -84,7 +83,7 @@ class AsyncPageLock(AsyncLock):
         if not self._there.is_used_again():
             return None
         for _ in range(2):
-            result, guard = self._there.take(session, owner, timeout)
+            result, guard = self._there.take(session, owner, timeout, is_shared)
             if guard is not None:
                 return guard
             if result != _ring.LOCK_SHUT or not await self._join(session, owner):

@@ -108,6 +108,7 @@ class LockSession:
         self.releases = Releases(self)
         self._numbers = itertools.count(1)
         self.pages: list[Page] = []
+        self._asked_of: set[int] = set()  # what was held in them when the session was to be taken up
         self.lane: LockLane | None = None
         self.joining = threading.Lock()
         self.asks = itertools.count(1)
@@ -344,6 +345,7 @@ class LockSession:
 
     def _opening(self) -> Call[locks_pb2.KeepLockSessionResponse]:
         self._lease.opening()
+        self._asked_of = {number for page in self.pages for number in page.held()}
         return requests.keep(
             name=self._name,
             lease_ms=self._lease_ms or self._grace_ms,
@@ -422,7 +424,8 @@ class LockSession:
             for page in self.pages:
                 for number, is_shut in page.held().items():
                     wanted.add(number)
-                    if is_shut and number not in held and number not in self._holds:
+                    is_known = number in held or number in self._holds
+                    if is_shut and not is_known and number in self._asked_of:
                         lost.append(number)
             unknown = held - wanted - self.releases.resumed(held)
         self.releases.say_again()
