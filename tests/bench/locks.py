@@ -103,6 +103,21 @@ def _towpath(url: str) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
+def _shared(url: str, *, is_fast: bool) -> Iterator[Pair]:
+    import towpath
+
+    with towpath.connect(url) as client:
+        lock = client.lock("bench.shared" if is_fast else "bench.shared.slow", fast=is_fast)
+
+        def pair() -> None:
+            lock.acquire(shared=True).release()
+
+        for _ in range(IN_PAGE if is_fast else 1):
+            pair()
+        yield pair
+
+
+@contextlib.contextmanager
 def _through_daemon(url: str) -> Iterator[Pair]:
     import towpath
 
@@ -198,6 +213,8 @@ def _rate(pair: Pair, count: int) -> float:
 def _uncontended(rounds: Rounds, site: Site, url: str, scale: float) -> None:
     ways: dict[str, tuple[Any, int]] = {
         "lock": (_towpath(url), 200_000),
+        "shared lock in the page": (_shared(url, is_fast=True), 200_000),
+        "shared lock, daemon": (_shared(url, is_fast=False), 2_000),
         "multiprocessing.Lock": (_multiprocessing(), 200_000),
         "flock": (_file(fcntl.flock), 20_000),
         "fcntl": (_file(fcntl.lockf), 20_000),

@@ -2,9 +2,9 @@
  *
  * LockBase, and the type of guards: locks that are taken in a lock page, for Python. Documentation for users: _ring.pyi.
  *
- * What must be quick is here and nothing else: taking a lock that is free, alone or shared, and giving one back. Both find the calling
- * thread's member in a variable of the thread; it counts only for the page whose number it has, and pages live as long as
- * the locks and guards that point to them.
+ * What must be quick is here and nothing else: taking a lock that is free, alone or shared, and giving one back. Both find
+ * the calling thread's member in a variable of the thread; it counts only for the page whose number it has, and pages live
+ * as long as the locks and guards that point to them.
  *
  * A guard is made for each time that a lock is taken, and that is most of what taking it costs. So its type is made here,
  * of a class in Python that has all that need not be quick, and the interpreter calls its methods directly; and a guard

@@ -18,6 +18,7 @@ from towpath_broker.core.locks.commands import Policy
 from towpath_broker.core.locks.delegating import TOKENS, is_page_request, page_request
 from towpath_broker.core.locks.fencing import check_fence
 from towpath_broker.core.locks.machine import LockMachine
+from towpath_broker.core.locks.modes import SHARED
 
 
 def delegate(rig: Rig, session: int, name: str = "a", slot: int = 3) -> e.Delegated:
@@ -60,6 +61,42 @@ def test_who_had_it_in_the_page_has_it_and_releases_it_by_a_number_that_follows_
     assert rig.token(one, wait) > given.base + TOKENS - 1
     with pytest.raises(Fenced):
         check_fence(rig.machine.table, "a", token)
+
+
+def test_who_read_there_reads_here_by_the_same_tokens_and_who_waits_comes_after_all() -> None:
+    rig = Rig()
+    one, two = rig.open(), rig.open()
+    given = delegate(rig, one)
+    readers = (c.PageReader(one, 1, 3, 5), c.PageReader(two, 1, 5, 6))
+    rig.do(c.Recall("a", 7, None, (c.PageWaiter(one, 2, 9, -1),), readers))
+    assert rig.waits(one, 9)
+    tokens = [given.base + 3, given.base + 5]
+    assert holders(rig) == [
+        (session, page_request(token), token) for session, token in zip((one, two), tokens, strict=True)
+    ]
+    for token in tokens:
+        check_fence(rig.machine.table, "a", token)
+    assert replayed(rig).table.locks["a"].token == rig.machine.table.locks["a"].token == given.base + 7
+    rig.do(c.Delegate(one, "a", 3, rig.reference()))
+    assert isinstance(rig.error(), LockInUse)  # they look there for whether they have it
+    rig.release(two, page_request(tokens[1]))
+    assert rig.granted() == []
+    rig.release(one, page_request(tokens[0]))
+    assert rig.granted() == [(one, 9)]
+    assert rig.token(one, 9) > given.base + 7
+
+
+def test_what_the_core_has_granted_shared_is_beside_who_reads_in_the_page() -> None:
+    rig = Rig()
+    one, two = rig.open(), rig.open()
+    first = rig.acquire(one, c.Wanted("a", SHARED))
+    given = delegate(rig, two)
+    assert given.is_busy and given.is_shared
+    rig.do(c.Recall("a", 2, None, (), (c.PageReader(two, 1, 2, 5),)))
+    assert len(holders(rig)) == 2
+    rig.release(one, first)
+    rig.release(two, page_request(given.base + 2))
+    assert holders(rig) == []
 
 
 def test_who_waited_there_waits_here_in_the_same_order_and_as_long() -> None:
@@ -184,6 +221,15 @@ def test_a_lock_that_is_given_out_is_not_granted_here() -> None:
         {"used": 1, "waiters": (c.PageWaiter(1, 0, 5, -1), c.PageWaiter(1, 0, 6, -1))},
         {"used": 1, "holder": c.PageHolder(1, 0, 1), "waiters": (c.PageWaiter(1, 0, 5, -1),)},
         {"used": 1, "waiters": (c.PageWaiter(2, 0, 5, -1),)},
+        {
+            "used": 4,
+            "readers": (c.PageReader(1, 0, 2, 1), c.PageReader(1, 0, 2, 1), c.PageReader(2, 0, 3, 1)),
+        },
+        {
+            "used": 4,
+            "readers": (c.PageReader(1, 0, 9, 1), c.PageReader(1, 0, 0, 1), c.PageReader(9, 0, 1, 1)),
+        },
+        {"used": 4, "holder": c.PageHolder(1, 0, 1), "readers": (c.PageReader(1, 0, 2, 1),)},
     ],
 )
 def test_nonsense_from_a_page_harms_nobody(found: dict[str, Any]) -> None:
