@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.support.deadlines import DEADLINE_S
 from towpath import _ring
+from towpath.errors import PermissionDenied
 from towpath.v1 import locks_pb2
 from towpath_broker.core.locks import commands as c
 from towpath_broker.core.locks import effects as e
@@ -60,8 +61,13 @@ class Site:
             before=lambda command: None,
             emit=self._emit,
             kept=self.kept,
-            check=lambda principal, command: None,
+            check=self._check,
         )
+
+    @staticmethod
+    def _check(principal: str, command: c.Acquire) -> None:
+        if command.locks[0].name == "turn.denied":
+            raise PermissionDenied(f"{principal} may not")
 
     def _emit(self, effect: e.LockEffect) -> None:
         self.told.append(effect)
@@ -77,7 +83,13 @@ class Site:
         opened = self.told[-1]
         assert isinstance(opened, e.SessionOpened)
         connection: Any = SimpleNamespace(
-            lane=None, frames=0, is_admin=True, gateway="", closed=[], close=lambda error: None
+            lane=None,
+            frames=0,
+            is_admin=True,
+            peer=SimpleNamespace(principal="uid:1"),
+            gateway="",
+            closed=[],
+            close=lambda error: None,
         )
         self.kept[opened.session] = Kept("uid:1", 0, Call(connection, 1, "keep", opened.session))  # type: ignore[arg-type]
         fd = self.lanes.open(connection, opened.session)
@@ -137,6 +149,23 @@ async def test_nothing_is_taken_while_the_disk_is_waited_for() -> None:
             site.journal.goes_on.set()
             await site.until(lambda: any(isinstance(effect, e.Released) for effect in site.told))
             assert not lane.is_stalled
+
+
+@on_a_loop
+async def test_who_may_not_take_a_lock_is_told_by_the_socket() -> None:
+    """Administrators may."""
+    async with running() as site:
+        connection, client = await site.client()
+        for number, is_admin in ((1, False), (2, True)):
+            connection.is_admin = is_admin
+            connection.lane.skips = connection.lane.left_out = 0
+            site.lanes.attend(connection.lane)
+            asking = asyncio.ensure_future(asyncio.to_thread(client.ask, number, 0, acquire("turn.denied")))
+            await site.until(lambda: connection.lane.memory.has_news)
+            site.lanes.empty(connection.lane)
+            (kept,) = site.kept.values()
+            assert list(kept.waits) == ([number] if is_admin else [])  # tokens are to be reserved first
+            await asking
 
 
 @on_a_loop

@@ -80,7 +80,7 @@ def start(daemon: DaemonHandle, program: str) -> subprocess.Popen[str]:
 
 
 def test_nobody_wakes_while_nothing_happens(daemon: DaemonHandle) -> None:
-    """Everything has been used: topics, a durable queue, a lock, by programs of both kinds."""
+    """Everything has been used: topics, a durable queue, locks, a lock lane, by programs of both kinds."""
     with ExitStack() as stack:
         client = stack.enter_context(towpath.connect(str(daemon.socket)))
         client.declare("idle.topic")
@@ -90,6 +90,8 @@ def test_nobody_wakes_while_nothing_happens(daemon: DaemonHandle) -> None:
         for program in waiting:
             stack.callback(program.terminate)
         wait_until(lambda: sum(c.subscribers for c in client.channels("idle.topic")) == 2, daemon.log)
+        for _ in range(100):
+            client.semaphore("idle.permits", 1).acquire().release()
         topic.publish(b"one")
         queue.publish(b"one")
         for program in waiting:
