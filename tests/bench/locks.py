@@ -214,12 +214,12 @@ def _uncontended(rounds: Rounds, site: Site, url: str, scale: float) -> None:
     ways: dict[str, tuple[Any, int]] = {
         "lock": (_towpath(url), 200_000),
         "shared lock in the page": (_shared(url, is_fast=True), 200_000),
-        "shared lock, daemon": (_shared(url, is_fast=False), 2_000),
+        "shared lock, daemon": (_shared(url, is_fast=False), 20_000),
         "multiprocessing.Lock": (_multiprocessing(), 200_000),
         "flock": (_file(fcntl.flock), 20_000),
         "fcntl": (_file(fcntl.lockf), 20_000),
         "round trip": (_round_trip(), 4_000),
-        "daemon": (_through_daemon(url), 2_000),
+        "daemon": (_through_daemon(url), 20_000),
     }
     if is_there("posix_ipc"):
         ways["POSIX semaphore"] = (_semaphore(), 20_000)
