@@ -119,7 +119,11 @@ def test_what_is_asked_again_and_again_goes_by_the_lane(client: Any) -> None:
     ("name", "make", "taken"),
     [
         ("weight", lambda client: client.semaphore("lane.way", 5), lambda lock: lock.acquire(3)),
-        ("shared", lambda client: client.lock("lane.way"), lambda lock: lock.acquire(shared=True)),
+        (
+            "shared",
+            lambda client: client.lock("lane.way", fast=False),
+            lambda lock: lock.acquire(shared=True),
+        ),
         ("asked", lambda client: client.lock("lane.way", fast=False), lambda lock: lock.acquire()),
         ("note", lambda client: client.lock("lane.way", note="why"), lambda lock: lock.acquire(5)),
         ("reentrant", lambda client: client.lock("lane.way", reentrant=True), lambda lock: lock.acquire()),

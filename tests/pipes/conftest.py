@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import towpath
-from tests.support.daemon import LOCAL_ONLY, DaemonHandle, running_daemon
+from tests.support.daemon import DaemonHandle, running_daemon
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), LOCAL_ONLY) as handle:
+    with running_daemon(tmp_path_factory.mktemp("daemon")) as handle:
         yield handle
 
 

@@ -66,6 +66,7 @@ enum { NOTHING = 0, ALONE = 1, SHARED = 2, BY_PAGE = 4 };
 
 static struct board *board;
 static int shared_blocks = 4; /* of eight blocks of rounds, so many are of readers */
+static bool is_of_sleepers; /* the step comes about only when the victim gives back what somebody sleeps for */
 static struct tpr_memory memory;
 static struct tpl_page *page;
 
@@ -163,6 +164,16 @@ static void read_once(uint32_t me, int round) {
         give_back(me, token);
 }
 
+/* Hold it until somebody sleeps for it, or it is taken back. */
+static void await_sleeper(void) {
+    for (int turn = 0; turn < 1000 && get64(&page->slot[0].word) & TPL_IS_OPEN; turn++) {
+        for (uint32_t each = OTHER; each <= THIRD; each++)
+            if (get(&page->member[each].phase) == TPL_ASLEEP)
+                return;
+        usleep(10);
+    }
+}
+
 static void member(uint32_t me) {
     uint64_t spin_ns = TPL_SPIN_NS, token = 0;
     for (int round = 0; round < ROUNDS; round++) {
@@ -192,7 +203,9 @@ static void member(uint32_t me) {
             continue;
         }
         use(me, token);
-        if (round % 4 == 0)
+        if (is_of_sleepers && me == VICTIM)
+            await_sleeper();
+        else if (round % 4 == 0)
             usleep(round % 8 ? 30 : 300); /* others come to wait, and the core to take it back */
         result = tpl_release(page, 0, me, token);
         CHECK(result == TPL_OK || result == TPL_SHUT);
@@ -256,7 +269,7 @@ static bool serve(uint32_t all) {
 
 /* One turn of the core: deaths, what is asked, what is given back. `is_out`, `base`: what a successor finds out. */
 static void look_after(uint64_t *base, bool *is_out, int turn) {
-    bool must = turn % 5 == 0;
+    bool must = turn % 5 == 0 && !is_of_sleepers;
     for (uint32_t each = VICTIM; each <= THIRD; each++) {
         if (get(&board->asks[each]))
             must = true;
@@ -340,7 +353,8 @@ static bool trial(bool is_core, int step, int moment, int hit, int attempt) {
     memory = made;
     bool is_of_readers = (step >= TPL_STEP_CLAIM && step <= TPL_STEP_READ_OVER) || step == TPL_STEP_CLEAR_READER ||
                          step == TPL_STEP_CORE_READS || step == TPL_STEP_CORE_READ;
-    shared_blocks = is_of_readers ? 4 : 2 * (attempt % 4 == 0);
+    is_of_sleepers = step == TPL_STEP_ROUSED_AT || step == TPL_STEP_ROUSE;
+    shared_blocks = is_of_readers ? 4 : is_of_sleepers ? 0 : 2 * (attempt % 4 == 0);
     memory.fd = tpr_memory_keep_(&made); /* open for writing, as it is handed out */
     CHECK(memory.fd >= 0);
     page = (struct tpl_page *)made.page;
